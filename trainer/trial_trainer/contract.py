@@ -1,0 +1,416 @@
+"""The trial contract, version 1: what the operator hands to a trainer and what it reads back.
+
+Standard library only, because the operator imports it. Any image may be a trainer if it keeps this:
+
+* ``python -m trial_trainer prepare`` with ``PREPARE_CONFIG`` writes a dataset and its ``summary.json``;
+* ``python -m trial_trainer`` with ``TRIAL_CONFIG`` trains up to ``stop_step`` and writes ``reading.json`` last;
+* ``python -m trial_trainer judge`` with ``JUDGE_CONFIG`` reads the test set once and writes ``judgement.json``.
+
+Every configuration and result is one JSON document. Parsing reports every wrong field at once.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import IntEnum, StrEnum
+from typing import Any, TypeVar
+
+VERSION = 1
+
+TRIAL_CONFIG = "TRIAL_CONFIG"
+PREPARE_CONFIG = "PREPARE_CONFIG"
+JUDGE_CONFIG = "JUDGE_CONFIG"
+ATTEMPT = "TRIAL_ATTEMPT"
+"""Environment variable that tells attempts of one job apart (a pod's UID); a random word where it is not set."""
+
+# Keys under the output prefix of a rung.
+READING = "reading.json"
+LATEST = "latest.json"
+ADAPTER = "adapter"
+CHECKPOINTS = "checkpoints"
+READINGS = "readings"
+PREDICTIONS = "predictions.jsonl"
+# Keys under the dataset prefix and under the judge's output prefix.
+SUMMARY = "summary.json"
+JUDGEMENT = "judgement.json"
+
+ParameterValue = float | int | str
+
+
+class ExitCode(IntEnum):
+    """What the end of the container means. Anything else, and 0 without a reading, is the environment's fault."""
+
+    STOP_STEP_REACHED = 0
+    DIVERGED = 10
+    """The arm's fault: the loss became non-finite or exploded."""
+    ARM_CANNOT_RUN = 11
+    """The arm's fault: out of memory at this batch, target modules that the model does not have."""
+    STUDY_CANNOT_RUN = 12
+    """The study's fault: the data or the model cannot be used."""
+    ASKED_TO_STOP = 143
+    """SIGTERM came, and a checkpoint was saved."""
+
+
+class Precision(StrEnum):
+    """The type of the frozen base weights and of the matrix products; the loss is always computed in fp32."""
+
+    BFLOAT16 = "BFloat16"
+    FLOAT32 = "Float32"
+
+
+class ContractError(ValueError):
+    """A configuration or result does not keep the contract. The message names every wrong field."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class BaseModel:
+    """Where the base model's weights and tokenizer come from."""
+
+    uri: str
+    """A directory, or ``hf://owner/name``, or ``s3://bucket/prefix``."""
+    revision: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainerSettings:
+    """What is the same for every arm of a study."""
+
+    epochs: int
+    max_length_tokens: int
+    """Upper limit of one sample (prompt and answer); a page is cut so that its longest sample fits."""
+    precision: Precision = Precision.BFLOAT16
+    target_modules: str | tuple[str, ...] = "AllLinear"
+    """``AllLinear``, or the names of the modules that get an adapter."""
+    rs_lora: bool = False
+    warmup_percent: int = 10
+    weight_decay: float = 0.0
+    processes: int = 1
+    """Ranks of this trial on this node; more than one are started through accelerate's launcher."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrialConfig:
+    """One rung of one trial."""
+
+    study: str
+    trial: str
+    """For example ``t003``."""
+    rung: int
+    seed: int
+    arm: Mapping[str, ParameterValue]
+    base_model: BaseModel
+    dataset: str
+    """URI of the prefix that ``prepare`` wrote."""
+    output: str
+    """URI of the prefix of this rung."""
+    total_steps: int
+    """Optimizer steps of the full length; the schedule depends on it and never on ``stop_step``."""
+    stop_step: int
+    """Optimizer step after which this rung ends, evaluates and writes its reading."""
+    trainer: TrainerSettings
+    evaluate_at_steps: tuple[int, ...] = ()
+    """Steps at which the validation set is read on the way; each writes ``readings/<step>.json``."""
+    resume_from: str | None = None
+    """URI of an earlier rung's output prefix. A newer whole checkpoint under ``output`` wins over it."""
+    progress: str | None = None
+    """URI of the key that is refreshed while the trial runs."""
+    contract_version: int = VERSION
+
+
+class LabelSource(StrEnum):
+    """Where the labels of training and validation pages come from."""
+
+    GIVEN = "Given"
+    MARKUP = "Markup"
+
+
+class SplitBy(StrEnum):
+    """What must not be in two splits at once."""
+
+    SITE = "Site"
+    PAGE = "Page"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Split:
+    """How pages are divided, in percent of the groups (sites or pages)."""
+
+    by: SplitBy = SplitBy.SITE
+    validation_percent: int = 20
+    test_percent: int = 10
+    """Zero where an independent test source is given."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PrepareConfig:
+    """Raw pages, or ready samples, into one validated, split and tokenised dataset."""
+
+    study: str
+    source: str
+    """A directory or prefix of pages, or one ``.jsonl``, ``.jsonl.gz`` or ``.parquet`` file."""
+    attributes: tuple[str, ...]
+    """The attributes that are asked; empty where the source holds ready prompt/completion samples."""
+    labels_from: LabelSource
+    split: Split
+    seed: int
+    base_model: BaseModel
+    max_length_tokens: int
+    dataset: str
+    """URI of the prefix to write."""
+    test_source: str | None = None
+    max_pages: int | None = None
+    """Upper limit of pages taken from each source, drawn by the seed; None means all."""
+    contract_version: int = VERSION
+
+
+@dataclass(frozen=True, kw_only=True)
+class Candidate:
+    """One adapter that the judge reads the test set with."""
+
+    trial: str
+    adapter: str
+    """URI of the adapter's prefix."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class JudgeConfig:
+    """Read the test set once: for the winner, the baseline and the untrained model."""
+
+    study: str
+    winner: Candidate
+    baseline: Candidate | None
+    base_model: BaseModel
+    dataset: str
+    output: str
+    trainer: TrainerSettings
+    seed: int
+    contract_version: int = VERSION
+
+
+@dataclass(frozen=True, kw_only=True)
+class Metric:
+    """One measured number with what is needed to read it."""
+
+    value: float
+    standard_error: float | None
+    """Clustered by site; None where it cannot be estimated (fewer than two sites)."""
+    n: int
+    """Questions (or answers) that the value is a mean of."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reading:
+    """What one rung of one trial measured. That it exists means that its checkpoint is whole."""
+
+    study: str
+    trial: str
+    rung: int
+    step: int
+    total_steps: int
+    checkpoint: str
+    """Key of the checkpoint, relative to the output prefix."""
+    metrics: Mapping[str, Metric]
+    """``accuracy``, ``false_value_rate``, ``invalid_output_rate``, ``validation_loss`` (nats per token), and
+    ``accuracy/<attribute>`` for each asked attribute."""
+    samples_seen: int
+    tokens_per_second: float
+    """Trained tokens that are not padding, per second of training, in the last attempt."""
+    peak_memory_bytes: int
+    seconds: Mapping[str, float]
+    """Wall seconds by phase (``load``, ``train``, ``evaluate``, ``save``) in the last attempt."""
+    versions: Mapping[str, str] = field(default_factory=dict)
+    contract_version: int = VERSION
+
+
+@dataclass(frozen=True, kw_only=True)
+class Progress:
+    """How far a running trial is."""
+
+    step: int
+    stop_step: int
+    total_steps: int
+    loss: float | None
+    """Mean loss of the last ten steps, nats per token."""
+    phase: str
+    """``load``, ``train``, ``evaluate`` or ``save``."""
+    eta_seconds: float | None
+    updated_at: str
+    """ISO 8601, UTC."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SplitSummary:
+    """What one split of the dataset holds."""
+
+    pages: int
+    samples: int
+    sites: int
+    tokens: int
+    """Tokens of all samples when those of one page share its tokens."""
+    samples_by_attribute: Mapping[str, int]
+
+
+@dataclass(frozen=True, kw_only=True)
+class DatasetSummary:
+    """What ``prepare`` wrote: the operator plans with it, people read it."""
+
+    study: str
+    splits: Mapping[str, SplitSummary]
+    """``train``, ``validation`` and, where there is one, ``test``."""
+    skipped_pages: Mapping[str, int]
+    """Pages left out, by the name of the reason."""
+    dropped_labels: Mapping[str, int]
+    """Labels whose value cannot be derived from the cut text, by attribute."""
+    pages_in_test_shops: int
+    """Training and validation pages dropped because their shop is in the test set."""
+    warnings: tuple[str, ...]
+    fingerprint: str
+    """Digest of the samples: the same pages, settings and tokenizer give the same."""
+    contract_version: int = VERSION
+
+
+@dataclass(frozen=True, kw_only=True)
+class Interval:
+    """A paired difference of two predictors on the same pages, with its 95 % interval clustered by site."""
+
+    difference: float
+    low: float
+    high: float
+    n: int
+    sites: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Judged:
+    """How one predictor did on the test set."""
+
+    hand_labelled: Metric
+    """Mean over the attributes that people labelled."""
+    all_asked: Metric
+    by_attribute: Mapping[str, Metric]
+    invalid_output_rate: Metric
+    false_value_rate: Metric
+
+
+@dataclass(frozen=True, kw_only=True)
+class Judgement:
+    """The test set, read once. Predictors: ``winner``, ``baseline``, ``untrained``, ``rules``, ``constants``."""
+
+    study: str
+    winner: str
+    predictors: Mapping[str, Judged]
+    gains: Mapping[str, Interval]
+    """``<measure>/winner-<other>``, for the measures ``hand_labelled`` and ``all_asked``."""
+    seconds: Mapping[str, float]
+    contract_version: int = VERSION
+
+
+def count_total_steps(samples: int, batch_size: int, epochs: int) -> int:
+    """Return the optimizer steps of a full run; what remains of an epoch after whole batches is dropped."""
+    return epochs * (samples // batch_size)
+
+
+# --- JSON ------------------------------------------------------------------------------------------------------
+
+T = TypeVar("T")
+
+
+def to_json(value: Any) -> str:
+    """Render a contract value as JSON with sorted keys; a non-finite number raises ``ValueError``."""
+    return json.dumps(dataclasses.asdict(value), sort_keys=True, allow_nan=False)
+
+
+def from_json(cls: type[T], text: str | bytes) -> T:
+    """Parse a contract value.
+
+    Raises:
+        ContractError: naming every unknown, missing or wrong field.
+    """
+    try:
+        raw = json.loads(text)
+    except (ValueError, UnicodeDecodeError) as error:
+        raise ContractError(f"{cls.__name__} must be JSON: {error}") from error
+    problems: list[str] = []
+    value = _parse(cls, raw, cls.__name__, problems)
+    if not problems and getattr(value, "contract_version", VERSION) != VERSION:
+        problems.append(f"{cls.__name__}.contract_version must be {VERSION}, got {value.contract_version!r}")
+    if problems:
+        raise ContractError("; ".join(problems))
+    return typing.cast(T, value)
+
+
+def _parse(kind: Any, raw: Any, path: str, problems: list[str]) -> Any:
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if kind is Any:
+        return raw
+    if dataclasses.is_dataclass(kind):
+        return _parse_dataclass(kind, raw, path, problems)
+    if origin in (typing.Union, types.UnionType):
+        return _parse_union(arguments, raw, path, problems)
+    if origin is tuple:
+        if not isinstance(raw, list):
+            problems.append(f"{path} must be a list, got {raw!r}")
+            return ()
+        return tuple(_parse(arguments[0], item, f"{path}[{i}]", problems) for i, item in enumerate(raw))
+    if origin is not None and issubclass(origin, Mapping):
+        if not isinstance(raw, dict):
+            problems.append(f"{path} must be an object, got {raw!r}")
+            return {}
+        return {name: _parse(arguments[1], item, f"{path}[{name!r}]", problems) for name, item in raw.items()}
+    if issubclass(kind, StrEnum):
+        if raw not in list(kind):
+            problems.append(f"{path} must be one of {', '.join(kind)}, got {raw!r}")
+            return None
+        return kind(raw)
+    return _parse_scalar(kind, raw, path, problems)
+
+
+def _parse_dataclass(kind: Any, raw: Any, path: str, problems: list[str]) -> Any:
+    if not isinstance(raw, dict):
+        problems.append(f"{path} must be an object, got {raw!r}")
+        return None
+    hints = typing.get_type_hints(kind)
+    fields = {f.name: f for f in dataclasses.fields(kind)}
+    problems.extend(f"{path}.{name} is not a field" for name in raw if name not in fields)
+    values: dict[str, Any] = {}
+    before = len(problems)
+    for name, spec in fields.items():
+        if name in raw:
+            values[name] = _parse(hints[name], raw[name], f"{path}.{name}", problems)
+        elif spec.default is dataclasses.MISSING and spec.default_factory is dataclasses.MISSING:
+            problems.append(f"{path}.{name} must be given")
+    return kind(**values) if len(problems) == before else None
+
+
+def _parse_union(kinds: tuple[Any, ...], raw: Any, path: str, problems: list[str]) -> Any:
+    if raw is None and type(None) in kinds:
+        return None
+    attempts: list[list[str]] = []
+    for kind in kinds:
+        if kind is type(None):
+            continue
+        attempt: list[str] = []
+        value = _parse(kind, raw, path, attempt)
+        if not attempt:
+            return value
+        attempts.append(attempt)
+    problems.extend(min(attempts, key=len))
+    return None
+
+
+def _parse_scalar(kind: Any, raw: Any, path: str, problems: list[str]) -> Any:
+    words = {str: "a string", int: "a whole number", float: "a number", bool: "true or false"}
+    if kind is float and isinstance(raw, int) and not isinstance(raw, bool):
+        return raw
+    if not isinstance(raw, kind) or (kind is not bool and isinstance(raw, bool)):
+        problems.append(f"{path} must be {words[kind]}, got {raw!r}")
+        return None
+    if kind is float and not math.isfinite(raw):
+        problems.append(f"{path} must be finite, got {raw!r}")
+    return raw
