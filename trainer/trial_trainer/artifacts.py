@@ -24,7 +24,10 @@ class ArtifactError(Exception):
 class ArtifactStore(Protocol):
     """Objects under one prefix."""
 
-    uri: str
+    @property
+    def uri(self) -> str:
+        """The prefix, as it was opened."""
+        ...
 
     def read(self, key: str) -> bytes | None:
         """Return the object, or None where there is none."""

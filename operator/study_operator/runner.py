@@ -1,0 +1,71 @@
+"""What the reconcile loop asks of whatever runs jobs: a cluster, or subprocesses on a laptop."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+from typing import Protocol
+
+
+class JobKind(StrEnum):
+    """What a job runs; each has its own subcommand and configuration variable in the trial contract."""
+
+    PREPARE = "Prepare"
+    TRIAL = "Trial"
+    JUDGE = "Judge"
+
+
+class JobPhase(StrEnum):
+    """Where a job stands."""
+
+    PENDING = "Pending"
+    RUNNING = "Running"
+    FINISHED = "Finished"
+
+
+@dataclass(frozen=True, kw_only=True)
+class JobSpec:
+    """One job to create. Its name is a function of study, trial and rung, so that creating it twice is harmless."""
+
+    name: str
+    kind: JobKind
+    config: str
+    """JSON of the contract's configuration."""
+    trial: str = ""
+    rung: int = 0
+    processes: int = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class JobStatus:
+    """What is seen of one job now."""
+
+    name: str
+    kind: JobKind
+    phase: JobPhase
+    attempt: str
+    """Unique for each run of a job of this name."""
+    started_at: datetime | None = None
+    finished_at: datetime | None = None
+    exit_code: int | None = None
+    reason: str = ""
+    """A CamelCase word from the environment, such as ``OOMKilled`` or ``NodeLost``; empty where the code says all."""
+    message: str = ""
+
+
+class TrialRunner(Protocol):
+    """Jobs of one study."""
+
+    def jobs(self) -> Sequence[JobStatus]:
+        """Return every job that exists, finished ones included, until it is deleted."""
+        ...
+
+    def launch(self, spec: JobSpec) -> None:
+        """Create a job; a no-op where one of that name exists."""
+        ...
+
+    def delete(self, name: str) -> None:
+        """Ask a job to stop (SIGTERM, then the grace period) and forget it once it is gone."""
+        ...
