@@ -400,7 +400,7 @@ def _parse_union(kinds: tuple[Any, ...], raw: Any, path: str, problems: list[str
         if not attempt:
             return value
         attempts.append(attempt)
-    problems.extend(min(attempts, key=len))
+    problems.extend(min(attempts, key=lambda attempt: len(attempt)))
     return None
 
 
