@@ -1,0 +1,467 @@
+"""Questions about a product page, and when an answer to one is right.
+
+The words of the task live here: which attributes there are, how they are asked, how their values are written in many
+languages, and when two spellings mean the same. Pure functions of strings, used by data preparation (which label can
+be derived from a text), by evaluation (which answer is right) and by the page reader (which lines hold values).
+Nothing here knows HTML or a model.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Iterable, Sequence
+from functools import lru_cache
+
+ABSENT = "none"
+"""The answer that says: the page has no such value. Only explicit nulls of hand-made labels are trained as this."""
+
+ATTRIBUTES = ("name", "price", "currency", "brand", "sku", "availability", "rating", "description")
+"""The attributes whose values have a meaning here; any other attribute is compared as plain text."""
+
+QUESTION_BY_ATTRIBUTE = {
+    "name": "What is the name of the product?",
+    "price": "What is the price now, as a number?",
+    "currency": "In which currency is the price?",
+    "brand": "What is the brand of the product?",
+    "sku": "What is the SKU (article number) of the product?",
+    "availability": "Is the product InStock or OutOfStock?",
+    "rating": "What is the average rating, as a number?",
+    "description": "How is the product described?",
+}
+
+# Currencies -----------------------------------------------------------------------------------------------------------
+
+SYMBOLS_BY_CURRENCY: dict[str, tuple[str, ...]] = {
+    "AED": ("AED", "د.إ", "Dhs", "درهم"),
+    "ARS": ("ARS", "$", "AR$"),
+    "AUD": ("AUD", "$", "A$", "AU$"),
+    "BGN": ("BGN", "лв", "лв."),
+    "BHD": ("BHD", "د.ب"),
+    "BRL": ("BRL", "R$"),
+    "BYN": ("BYN", "Br", "руб", "руб.", "р."),
+    "CAD": ("CAD", "$", "C$", "CA$", "CDN$"),
+    "CHF": ("CHF", "Fr.", "SFr.", "Fr"),
+    "CLP": ("CLP", "$", "CLP$"),
+    "CNY": ("CNY", "¥", "￥", "元", "RMB", "CN¥"),
+    "COP": ("COP", "$", "COL$"),
+    "CZK": ("CZK", "Kč"),
+    "DKK": ("DKK", "kr", "kr."),
+    "EGP": ("EGP", "E£", "ج.م", "جنيه"),
+    "EUR": ("EUR", "€", "Euro", "EURO", "euros"),
+    "GBP": ("GBP", "£", "UK£"),
+    "HKD": ("HKD", "HK$", "$"),
+    "HRK": ("HRK", "kn"),
+    "HUF": ("HUF", "Ft"),
+    "IDR": ("IDR", "Rp"),
+    "ILS": ("ILS", "₪", "NIS"),
+    "INR": ("INR", "₹", "Rs", "Rs."),
+    "ISK": ("ISK", "kr", "kr."),
+    "JPY": ("JPY", "¥", "￥", "円"),
+    "KRW": ("KRW", "₩", "원"),
+    "KWD": ("KWD", "د.ك"),
+    "KZT": ("KZT", "₸", "тг", "тг.", "тенге"),
+    "MAD": ("MAD", "DH", "Dhs"),
+    "MXN": ("MXN", "$", "MX$", "Mex$"),
+    "MYR": ("MYR", "RM"),
+    "NGN": ("NGN", "₦"),
+    "NOK": ("NOK", "kr", "kr.", ",-"),
+    "NZD": ("NZD", "$", "NZ$"),
+    "PEN": ("PEN", "S/", "S/."),
+    "PHP": ("PHP", "₱"),
+    "PKR": ("PKR", "Rs", "Rs.", "₨"),
+    "PLN": ("PLN", "zł", "zl"),
+    "QAR": ("QAR", "ر.ق", "QR"),
+    "RON": ("RON", "lei", "leu"),
+    "RSD": ("RSD", "din", "дин"),
+    "RUB": ("RUB", "₽", "руб", "руб.", "р."),
+    "SAR": ("SAR", "ر.س", "﷼", "SR", "ريال"),
+    "SEK": ("SEK", "kr", "kr.", ":-"),
+    "SGD": ("SGD", "S$", "$"),
+    "THB": ("THB", "฿", "บาท"),
+    "TRY": ("TRY", "₺", "TL"),
+    "TWD": ("TWD", "NT$", "$", "元", "NTD"),
+    "UAH": ("UAH", "₴", "грн", "грн."),
+    "USD": ("USD", "$", "US$", "US $", "dollars"),
+    "UYU": ("UYU", "$U", "$"),
+    "VND": ("VND", "₫", "đ"),
+    "ZAR": ("ZAR", "R"),
+}
+"""What pages print for each currency (ISO 4217 code). A symbol may stand for several currencies."""
+
+
+def _currency_key(text: str) -> str:
+    """Fold what is written for a currency, so that "Lei", "lei" and "US $", "US$" are one."""
+    return re.sub(r"\s+", "", unicodedata.normalize("NFKC", text)).casefold().rstrip(".")
+
+
+CURRENCIES_BY_SYMBOL: dict[str, frozenset[str]] = {
+    key: frozenset(
+        code for code, symbols in SYMBOLS_BY_CURRENCY.items() if key in {_currency_key(symbol) for symbol in symbols}
+    )
+    for key in {_currency_key(symbol) for symbols in SYMBOLS_BY_CURRENCY.values() for symbol in symbols}
+}
+"""The currencies that a folded symbol or code may mean."""
+
+
+def _symbol_pattern(symbols: Iterable[str]) -> str:
+    """Build a pattern for any of the symbols, longest first; letters must not run on into a word."""
+    parts = []
+    for symbol in sorted(set(symbols), key=lambda s: (-len(s), s)):
+        escaped = re.escape(symbol).replace(r"\ ", r"\s?")
+        before = r"(?<![^\W\d_])" if symbol[0].isalpha() else ""
+        after = r"(?![^\W\d_])" if symbol[-1].isalpha() else ""
+        parts.append(before + escaped + after)
+    return "|".join(parts)
+
+
+_LOOSE_SYMBOLS = {"R", "Br", ",-", ":-"}
+_ALL_SYMBOLS = {symbol for symbols in SYMBOLS_BY_CURRENCY.values() for symbol in symbols}
+NUMBER = r"\d{1,3}(?:[.,'’\u00a0\u202f ]\d{3})+(?:[.,]\d{1,2})?(?!\d)|\d+(?:[.,]\d+)?"
+"""A number as pages print it: 1299, 1.299,00, 1,299.00, 1 299,00, 24.990."""
+
+_MARK = f"(?:{_symbol_pattern(_ALL_SYMBOLS - {',-', ':-'})})"
+_SAFE_MARK = f"(?:{_symbol_pattern(_ALL_SYMBOLS - _LOOSE_SYMBOLS)})"
+MONEY = re.compile(
+    rf"(?P<before>{_MARK})\s{{0,2}}(?P<number_after>{NUMBER})"
+    rf"|(?<![\w.,])(?P<number_before>{NUMBER})\s{{0,2}}(?P<after>{_SAFE_MARK}|,-|:-)",
+    re.IGNORECASE,
+)
+"""A number beside a currency sign, which is how a price is recognised in running text."""
+
+# Availability ---------------------------------------------------------------------------------------------------------
+
+IN_STOCK, OUT_OF_STOCK, PRE_ORDER, BACK_ORDER, DISCONTINUED = (
+    "InStock",
+    "OutOfStock",
+    "PreOrder",
+    "BackOrder",
+    "Discontinued",
+)
+
+WORDS_BY_AVAILABILITY: dict[str, tuple[str, ...]] = {
+    OUT_OF_STOCK: (
+        "out of stock", "sold out", "currently unavailable", "not available", "no longer available", "unavailable",
+        "outofstock", "notify me when", "email me when", "item has ended", "this listing has ended", "listing ended",
+        "ausverkauft", "nicht verfügbar", "nicht vorrätig", "nicht auf lager", "vergriffen", "derzeit nicht",
+        "rupture de stock", "en rupture", "indisponible", "épuisé", "non disponible",
+        "agotado", "sin stock", "no disponible", "esgotado", "indisponível", "sem stock", "sem estoque",
+        "esaurito", "non disponibile", "uitverkocht", "niet op voorraad", "niet beschikbaar",
+        "wyprzedane", "niedostępny", "brak w magazynie", "vyprodáno", "není skladem", "vypredané", "nie je skladom",
+        "slutsåld", "slut i lager", "udsolgt", "utsolgt", "ikke på lager", "loppuunmyyty", "ei varastossa",
+        "нет в наличии", "распродано", "недоступен", "немає в наявності", "stoc epuizat", "indisponibil",
+        "elfogyott", "nincs készleten", "rasprodano", "nije dostupno", "ni na zalogi", "tükendi", "stokta yok",
+        "在庫切れ", "売り切れ", "품절", "缺货", "缺貨", "售罄", "已售完", "補貨中", "غير متوفر", "نفذ", "אזל", "לא במלאי",
+        "hết hàng", "habis", "สินค้าหมด", "läbi müüdud", "nav pieejams", "išparduota", "εξαντλήθηκε",
+    ),
+    PRE_ORDER: (
+        "pre-order", "preorder", "pre order", "coming soon", "vorbestell", "précommande", "preventa", "pré-venda",
+        "preordine", "prenota ora", "przedsprzedaż", "předobjednávka", "forudbestil", "förbeställ", "ennakkotilaa",
+        "предзаказ", "予約", "预售", "預購", "예약",
+    ),
+    BACK_ORDER: ("backorder", "back order", "back-order", "on order"),
+    DISCONTINUED: ("discontinued", "no longer produced", "nicht mehr lieferbar", "auslaufartikel"),
+    IN_STOCK: (
+        "in stock", "instock", "available now", "available to ship", "ready to ship", "ships today", "add to cart",
+        "add to bag", "add to basket", "add to trolley", "add to shopping bag", "buy now", "buy it now", "order now",
+        "left in stock", "in-stock", "ships within", "ships in", "ships from", "place bid", "make offer", "get tickets",
+        "available", "enroll now", "play game", "free to play", "add to order", "shop now",
+        "auf lager", "vorrätig", "verfügbar", "lieferbar", "sofort lieferbar", "in den warenkorb", "in den einkaufswagen",
+        "jetzt kaufen", "lieferzeit", "en stock", "disponible", "ajouter au panier", "acheter", "livraison",
+        "añadir al carrito", "agregar al carro", "agregar al carrito", "añadir a la cesta", "añadir a la bolsa",
+        "comprar", "disponibile", "disponibilità immediata", "aggiungi al carrello", "acquista", "in magazzino",
+        "em stock", "em estoque", "disponível", "adicionar ao carrinho", "adicionar", "op voorraad",
+        "in winkelwagen", "in winkelmand", "beschikbaar", "bestellen", "dostępny", "w magazynie", "do koszyka",
+        "dodaj do koszyka", "kup teraz", "skladem", "do košíku", "vložit do košíku", "skladom", "do košíka", "na sklade",
+        "i lager", "lägg i varukorg", "köp", "på lager", "læg i kurv", "legg i handlekurv", "kjøp", "varastossa",
+        "lisää ostoskoriin", "osta", "в наличии", "в корзину", "купить", "є в наявності", "до кошика", "купити",
+        "в кошик", "in stoc", "în stoc", "adauga in cos", "adaugă în coș", "készleten", "kosárba", "raktáron",
+        "na zalogi", "v košarico", "dodaj u košaricu", "u košaricu", "na zalihi", "dostupno", "stokta", "sepete ekle",
+        "satın al", "在庫あり", "カートに入れる", "購入", "재고", "장바구니", "구매하기", "有货", "現貨", "有貨", "加入购物车",
+        "加入購物車", "立即购买", "立即購買", "直接購買", "放入購物車", "أضف إلى", "اشتر", "متوفر", "متاح", "הוסף לסל", "במלאי",
+        "הוספה לסל", "קנה עכשיו", "thêm vào giỏ", "mua ngay", "còn hàng", "beli", "tersedia", "หยิบใส่ตะกร้า",
+        "มีสินค้า", "laos", "lisa ostukorvi", "ostukorvi", "pievienot grozam", "grozā", "noliktavā", "į krepšelį",
+        "sandėlyje", "προσθήκη στο καλάθι", "διαθέσιμο", "в количката", "в наличност", "купи",
+    ),
+}  # fmt: skip
+"""What pages say, by what they mean; the more specific kinds first. All lower case."""
+
+_NEGATIVE = re.compile("|".join(re.escape(w) for w in WORDS_BY_AVAILABILITY[OUT_OF_STOCK]))
+
+
+def _words_pattern(words: Iterable[str]) -> re.Pattern[str]:
+    parts = []
+    for word in sorted(set(words), key=lambda w: (-len(w), w)):
+        spaced = word[0].isascii() or "а" <= word[0] <= "я"
+        parts.append((r"\b" if spaced else "") + re.escape(word).replace(r"\ ", r"\s+"))
+    return re.compile("|".join(parts))
+
+
+AVAILABILITY_PATTERNS: dict[str, re.Pattern[str]] = {
+    kind: _words_pattern(words) for kind, words in WORDS_BY_AVAILABILITY.items()
+}
+
+
+def question(attribute: str) -> str:
+    """Return the question put to the model for an attribute."""
+    known = QUESTION_BY_ATTRIBUTE.get(attribute)
+    return known if known is not None else f"What is the {attribute.replace('_', ' ')} of the product?"
+
+
+def is_absent(answer: str) -> bool:
+    """Say whether an answer states that the page has no such value."""
+    return answer.strip().strip(".").casefold() == ABSENT
+
+
+def is_valid(attribute: str, answer: str) -> bool:
+    """Say whether an answer can be read as a value of the attribute at all. An empty answer can not."""
+    text = answer.strip()
+    if not text or is_absent(text):
+        return False
+    match attribute:
+        case "price" | "rating":
+            return bool(parse_numbers(text))
+        case "currency":
+            return _currency_key(text) in CURRENCIES_BY_SYMBOL
+        case "availability":
+            return parse_availability(text) is not None
+        case "sku":
+            return bool(_sku_key(text)) and len(text) <= 80
+        case _:
+            return bool(_text_key(text))
+
+
+def is_correct(attribute: str, answer: str, accepted: Sequence[str]) -> bool:
+    """Say whether an answer means one of the accepted values, spelling aside."""
+    text = answer.strip()
+    if not text:
+        return False
+    return any(_means(attribute, text, value) for value in accepted)
+
+
+def _means(attribute: str, answer: str, value: str) -> bool:
+    match attribute:
+        case "price" | "rating":
+            return not parse_numbers(answer).isdisjoint(parse_numbers(value))
+        case "currency":
+            return _same_currency(answer, value)
+        case "availability":
+            said, meant = parse_availability(answer), parse_availability(value)
+            return said is not None and said == meant
+        case "sku":
+            return bool(_sku_key(answer)) and _sku_key(answer) == _sku_key(value)
+        case "brand":
+            return bool(_text_key(answer)) and _text_key(answer) == _text_key(value)
+        case _:
+            return bool(answer) and _name_key(answer) == _name_key(value)
+
+
+# Numbers --------------------------------------------------------------------------------------------------------------
+
+_NUMBER = re.compile(NUMBER)
+
+
+@lru_cache(maxsize=65536)
+def parse_numbers(text: str) -> frozenset[float]:
+    """Read the number in a text, in any notation.
+
+    Returns:
+        Its possible values: none when the text holds no number or more than one; two when the notation leaves open
+        whether a group of three digits is a fraction ("24.990" is 24.99 or 24990).
+    """
+    found = _NUMBER.findall(unicodedata.normalize("NFKC", text))
+    if len(found) != 1:
+        return frozenset()
+    number = re.sub(r"[\s'’]", "", found[0])
+    dots, commas = number.count("."), number.count(",")
+    if dots and commas:
+        decimal = "." if number.rfind(".") > number.rfind(",") else ","
+        grouping = "," if decimal == "." else "."
+        return frozenset({float(number.replace(grouping, "").replace(decimal, "."))})
+    separator = "." if dots else ","
+    if dots + commas > 1:
+        return frozenset({float(number.replace(separator, ""))})
+    if dots + commas == 0:
+        return frozenset({float(number)})
+    as_fraction = float(number.replace(separator, "."))
+    whole, _, tail = number.partition(separator)
+    if len(tail) == 3 and len(whole) <= 3 and whole != "0":
+        return frozenset({as_fraction, float(whole + tail)})
+    return frozenset({as_fraction})
+
+
+# Text keys ------------------------------------------------------------------------------------------------------------
+
+
+@lru_cache(maxsize=65536)
+def _text_key(text: str) -> str:
+    """Fold case, diacritics, punctuation and spaces away."""
+    decomposed = unicodedata.normalize("NFKD", text).casefold()
+    return "".join(c for c in decomposed if c.isalnum())
+
+
+@lru_cache(maxsize=65536)
+def _name_key(text: str) -> str:
+    """Fold case, spaces and kinds of quotes and dashes."""
+    folded = unicodedata.normalize("NFKC", text).casefold()
+    folded = re.sub(r"[‘’‚‛′´`]", "'", re.sub(r"[“”„‟″«»]", '"', folded))
+    folded = re.sub(r"[‐‑‒–—―]", "-", folded)
+    return re.sub(r"\s+", " ", folded).strip()
+
+
+def _sku_key(text: str) -> str:
+    """Fold case and separators, which shops set as they like ("466/7999" is "4667999")."""
+    return re.sub(r"[\W_]+", "", unicodedata.normalize("NFKC", text).casefold())
+
+
+# Currency and availability --------------------------------------------------------------------------------------------
+
+
+def _same_currency(answer: str, value: str) -> bool:
+    said, meant = _currency_key(answer), _currency_key(value)
+    if said == meant:
+        return bool(said)
+    said_codes = CURRENCIES_BY_SYMBOL.get(said, frozenset())
+    meant_codes = CURRENCIES_BY_SYMBOL.get(meant, frozenset())
+    return not said_codes.isdisjoint(meant_codes)
+
+
+@lru_cache(maxsize=65536)
+def parse_availability(text: str) -> str | None:
+    """Read an availability: a canonical word, a schema.org address or what a page says. None if it says nothing."""
+    folded = unicodedata.normalize("NFC", text).strip().casefold()
+    compact = re.sub(r"[\W_]+", "", folded.rsplit("/", 1)[-1])
+    known = _CANONICAL_AVAILABILITY.get(compact)
+    if known is not None:
+        return known
+    for kind, pattern in AVAILABILITY_PATTERNS.items():
+        if pattern.search(folded):
+            return kind
+    return None
+
+
+_CANONICAL_AVAILABILITY = {
+    "instock": IN_STOCK, "limitedavailability": IN_STOCK, "onlineonly": IN_STOCK, "instoreonly": IN_STOCK,
+    "available": IN_STOCK, "true": IN_STOCK, "yes": IN_STOCK, "madetoorder": IN_STOCK,
+    "outofstock": OUT_OF_STOCK, "outstock": OUT_OF_STOCK, "soldout": OUT_OF_STOCK, "oos": OUT_OF_STOCK,
+    "false": OUT_OF_STOCK, "no": OUT_OF_STOCK, "reserved": OUT_OF_STOCK,
+    "preorder": PRE_ORDER, "presale": PRE_ORDER, "backorder": BACK_ORDER, "discontinued": DISCONTINUED,
+}  # fmt: skip
+
+
+# Targets --------------------------------------------------------------------------------------------------------------
+
+
+def target(attribute: str, label: str, text: str) -> str | None:
+    """Derive the answer to train on from a label and the text that the model will see.
+
+    Returns:
+        The value in the form in which it stands in the text (a price as printed, the currency as the page's sign),
+        a canonical word for availability, or None where the label cannot be derived from the text.
+    """
+    label = label.strip()
+    if not label:
+        return None
+    match attribute:
+        case "price":
+            return _price_target(label, text)
+        case "rating":
+            return _rating_target(label, text)
+        case "currency":
+            return _currency_target(label, text)
+        case "availability":
+            return _availability_target(label, text)
+        case "sku":
+            return _find_folded(_sku_key(label), text, _is_word_character)
+        case _:
+            return _find_folded(_text_key(label), text, str.isalnum)
+
+
+def _price_target(label: str, text: str) -> str | None:
+    wanted = parse_numbers(label)
+    if not wanted:
+        return None
+    for found in MONEY.finditer(text):
+        number = (found["number_after"] or found["number_before"]).strip()
+        if not parse_numbers(number).isdisjoint(wanted):
+            return number
+    for found in _STANDING_NUMBER.finditer(text):
+        if len(found[0]) > 2 and not parse_numbers(found[0]).isdisjoint(wanted):
+            return found[0]
+    return None
+
+
+_STANDING_NUMBER = re.compile(rf"(?<![\w.,-])(?:{NUMBER})(?![\w%-])")
+
+
+def _rating_target(label: str, text: str) -> str | None:
+    wanted = parse_numbers(label)
+    if not wanted:
+        return None
+    # A page rounds what its markup gives in full: 4.7578 is printed as 4.8.
+    wanted |= {round(value, digits) for value in wanted for digits in (1, 2)}
+    for found in _STANDING_NUMBER.finditer(text):
+        if not parse_numbers(found[0]).isdisjoint(wanted):
+            return found[0]
+    return None
+
+
+def _currency_target(label: str, text: str) -> str | None:
+    codes = CURRENCIES_BY_SYMBOL.get(_currency_key(label))
+    if codes is None:
+        return None
+    for found in MONEY.finditer(text):
+        mark = found["before"] or found["after"]
+        if not CURRENCIES_BY_SYMBOL.get(_currency_key(mark), frozenset()).isdisjoint(codes):
+            return mark.strip()
+    return None
+
+
+def _availability_target(label: str, text: str) -> str | None:
+    meant = parse_availability(label)
+    if meant is None:
+        return None
+    return meant if AVAILABILITY_PATTERNS[meant].search(text.casefold()) else None
+
+
+def _is_word_character(character: str) -> bool:
+    return character.isalnum() and character != "_"
+
+
+def _find_folded(key: str, text: str, keeps: object) -> str | None:
+    """Find the stretch of one line whose folded form is the key, standing between word borders."""
+    if not key:
+        return None
+    for line in text.splitlines():
+        found = _find_in_line(key, line)
+        if found is not None:
+            return found
+    return None
+
+
+def _find_in_line(key: str, line: str) -> str | None:
+    folded: list[str] = []
+    origin: list[int] = []
+    for position, character in enumerate(line):
+        for part in _fold_character(character):
+            folded.append(part)
+            origin.append(position)
+    flat = "".join(folded)
+    start = flat.find(key)
+    while start >= 0:
+        first, last = origin[start], origin[start + len(key) - 1]
+        if _stands_alone(line, first, last):
+            return line[first : last + 1]
+        start = flat.find(key, start + 1)
+    return None
+
+
+@lru_cache(maxsize=8192)
+def _fold_character(character: str) -> str:
+    return _text_key(character)
+
+
+def _stands_alone(line: str, first: int, last: int) -> bool:
+    before_ok = first == 0 or not line[first - 1].isalnum() or not line[first].isascii()
+    after_ok = last + 1 == len(line) or not line[last + 1].isalnum() or not line[last].isascii()
+    return before_ok and after_ok

@@ -1,0 +1,671 @@
+"""Raw product pages to compact text: the only place that knows parsel and HTML trees.
+
+`extract` reads a page into lines, each with a score that says how likely it holds a value somebody asks for;
+`Document.cut` keeps the best lines that fit a token budget, in the order of the page. A page that cannot be read is a
+`Skip`, a named reason, never an exception. `inspect` gives the page's own markup and plain text, for labels and rules.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from functools import lru_cache
+from urllib.parse import parse_qsl, unquote, urlsplit
+
+from lxml import etree
+from parsel import Selector
+
+from trial_trainer.answers import AVAILABILITY_PATTERNS, MONEY
+
+MAX_PAGE_BYTES = 50_000_000
+"""Pages of this size and above are skipped: no product page is that large, and a tree takes ten times its bytes."""
+
+CountTokens = Callable[[list[str]], list[int]]
+
+
+class Skip(StrEnum):
+    """Why a page gives no document."""
+
+    EMPTY = "Empty"
+    """No byte, or no visible text at all."""
+    TOO_LARGE = "TooLarge"
+    """At least `MAX_PAGE_BYTES` bytes."""
+    BINARY = "Binary"
+    """An image, an archive, a PDF: not text."""
+    BROKEN = "Broken"
+    """Text, but no HTML element in it."""
+    JAVASCRIPT_ONLY = "JavaScriptOnly"
+    """The page builds itself with JavaScript and has next to no text without it."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Line:
+    """One line of a document's text, and how likely it holds a value (higher is likelier)."""
+
+    text: str
+    score: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Document:
+    """The text of one page as lines in the page's order."""
+
+    lines: tuple[Line, ...]
+
+    @property
+    def text(self) -> str:
+        """All lines, uncut."""
+        return "\n".join(line.text for line in self.lines)
+
+    def cut(self, max_tokens: int, count_tokens: CountTokens) -> str:
+        """Keep the lines with the best scores that fit a budget, in the order of the page.
+
+        Args:
+            max_tokens: most tokens of the result as `count_tokens` counts them.
+            count_tokens: counts the tokens of each of several texts; called once for the lines and once or twice more
+                for the result.
+        """
+        ranked = sorted(range(len(self.lines)), key=lambda i: (-self.lines[i].score, i))
+        ranked = self._likely_to_fit(ranked, max_tokens)
+        counts = count_tokens([self.lines[i].text + "\n" for i in ranked])
+        kept: list[int] = []
+        left = max_tokens
+        for index, tokens in zip(ranked, counts, strict=True):
+            if tokens <= left:
+                kept.append(index)
+                left -= tokens
+        while kept:
+            text = "\n".join(self.lines[i].text for i in sorted(kept))
+            if count_tokens([text])[0] <= max_tokens:
+                return text
+            kept.pop()
+        return ""
+
+    def _likely_to_fit(self, ranked: list[int], max_tokens: int) -> list[int]:
+        """Drop the tail that cannot fit whatever the language: no text averages ten characters a token."""
+        characters = 0
+        for position, index in enumerate(ranked):
+            characters += len(self.lines[index].text)
+            if characters > 10 * max_tokens:
+                return ranked[: position + 1]
+        return ranked
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Item:
+    """One `itemprop` of a page's microdata."""
+
+    scope: str
+    """The schema.org type of the item it belongs to, without its address ("Product"); "" outside any."""
+    name: str
+    value: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Facts:
+    """What a page says of itself, for label reading and for the rule extractor."""
+
+    title: str
+    heading: str
+    """The text of the page's main h1, or ""."""
+    text: str
+    """All visible text, a line for each block."""
+    items: tuple[Item, ...]
+    json_ld: tuple[str, ...]
+    """The raw bodies of its JSON-LD scripts."""
+    properties: tuple[tuple[str, str], ...]
+    """`meta` properties and names, as Open Graph writes them."""
+
+
+def extract(html: bytes | str, *, url: str | None = None) -> Document | Skip:
+    """Read a page into scored lines, or say why it gives none."""
+    root = _parse(html)
+    if isinstance(root, Skip):
+        return root
+    blocks = _join_labels(_walk(root))
+    if sum(len(block.text) for block in blocks) < _LEAST_TEXT_CHARACTERS:
+        return _why_no_text(root)
+    title = _title(root)
+    lines = _score(blocks, _heading_index(blocks, title))
+    return Document(lines=(*_address_line(url), *_title_line(title, blocks), *lines))
+
+
+def inspect(html: bytes | str) -> Facts | Skip:
+    """Read a page's own markup and its plain visible text, or say why there is none."""
+    root = _parse(html)
+    if isinstance(root, Skip):
+        return root
+    blocks = _walk(root)
+    title = _title(root)
+    heading = _heading_index(blocks, title)
+    return Facts(
+        title=title,
+        heading=blocks[heading].text if heading is not None and blocks[heading].tag == "h1" else "",
+        text="\n".join(block.text for block in blocks),
+        items=tuple(_read_items(root)),
+        json_ld=tuple(_read_json_ld(root)),
+        properties=tuple(_read_properties(root)),
+    )
+
+
+# From bytes to a tree -------------------------------------------------------------------------------------------------
+
+_MAGIC = (b"%PDF", b"\x89PNG", b"GIF8", b"\xff\xd8\xff", b"PK\x03\x04", b"\x1f\x8b", b"\x7fELF", b"RIFF", b"BZh", b"\x00\x00\x01\x00")  # fmt: skip
+_BYTE_ORDER_MARKS = ((b"\xef\xbb\xbf", "utf-8-sig"), (b"\xff\xfe", "utf-16"), (b"\xfe\xff", "utf-16"))
+_DECLARED_ENCODING = re.compile(rb"<meta[^>]{0,200}?charset\s*=\s*[\"']?\s*([A-Za-z0-9_:.-]{2,40})", re.IGNORECASE)
+_TAG = re.compile(r"<[a-zA-Z!/]")
+_CONTROL = {code: None for code in range(32) if code not in (9, 10, 13)} | {0x7F: None}
+_LEAST_TEXT_CHARACTERS = 40
+
+
+def _parse(html: bytes | str) -> etree._Element | Skip:
+    if len(html) >= MAX_PAGE_BYTES:
+        return Skip.TOO_LARGE
+    text = html if isinstance(html, str) else _decode(html)
+    if isinstance(text, Skip):
+        return text
+    text = text.translate(_CONTROL).encode("utf-8", "replace").decode("utf-8").strip()
+    if not text:
+        return Skip.EMPTY
+    if not _TAG.search(text):
+        return Skip.BROKEN
+    try:
+        root = Selector(text=text, type="html").root
+    except (etree.LxmlError, ValueError):
+        return Skip.BROKEN
+    return root if isinstance(root, etree._Element) else Skip.BROKEN
+
+
+def _decode(data: bytes) -> str | Skip:
+    """Decode by byte order mark, as UTF-8, by the declared encoding, else as Windows-1252, which never fails."""
+    if not data.strip(b"\x00 \t\r\n"):
+        return Skip.EMPTY
+    for mark, encoding in _BYTE_ORDER_MARKS:
+        if data.startswith(mark) and not data.startswith(_MAGIC):
+            return data.decode(encoding, "replace")
+    if _is_binary(data):
+        return Skip.BINARY
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError:
+        pass
+    declared = _DECLARED_ENCODING.search(data[:4096])
+    try:
+        return data.decode(declared[1].decode("ascii") if declared else "cp1252", "replace")
+    except (LookupError, ValueError):
+        return data.decode("cp1252", "replace")
+
+
+def _is_binary(data: bytes) -> bool:
+    if data.lstrip(b" \t\r\n").startswith(_MAGIC):
+        return True
+    head = data[:8192]
+    control = sum(head.count(bytes([code])) for code in range(32) if code not in (9, 10, 12, 13, 27))
+    return control > len(head) * 0.05
+
+
+def _why_no_text(root: etree._Element) -> Skip:
+    return Skip.JAVASCRIPT_ONLY if next(root.iter("script", "noscript"), None) is not None else Skip.EMPTY
+
+
+# The walk: a tree to blocks of text -----------------------------------------------------------------------------------
+
+_INLINE = frozenset(
+    "a abbr acronym b bdi bdo big cite code data del dfn em font i ins kbd label mark q s samp small span strike strong"
+    " sub sup time tt u var wbr img picture svg input meter".split()
+)
+_SILENT = frozenset(
+    "script style noscript template svg iframe head object embed canvas select textarea datalist audio video map"
+    " math".split()
+)
+_STRUCK = frozenset({"del", "s", "strike"})
+_BOILERPLATE_TAGS = {"nav": 0.15, "footer": 0.1, "header": 0.6, "aside": 0.4, "form": 0.9, "dialog": 0.3}
+
+_BOILERPLATE_NAME = re.compile(
+    r"nav(?!y)|menu|foot(?!wear)|cookie|consent|gdpr|newsletter|subscri|signup|login|social|share|related|recommend"
+    r"|similar|upsell|up-sell|cross-?sell|carousel-?products|also-|recently|viewed|sponsor|advert|popup|modal|drawer"
+    r"|mini-?cart|country|language|locale|sitemap|suggest|bestseller|product-?(?:list|grid)|other-|skip-|onetrust"
+    r"|complementary|accessor|frequently|bundle|wishlist|search",
+    re.IGNORECASE,
+)
+_REVIEWS_NAME = re.compile(r"reviews?-?(?:list|item|body|content|text)|comment|question|faq|customer-?review", re.IGNORECASE)
+_OLD_PRICE_NAME = re.compile(
+    r"old|was\b|list-?price|strike|regular|before|rrp|uvp|msrp|crossed|original|compare|retail|saving|discount|base-?price|unit-?price",
+    re.IGNORECASE,
+)
+_KIND_NAMES = (
+    ("price", re.compile(r"pri(?:ce|s|x|jz)|prei[sz]|precio|preço|prezzo|cena|hinta|amount", re.IGNORECASE)),
+    ("brand", re.compile(r"brand|manufactur|marke(?!t)|marca|vendor|designer|hersteller|maker|publisher", re.IGNORECASE)),
+    ("sku", re.compile(r"sku|article-?n|product-?(?:id|code|num|no\b)|mpn|model-?n|item-?n|catalog-?n|artikel-?n|reference|part-?num", re.IGNORECASE)),
+    ("availability", re.compile(r"stock|availab|dispon|verf[uü]gbar|lieferbar|add-?to-?(?:cart|bag|basket)|buy-?(?:box|button|now)|inventory", re.IGNORECASE)),
+    ("rating", re.compile(r"rating|stars?\b|review-?(?:score|average|avg|summary|count)|score", re.IGNORECASE)),
+)  # fmt: skip
+_KIND_BY_ITEMPROP = {
+    "price": "price", "lowprice": "price", "brand": "brand", "manufacturer": "brand", "sku": "sku",
+    "productid": "sku", "mpn": "sku", "availability": "availability", "ratingvalue": "rating", "name": "name",
+}  # fmt: skip
+_RATING_TEXT = re.compile(r"\d(?:[.,]\d+)?\s*(?:/|out of|von|sur|de|su|av|z|of|από|из)\s*(?:5|10)\b|\d[.,]\d+\s*(?:stars?|sterne|★|⭐)", re.IGNORECASE)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class _Mark:
+    """What an element's class, id and itemprop say of the text inside it."""
+
+    weight: float
+    kind: str
+    is_old: bool
+    is_exact: bool
+
+
+@dataclass(slots=True)
+class _Block:
+    """One line of text with what its place in the page says of it."""
+
+    text: str
+    tag: str
+    weight: float
+    kind: str
+    is_old: bool
+    is_exact: bool
+    linked_characters: int
+    row: int
+
+
+@lru_cache(maxsize=65536)
+def _read_mark(tag: str, names: str, itemprop: str) -> _Mark:
+    """Read an element's own names. Cached, since a page repeats few of them."""
+    weight = _BOILERPLATE_TAGS.get(tag, 1.0)
+    if names and _BOILERPLATE_NAME.search(names):
+        weight = min(weight, 0.3)
+    if names and _REVIEWS_NAME.search(names):
+        weight = min(weight, 0.4)
+    is_old = tag in _STRUCK or bool(names and _OLD_PRICE_NAME.search(names))
+    exact = next((_KIND_BY_ITEMPROP[name] for name in itemprop.lower().split() if name in _KIND_BY_ITEMPROP), "")
+    if exact:
+        return _Mark(weight, exact, is_old, True)
+    kind = next((kind for kind, pattern in _KIND_NAMES if names and pattern.search(names)), "")
+    return _Mark(weight, kind, is_old, False)
+
+
+class _Walker:
+    """Collects blocks while elements open and close. Iterative: depth of the page costs no stack."""
+
+    def __init__(self, exempt: frozenset[etree._Element]) -> None:
+        self.blocks: list[_Block] = []
+        self._exempt = exempt
+        self._pieces: list[str] = []
+        self._last = ""
+        self._linked = 0
+        self._links = 0
+        self._marks: list[_Mark] = [_Mark(1.0, "", False, False)]
+        self._tags: list[str] = ["body"]
+        self._line_mark: _Mark | None = None
+        self._line_tag = "body"
+        self._rows: list[int] = []
+
+    def open(self, element: etree._Element, tag: str) -> None:
+        if tag not in _INLINE:
+            self.flush()
+        attributes = element.attrib
+        mark = self._marks[-1]
+        if attributes or tag in _BOILERPLATE_TAGS or tag in _STRUCK:
+            names = f"{attributes.get('class', '')} {attributes.get('id', '')}".strip()
+            own = _read_mark(tag, names, attributes.get("itemprop", ""))
+            weight = mark.weight if element in self._exempt else mark.weight * own.weight
+            if own.kind:
+                mark = _Mark(weight, own.kind, own.is_old or (mark.is_old and mark.kind == own.kind), own.is_exact)
+            else:
+                mark = _Mark(weight, mark.kind, mark.is_old or own.is_old, mark.is_exact)
+        if tag == "a":
+            self._links += 1
+        self._marks.append(mark)
+        self._tags.append(tag)
+        if tag == "tr":
+            self._rows.append(len(self.blocks))
+        if tag == "img":
+            alt = attributes.get("alt", "")
+            if alt and len(alt) < 60 and mark.kind == "brand":
+                self.add(f" {alt} ")
+        else:
+            label = attributes.get("aria-label") or attributes.get("title") or ""
+            if label and len(label) < 80 and (_RATING_TEXT.search(label) or (mark.kind == "rating" and any(c.isdigit() for c in label))):
+                self.add(f" {label} ")
+        if element.text:
+            self.add(element.text)
+
+    def close(self, element: etree._Element, tag: str) -> None:
+        if tag == "a":
+            self._links -= 1
+        if tag not in _INLINE:
+            self.flush()
+        if tag == "tr":
+            self._merge_row(self._rows.pop())
+        elif tag == "dd":
+            self._merge_definition()
+        self._marks.pop()
+        self._tags.pop()
+        if tag == "br":
+            self.flush()
+        if element.tail:
+            self.add(element.tail)
+
+    def add(self, text: str) -> None:
+        if not text or text.isspace():
+            if self._pieces and text:
+                self._pieces.append(" ")
+                self._last = " "
+            return
+        mark = self._marks[-1]
+        if self._last and self._needs_space(self._last, text[0]):
+            self._pieces.append(" ")
+        elif self._tags[-1] == "sup" and self._last.isdigit() and re.fullmatch(r"\s*\d\d\s*", text):
+            self._pieces.append(".")
+        self._pieces.append(text)
+        self._last = text[-1]
+        if self._links:
+            self._linked += len(text)
+        held = self._line_mark
+        if held is None:
+            self._line_mark = mark
+            self._line_tag = next((t for t in reversed(self._tags) if t not in _INLINE), "body")
+        elif mark.kind and (not held.kind or (mark.is_exact and not held.is_exact)):
+            self._line_mark = _Mark(min(held.weight, mark.weight), mark.kind, mark.is_old, mark.is_exact)
+        elif held.is_old and not mark.is_old:
+            self._line_mark = _Mark(held.weight, held.kind, False, held.is_exact)
+
+    @staticmethod
+    def _needs_space(before: str, after: str) -> bool:
+        """Set apart words that only a style sheet sets apart, but never split a number."""
+        if before.isdigit() and after.isdigit():
+            return False
+        return before.isalnum() and after.isalnum()
+
+    def flush(self) -> None:
+        if self._pieces:
+            text = " ".join("".join(self._pieces).split())
+            mark = self._line_mark
+            if text and mark is not None:
+                self.blocks.append(
+                    _Block(text, self._line_tag, mark.weight, mark.kind, mark.is_old, mark.is_exact, self._linked, 0)
+                )
+        self._pieces.clear()
+        self._last = ""
+        self._linked = 0
+        self._line_mark = None
+
+    def _merge_row(self, start: int) -> None:
+        cells = self.blocks[start:]
+        if 2 <= len(cells) <= 6 and sum(len(cell.text) for cell in cells) <= 240:
+            self._merge(start, ": " if len(cells) == 2 else " | ")
+
+    def _merge_definition(self) -> None:
+        if len(self.blocks) >= 2 and self.blocks[-2].tag == "dt" and self.blocks[-1].tag == "dd":
+            self._merge(len(self.blocks) - 2, ": ")
+
+    def _merge(self, start: int, separator: str) -> None:
+        parts = self.blocks[start:]
+        first = parts[0]
+        if separator == ": ":
+            separator = " " if first.text.endswith((":", "：")) else ": "
+        marked = next((part for part in parts if part.kind), first)
+        self.blocks[start:] = [
+            _Block(
+                separator.join(part.text for part in parts), "tr" if len(parts) > 1 else first.tag,
+                min(part.weight for part in parts), marked.kind, marked.is_old, marked.is_exact,
+                sum(part.linked_characters for part in parts), 1,
+            )
+        ]  # fmt: skip
+
+
+def _walk(root: etree._Element) -> list[_Block]:
+    walker = _Walker(_ancestors_of_headings(root))
+    silent: etree._Element | None = None
+    events = etree.iterwalk(root, events=("start", "end", "comment", "pi"))
+    for event, element in events:
+        if event in ("comment", "pi"):
+            if silent is None and element.tail:
+                walker.add(element.tail)
+            continue
+        tag = element.tag
+        if event == "start":
+            if silent is None:
+                if tag in _SILENT or _is_hidden(element):
+                    silent = element
+                    events.skip_subtree()
+                else:
+                    walker.open(element, tag)
+        elif silent is element:
+            silent = None
+            if element.tail:
+                walker.add(element.tail)
+        elif silent is None:
+            walker.close(element, tag)
+    walker.flush()
+    return walker.blocks
+
+
+def _is_hidden(element: etree._Element) -> bool:
+    style = element.get("style")
+    if style and re.search(r"display\s*:\s*none", style):
+        return True
+    return element.get("hidden") is not None
+
+
+def _ancestors_of_headings(root: etree._Element) -> frozenset[etree._Element]:
+    """The elements around the page's h1: whatever they are called, they hold the product."""
+    headings = [h for h in root.iter("h1") if h.text or len(h)]
+    return frozenset(ancestor for h in headings[:1] for ancestor in h.iterancestors())
+
+
+# Scores ---------------------------------------------------------------------------------------------------------------
+
+_LABELS = {
+    "sku": r"sku|article\s*(?:no|number|code)?|art\.?\s*(?:nr|no)|artikel(?:nummer|-?nr)?|item\s*(?:no|number|#|id|model)?|product\s*(?:code|id|no|number)|model(?:\s*(?:no|number|#))?|mpn|ref(?:erence|erencia|érence|\.)?|código|codice|kód|kod|part\s*(?:no|number)|asin|style\s*(?:no|number|#|code)?|артикул|код|upc|ean|isbn(?:-1[03])?|numer|nr",  # noqa: E501
+    "brand": r"brand|marke|marca|marque|merk|manufacturer|hersteller|producent|fabricant(?:e)?|fabrikant|značka|výrobce|výrobca|varumärke|merke|mærke|tuotemerkki|бренд|производитель|марка|виробник|märke|gyártó|márka|marka|designer|vendor|publisher|developer|by|von|ブランド|メーカー|品牌|العلامة التجارية|מותג|ยี่ห้อ",  # noqa: E501
+    "availability": r"availability|verfügbarkeit|disponibilit[àé]|disponibilidad[e]?|beschikbaarheid|dostępność|dostupnost|dostupnosť|saatavuus|наличие|status",  # noqa: E501
+    "price": r"price|preis|prix|precio|preço|prezzo|prijs|cena|pris|hinta|цена|ár|preț|fiyat|価格|售價|價格|السعر|מחיר|our price|now",  # noqa: E501
+    "rating": r"rating|bewertung|average rating|overall rating|note|valoración|avaliação|ocena|hodnocení|рейтинг",
+}  # fmt: skip
+_LABELLED = {kind: re.compile(rf"(?:{labels})\s*(?:[.:#：]|\s)\s*\S", re.IGNORECASE) for kind, labels in _LABELS.items()}
+_LABEL_ALONE = {kind: re.compile(rf"(?:{labels})\s*[.:#：]*", re.IGNORECASE) for kind, labels in _LABELS.items()}
+_SCORE_BY_KIND = {"price": 60.0, "brand": 60.0, "sku": 60.0, "availability": 45.0, "rating": 45.0, "name": 30.0}
+_FADE_BY_KIND = {"price": 0.75, "brand": 0.6, "sku": 0.7, "availability": 0.5, "rating": 0.5, "name": 0.5, "": 1.0}
+_MAX_LINE_CHARACTERS = 240
+
+
+def _join_labels(blocks: Sequence[_Block]) -> list[_Block]:
+    """Put a label that stands alone ("Brand", "SKU:") on one line with the value after it."""
+    joined: list[_Block] = []
+    for block in blocks:
+        label = joined[-1] if joined else None
+        if label is not None and label.row == 0 and block.row == 0 and len(block.text) <= 60 and _is_label(label.text):
+            separator = " " if label.text.endswith((":", "：")) else ": "
+            kind = block.kind or label.kind
+            joined[-1] = _Block(
+                label.text + separator + block.text, "tr", min(label.weight, block.weight), kind, block.is_old,
+                block.is_exact, label.linked_characters + block.linked_characters, 1,
+            )  # fmt: skip
+        else:
+            joined.append(block)
+    return joined
+
+
+@lru_cache(maxsize=65536)
+def _is_label(text: str) -> bool:
+    if len(text) > 30:
+        return False
+    return text.endswith((":", "：")) or any(pattern.fullmatch(text) for pattern in _LABEL_ALONE.values())
+
+
+def _heading_index(blocks: Sequence[_Block], title: str) -> int | None:
+    """Find the line that names the product: the first h1, else the first line that the title begins with."""
+    for index, block in enumerate(blocks):
+        if block.tag == "h1":
+            return index
+    folded = title.casefold()
+    for index, block in enumerate(blocks):
+        if len(block.text) >= 8 and folded.startswith(block.text.casefold()):
+            return index
+    return None
+
+
+def _score(blocks: Sequence[_Block], heading: int | None) -> list[Line]:
+    """Give each distinct line its score. Of lines that say the same kind of thing, the first after the heading leads."""
+    start = heading if heading is not None else 0
+    seen: set[str] = set()
+    count_by_kind: dict[str, int] = {}
+    scored: list[tuple[int, Line]] = []
+    for index in [*range(start, len(blocks)), *range(start - 1, -1, -1)]:
+        block = blocks[index]
+        key = block.text.casefold()
+        if key in seen:
+            continue
+        seen.add(key)
+        kind = _kind_of(block)
+        rank = count_by_kind.get(kind, 0)
+        count_by_kind[kind] = rank + 1
+        text = _clip(_with_hint(block, kind), 60)
+        if index == heading:
+            score = 100.0
+        else:
+            distance = index - start
+            near = 1 / (1 + distance / 60) if distance >= 0 else 0.4 / (1 - distance / 20)
+            base = _SCORE_BY_KIND.get(kind, 14.0 if block.row else 8.0)
+            if block.is_exact or block.row:
+                base *= 1.3
+            if block.is_old:
+                base *= 0.5
+            score = base * near * block.weight * _FADE_BY_KIND.get(kind, 1.0) ** rank
+            if block.linked_characters > 0.8 * len(block.text) and kind not in ("brand", "availability"):
+                score *= 0.3
+            score *= (30 / max(30, len(text))) ** 0.5
+        scored.append((index, Line(text=text, score=score)))
+    return [line for _, line in sorted(scored, key=lambda pair: pair[0])]
+
+
+def _kind_of(block: _Block) -> str:
+    """Say which attribute a line speaks of, by its element's names, its label or its form; "" for none."""
+    text = block.text
+    if len(text) <= 120:
+        for kind, pattern in _LABELLED.items():
+            if pattern.match(text):
+                return kind
+    if MONEY.search(text):
+        return "price"
+    if block.kind and len(text) <= 120 and (block.kind not in ("price", "rating") or any(c.isdigit() for c in text)):
+        return block.kind
+    if len(text) <= 60:
+        folded = text.casefold()
+        if any(pattern.search(folded) for pattern in AVAILABILITY_PATTERNS.values()):
+            return "availability"
+    if len(text) <= 120 and _RATING_TEXT.search(text):
+        return "rating"
+    return ""
+
+
+def _with_hint(block: _Block, kind: str) -> str:
+    """Name the kind of a value that stands bare but whose element is named after it."""
+    if not kind or block.row or block.tag == "h1" or kind not in ("price", "brand", "sku", "rating") or len(block.text) > 60:
+        return block.text
+    if kind != block.kind or _LABELLED[kind].match(block.text):
+        return block.text
+    return f"{'old ' if block.is_old and kind == 'price' else ''}{kind}: {block.text}"
+
+
+def _clip(text: str, max_tokens: int) -> str:
+    """Shorten a line to about so many tokens: four plain characters a token, one of any other script."""
+    cost = 0.0
+    for position, character in enumerate(text):
+        cost += 0.25 if character < "\x80" else 1.0
+        if cost > max_tokens:
+            return text[:position].rstrip()
+    return text
+
+
+# The lines before the first --------------------------------------------------------------------------------------------
+
+_TRACKING = re.compile(r"utm_|gclid|fbclid|srsltid|msclkid|affil|campaign|ref|src", re.IGNORECASE)
+
+
+def _address_line(url: str | None) -> list[Line]:
+    """The page's address without its tracking: shops put article numbers there."""
+    if not url:
+        return []
+    try:
+        parts = urlsplit(url)
+        query = [*parse_qsl(parts.query), *parse_qsl(parts.fragment)]
+    except ValueError:
+        return []
+    host = (parts.netloc or "").removeprefix("www.")
+    segments = [_shorten(unquote(segment)) for segment in parts.path.split("/") if segment]
+    identifiers = [
+        f"{key}={value}"
+        for key, value in query
+        if 4 <= len(value) <= 24 and any(c.isdigit() for c in value) and not _TRACKING.search(key)
+    ]
+    address = "/".join([host, *segments[-3:]]) + ("?" + "&".join(identifiers[:2]) if identifiers else "")
+    address = " ".join(address.translate(_CONTROL).encode("utf-8", "replace").decode("utf-8").split())
+    return [Line(text=_clip(address, 50), score=90.0)] if address else []
+
+
+def _shorten(segment: str) -> str:
+    """Keep the end of a long slug, where numbers stand; its words repeat the heading."""
+    return segment if len(segment) <= 40 else "…" + segment[-28:]
+
+
+def _title(root: etree._Element) -> str:
+    for element in root.iter("title"):
+        return " ".join("".join(element.itertext()).split())
+    return ""
+
+
+def _title_line(title: str, blocks: Sequence[_Block]) -> list[Line]:
+    """The page's title, unless a line of the page says the same."""
+    if not title or any(block.text == title for block in blocks):
+        return []
+    return [Line(text=_clip(title, 40), score=50.0)]
+
+
+# A page's own markup --------------------------------------------------------------------------------------------------
+
+
+def _read_items(root: etree._Element) -> Iterator[Item]:
+    for element in root.iter(etree.Element):
+        names = element.get("itemprop")
+        if not names:
+            continue
+        value = _item_value(element)
+        scope = _scope_of(element)
+        for name in names.split():
+            yield Item(scope=scope, name=name, value=value)
+
+
+def _item_value(element: etree._Element) -> str:
+    for attribute in ("content", "datetime", "href", "src"):
+        value = element.get(attribute)
+        if value and (attribute != "href" or not (element.text or "").strip()):
+            return value.strip()
+    return " ".join("".join(element.itertext()).split())
+
+
+def _scope_of(element: etree._Element) -> str:
+    for ancestor in element.iterancestors():
+        kind = ancestor.get("itemtype")
+        if kind:
+            return kind.rstrip("/").rsplit("/", 1)[-1]
+    return ""
+
+
+def _read_json_ld(root: etree._Element) -> Iterator[str]:
+    for script in root.iter("script"):
+        if (script.get("type") or "").split(";")[0].strip().lower() == "application/ld+json" and script.text:
+            yield script.text
+
+
+def _read_properties(root: etree._Element) -> Iterator[tuple[str, str]]:
+    for meta in root.iter("meta"):
+        name, value = meta.get("property") or meta.get("name"), meta.get("content")
+        if name and value:
+            yield name.strip().lower(), value.strip()

@@ -1,0 +1,81 @@
+"""Two opponents that a trained model must beat: constants, and rules written by hand.
+
+Both are read on the same questions as the model and printed beside it in every report.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from trial_trainer import answers, documents
+from trial_trainer.documents import Facts, Item, Skip
+
+_ITEMPROPS_BY_ATTRIBUTE = {
+    "price": ("price", "lowPrice"),
+    "currency": ("priceCurrency",),
+    "brand": ("brand", "manufacturer"),
+    "sku": ("sku", "productID", "mpn"),
+    "rating": ("ratingValue",),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConstantPredictor:
+    """Answers each attribute's question with its most common training answer, whatever the page."""
+
+    answer_by_attribute: Mapping[str, str]
+
+    def answer(self, attribute: str) -> str:
+        """Return the constant for an attribute; "" for one that had no training answer."""
+        return self.answer_by_attribute.get(attribute, "")
+
+
+def fit_constants(questions: Iterable[tuple[str, str]]) -> ConstantPredictor:
+    """Find the most common answer of each attribute among (attribute, answer) pairs; of equals, the first in order."""
+    counts: dict[str, Counter[str]] = {}
+    for attribute, answer in questions:
+        counts.setdefault(attribute, Counter())[answer] += 1
+    return ConstantPredictor(
+        answer_by_attribute={
+            attribute: min(counter.items(), key=lambda pair: (-pair[1], pair[0]))[0]
+            for attribute, counter in sorted(counts.items())
+        }
+    )
+
+
+def extract(html: bytes | str, url: str | None = None) -> dict[str, str]:
+    """Answer by rule: microdata where the page has it, else the h1, the first price after it, its sign, InStock.
+
+    Args:
+        html: the raw page.
+        url: the page's address; the rules do not need it.
+    """
+    facts = documents.inspect(html)
+    if isinstance(facts, Skip):
+        return {}
+    price, mark = _first_price(facts)
+    found = {"name": facts.heading or facts.title, "price": price, "currency": mark, "availability": answers.IN_STOCK}
+    found |= {attribute: value for attribute, value in _from_items(facts.items) if value}
+    return {attribute: value for attribute, value in found.items() if value}
+
+
+def _first_price(facts: Facts) -> tuple[str, str]:
+    """Find the first number beside a currency sign after the heading, else anywhere."""
+    start = facts.text.find(facts.heading) if facts.heading else 0
+    found = answers.MONEY.search(facts.text, max(start, 0)) or answers.MONEY.search(facts.text)
+    if found is None:
+        return "", ""
+    return found["number_after"] or found["number_before"], (found["before"] or found["after"]).strip()
+
+
+def _from_items(items: Iterable[Item]) -> Iterable[tuple[str, str]]:
+    by_name: dict[str, str] = {}
+    for item in items:
+        if item.value:
+            by_name.setdefault(item.name, item.value)
+    for attribute, names in _ITEMPROPS_BY_ATTRIBUTE.items():
+        value = next((by_name[name] for name in names if name in by_name), "")
+        if value and answers.is_valid(attribute, value):
+            yield attribute, value
