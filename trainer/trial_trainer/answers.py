@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
+from typing import NamedTuple
 
 ABSENT = "none"
 """The answer that says: the page has no such value. Only explicit nulls of hand-made labels are trained as this."""
@@ -115,19 +116,40 @@ def _symbol_pattern(symbols: Iterable[str]) -> str:
     return "|".join(parts)
 
 
-_LOOSE_SYMBOLS = {"R", "Br", ",-", ":-"}
-_ALL_SYMBOLS = {symbol for symbols in SYMBOLS_BY_CURRENCY.values() for symbol in symbols}
 NUMBER = r"\d{1,3}(?:[.,'’\u00a0\u202f ]\d{3})+(?:[.,]\d{1,2})?(?!\d)|\d+(?:[.,]\d+)?"
 """A number as pages print it: 1299, 1.299,00, 1,299.00, 1 299,00, 24.990."""
 
-_MARK = f"(?:{_symbol_pattern(_ALL_SYMBOLS - {',-', ':-'})})"
-_SAFE_MARK = f"(?:{_symbol_pattern(_ALL_SYMBOLS - _LOOSE_SYMBOLS)})"
-MONEY = re.compile(
-    rf"(?P<before>{_MARK})\s{{0,2}}(?P<number_after>{NUMBER})"
-    rf"|(?<![\w.,])(?P<number_before>{NUMBER})\s{{0,2}}(?P<after>{_SAFE_MARK}|,-|:-)",
-    re.IGNORECASE,
-)
-"""A number beside a currency sign, which is how a price is recognised in running text."""
+_NUMBER = re.compile(NUMBER)
+_STANDING_NUMBER = re.compile(rf"(?<![\w.,-])(?:{NUMBER})(?![\w%-])")
+_DASHES = {",-", ":-"}
+_ONLY_BEFORE = {"R", "Br"}
+_ALL_SYMBOLS = {symbol for symbols in SYMBOLS_BY_CURRENCY.values() for symbol in symbols}
+_MARK_BEFORE = re.compile(rf"(?:{_symbol_pattern(_ALL_SYMBOLS - _DASHES)})\s{{0,2}}\Z", re.IGNORECASE)
+_MARK_AFTER = re.compile(rf"\s{{0,2}}({_symbol_pattern(_ALL_SYMBOLS - _ONLY_BEFORE)})", re.IGNORECASE)
+
+
+class Money(NamedTuple):
+    """A number beside a currency sign, as printed."""
+
+    number: str
+    mark: str
+
+
+def find_money(text: str, start: int = 0) -> Iterator[Money]:
+    """Find the numbers that stand beside a currency sign, which is how prices are recognised in running text."""
+    used = start
+    for found in _NUMBER.finditer(text, start):
+        first, end = found.span()
+        before = _MARK_BEFORE.search(text[max(used, first - 9) : first])
+        if before is not None:
+            yield Money(found[0], before[0].strip())
+            used = end
+            continue
+        after = _MARK_AFTER.match(text, end)
+        if after is not None and (first == 0 or not text[first - 1].isalnum()):
+            yield Money(found[0], after[1])
+            used = after.end()
+
 
 # Availability ---------------------------------------------------------------------------------------------------------
 
@@ -155,9 +177,9 @@ WORDS_BY_AVAILABILITY: dict[str, tuple[str, ...]] = {
         "hết hàng", "habis", "สินค้าหมด", "läbi müüdud", "nav pieejams", "išparduota", "εξαντλήθηκε",
     ),
     PRE_ORDER: (
-        "pre-order", "preorder", "pre order", "coming soon", "vorbestell", "précommande", "preventa", "pré-venda",
-        "preordine", "prenota ora", "przedsprzedaż", "předobjednávka", "forudbestil", "förbeställ", "ennakkotilaa",
-        "предзаказ", "予約", "预售", "預購", "예약",
+        "pre-order", "preorder", "pre order", "coming soon", "précommande", "précommander", "preventa", "pré-venda",
+        "preordine", "prenota ora", "przedsprzedaż", "předobjednávka", "forudbestil", "förbeställ", "ennakkotilaa", "ennakkotilaus",
+        "vorbestellen", "vorbestellbar", "vorbestellung", "предзаказ", "予約", "预售", "預購", "예약",
     ),
     BACK_ORDER: ("backorder", "back order", "back-order", "on order"),
     DISCONTINUED: ("discontinued", "no longer produced", "nicht mehr lieferbar", "auslaufartikel"),
@@ -186,20 +208,50 @@ WORDS_BY_AVAILABILITY: dict[str, tuple[str, ...]] = {
 }  # fmt: skip
 """What pages say, by what they mean; the more specific kinds first. All lower case."""
 
-_NEGATIVE = re.compile("|".join(re.escape(w) for w in WORDS_BY_AVAILABILITY[OUT_OF_STOCK]))
+_WORD = re.compile(r"\w+")
 
 
-def _words_pattern(words: Iterable[str]) -> re.Pattern[str]:
-    parts = []
-    for word in sorted(set(words), key=lambda w: (-len(w), w)):
-        spaced = word[0].isascii() or "а" <= word[0] <= "я"
-        parts.append((r"\b" if spaced else "") + re.escape(word).replace(r"\ ", r"\s+"))
-    return re.compile("|".join(parts))
+def _phrases_by_first_word() -> dict[str, tuple[tuple[str, str], ...]]:
+    table: dict[str, list[tuple[str, str]]] = {}
+    for kind, phrases in WORDS_BY_AVAILABILITY.items():
+        for phrase in phrases:
+            first = _WORD.match(phrase)
+            if first is not None and not _is_unspaced(phrase):
+                table.setdefault(first[0], []).append((phrase, kind))
+    return {word: tuple(sorted(found, key=lambda pair: -len(pair[0]))) for word, found in table.items()}
 
 
-AVAILABILITY_PATTERNS: dict[str, re.Pattern[str]] = {
-    kind: _words_pattern(words) for kind, words in WORDS_BY_AVAILABILITY.items()
-}
+def _is_unspaced(phrase: str) -> bool:
+    """Say whether a phrase is of a script that sets no spaces between words (Chinese, Japanese, Korean, Thai)."""
+    return any("\u0e00" <= c <= "\u0e7f" or "\u2e80" <= c <= "\ud7ff" for c in phrase)
+
+
+_PHRASES_BY_FIRST_WORD = _phrases_by_first_word()
+_UNSPACED_PHRASES = tuple(
+    (phrase, kind) for kind, phrases in WORDS_BY_AVAILABILITY.items() for phrase in phrases if _is_unspaced(phrase)
+)
+
+
+def find_availability(text: str) -> frozenset[str]:
+    """Find what a text says of availability: every canonical word that one of its phrases stands for.
+
+    A phrase inside a longer one does not count: "not available" says OutOfStock alone.
+    """
+    folded = " ".join(text.casefold().split())
+    kinds: set[str] = set()
+    used = 0
+    for word in _WORD.finditer(folded):
+        if word.start() < used:
+            continue
+        for phrase, kind in _PHRASES_BY_FIRST_WORD.get(word[0], ()):
+            end = word.start() + len(phrase)
+            if folded.startswith(phrase, word.start()) and not folded[end : end + 1].isalnum():
+                kinds.add(kind)
+                used = end
+                break
+    if not folded.isascii():
+        kinds.update(kind for phrase, kind in _UNSPACED_PHRASES if phrase in folded)
+    return frozenset(kinds)
 
 
 def question(attribute: str) -> str:
@@ -257,8 +309,6 @@ def _means(attribute: str, answer: str, value: str) -> bool:
 
 
 # Numbers --------------------------------------------------------------------------------------------------------------
-
-_NUMBER = re.compile(NUMBER)
 
 
 @lru_cache(maxsize=65536)
@@ -334,10 +384,8 @@ def parse_availability(text: str) -> str | None:
     known = _CANONICAL_AVAILABILITY.get(compact)
     if known is not None:
         return known
-    for kind, pattern in AVAILABILITY_PATTERNS.items():
-        if pattern.search(folded):
-            return kind
-    return None
+    said = find_availability(folded)
+    return next((kind for kind in WORDS_BY_AVAILABILITY if kind in said), None)
 
 
 _CANONICAL_AVAILABILITY = {
@@ -372,26 +420,22 @@ def target(attribute: str, label: str, text: str) -> str | None:
         case "availability":
             return _availability_target(label, text)
         case "sku":
-            return _find_folded(_sku_key(label), text, _is_word_character)
+            return _find_folded(_sku_key(label), text)
         case _:
-            return _find_folded(_text_key(label), text, str.isalnum)
+            return _find_folded(_text_key(label), text)
 
 
 def _price_target(label: str, text: str) -> str | None:
     wanted = parse_numbers(label)
     if not wanted:
         return None
-    for found in MONEY.finditer(text):
-        number = (found["number_after"] or found["number_before"]).strip()
-        if not parse_numbers(number).isdisjoint(wanted):
-            return number
+    for money in find_money(text):
+        if not parse_numbers(money.number).isdisjoint(wanted):
+            return money.number
     for found in _STANDING_NUMBER.finditer(text):
         if len(found[0]) > 2 and not parse_numbers(found[0]).isdisjoint(wanted):
             return found[0]
     return None
-
-
-_STANDING_NUMBER = re.compile(rf"(?<![\w.,-])(?:{NUMBER})(?![\w%-])")
 
 
 def _rating_target(label: str, text: str) -> str | None:
@@ -410,10 +454,9 @@ def _currency_target(label: str, text: str) -> str | None:
     codes = CURRENCIES_BY_SYMBOL.get(_currency_key(label))
     if codes is None:
         return None
-    for found in MONEY.finditer(text):
-        mark = found["before"] or found["after"]
-        if not CURRENCIES_BY_SYMBOL.get(_currency_key(mark), frozenset()).isdisjoint(codes):
-            return mark.strip()
+    for money in find_money(text):
+        if not CURRENCIES_BY_SYMBOL.get(_currency_key(money.mark), frozenset()).isdisjoint(codes):
+            return money.mark
     return None
 
 
@@ -421,14 +464,10 @@ def _availability_target(label: str, text: str) -> str | None:
     meant = parse_availability(label)
     if meant is None:
         return None
-    return meant if AVAILABILITY_PATTERNS[meant].search(text.casefold()) else None
+    return meant if meant in find_availability(text) else None
 
 
-def _is_word_character(character: str) -> bool:
-    return character.isalnum() and character != "_"
-
-
-def _find_folded(key: str, text: str, keeps: object) -> str | None:
+def _find_folded(key: str, text: str) -> str | None:
     """Find the stretch of one line whose folded form is the key, standing between word borders."""
     if not key:
         return None

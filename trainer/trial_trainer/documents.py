@@ -17,7 +17,7 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 from lxml import etree
 from parsel import Selector
 
-from trial_trainer.answers import AVAILABILITY_PATTERNS, MONEY
+from trial_trainer.answers import find_availability, find_money
 
 MAX_PAGE_BYTES = 50_000_000
 """Pages of this size and above are skipped: no product page is that large, and a tree takes ten times its bytes."""
@@ -156,7 +156,8 @@ _MAGIC = (b"%PDF", b"\x89PNG", b"GIF8", b"\xff\xd8\xff", b"PK\x03\x04", b"\x1f\x
 _BYTE_ORDER_MARKS = ((b"\xef\xbb\xbf", "utf-8-sig"), (b"\xff\xfe", "utf-16"), (b"\xfe\xff", "utf-16"))
 _DECLARED_ENCODING = re.compile(rb"<meta[^>]{0,200}?charset\s*=\s*[\"']?\s*([A-Za-z0-9_:.-]{2,40})", re.IGNORECASE)
 _TAG = re.compile(r"<[a-zA-Z!/]")
-_CONTROL = {code: None for code in range(32) if code not in (9, 10, 13)} | {0x7F: None}
+_DIGIT = re.compile(r"\d")
+_CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
 _LEAST_TEXT_CHARACTERS = 40
 
 
@@ -166,7 +167,7 @@ def _parse(html: bytes | str) -> etree._Element | Skip:
     text = html if isinstance(html, str) else _decode(html)
     if isinstance(text, Skip):
         return text
-    text = text.translate(_CONTROL).encode("utf-8", "replace").decode("utf-8").strip()
+    text = _printable(text)
     if not text:
         return Skip.EMPTY
     if not _TAG.search(text):
@@ -176,6 +177,16 @@ def _parse(html: bytes | str) -> etree._Element | Skip:
     except (etree.LxmlError, ValueError):
         return Skip.BROKEN
     return root if isinstance(root, etree._Element) else Skip.BROKEN
+
+
+def _printable(text: str) -> str:
+    """Drop what no tree and no tokenizer takes: control characters and lone surrogates."""
+    text = _CONTROL.sub("", text)
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        text = text.encode("utf-8", "replace").decode("utf-8")
+    return text.strip()
 
 
 def _decode(data: bytes) -> str | Skip:
@@ -273,20 +284,38 @@ class _Block:
     row: int
 
 
+_MAX_NAMES = 12
+"""Most classes of an element that are read; utility-class frameworks write dozens, the telling ones first."""
+
+_PLAIN, _BOILERPLATE, _REVIEWS, _OLD = 0, 1, 2, 4
+
+
 @lru_cache(maxsize=65536)
-def _read_mark(tag: str, names: str, itemprop: str) -> _Mark:
-    """Read an element's own names. Cached, since a page repeats few of them."""
+def _read_name(name: str) -> tuple[int, str]:
+    """Read one class or id: flags for boilerplate, reviews and old prices, and the kind of value it names."""
+    flags = (
+        (_BOILERPLATE if _BOILERPLATE_NAME.search(name) else 0)
+        | (_REVIEWS if _REVIEWS_NAME.search(name) else 0)
+        | (_OLD if _OLD_PRICE_NAME.search(name) else 0)
+    )
+    return flags, next((kind for kind, pattern in _KIND_NAMES if pattern.search(name)), "")
+
+
+def _read_mark(tag: str, names: list[str], itemprop: str) -> _Mark:
+    """Read an element's own names."""
+    flags, kind = _OLD if tag in _STRUCK else _PLAIN, ""
+    for name in names:
+        own_flags, own_kind = _read_name(name)
+        flags |= own_flags
+        kind = kind or own_kind
     weight = _BOILERPLATE_TAGS.get(tag, 1.0)
-    if names and _BOILERPLATE_NAME.search(names):
+    if flags & _BOILERPLATE:
         weight = min(weight, 0.3)
-    if names and _REVIEWS_NAME.search(names):
+    if flags & _REVIEWS:
         weight = min(weight, 0.4)
-    is_old = tag in _STRUCK or bool(names and _OLD_PRICE_NAME.search(names))
+    is_old = bool(flags & _OLD)
     exact = next((_KIND_BY_ITEMPROP[name] for name in itemprop.lower().split() if name in _KIND_BY_ITEMPROP), "")
-    if exact:
-        return _Mark(weight, exact, is_old, True)
-    kind = next((kind for kind, pattern in _KIND_NAMES if names and pattern.search(names)), "")
-    return _Mark(weight, kind, is_old, False)
+    return _Mark(weight, exact or kind, is_old, bool(exact))
 
 
 class _Walker:
@@ -311,7 +340,10 @@ class _Walker:
         attributes = element.attrib
         mark = self._marks[-1]
         if attributes or tag in _BOILERPLATE_TAGS or tag in _STRUCK:
-            names = f"{attributes.get('class', '')} {attributes.get('id', '')}".strip()
+            names = attributes.get("class", "").split()[:_MAX_NAMES]
+            identifier = attributes.get("id", "")
+            if 0 < len(identifier) < 60:
+                names.append(identifier)
             own = _read_mark(tag, names, attributes.get("itemprop", ""))
             weight = mark.weight if element in self._exempt else mark.weight * own.weight
             if own.kind:
@@ -469,7 +501,7 @@ _LABELS = {
     "rating": r"rating|bewertung|average rating|overall rating|note|valoración|avaliação|ocena|hodnocení|рейтинг",
 }  # fmt: skip
 _LABELLED = {kind: re.compile(rf"(?:{labels})\s*(?:[.:#：]|\s)\s*\S", re.IGNORECASE) for kind, labels in _LABELS.items()}
-_LABEL_ALONE = {kind: re.compile(rf"(?:{labels})\s*[.:#：]*", re.IGNORECASE) for kind, labels in _LABELS.items()}
+_LABEL_ALONE = re.compile(rf"(?:{'|'.join(_LABELS.values())})\s*[.:#：]*", re.IGNORECASE)
 _SCORE_BY_KIND = {"price": 60.0, "brand": 60.0, "sku": 60.0, "availability": 45.0, "rating": 45.0, "name": 30.0}
 _FADE_BY_KIND = {"price": 0.75, "brand": 0.6, "sku": 0.7, "availability": 0.5, "rating": 0.5, "name": 0.5, "": 1.0}
 _MAX_LINE_CHARACTERS = 240
@@ -496,7 +528,7 @@ def _join_labels(blocks: Sequence[_Block]) -> list[_Block]:
 def _is_label(text: str) -> bool:
     if len(text) > 30:
         return False
-    return text.endswith((":", "：")) or any(pattern.fullmatch(text) for pattern in _LABEL_ALONE.values())
+    return text.endswith((":", "：")) or _LABEL_ALONE.fullmatch(text) is not None
 
 
 def _heading_index(blocks: Sequence[_Block], title: str) -> int | None:
@@ -552,13 +584,12 @@ def _kind_of(block: _Block) -> str:
         for kind, pattern in _LABELLED.items():
             if pattern.match(text):
                 return kind
-    if MONEY.search(text):
+    if _DIGIT.search(text) and next(find_money(text), None):
         return "price"
     if block.kind and len(text) <= 120 and (block.kind not in ("price", "rating") or any(c.isdigit() for c in text)):
         return block.kind
     if len(text) <= 60:
-        folded = text.casefold()
-        if any(pattern.search(folded) for pattern in AVAILABILITY_PATTERNS.values()):
+        if find_availability(text):
             return "availability"
     if len(text) <= 120 and _RATING_TEXT.search(text):
         return "rating"
@@ -606,7 +637,7 @@ def _address_line(url: str | None) -> list[Line]:
         if 4 <= len(value) <= 24 and any(c.isdigit() for c in value) and not _TRACKING.search(key)
     ]
     address = "/".join([host, *segments[-3:]]) + ("?" + "&".join(identifiers[:2]) if identifiers else "")
-    address = " ".join(address.translate(_CONTROL).encode("utf-8", "replace").decode("utf-8").split())
+    address = " ".join(_printable(address).split())
     return [Line(text=_clip(address, 50), score=90.0)] if address else []
 
 

@@ -64,10 +64,11 @@ def extract(html: bytes | str, url: str | None = None) -> dict[str, str]:
 def _first_price(facts: Facts) -> tuple[str, str]:
     """Find the first number beside a currency sign after the heading, else anywhere."""
     start = facts.text.find(facts.heading) if facts.heading else 0
-    found = answers.MONEY.search(facts.text, max(start, 0)) or answers.MONEY.search(facts.text)
-    if found is None:
-        return "", ""
-    return found["number_after"] or found["number_before"], (found["before"] or found["after"]).strip()
+    for position in (max(start, 0), 0):
+        money = next(answers.find_money(facts.text, position), None)
+        if money is not None:
+            return money.number, money.mark
+    return "", ""
 
 
 def _from_items(items: Iterable[Item]) -> Iterable[tuple[str, str]]:
