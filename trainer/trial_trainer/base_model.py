@@ -1,0 +1,132 @@
+"""Where a base model's files are, and its tokenizer: the one place that knows what a model's URI means.
+
+Preparing, training and judging all load from what `local_path` returns. transformers is imported when a tokenizer is.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from trial_trainer.artifacts import ArtifactError, open_store
+from trial_trainer.contract import BaseModel
+
+CACHE = "TRIAL_MODEL_CACHE"
+"""Environment variable: the directory that models from ``s3://`` are kept in."""
+_WHOLE = ".whole"
+
+
+class BaseModelError(Exception):
+    """The base model cannot be used: the study's fault, with the URI and what is wrong with it."""
+
+
+def local_path(base_model: BaseModel) -> str:
+    """Return a directory with the model's files, downloading what is not here yet.
+
+    A path or ``file://`` is the directory itself. ``hf://owner/name`` is looked up in the hub's cache, at the asked
+    revision, and fetched where it is missing. ``s3://bucket/prefix`` is fetched once into a cache directory.
+
+    Raises:
+        BaseModelError: where there is no such model.
+    """
+    parts = urlsplit(base_model.uri)
+    match parts.scheme:
+        case "" | "file":
+            return _directory(parts.path if parts.scheme else base_model.uri)
+        case "hf":
+            return _hub_snapshot(base_model)
+        case "s3":
+            return _fetched(base_model)
+        case _:
+            raise BaseModelError(f"base_model.uri must be a path, hf://… or s3://…, got {base_model.uri!r}")
+
+
+def load_tokenizer(base_model: BaseModel) -> Any:
+    """Load the model's tokenizer.
+
+    Raises:
+        BaseModelError: where there is no model, or its tokenizer cannot be loaded.
+    """
+    from transformers import AutoTokenizer  # noqa: PLC0415 - takes seconds to import
+
+    path = local_path(base_model)
+    try:
+        return AutoTokenizer.from_pretrained(path, local_files_only=True)
+    except (OSError, ValueError, KeyError, TypeError, ImportError) as error:
+        raise BaseModelError(
+            f"base_model.uri must name a model with a tokenizer, got {base_model.uri!r}: {error}"
+        ) from error
+
+
+def digest_tokenizer(tokenizer: Any) -> str:
+    """Return a digest of all that decides token ids: the tokenizer itself and its chat template."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    rules = backend.to_str() if backend is not None else json.dumps(tokenizer.get_vocab(), sort_keys=True)
+    template = json.dumps(getattr(tokenizer, "chat_template", None), sort_keys=True)
+    return hashlib.sha256(f"{rules}\n{template}".encode()).hexdigest()
+
+
+def _directory(path: str) -> str:
+    if not (Path(path) / "config.json").is_file():
+        raise BaseModelError(f"base_model.uri must be a directory with a config.json, got {path!r}")
+    return path
+
+
+def _hub_snapshot(base_model: BaseModel) -> str:
+    from huggingface_hub import snapshot_download  # noqa: PLC0415
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError  # noqa: PLC0415
+
+    name = base_model.uri.removeprefix("hf://").strip("/")
+    # The weights of other frameworks are never loaded, and some of them are twice as large.
+    others = ["*.msgpack", "*.h5", "*.onnx", "*.ot", "*.tflite", "original/*"]
+    try:
+        return snapshot_download(name, revision=base_model.revision, ignore_patterns=others)
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        revision = base_model.revision or "main"
+        raise BaseModelError(f"base model hf://{name} at revision {revision!r} cannot be fetched: {error}") from error
+
+
+def _fetched(base_model: BaseModel) -> str:
+    target = _cache() / hashlib.sha256(base_model.uri.encode()).hexdigest()[:32]
+    if (target / _WHOLE).is_file():
+        return str(target)
+    try:
+        store = open_store(base_model.uri)
+        keys = list(store.list())
+        if "config.json" not in keys:
+            raise BaseModelError(f"base_model.uri must hold a config.json, got {base_model.uri!r}")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        partial = Path(tempfile.mkdtemp(prefix=".fetching-", dir=target.parent))
+        try:
+            for key in keys:
+                store.download(key, partial / key)
+            (partial / _WHOLE).touch()
+            _move_into_place(partial, target)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+    except ArtifactError as error:
+        raise BaseModelError(f"base model {base_model.uri} cannot be fetched: {error}") from error
+    return str(target)
+
+
+def _move_into_place(partial: Path, target: Path) -> None:
+    """Rename, unless another process was first: its directory is as whole as ours."""
+    try:
+        partial.rename(target)
+    except OSError:
+        if not (target / _WHOLE).is_file():
+            raise
+
+
+def _cache() -> Path:
+    given = os.environ.get(CACHE)
+    if given:
+        return Path(given)
+    home = os.environ.get("XDG_CACHE_HOME")
+    return (Path(home) if home else Path.home() / ".cache") / "trial-trainer" / "models"

@@ -1,0 +1,648 @@
+"""Raw pages, or ready samples, to one validated, split and tokenised dataset.
+
+    PREPARE_CONFIG='{…}' python -m trial_trainer prepare
+
+The run, top to bottom: check the settings, load the tokenizer, read the sources, label and cut each page, draw the
+splits, refuse what cannot train, tokenise, write. Whatever is wrong with the data shows here, before a GPU is touched,
+and all of it at once: `PrepareError` holds every sentence, and `__main__` turns it into exit code 12.
+
+Silence is not absence: markup without a price does not mean that the page has none, so nothing is asked there.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from trial_trainer import answers, documents, markup, rules
+from trial_trainer.artifacts import open_store
+from trial_trainer.base_model import BaseModelError, digest_tokenizer, load_tokenizer
+from trial_trainer.contract import SUMMARY, DatasetSummary, LabelSource, PrepareConfig, SplitBy, SplitSummary
+from trial_trainer.dataset import (
+    HAND,
+    MARKUP,
+    SPLITS,
+    TEST,
+    TRAIN,
+    VALIDATION,
+    DatasetIndex,
+    Page,
+    Question,
+    count_samples,
+    write_index,
+    write_split,
+    write_summary,
+)
+from trial_trainer.prompts import SYSTEM, Encoded, Message, Prompter, PromptError
+from trial_trainer.sources import RawPage, ReadySample, read_pages, read_samples
+from trial_trainer.splits import (
+    LEAST_VALIDATION_VALUES,
+    MOST_STANDARD_ERROR_POINTS,
+    Candidate,
+    clustered_error_points,
+    draw,
+    find_shared_texts,
+    host_of,
+    shop_of,
+)
+
+ANSWER_TOKENS = 48
+"""Room for an answer that a page's text leaves in `max_length_tokens`. Fixed, so that the cut knows no label."""
+LEAST_PAGE_TOKENS = 32
+"""A budget of page text below this is refused: hardly a value would survive."""
+COMPLETION = "completion"
+"""The attribute of ready samples."""
+BATCH_SAMPLES = 512
+"""Samples tokenised at once."""
+MOST_NAMED = 5
+"""Pages named in a sentence about many."""
+
+
+class PrepareError(Exception):
+    """The data or the settings cannot be used: the study's fault."""
+
+    def __init__(self, problems: Sequence[str]) -> None:
+        self.problems = tuple(problems)
+        super().__init__("\n".join(self.problems))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """One question of a page, before it is tokenised."""
+
+    attribute: str
+    messages: tuple[Message, ...]
+    gold: tuple[str, ...]
+    origin: str
+    answer: str | None
+    """What to train on; None where no accepted value can be derived from the text."""
+    rule: str | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Draft:
+    """One page, before it is tokenised."""
+
+    id: str
+    shop: str | None
+    """None where neither an address nor a site is known."""
+    url: str | None
+    text: str
+    """What must not stand in two splits."""
+    asked: tuple[Asked, ...]
+
+
+def prepare(config: PrepareConfig) -> DatasetSummary:
+    """Write the dataset and return what it holds.
+
+    Raises:
+        PrepareError: with everything that is wrong with the settings, the model's tokenizer or the data.
+        ArtifactError: where the dataset cannot be written.
+    """
+    # What can be known without reading a page.
+    problems = _check_config(config)
+    prompter, digest = _load_prompter(config, problems)
+    if problems or prompter is None:
+        raise PrepareError(problems)
+    page_tokens = _page_budget(config, prompter, problems)
+    if problems:
+        raise PrepareError(problems)
+
+    # Sources to drafts: labelled, cut, not yet tokenised.
+    reader = _Reader(config=config, prompter=prompter, page_tokens=page_tokens)
+    drafts = reader.read(config.source)
+    test_drafts = reader.read(config.test_source) if config.test_source is not None else []
+    if reader.problems:
+        raise PrepareError(reader.problems)
+
+    # Drafts to splits.
+    drafts, pages_in_test_shops = _without_test_shops(drafts, test_drafts, config.split.by)
+    by_split = _divide(config, drafts, test_drafts)
+    problems = _check_splits(config, by_split)
+    if problems:
+        raise PrepareError(problems)
+    dropped = reader.dropped
+    by_split, silent = _keep_questions(by_split, dropped)
+    problems = _check_values(config, by_split)
+    if problems:
+        raise PrepareError(problems)
+
+    # Splits to token ids.
+    constants = _constants(by_split[TRAIN])
+    tokenizer = _Tokenizer(prompter, config.max_length_tokens, constants)
+    try:
+        pages = {name: tokenizer.encode(by_split[name], is_trained=name == TRAIN) for name in by_split}
+    except PromptError as error:
+        raise PrepareError([f"base_model.uri {config.base_model.uri!r}: {error}"]) from error
+    dropped.update(tokenizer.too_long)
+    problems = _check_lengths(config, pages)
+    if problems:
+        raise PrepareError(problems)
+
+    # Write, the summary last: without it the dataset is not whole.
+    store = open_store(config.dataset)
+    store.delete(SUMMARY)
+    digests = {name: write_split(store, name, pages[name]) for name in pages}
+    write_index(
+        store,
+        DatasetIndex(
+            tokenizer=digest,
+            layout=prompter.layout,
+            system=SYSTEM if config.attributes else "",
+            end_of_turn=prompter.stops,
+            max_length_tokens=config.max_length_tokens,
+            page_tokens=page_tokens,
+            longest_answer_tokens=_longest_answer(pages),
+            attributes=config.attributes or (COMPLETION,),
+            constants=constants,
+            digests=digests,
+        ),
+    )
+    warnings = [*_warn_of_errors(pages), *_warn_of_copies(by_split), *_warn_of_silence(silent, tokenizer.too_long)]
+    summary = DatasetSummary(
+        study=config.study,
+        splits={name: _summarise(pages[name]) for name in pages},
+        skipped_pages=dict(sorted(reader.skipped.items())),
+        dropped_labels=dict(sorted(dropped.items())),
+        pages_in_test_shops=pages_in_test_shops,
+        warnings=tuple(warnings),
+        fingerprint=_fingerprint(digest, digests),
+    )
+    write_summary(store, summary)
+    return summary
+
+
+# Settings -------------------------------------------------------------------------------------------------------------
+
+
+def _check_config(config: PrepareConfig) -> list[str]:
+    split = config.split
+    problems = []
+    for name, percent in (("validation", split.validation_percent), ("test", split.test_percent)):
+        least = 1 if name == "validation" else 0
+        if not least <= percent <= 90:
+            problems.append(f"split.{name}_percent must be from {least} to 90, got {percent}")
+    if split.validation_percent + split.test_percent > 90:
+        total = split.validation_percent + split.test_percent
+        problems.append(f"split.validation_percent and split.test_percent must leave 10 for training, got {total}")
+    if config.test_source is not None and split.test_percent > 0:
+        problems.append(f"split.test_percent must be 0 where test_source is given, got {split.test_percent}")
+    if config.max_pages is not None and config.max_pages < 1:
+        problems.append(f"max_pages must be at least 1, got {config.max_pages}")
+    for index, attribute in enumerate(config.attributes):
+        if not attribute.strip():
+            problems.append(f"attributes[{index}] must be a name, got {attribute!r}")
+        elif attribute in config.attributes[:index]:
+            problems.append(f"attributes[{index}] must be named once, got {attribute!r} again")
+    return problems
+
+
+def _load_prompter(config: PrepareConfig, problems: list[str]) -> tuple[Prompter | None, str]:
+    try:
+        tokenizer = load_tokenizer(config.base_model)
+        return Prompter(tokenizer), digest_tokenizer(tokenizer)
+    except BaseModelError as error:
+        problems.append(str(error))
+    except PromptError as error:
+        problems.append(f"base_model.uri {config.base_model.uri!r}: {error}")
+    return None, ""
+
+
+def _page_budget(config: PrepareConfig, prompter: Prompter, problems: list[str]) -> int:
+    """Return how many tokens of page text leave room for the longest question and an answer."""
+    if not config.attributes:
+        return 0
+    prompts = [prompter.ask("", answers.question(attribute)) for attribute in config.attributes]
+    overhead = max(len(ids) for ids in prompter.encode_prompts(prompts))
+    budget = config.max_length_tokens - overhead - ANSWER_TOKENS
+    if budget < LEAST_PAGE_TOKENS:
+        least = overhead + ANSWER_TOKENS + LEAST_PAGE_TOKENS
+        problems.append(
+            f"max_length_tokens must be at least {least} for these questions and this tokenizer, "
+            f"got {config.max_length_tokens}"
+        )
+    return budget
+
+
+# Sources to drafts ----------------------------------------------------------------------------------------------------
+
+
+class _Reader:
+    """Reads sources into drafts and counts what it leaves out."""
+
+    def __init__(self, *, config: PrepareConfig, prompter: Prompter, page_tokens: int) -> None:
+        self._config = config
+        self._prompter = prompter
+        self._page_tokens = page_tokens
+        self.problems: list[str] = []
+        self.skipped: Counter[str] = Counter()
+        self.dropped: Counter[str] = Counter()
+
+    def read(self, uri: str) -> list[Draft]:
+        if not self._config.attributes:
+            samples, problems = read_samples(uri, max_pages=self._config.max_pages, seed=self._config.seed)
+            self.problems += problems
+            return self._draft_samples(samples)
+        pages, problems = read_pages(uri, max_pages=self._config.max_pages, seed=self._config.seed)
+        self.problems += problems
+        drafts = [draft for page in pages if (draft := self._draft(page)) is not None]
+        if pages and not drafts:
+            reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(self.skipped.items()))
+            self.problems.append(f"{uri} must hold at least 1 page that can be read, got {reasons}")
+        self._check_shops(uri, drafts)
+        return drafts
+
+    def _check_shops(self, uri: str, drafts: Sequence[Draft]) -> None:
+        unknown = [draft.id for draft in drafts if draft.shop is None]
+        if unknown and self._config.split.by is SplitBy.SITE:
+            self.problems.append(
+                f"split.by Site needs `url` or `site` of every page, and {uri} has neither for "
+                f"{_named(unknown)}; give one of them, or set split.by to Page"
+            )
+
+    def _draft(self, page: RawPage) -> Draft | None:
+        document = documents.extract(page.html, url=page.url)
+        if isinstance(document, documents.Skip):
+            self.skipped[str(document)] += 1
+            return None
+        clean = replace(
+            document,
+            lines=tuple(replace(line, text=self._prompter.clean(line.text)) for line in document.lines),
+        )
+        text = clean.cut(self._page_tokens, self._prompter.count_tokens)
+        labels = self._labels(page)
+        said = rules.extract(page.html, page.url)
+        asked = tuple(
+            self._ask(attribute, gold, origin, text, said.get(attribute)) for attribute, (gold, origin) in labels
+        )
+        if not asked:
+            self.skipped["NoLabels"] += 1
+            return None
+        known = page.site or page.url
+        return Draft(
+            id=page.id,
+            shop=shop_of(known) if known else None,
+            url=page.url,
+            text=_without_address(clean, page.url),
+            asked=asked,
+        )
+
+    def _labels(self, page: RawPage) -> list[tuple[str, tuple[tuple[str, ...], str]]]:
+        """Return the accepted values and origin of each asked attribute that is labelled at all."""
+        found: list[tuple[str, tuple[tuple[str, ...], str]]] = []
+        is_given = self._config.labels_from is LabelSource.GIVEN
+        own: Mapping[str, str] | None = {} if is_given else page.markup
+        for attribute in self._config.attributes:
+            hand = page.labels.get(attribute)
+            if hand is not None and (hand or is_given):
+                found.append((attribute, (hand, HAND)))
+            elif hand is None:
+                if own is None:
+                    own = markup.read_labels(page.html)
+                if own.get(attribute):
+                    found.append((attribute, ((own[attribute],), MARKUP)))
+        return found
+
+    def _ask(self, attribute: str, gold: tuple[str, ...], origin: str, text: str, rule: str | None) -> Asked:
+        clean = self._prompter.clean
+        answer = _derive(attribute, gold, text)
+        if origin == MARKUP and answer is not None and not answers.is_correct(attribute, answer, gold):
+            # A rating in the markup has more digits than the page prints: what is printed is right too.
+            gold = (*gold, answer)
+        return Asked(
+            attribute=attribute,
+            messages=tuple(self._prompter.ask(text, answers.question(attribute))),
+            gold=tuple(clean(value) for value in gold),
+            origin=origin,
+            answer=answer,
+            rule=rule,
+        )
+
+    def _draft_samples(self, samples: Sequence[ReadySample]) -> list[Draft]:
+        """Make one draft of each group of samples; a sample without a group is one by itself."""
+        clean = self._prompter.clean
+        by_group: dict[str, list[ReadySample]] = defaultdict(list)
+        for sample in samples:
+            by_group[f"group {sample.group}" if sample.group else sample.id].append(sample)
+        drafts = []
+        for group, members in by_group.items():
+            asked = tuple(
+                Asked(
+                    attribute=COMPLETION,
+                    messages=tuple({"role": role, "content": clean(content)} for role, content in member.messages),
+                    gold=(clean(member.completion),),
+                    origin=HAND,
+                    answer=clean(member.completion),
+                    rule=None,
+                )
+                for member in members
+            )
+            site = members[0].site
+            text = "\n".join(message["content"] for question in asked for message in question.messages)
+            drafts.append(Draft(id=group, shop=shop_of(site) if site else group, url=None, text=text, asked=asked))
+        return drafts
+
+
+def _derive(attribute: str, gold: tuple[str, ...], text: str) -> str | None:
+    """Return the answer to train on: the first accepted value that the text bears out, or the word for absence."""
+    if not gold:
+        return answers.ABSENT
+    return next((found for value in gold if (found := answers.target(attribute, value, text)) is not None), None)
+
+
+def _without_address(document: documents.Document, url: str | None) -> str:
+    """Return a page's text without the line that its address makes, by which equal pages would differ."""
+    lines = document.lines
+    host = host_of(url) if url else ""
+    if host and lines and lines[0].text.casefold().startswith(host):
+        lines = lines[1:]
+    return "\n".join(line.text for line in lines)
+
+
+# Splits ---------------------------------------------------------------------------------------------------------------
+
+
+def _without_test_shops(drafts: list[Draft], test_drafts: Sequence[Draft], by: SplitBy) -> tuple[list[Draft], int]:
+    """Drop the pages whose shop is in the test source."""
+    if by is not SplitBy.SITE:
+        return drafts, 0
+    shops = {draft.shop for draft in test_drafts}
+    kept = [draft for draft in drafts if draft.shop not in shops]
+    return kept, len(drafts) - len(kept)
+
+
+def _divide(config: PrepareConfig, drafts: Sequence[Draft], test_drafts: list[Draft]) -> dict[str, list[Draft]]:
+    by_site = config.split.by is SplitBy.SITE
+    candidates = [
+        Candidate(
+            id=draft.id,
+            group=(draft.shop or draft.id) if by_site else draft.id,
+            attributes=tuple(asked.attribute for asked in draft.asked if _is_scored(asked)),
+        )
+        for draft in drafts
+    ]
+    drawn = draw(candidates, config.split, config.seed)
+    by_split: dict[str, list[Draft]] = {TRAIN: [], VALIDATION: []}
+    if config.test_source is not None or config.split.test_percent > 0:
+        by_split[TEST] = list(test_drafts)
+    for draft, candidate in zip(drafts, candidates, strict=True):
+        by_split[drawn[candidate.group]].append(draft)
+    return by_split
+
+
+def _is_scored(asked: Asked) -> bool:
+    """Say whether a validation question counts: markup is noisy, so its value must stand in the text."""
+    return asked.origin == HAND or asked.answer is not None
+
+
+def _keep_questions(
+    by_split: Mapping[str, list[Draft]], dropped: Counter[str]
+) -> tuple[dict[str, list[Draft]], Counter[str]]:
+    """Leave out the questions that cannot be trained on or scored, and the pages that then ask nothing.
+
+    Returns:
+        The splits, and the number of pages left without a question, by split.
+    """
+    kept: dict[str, list[Draft]] = {}
+    silent: Counter[str] = Counter()
+    for name, drafts in by_split.items():
+        kept[name] = []
+        for draft in drafts:
+            asked = tuple(asked for asked in draft.asked if _is_kept(name, asked))
+            dropped.update(question.attribute for question in draft.asked if not _is_kept(name, question))
+            if asked:
+                kept[name].append(replace(draft, asked=asked))
+            else:
+                silent[name] += 1
+    return kept, silent
+
+
+def _is_kept(split: str, asked: Asked) -> bool:
+    match split:
+        case "train":
+            return asked.answer is not None
+        case "validation":
+            return _is_scored(asked)
+        case _:
+            return True
+
+
+def _check_splits(config: PrepareConfig, by_split: Mapping[str, list[Draft]]) -> list[str]:
+    problems = [
+        f"the {name} split must hold at least 1 page, got none"
+        + (" after the shops of the test set were dropped" if config.test_source and name != TEST else "")
+        for name, drafts in by_split.items()
+        if not drafts
+    ]
+    texts = ((name, draft.id, draft.text) for name, drafts in by_split.items() for draft in drafts)
+    shared = find_shared_texts(texts)
+    if shared:
+        pairs = [f"{one[1]!r} ({one[0]}) and {other[1]!r} ({other[0]})" for one, other in shared]
+        what = "samples must not have equal prompts" if not config.attributes else "pages must not have equal texts"
+        cure = "give them one group" if not config.attributes else "leave one of them out, or give them one site"
+        problems.append(f"{what} in two splits, but {_listed(pairs)} have; {cure}")
+    return problems
+
+
+def _check_values(config: PrepareConfig, by_split: Mapping[str, list[Draft]]) -> list[str]:
+    """Name every attribute that has too few values to be learnt or measured."""
+    problems = []
+    asked = config.attributes or (COMPLETION,)
+    for name, least in ((TRAIN, 1), (VALIDATION, LEAST_VALIDATION_VALUES)):
+        counts = Counter(question.attribute for draft in by_split[name] for question in draft.asked)
+        few = [f"{counts[attribute]} of {attribute!r}" for attribute in asked if counts[attribute] < least]
+        if few:
+            values = "value" if least == 1 else "values"
+            problems.append(
+                f"the {name} split must hold at least {least} {values} of each asked attribute, got {', '.join(few)}"
+            )
+    return problems
+
+
+# Token ids ------------------------------------------------------------------------------------------------------------
+
+
+def _constants(train: Sequence[Draft]) -> dict[str, str]:
+    """Return the most frequent training answer by attribute; the first in the alphabet among equals."""
+    counts: dict[str, Counter[str]] = defaultdict(Counter)
+    for draft in train:
+        for asked in draft.asked:
+            if asked.answer is not None and asked.gold:
+                counts[asked.attribute][asked.answer] += 1
+    return {
+        attribute: min(answers_, key=lambda answer: (-answers_[answer], answer))
+        for attribute, answers_ in sorted(counts.items())
+    }
+
+
+class _Tokenizer:
+    """Turns drafts into pages, and counts the samples that are too long."""
+
+    def __init__(self, prompter: Prompter, max_length_tokens: int, constants: Mapping[str, str]) -> None:
+        self._prompter = prompter
+        self._max_length_tokens = max_length_tokens
+        self._constants = constants
+        self.too_long: Counter[str] = Counter()
+
+    def encode(self, drafts: Sequence[Draft], *, is_trained: bool) -> list[Page]:
+        pairs = [(draft, asked) for draft in drafts for asked in draft.asked]
+        encoded: list[Encoded] = []
+        for start in range(0, len(pairs), BATCH_SAMPLES):
+            batch = [asked for _, asked in pairs[start : start + BATCH_SAMPLES]]
+            encoded += self._prompter.encode([list(asked.messages) for asked in batch], [_draft_of(a) for a in batch])
+        rows = iter(encoded)
+        pages: list[Page] = []
+        for draft in drafts:
+            fitted = [self._fit(asked, next(rows), is_trained) for asked in draft.asked]
+            pages += self._build(draft, [pair for pair in fitted if pair is not None])
+        return pages
+
+    def _fit(self, asked: Asked, sample: Encoded, is_trained: bool) -> tuple[Asked, Encoded] | None:
+        """Keep a sample within the limit: its answer is shortened where it is only a draft, else it is left out."""
+        room = self._max_length_tokens - len(sample.prompt)
+        if len(sample.answer) <= room:
+            return asked, sample
+        if not is_trained and asked.attribute != COMPLETION and room >= 2:
+            shortened = (*sample.answer[: room - 1], sample.answer[-1])
+            return replace(asked, answer=None), replace(sample, answer=shortened)
+        self.too_long[asked.attribute] += 1
+        return None
+
+    def _build(self, draft: Draft, fitted: Sequence[tuple[Asked, Encoded]]) -> list[Page]:
+        """Make the page of a draft, or, where its samples begin with different tokens, a page of each."""
+        if not fitted:
+            return []
+        shared = count_shared_tokens([sample.prompt for _, sample in fitted])
+        if shared == 0 and len(fitted) > 1:
+            return [page for pair in fitted for page in self._build(draft, [pair])]
+        return [
+            Page(
+                id=draft.id,
+                site=draft.shop or draft.id,
+                url=draft.url,
+                prefix=fitted[0][1].prompt[:shared],
+                questions=tuple(self._question(asked, sample, shared) for asked, sample in fitted),
+            )
+        ]
+
+    def _question(self, asked: Asked, sample: Encoded, shared: int) -> Question:
+        return Question(
+            attribute=asked.attribute,
+            prompt=sample.prompt[shared:],
+            answer=sample.answer,
+            answer_text=_draft_of(asked),
+            gold=asked.gold,
+            origin=asked.origin,
+            derived=asked.answer is not None,
+            rule=asked.rule,
+            constant=self._constants.get(asked.attribute),
+        )
+
+
+def _draft_of(asked: Asked) -> str:
+    return asked.answer if asked.answer is not None else asked.gold[0]
+
+
+def count_shared_tokens(prompts: Sequence[tuple[int, ...]]) -> int:
+    """Return the length of the longest common beginning that leaves every prompt at least one token of its own.
+
+    Prompts are compared as they were tokenised, whole: sharing what is equal can change no id.
+    """
+    first, last = min(prompts), max(prompts)
+    limit = min(len(prompt) for prompt in prompts) - 1
+    for position in range(min(limit, len(first), len(last))):
+        if first[position] != last[position]:
+            return position
+    return max(limit, 0)
+
+
+def _check_lengths(config: PrepareConfig, pages: Mapping[str, list[Page]]) -> list[str]:
+    problems = []
+    for name in (TRAIN, VALIDATION):
+        if not pages[name]:
+            limit = config.max_length_tokens
+            problems.append(f"the {name} split must hold at least 1 sample of at most {limit} tokens, got none")
+    return problems
+
+
+# What is said of it ---------------------------------------------------------------------------------------------------
+
+
+def _longest_answer(pages: Mapping[str, list[Page]]) -> int:
+    lengths = (
+        len(question.answer) for name in (TRAIN, VALIDATION) for page in pages[name] for question in page.questions
+    )
+    return max(lengths, default=0)
+
+
+def _summarise(pages: Sequence[Page]) -> SplitSummary:
+    by_attribute = Counter(question.attribute for page in pages for question in page.questions)
+    tokens = sum(
+        len(page.prefix) + sum(len(question.prompt) + len(question.answer) for question in page.questions)
+        for page in pages
+    )
+    return SplitSummary(
+        pages=len(pages),
+        samples=count_samples(pages),
+        sites=len({page.site for page in pages}),
+        tokens=tokens,
+        samples_by_attribute=dict(sorted(by_attribute.items())),
+    )
+
+
+def _warn_of_errors(pages: Mapping[str, Sequence[Page]]) -> list[str]:
+    """Say which attributes cannot be measured to within a few points, and how far off they may be."""
+    warnings = []
+    for name in (VALIDATION, TEST):
+        clusters: dict[str, Counter[str]] = defaultdict(Counter)
+        for page in pages.get(name, ()):
+            clusters[""][page.site] += len(page.questions)
+            for question in page.questions:
+                clusters[question.attribute][page.site] += 1
+        wide = [
+            f"{attribute or 'all'} {points:.1f} ({sites.total()} values of {len(sites)} sites)"
+            for attribute, sites in sorted(clusters.items())
+            if (points := clustered_error_points(sites.values())) > MOST_STANDARD_ERROR_POINTS
+        ]
+        if wide:
+            warnings.append(
+                f"standard errors of the {name} split may exceed {MOST_STANDARD_ERROR_POINTS:g} points: "
+                + ", ".join(wide)
+            )
+    return warnings
+
+
+def _warn_of_copies(by_split: Mapping[str, Sequence[Draft]]) -> list[str]:
+    warnings = []
+    for name, drafts in by_split.items():
+        digests = {hashlib.sha256(" ".join(draft.text.split()).encode("utf-8", "replace")).digest() for draft in drafts}
+        if len(digests) < len(drafts):
+            warnings.append(f"{len(drafts) - len(digests)} pages of the {name} split repeat the text of another")
+    return warnings
+
+
+def _warn_of_silence(silent: Mapping[str, int], too_long: Mapping[str, int]) -> list[str]:
+    warnings = [
+        f"{count} pages of the {name} split ask nothing: none of their labels stands in the cut text"
+        for name, count in sorted(silent.items())
+    ]
+    if too_long:
+        counts = ", ".join(f"{count} of {attribute!r}" for attribute, count in sorted(too_long.items()))
+        warnings.append(f"samples longer than max_length_tokens were left out: {counts}")
+    return warnings
+
+
+def _fingerprint(tokenizer: str, digests: Mapping[str, str]) -> str:
+    parts = [tokenizer, *(f"{name} {digests[name]}" for name in SPLITS if name in digests)]
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+
+def _named(ids: Sequence[str]) -> str:
+    return f"{len(ids)} pages: {_listed([repr(page) for page in ids])}"
+
+
+def _listed(items: Sequence[str]) -> str:
+    more = len(items) - MOST_NAMED
+    return ", ".join(items[:MOST_NAMED]) + (f" and {more} more" if more > 0 else "")

@@ -1,0 +1,424 @@
+"""Raw pages and ready samples as records: what a source may hold, and what is wrong with it.
+
+The only place that reads ``.html`` files, ``.jsonl``, ``.jsonl.gz`` and ``.parquet``. `prepare` calls it. Wrong records
+are sentences in a list, so that somebody can mend them all at once.
+"""
+
+from __future__ import annotations
+
+import gzip
+import heapq
+import json
+import math
+import re
+import tempfile
+import zlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from trial_trainer.artifacts import ArtifactError, ArtifactStore, DirectoryStore, open_object, open_store
+from trial_trainer.splits import rank
+
+PAGE_SUFFIXES = (".html", ".htm")
+RECORD_SUFFIXES = (".jsonl", ".jsonl.gz", ".parquet")
+MOST_PROBLEMS = 20
+"""Of one source; the rest is counted."""
+
+Labels = Mapping[str, tuple[str, ...]]
+"""Accepted values by attribute; an empty tuple says that the page has none."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RawPage:
+    """One page as its source has it."""
+
+    id: str
+    html: bytes | str
+    url: str | None
+    site: str | None
+    labels: Labels
+    """By hand."""
+    markup: Mapping[str, str] | None
+    """What the page's own markup says, where the source tells; None means: read the page."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReadySample:
+    """One ready prompt and completion."""
+
+    id: str
+    messages: tuple[tuple[str, str], ...]
+    """Role and content."""
+    completion: str
+    group: str | None
+    site: str | None
+
+
+@dataclass
+class Problems:
+    """Sentences about one source, the first `MOST_PROBLEMS` in full."""
+
+    where: str
+    sentences: list[str] = field(default_factory=list)
+    count: int = 0
+
+    def add(self, sentence: str) -> None:
+        self.count += 1
+        if self.count <= MOST_PROBLEMS:
+            self.sentences.append(f"{self.where}{sentence}")
+
+    def all(self) -> list[str]:
+        more = self.count - len(self.sentences)
+        return self.sentences + ([f"{self.where}: {more} more records are wrong"] if more > 0 else [])
+
+
+def read_pages(uri: str, *, max_pages: int | None, seed: int) -> tuple[list[RawPage], list[str]]:
+    """Read the pages of a source, at most `max_pages` of them, drawn by the seed.
+
+    Returns:
+        The pages in the source's order, and what is wrong with the source.
+    """
+    problems = Problems(where=_name(uri))
+    pages = _in_draw(_iterate_pages(uri, problems, max_pages, seed), max_pages, seed)
+    _check_ids(pages, problems)
+    return pages, problems.all()
+
+
+def read_samples(uri: str, *, max_pages: int | None, seed: int) -> tuple[list[ReadySample], list[str]]:
+    """Read the ready samples of a source; `max_pages` limits their groups.
+
+    Returns:
+        The samples in the source's order, and what is wrong with the source.
+    """
+    problems = Problems(where=_name(uri))
+    samples: list[ReadySample] = []
+    if not uri.endswith(RECORD_SUFFIXES):
+        problems.add(f" must end in {', '.join(RECORD_SUFFIXES)} for ready samples, got {uri!r}")
+    else:
+        for number, record in _iterate_records(uri, problems):
+            sample = _parse_sample(record, number, problems)
+            if sample is not None:
+                samples.append(sample)
+    if not samples and not problems.count:
+        problems.add(" must hold at least 1 sample, got none")
+    groups = sorted({sample.group or sample.id for sample in samples}, key=lambda group: rank(seed, "page", group))
+    kept = set(groups[:max_pages])
+    return [sample for sample in samples if (sample.group or sample.id) in kept], problems.all()
+
+
+def _name(uri: str) -> str:
+    return uri.rstrip("/").rpartition("/")[2] or uri
+
+
+# Drawing --------------------------------------------------------------------------------------------------------------
+
+
+def _in_draw(pages: Iterator[RawPage], limit: int | None, seed: int) -> list[RawPage]:
+    """Keep the pages that rank first, in the source's order, without ever holding more than `limit` of them."""
+    if limit is None:
+        return list(pages)
+    held: list[tuple[int, int, RawPage]] = []
+    for position, page in enumerate(pages):
+        # A heap whose head is the page that goes next: the one of the highest rank.
+        entry = (-int.from_bytes(rank(seed, "page", page.id)), position, page)
+        if len(held) < limit:
+            heapq.heappush(held, entry)
+        else:
+            heapq.heappushpop(held, entry)
+    return [page for _, _, page in sorted(held, key=lambda entry: entry[1])]
+
+
+def _check_ids(pages: list[RawPage], problems: Problems) -> None:
+    seen: set[str] = set()
+    for page in pages:
+        if page.id in seen:
+            problems.add(f": the id of a page must be unique, got {page.id!r} twice")
+        seen.add(page.id)
+    if not pages and not problems.count:
+        problems.add(" must hold at least 1 page, got none")
+
+
+# Pages ----------------------------------------------------------------------------------------------------------------
+
+
+def _iterate_pages(uri: str, problems: Problems, limit: int | None, seed: int) -> Iterator[RawPage]:
+    if uri.endswith(RECORD_SUFFIXES):
+        for number, record in _iterate_records(uri, problems):
+            page = _parse_page(record, number, problems)
+            if page is not None:
+                yield page
+    else:
+        yield from _iterate_files(uri, problems, limit, seed)
+
+
+def _iterate_files(uri: str, problems: Problems, limit: int | None, seed: int) -> Iterator[RawPage]:
+    """Read a prefix of HTML files. A file may have its record without `html` beside it: page.html, page.json."""
+    try:
+        store = open_store(uri)
+        keys = list(store.list())
+    except ArtifactError as error:
+        problems.add(f" cannot be read: {error}")
+        return
+    pages = [key for key in keys if key.lower().endswith(PAGE_SUFFIXES)]
+    if not pages:
+        wanted = ", ".join(PAGE_SUFFIXES)
+        if isinstance(store, DirectoryStore) and not store.root.is_dir():
+            problems.add(f" must be a directory, a prefix or a {', '.join(RECORD_SUFFIXES)} file, got {uri!r}")
+        else:
+            problems.add(f" must hold {wanted} files, got {len(keys)} other files")
+    # Only the drawn files are fetched.
+    drawn = sorted(sorted(pages, key=lambda key: rank(seed, "page", key))[:limit])
+    beside = set(keys)
+    for key in drawn:
+        html = store.read(key)
+        if html is None:
+            continue
+        sidecar = key.rpartition(".")[0] + ".json"
+        record = _read_sidecar(store, sidecar, problems) if sidecar in beside else {}
+        if record is not None:
+            page = _parse_page({"id": key, **record, "html": html}, sidecar, problems)
+            if page is not None:
+                yield page
+
+
+def _read_sidecar(store: ArtifactStore, key: str, problems: Problems) -> dict[str, Any] | None:
+    try:
+        record = json.loads(store.read(key) or b"")
+    except ValueError as error:
+        problems.add(f" {key}: must be JSON: {error}")
+        return None
+    if not isinstance(record, dict):
+        problems.add(f" {key}: must be an object, got {_shown(record)}")
+        return None
+    return record
+
+
+_CANONICAL = re.compile(r"<link\b[^>]*\brel\s*=\s*[\"']?canonical\b[^>]*>", re.IGNORECASE)
+_OG_URL = re.compile(r"<meta\b[^>]*\bproperty\s*=\s*[\"']?og:url\b[^>]*>", re.IGNORECASE)
+_ADDRESS = re.compile(r"\b(?:href|content)\s*=\s*[\"']?\s*(https?://[^\s\"'>]+)", re.IGNORECASE)
+
+
+def find_canonical_url(html: bytes | str) -> str | None:
+    """Return the address that a page gives for itself in its head, or None."""
+    head = html[:200_000]
+    text = head if isinstance(head, str) else head.decode("utf-8", "replace")
+    for tag in (*_CANONICAL.finditer(text), *_OG_URL.finditer(text)):
+        address = _ADDRESS.search(tag[0])
+        if address is not None:
+            return address[1].replace("&amp;", "&")
+    return None
+
+
+def _parse_page(record: dict[str, Any], number: int | str, problems: Problems) -> RawPage | None:
+    before = problems.count
+    where = f" line {number}" if isinstance(number, int) else f" {number}"
+    html = record.get("html")
+    if "html" not in record and "prompt" in record:
+        problems.add(f"{where}: `prompt` is for ready samples, which need an empty list of attributes")
+    elif not isinstance(html, str | bytes):
+        problems.add(f"{where}: `html` must be a string, got {_shown(html)}")
+    texts = {name: _text(record, name, where, problems) for name in ("id", "url", "site")}
+    labels = _parse_labels(record.get("labels"), where, problems)
+    markup = _parse_markup(record.get("markup"), where, problems)
+    if problems.count > before or not isinstance(html, str | bytes):
+        return None
+    return RawPage(
+        id=texts["id"] or str(number),
+        html=html,
+        url=texts["url"] or find_canonical_url(html),
+        site=texts["site"],
+        labels=labels,
+        markup=markup,
+    )
+
+
+def _text(record: dict[str, Any], name: str, where: str, problems: Problems) -> str | None:
+    value = record.get(name)
+    if isinstance(value, int) and not isinstance(value, bool) and name in ("id", "group"):
+        return str(value)
+    if value is not None and (not isinstance(value, str) or not value.strip()):
+        problems.add(f"{where}: `{name}` must be a string that is not empty, got {_shown(value)}")
+        return None
+    return value
+
+
+def _parse_labels(raw: Any, where: str, problems: Problems) -> dict[str, tuple[str, ...]]:
+    if raw is None:
+        return {}
+    if not isinstance(raw, dict):
+        problems.add(f"{where}: `labels` must be an object, got {_shown(raw)}")
+        return {}
+    labels: dict[str, tuple[str, ...]] = {}
+    for attribute, value in raw.items():
+        values = value if isinstance(value, list) else [] if value is None else [value]
+        if isinstance(value, list) and not value:
+            problems.add(f"{where}: `labels.{attribute}` must be null where the page has none, got []")
+        elif not all(_is_value(item) for item in values):
+            problems.add(
+                f"{where}: `labels.{attribute}` must be a value that is not empty, a list of them, or null, "
+                f"got {_shown(value)}"
+            )
+        else:
+            labels[attribute] = tuple(dict.fromkeys(str(item).strip() for item in values))
+    return labels
+
+
+def _parse_markup(raw: Any, where: str, problems: Problems) -> dict[str, str] | None:
+    if raw is None:
+        return None
+    if not isinstance(raw, dict):
+        problems.add(f"{where}: `markup` must be an object, got {_shown(raw)}")
+        return None
+    markup: dict[str, str] = {}
+    for attribute, value in raw.items():
+        if value is None or value == "":
+            continue
+        if _is_value(value):
+            markup[attribute] = str(value).strip()
+        else:
+            problems.add(f"{where}: `markup.{attribute}` must be a value, got {_shown(value)}")
+    return markup
+
+
+def _is_value(value: Any) -> bool:
+    if isinstance(value, str):
+        return bool(value.strip())
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+# Ready samples --------------------------------------------------------------------------------------------------------
+
+_ROLES = ("system", "user", "assistant")
+
+
+def _parse_sample(record: dict[str, Any], number: int, problems: Problems) -> ReadySample | None:
+    before = problems.count
+    where = f" line {number}"
+    if "html" in record and "prompt" not in record:
+        problems.add(f"{where}: `html` is for pages, which need a list of attributes; a ready sample has `prompt`")
+        return None
+    messages = _parse_messages(record.get("prompt"), where, problems)
+    completion = record.get("completion")
+    if not isinstance(completion, str) or not completion.strip():
+        problems.add(f"{where}: `completion` must be a string that is not empty, got {_shown(completion)}")
+    texts = {name: _text(record, name, where, problems) for name in ("id", "group", "site")}
+    if problems.count > before or not isinstance(completion, str):
+        return None
+    return ReadySample(
+        id=texts["id"] or str(number),
+        messages=messages,
+        completion=completion,
+        group=texts["group"],
+        site=texts["site"],
+    )
+
+
+def _parse_messages(raw: Any, where: str, problems: Problems) -> tuple[tuple[str, str], ...]:
+    if isinstance(raw, str) and raw.strip():
+        return (("user", raw),)
+    if not isinstance(raw, list) or not raw:
+        problems.add(f"{where}: `prompt` must be a string that is not empty or a list of messages, got {_shown(raw)}")
+        return ()
+    messages: list[tuple[str, str]] = []
+    for index, message in enumerate(raw):
+        role = message.get("role") if isinstance(message, dict) else None
+        content = message.get("content") if isinstance(message, dict) else None
+        if role not in _ROLES:
+            problems.add(f"{where}: `prompt[{index}].role` must be one of {', '.join(_ROLES)}, got {_shown(role)}")
+        elif not isinstance(content, str):
+            problems.add(f"{where}: `prompt[{index}].content` must be a string, got {_shown(content)}")
+        else:
+            messages.append((role, content))
+    if messages and len(messages) == len(raw) and messages[-1][0] == "assistant":
+        problems.add(f"{where}: `prompt` must not end with an assistant message, which is what `completion` is for")
+    return tuple(messages)
+
+
+# Records --------------------------------------------------------------------------------------------------------------
+
+
+def _iterate_records(uri: str, problems: Problems) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yield the records of a file with their numbers, from 1."""
+    try:
+        store, key = open_object(uri.removeprefix("file://"))
+        with tempfile.TemporaryDirectory() as scratch:
+            path = _local_file(store, key, Path(scratch))
+            if path is None:
+                problems.add(f" must exist, got {uri!r}")
+            elif key.endswith(".parquet"):
+                yield from _iterate_parquet(path, problems)
+            else:
+                yield from _iterate_lines(path, problems)
+    except (ArtifactError, PermissionError) as error:
+        problems.add(f" cannot be read: {error}")
+
+
+def _local_file(store: ArtifactStore, key: str, scratch: Path) -> Path | None:
+    if isinstance(store, DirectoryStore):
+        path = store.root / key
+        return path if path.is_file() else None
+    copy = scratch / key
+    return copy if store.download(key, copy) else None
+
+
+def _iterate_lines(path: Path, problems: Problems) -> Iterator[tuple[int, dict[str, Any]]]:
+    try:
+        with gzip.open(path) if path.name.endswith(".gz") else path.open("rb") as lines:
+            for number, line in enumerate(lines, start=1):
+                record = _parse_line(line, number, problems) if line.strip() else None
+                if record is not None:
+                    yield number, record
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        problems.add(f" must be a whole gzip file: {error}")
+
+
+def _parse_line(line: bytes, number: int, problems: Problems) -> dict[str, Any] | None:
+    try:
+        record = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        problems.add(f" line {number}: must be JSON: {error}")
+        return None
+    if not isinstance(record, dict):
+        problems.add(f" line {number}: must be an object, got {_shown(record)}")
+        return None
+    return record
+
+
+def _iterate_parquet(path: Path, problems: Problems) -> Iterator[tuple[int, dict[str, Any]]]:
+    # Loaded when asked for: half a second that most sources need not pay.
+    import pyarrow  # noqa: PLC0415
+    import pyarrow.parquet  # noqa: PLC0415
+
+    try:
+        file = pyarrow.parquet.ParquetFile(path)
+        number = 0
+        for batch in file.iter_batches(batch_size=64):
+            for record in batch.to_pylist():
+                number += 1
+                yield number, {name: _plain(value, batch.schema.field(name).type) for name, value in record.items()}
+    except (pyarrow.ArrowException, OSError) as error:
+        problems.add(f" must be a Parquet file: {error}")
+
+
+def _plain(value: Any, kind: Any) -> Any:
+    """Give a Parquet value the form that JSON has.
+
+    Every row of a struct has every field, so a null there is silence; a map can tell the two apart, like JSON.
+    """
+    import pyarrow  # noqa: PLC0415
+
+    if value is None:
+        return None
+    if pyarrow.types.is_map(kind):
+        return dict(value)
+    if pyarrow.types.is_struct(kind):
+        return {name: item for name, item in value.items() if item is not None}
+    return value
+
+
+def _shown(value: Any) -> str:
+    """Show a wrong value, shortened: a page may be megabytes."""
+    text = json.dumps(value, ensure_ascii=False, default=repr)
+    return text if len(text) <= 60 else f"{text[:57]}..."

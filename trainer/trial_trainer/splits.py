@@ -1,0 +1,156 @@
+"""Which page belongs to which split: drawn by shop and seed, so that no shop is trained on and tested on.
+
+Pure functions of ids, hosts and counts; `prepare` calls them. A draw depends on the seed and the groups' names only,
+never on the order in which pages came.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from urllib.parse import urlsplit
+
+import tldextract
+
+from trial_trainer.contract import Split
+from trial_trainer.dataset import TEST, TRAIN, VALIDATION
+
+LEAST_VALIDATION_VALUES = 8
+"""Fewer values of an attribute than this tell nothing about it."""
+MOST_STANDARD_ERROR_POINTS = 3.0
+"""Above this, in percentage points, a difference between arms is mostly chance."""
+DRAWS = 500
+"""Draws among which the one is taken whose validation split resembles the whole most, attribute by attribute."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Candidate:
+    """A page that waits for its split."""
+
+    id: str
+    group: str
+    """What must not be in two splits: the shop, or the page itself."""
+    attributes: tuple[str, ...]
+    """Attributes that the page would have a validation value of."""
+
+
+def rank(seed: int, *names: str) -> bytes:
+    """Return a sort key that shuffles names by the seed alone, whatever their order and number."""
+    return hashlib.sha256("\x1f".join((str(seed), *names)).encode()).digest()
+
+
+def host_of(url_or_host: str) -> str:
+    """Return the host without ``www``, lower case; empty where there is none."""
+    text = url_or_host.strip()
+    try:
+        host = urlsplit(text if "//" in text else f"//{text}").hostname
+    except ValueError:
+        return ""
+    return (host or "").rstrip(".").removeprefix("www.")
+
+
+@lru_cache(maxsize=65536)
+def shop_of(url_or_site: str) -> str:
+    """Return the registrable name without its public suffix: amazon.com and amazon.co.uk are both ``amazon``.
+
+    A host without a public suffix (an address, ``localhost``) and a word that is no host stand for themselves.
+    """
+    host = host_of(url_or_site)
+    if not host or re.fullmatch(r"[\d.]+|[0-9a-f:]*:[0-9a-f:.]*", host):
+        return host or url_or_site.strip().casefold()
+    found = _suffixes()(host)
+    return str(found.domain) if found.domain and found.suffix else host
+
+
+@lru_cache(maxsize=1)
+def _suffixes() -> tldextract.TLDExtract:
+    """The public suffix list as tldextract ships it: nothing is fetched, nothing is cached on disk."""
+    return tldextract.TLDExtract(cache_dir=None, suffix_list_urls=(), fallback_to_snapshot=True)
+
+
+def draw(candidates: Sequence[Candidate], split: Split, seed: int) -> dict[str, str]:
+    """Divide the candidates' groups among the splits.
+
+    Of `DRAWS` draws by the seed the one is taken in which every attribute has enough validation values and whose
+    shares of pages and of each attribute's values are closest to the shares asked for (least squares).
+
+    Returns:
+        The split's name by group.
+    """
+    groups = sorted({candidate.group for candidate in candidates})
+    values_by_group: dict[str, Counter[str]] = defaultdict(Counter)
+    for candidate in candidates:
+        values_by_group[candidate.group].update(candidate.attributes)
+    sizes = _sizes(len(groups), split)
+    draws = (_draw_once(groups, sizes, seed, attempt) for attempt in range(DRAWS))
+    return min(draws, key=lambda drawn: _unlikeness(drawn, values_by_group, split))
+
+
+def _sizes(groups: int, split: Split) -> tuple[int, int]:
+    """Return how many groups are for validation and for test, rounded half up."""
+    validation = math.floor(groups * split.validation_percent / 100 + 0.5)
+    test = math.floor(groups * split.test_percent / 100 + 0.5)
+    return validation, min(test, groups - validation)
+
+
+def _draw_once(groups: Sequence[str], sizes: tuple[int, int], seed: int, attempt: int) -> dict[str, str]:
+    validation, test = sizes
+    shuffled = sorted(groups, key=lambda group: rank(seed, "split", str(attempt), group))
+    names = [VALIDATION] * validation + [TEST] * test + [TRAIN] * (len(groups) - validation - test)
+    return dict(zip(shuffled, names, strict=True))
+
+
+def _unlikeness(
+    drawn: Mapping[str, str], values_by_group: Mapping[str, Counter[str]], split: Split
+) -> tuple[int, float]:
+    """Say how far a draw is from what was asked: missing values first, then the squared errors of its shares."""
+    counts: dict[str, Counter[str]] = defaultdict(Counter)
+    for group, values in values_by_group.items():
+        for attribute, count in values.items():
+            counts[attribute][drawn[group]] += count
+    missing = sum(
+        max(0, LEAST_VALIDATION_VALUES - by_split[VALIDATION]) + (by_split[TRAIN] == 0) for by_split in counts.values()
+    )
+    asked = ((VALIDATION, split.validation_percent), (TEST, split.test_percent))
+    squares = sum(
+        (by_split[name] / by_split.total() - percent / 100) ** 2
+        for by_split in counts.values()
+        for name, percent in asked
+    )
+    return missing, squares
+
+
+def clustered_error_points(sizes: Iterable[int]) -> float:
+    """Return the largest standard error of a share, in percentage points, clustered by site.
+
+    It is the binomial error at one half with the effective sample size n² / Σ nᵢ² of clusters of nᵢ values, which
+    assumes full correlation within a cluster: an upper limit (Kish, Survey Sampling, 1965, section 5.4, at rho = 1).
+    """
+    counts = list(sizes)
+    n = sum(counts)
+    return 100 * math.sqrt(0.25 * sum(count * count for count in counts)) / n if n else math.inf
+
+
+def find_shared_texts(texts: Iterable[tuple[str, str, str]]) -> list[tuple[tuple[str, str], tuple[str, str]]]:
+    """Find equal texts in two splits.
+
+    Args:
+        texts: split, page id and text of each page.
+
+    Returns:
+        For each text that stands in more than one split, its first (split, page) in each of the first two.
+    """
+    seen: dict[bytes, dict[str, str]] = defaultdict(dict)
+    for split, page, text in texts:
+        seen[hashlib.sha256(" ".join(text.split()).encode("utf-8", "replace")).digest()].setdefault(split, page)
+    found = []
+    for page_by_split in seen.values():
+        if len(page_by_split) > 1:
+            first, second = list(page_by_split.items())[:2]
+            found.append((first, second))
+    return found
