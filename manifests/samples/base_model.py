@@ -50,7 +50,7 @@ def main(argv: list[str]) -> int:
 
 def write_model(gguf_directory: Path, destination: Path) -> None:
     """Write weights (bf16 safetensors), config and tokenizer as any Hugging Face model directory has them."""
-    os.environ["HF_HUB_OFFLINE"] = "1"
+    os.environ.update({"HF_HUB_OFFLINE": "1", "TQDM_DISABLE": "1"})
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
