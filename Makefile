@@ -17,6 +17,7 @@ SAMPLE := manifests/samples/$(if $(filter-out 0,$(QUICK)),laptop-quick,laptop).y
 WORKERS ?= $(shell n=$$(getconf _NPROCESSORS_ONLN); echo $$((n > 8 ? 8 : n)))
 # Further arguments for pytest: make test PYTEST_ARGUMENTS="tests/operator -k planner"
 PYTEST_ARGUMENTS ?=
+BENCHMARKS ?= $(filter-out benchmarks/_%,$(wildcard benchmarks/*.py))
 
 # uv from the PATH, or one of our own.
 UV := $(shell uv --version >/dev/null 2>&1 && echo uv || echo .uv/bin/uv)
@@ -46,8 +47,9 @@ format: environment
 	$(VENV)/bin/ruff check --fix
 	$(VENV)/bin/ruff format
 
+# One after the other, alone: they measure time. make bench BENCHMARKS=benchmarks/documents.py runs one.
 bench: $(VENV)/.installed-bench model
-	$(PYTHON) benchmarks/run.py
+	for file in $(BENCHMARKS); do echo "== $$file"; $(PYTHON) $$file; done
 
 # The environment. A stamp says which requirements are in it, so that a second call costs nothing.
 
