@@ -57,7 +57,7 @@ class Question:
     derived: bool = True
     """Whether the answer stands in the page's text. Where not, it is scored and never trained on."""
     rule: str | None = None
-    """What the rule extractor says, for validation and test pages; None where it says nothing."""
+    """What the rule extractor says of this page; None where it says nothing."""
     constant: str | None = None
     """The most frequent training answer of this attribute; None where training has none."""
 
@@ -68,7 +68,7 @@ class Page:
 
     id: str
     site: str
-    """The cluster of standard errors: the page's host without ``www``, or what the source calls its site."""
+    """The cluster of standard errors: the shop (amazon.com and amazon.de are one), or the page itself without one."""
     url: str | None
     prefix: tuple[int, ...]
     """Token ids that all questions of the page begin with."""

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from trial_trainer import answers, documents, markup, rules
@@ -36,7 +36,7 @@ from trial_trainer.dataset import (
     write_summary,
 )
 from trial_trainer.prompts import SYSTEM, Encoded, Message, Prompter, PromptError
-from trial_trainer.sources import RawPage, ReadySample, read_pages, read_samples
+from trial_trainer.sources import Problems, RawPage, ReadySample, iterate_pages, read_samples
 from trial_trainer.splits import (
     LEAST_VALIDATION_VALUES,
     MOST_STANDARD_ERROR_POINTS,
@@ -241,26 +241,29 @@ class _Reader:
         self.dropped: Counter[str] = Counter()
 
     def read(self, uri: str) -> list[Draft]:
+        problems = Problems(uri=uri)
+        limit, seed = self._config.max_pages, self._config.seed
         if not self._config.attributes:
-            samples, problems = read_samples(uri, max_pages=self._config.max_pages, seed=self._config.seed)
-            self.problems += problems
-            return self._draft_samples(samples)
-        pages, problems = read_pages(uri, max_pages=self._config.max_pages, seed=self._config.seed)
-        self.problems += problems
-        drafts = [draft for page in pages if (draft := self._draft(page)) is not None]
-        if pages and not drafts:
-            reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(self.skipped.items()))
-            self.problems.append(f"{uri} must hold at least 1 page that can be read, got {reasons}")
-        self._check_shops(uri, drafts)
+            drafts = self._draft_samples(read_samples(uri, problems, max_pages=limit, seed=seed))
+        else:
+            drafts = self._draft_pages(iterate_pages(uri, problems, max_pages=limit, seed=seed), problems)
+        self.problems += problems.all()
         return drafts
 
-    def _check_shops(self, uri: str, drafts: Sequence[Draft]) -> None:
-        unknown = [draft.id for draft in drafts if draft.shop is None]
+    def _draft_pages(self, pages: Iterable[RawPage], problems: Problems) -> list[Draft]:
+        before = self.skipped.copy()
+        drafts = [draft for page in pages if (draft := self._draft(page)) is not None]
+        left_out = self.skipped - before
+        if left_out and not drafts:
+            reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(left_out.items()))
+            problems.add(f" must hold at least 1 page with text and labels, got {reasons}")
+        unknown = [repr(draft.id) for draft in drafts if draft.shop is None]
         if unknown and self._config.split.by is SplitBy.SITE:
-            self.problems.append(
-                f"split.by Site needs `url` or `site` of every page, and {uri} has neither for "
-                f"{_named(unknown)}; give one of them, or set split.by to Page"
+            problems.add(
+                f": split.by Site needs `url` or `site` of every page, and {len(unknown)} have neither "
+                f"({_listed(unknown)}); give one of them, or set split.by to Page"
             )
+        return drafts
 
     def _draft(self, page: RawPage) -> Draft | None:
         document = documents.extract(page.html, url=page.url)
@@ -420,13 +423,9 @@ def _keep_questions(
 
 
 def _is_kept(split: str, asked: Asked) -> bool:
-    match split:
-        case "train":
-            return asked.answer is not None
-        case "validation":
-            return _is_scored(asked)
-        case _:
-            return True
+    if split == TRAIN:
+        return asked.answer is not None
+    return split == TEST or _is_scored(asked)
 
 
 def _check_splits(config: PrepareConfig, by_split: Mapping[str, list[Draft]]) -> list[str]:
@@ -637,10 +636,6 @@ def _warn_of_silence(silent: Mapping[str, int], too_long: Mapping[str, int]) -> 
 def _fingerprint(tokenizer: str, digests: Mapping[str, str]) -> str:
     parts = [tokenizer, *(f"{name} {digests[name]}" for name in SPLITS if name in digests)]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
-
-
-def _named(ids: Sequence[str]) -> str:
-    return f"{len(ids)} pages: {_listed([repr(page) for page in ids])}"
 
 
 def _listed(items: Sequence[str]) -> str:

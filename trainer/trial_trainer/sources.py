@@ -60,39 +60,48 @@ class ReadySample:
 class Problems:
     """Sentences about one source, the first `MOST_PROBLEMS` in full."""
 
-    where: str
+    uri: str
     sentences: list[str] = field(default_factory=list)
     count: int = 0
 
+    @property
+    def name(self) -> str:
+        """The last part of the source's URI, which every sentence begins with."""
+        return self.uri.rstrip("/").rpartition("/")[2] or self.uri
+
     def add(self, sentence: str) -> None:
+        """Add what follows the source's name in a sentence."""
         self.count += 1
         if self.count <= MOST_PROBLEMS:
-            self.sentences.append(f"{self.where}{sentence}")
+            self.sentences.append(f"{self.name}{sentence}")
 
     def all(self) -> list[str]:
+        """Return the sentences, with one more for those that were only counted."""
         more = self.count - len(self.sentences)
-        return self.sentences + ([f"{self.where}: {more} more records are wrong"] if more > 0 else [])
+        return self.sentences + ([f"{self.name}: {more} more records are wrong"] if more > 0 else [])
 
 
-def read_pages(uri: str, *, max_pages: int | None, seed: int) -> tuple[list[RawPage], list[str]]:
-    """Read the pages of a source, at most `max_pages` of them, drawn by the seed.
+def iterate_pages(uri: str, problems: Problems, *, max_pages: int | None, seed: int) -> Iterator[RawPage]:
+    """Yield the pages of a source in its order, at most `max_pages` of them, drawn by the seed.
 
-    Returns:
-        The pages in the source's order, and what is wrong with the source.
+    What is wrong with the source is added to `problems`, all of it by the time the last page came. No more pages are
+    held in memory than `max_pages`, and only one where it is None.
     """
-    problems = Problems(where=_name(uri))
-    pages = _in_draw(_iterate_pages(uri, problems, max_pages, seed), max_pages, seed)
-    _check_ids(pages, problems)
-    return pages, problems.all()
+    seen: set[str] = set()
+    for page in _in_draw(_iterate_all(uri, problems, max_pages, seed), max_pages, seed):
+        if page.id in seen:
+            problems.add(f": the id of a page must be unique, got {page.id!r} twice")
+        seen.add(page.id)
+        yield page
+    if not seen and not problems.count:
+        problems.add(" must hold at least 1 page, got none")
 
 
-def read_samples(uri: str, *, max_pages: int | None, seed: int) -> tuple[list[ReadySample], list[str]]:
-    """Read the ready samples of a source; `max_pages` limits their groups.
+def read_samples(uri: str, problems: Problems, *, max_pages: int | None, seed: int) -> list[ReadySample]:
+    """Read the ready samples of a source in its order; `max_pages` limits their groups.
 
-    Returns:
-        The samples in the source's order, and what is wrong with the source.
+    What is wrong with the source is added to `problems`.
     """
-    problems = Problems(where=_name(uri))
     samples: list[ReadySample] = []
     if not uri.endswith(RECORD_SUFFIXES):
         problems.add(f" must end in {', '.join(RECORD_SUFFIXES)} for ready samples, got {uri!r}")
@@ -105,20 +114,17 @@ def read_samples(uri: str, *, max_pages: int | None, seed: int) -> tuple[list[Re
         problems.add(" must hold at least 1 sample, got none")
     groups = sorted({sample.group or sample.id for sample in samples}, key=lambda group: rank(seed, "page", group))
     kept = set(groups[:max_pages])
-    return [sample for sample in samples if (sample.group or sample.id) in kept], problems.all()
-
-
-def _name(uri: str) -> str:
-    return uri.rstrip("/").rpartition("/")[2] or uri
+    return [sample for sample in samples if (sample.group or sample.id) in kept]
 
 
 # Drawing --------------------------------------------------------------------------------------------------------------
 
 
-def _in_draw(pages: Iterator[RawPage], limit: int | None, seed: int) -> list[RawPage]:
+def _in_draw(pages: Iterator[RawPage], limit: int | None, seed: int) -> Iterator[RawPage]:
     """Keep the pages that rank first, in the source's order, without ever holding more than `limit` of them."""
     if limit is None:
-        return list(pages)
+        yield from pages
+        return
     held: list[tuple[int, int, RawPage]] = []
     for position, page in enumerate(pages):
         # A heap whose head is the page that goes next: the one of the highest rank.
@@ -127,23 +133,13 @@ def _in_draw(pages: Iterator[RawPage], limit: int | None, seed: int) -> list[Raw
             heapq.heappush(held, entry)
         else:
             heapq.heappushpop(held, entry)
-    return [page for _, _, page in sorted(held, key=lambda entry: entry[1])]
-
-
-def _check_ids(pages: list[RawPage], problems: Problems) -> None:
-    seen: set[str] = set()
-    for page in pages:
-        if page.id in seen:
-            problems.add(f": the id of a page must be unique, got {page.id!r} twice")
-        seen.add(page.id)
-    if not pages and not problems.count:
-        problems.add(" must hold at least 1 page, got none")
+    yield from (page for _, _, page in sorted(held, key=lambda entry: entry[1]))
 
 
 # Pages ----------------------------------------------------------------------------------------------------------------
 
 
-def _iterate_pages(uri: str, problems: Problems, limit: int | None, seed: int) -> Iterator[RawPage]:
+def _iterate_all(uri: str, problems: Problems, limit: int | None, seed: int) -> Iterator[RawPage]:
     if uri.endswith(RECORD_SUFFIXES):
         for number, record in _iterate_records(uri, problems):
             page = _parse_page(record, number, problems)
@@ -388,8 +384,8 @@ def _parse_line(line: bytes, number: int, problems: Problems) -> dict[str, Any] 
 
 def _iterate_parquet(path: Path, problems: Problems) -> Iterator[tuple[int, dict[str, Any]]]:
     # Loaded when asked for: half a second that most sources need not pay.
-    import pyarrow  # noqa: PLC0415
-    import pyarrow.parquet  # noqa: PLC0415
+    import pyarrow
+    import pyarrow.parquet
 
     try:
         file = pyarrow.parquet.ParquetFile(path)
@@ -407,7 +403,7 @@ def _plain(value: Any, kind: Any) -> Any:
 
     Every row of a struct has every field, so a null there is silence; a map can tell the two apart, like JSON.
     """
-    import pyarrow  # noqa: PLC0415
+    import pyarrow
 
     if value is None:
         return None

@@ -92,9 +92,10 @@ def draw(candidates: Sequence[Candidate], split: Split, seed: int) -> dict[str, 
 
 
 def _sizes(groups: int, split: Split) -> tuple[int, int]:
-    """Return how many groups are for validation and for test, rounded half up."""
-    validation = math.floor(groups * split.validation_percent / 100 + 0.5)
-    test = math.floor(groups * split.test_percent / 100 + 0.5)
+    """Return how many groups are for validation and for test: rounded half up, at least one where asked for."""
+    asked = [split.validation_percent, split.test_percent]
+    validation, test = (max(math.floor(groups * percent / 100 + 0.5), percent > 0) for percent in asked)
+    validation = min(validation, groups)
     return validation, min(test, groups - validation)
 
 

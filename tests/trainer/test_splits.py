@@ -1,0 +1,144 @@
+"""Splits are by shop, drawn by the seed alone, and large enough in every attribute where that is possible."""
+
+import math
+import random
+import socket
+from collections import Counter
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from trial_trainer.contract import Split
+from trial_trainer.dataset import TEST, TRAIN, VALIDATION
+from trial_trainer.splits import (
+    LEAST_VALIDATION_VALUES,
+    Candidate,
+    clustered_error_points,
+    draw,
+    find_shared_texts,
+    rank,
+    shop_of,
+)
+
+
+@pytest.mark.parametrize(
+    ("given_name", "shop"),
+    [
+        ("amazon.com", "amazon"),
+        ("https://www.amazon.co.uk/dp/B07?x=1#y", "amazon"),
+        ("http://smile.AMAZON.de:8080/", "amazon"),
+        ("www.johnlewis.com.", "johnlewis"),
+        ("shop.example.com.au", "example"),
+        ("https://пример.рф/a", "пример"),
+        ("localhost", "localhost"),
+        ("http://192.168.1.2:8000/a", "192.168.1.2"),
+        ("http://[::1]/a", "::1"),
+        ("https://[broken", "https://[broken"),
+        ("co.uk", "co.uk"),
+        ("Acme Shop", "acme shop"),
+        ("//cdn.ikea.com/x", "ikea"),
+    ],
+)
+def test_a_shop_is_the_registrable_name_without_its_suffix(given_name, shop) -> None:
+    assert shop_of(given_name) == shop
+
+
+def test_the_suffix_list_is_neither_fetched_nor_cached(monkeypatch, tmp_path) -> None:
+    def refuse(*_: object) -> None:
+        raise AssertionError("a connection was tried")
+
+    monkeypatch.setattr(socket, "create_connection", refuse)
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    monkeypatch.setenv("TLDEXTRACT_CACHE", str(tmp_path / "cache"))
+    shop_of.cache_clear()
+    assert shop_of("never.seen.before.co.jp") == "before"
+    assert not (tmp_path / "cache").exists()
+
+
+def some_candidates(sites: int, pages_a_site: int = 3, attributes: tuple[str, ...] = ("name",)) -> list[Candidate]:
+    return [
+        Candidate(id=f"{site}-{page}", group=f"shop{site}", attributes=attributes)
+        for site in range(sites)
+        for page in range(pages_a_site)
+    ]
+
+
+def test_the_draw_does_not_depend_on_the_order_of_pages() -> None:
+    candidates = some_candidates(30)
+    shuffled = random.Random(1).sample(candidates, len(candidates))
+    assert draw(candidates, Split(), seed=3) == draw(shuffled, Split(), seed=3)
+
+
+def test_another_seed_draws_other_shops() -> None:
+    candidates = some_candidates(30)
+    assert draw(candidates, Split(), seed=1) != draw(candidates, Split(), seed=2)
+
+
+@given(
+    sites=st.integers(1, 40),
+    validation=st.integers(1, 60),
+    test=st.integers(0, 30),
+    seed=st.integers(0, 5),
+)
+def test_every_shop_is_in_one_split_and_each_split_has_its_share(sites, validation, test, seed) -> None:
+    drawn = draw(some_candidates(sites), Split(validation_percent=validation, test_percent=test), seed)
+    counts = Counter(drawn.values())
+    assert set(drawn) == {f"shop{site}" for site in range(sites)}
+    assert abs(counts[VALIDATION] - sites * validation / 100) <= 1
+    assert abs(counts[TEST] - sites * test / 100) <= 1
+    assert test > 0 or counts[TEST] == 0
+
+
+def test_a_rare_attribute_gets_enough_validation_values_with_any_seed() -> None:
+    # 18 shops in a hundred have a rating: a plain draw of 20 shops has 8 of them once in a hundred times.
+    candidates = some_candidates(82, pages_a_site=1) + [
+        Candidate(id=f"rated{site}", group=f"shop{site}", attributes=("name", "rating")) for site in range(18)
+    ]
+    for seed in range(10):
+        drawn = draw(candidates, Split(validation_percent=35, test_percent=0), seed)
+        ratings = Counter(drawn[c.group] for c in candidates if "rating" in c.attributes)
+        assert ratings[VALIDATION] >= LEAST_VALIDATION_VALUES
+        assert ratings[TRAIN] > 0
+
+
+def test_of_enough_draws_the_one_with_the_fairest_shares_is_taken() -> None:
+    # One shop has as many pages as all others: a draw that puts it into validation would leave half for training.
+    candidates = some_candidates(40, pages_a_site=1) + [
+        Candidate(id=f"big-{page}", group="big", attributes=("name",)) for page in range(40)
+    ]
+    for seed in range(10):
+        assert draw(candidates, Split(validation_percent=20, test_percent=0), seed)["big"] == TRAIN
+
+
+def test_no_page_gives_no_group() -> None:
+    assert draw([], Split(), seed=0) == {}
+
+
+def test_ranks_of_names_do_not_run_into_each_other() -> None:
+    assert rank(1, "ab", "c") != rank(1, "a", "bc")
+
+
+def test_the_error_of_independent_values_is_binomial() -> None:
+    assert clustered_error_points([1] * 100) == pytest.approx(5.0)
+
+
+def test_the_error_of_one_site_is_that_of_one_value() -> None:
+    assert clustered_error_points([70]) == pytest.approx(50.0)
+
+
+def test_the_error_of_no_value_is_infinite() -> None:
+    assert clustered_error_points([]) == math.inf
+
+
+def test_equal_texts_in_two_splits_are_found_and_in_one_split_are_not() -> None:
+    found = find_shared_texts(
+        [
+            ("train", "a", "x  y"),
+            ("train", "b", "x y"),
+            ("test", "c", "x\ny"),
+            ("validation", "d", "z"),
+            ("test", "e", "w"),
+        ]
+    )
+    assert found == [(("train", "a"), ("test", "c"))]
