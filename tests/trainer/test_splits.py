@@ -36,6 +36,7 @@ from trial_trainer.splits import (
         ("http://[::1]/a", "::1"),
         ("https://[broken", "https://[broken"),
         ("co.uk", "co.uk"),
+        ("http://wiki.shop.internal/a", "shop"),
         ("Acme Shop", "acme shop"),
         ("//cdn.ikea.com/x", "ikea"),
     ],

@@ -53,7 +53,7 @@ def load_tokenizer(base_model: BaseModel) -> Any:
     Raises:
         BaseModelError: where there is no model, or its tokenizer cannot be loaded.
     """
-    from transformers import AutoTokenizer  # noqa: PLC0415 - takes seconds to import
+    from transformers import AutoTokenizer
 
     path = local_path(base_model)
     try:
@@ -79,8 +79,8 @@ def _directory(path: str) -> str:
 
 
 def _hub_snapshot(base_model: BaseModel) -> str:
-    from huggingface_hub import snapshot_download  # noqa: PLC0415
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError  # noqa: PLC0415
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     name = base_model.uri.removeprefix("hf://").strip("/")
     # The weights of other frameworks are never loaded, and some of them are twice as large.

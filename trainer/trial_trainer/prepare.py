@@ -310,16 +310,12 @@ class _Reader:
 
     def _ask(self, attribute: str, gold: tuple[str, ...], origin: str, text: str, rule: str | None) -> Asked:
         clean = self._prompter.clean
-        answer = _derive(attribute, gold, text)
-        if origin == MARKUP and answer is not None and not answers.is_correct(attribute, answer, gold):
-            # A rating in the markup has more digits than the page prints: what is printed is right too.
-            gold = (*gold, answer)
         return Asked(
             attribute=attribute,
             messages=tuple(self._prompter.ask(text, answers.question(attribute))),
             gold=tuple(clean(value) for value in gold),
             origin=origin,
-            answer=answer,
+            answer=_derive(attribute, gold, text),
             rule=rule,
         )
 

@@ -58,13 +58,17 @@ def host_of(url_or_host: str) -> str:
 def shop_of(url_or_site: str) -> str:
     """Return the registrable name without its public suffix: amazon.com and amazon.co.uk are both ``amazon``.
 
-    A host without a public suffix (an address, ``localhost``) and a word that is no host stand for themselves.
+    A last label that is no public suffix counts as one (the list's prevailing rule ``*``), so ``shop.internal`` is
+    ``shop``. A host of one label, an address and words that are no host stand for themselves.
     """
     host = host_of(url_or_site)
     if not host or re.fullmatch(r"[\d.]+|[0-9a-f:]*:[0-9a-f:.]*", host):
         return host or url_or_site.strip().casefold()
     found = _suffixes()(host)
-    return str(found.domain) if found.domain and found.suffix else host
+    if found.domain and found.suffix:
+        return found.domain
+    labels = host.split(".")
+    return labels[-2] if len(labels) > 1 and not found.suffix else host
 
 
 @lru_cache(maxsize=1)
