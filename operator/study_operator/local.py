@@ -148,6 +148,12 @@ class LocalRunner:
         (job / supervisor.DELETED).touch()
         self._finish_deleting(job)
 
+    def stop(self) -> None:
+        """Delete every job that has not ended: it writes its checkpoint, and a later tick launches it again."""
+        for job in self.jobs():
+            if job.phase is not JobPhase.FINISHED:
+                self.delete(job.name)
+
     def kill(self) -> None:
         """End every job at once, without a checkpoint: for a person who does not want to wait."""
         for job in _directories_of_jobs(self._jobs):

@@ -1,0 +1,83 @@
+"""Reads a study's manifest from a file. The command line's edge: what comes out is a plain dict for `parse_study`.
+
+Relative paths in a manifest are relative to the manifest's own directory, so that a study does not depend on where the
+command was started. They leave here absolute; URIs with a scheme leave as they came.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Hashable, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+PATH_FIELDS = (("data", "source"), ("data", "testSource"), ("trainer", "baseModel", "uri"), ("storage", "uri"))
+"""Fields of the spec that hold a path or a URI."""
+
+
+class ManifestError(Exception):
+    """The manifest cannot be read: which file, and why."""
+
+
+def read_manifest(path: Path) -> dict[str, Any]:
+    """Read one manifest, with absolute paths.
+
+    Raises:
+        ManifestError: where the file cannot be read or is not one YAML object.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise ManifestError(f"{path} must exist") from None
+    except IsADirectoryError:
+        raise ManifestError(f"{path} must be a file, got a directory") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ManifestError(f"{path} must be a readable text file: {error}") from None
+    try:
+        documents = [document for document in yaml.load_all(text, Loader=_Loader) if document is not None]
+    except yaml.YAMLError as error:
+        raise ManifestError(f"{path} must be YAML: {_describe(error)}") from None
+    if len(documents) != 1:
+        raise ManifestError(f"{path} must hold one manifest, got {len(documents)}")
+    if not isinstance(documents[0], dict):
+        raise ManifestError(f"{path} must hold an object, got {type(documents[0]).__name__}")
+    raw: dict[str, Any] = documents[0]
+    for keys in PATH_FIELDS:
+        _make_absolute(raw.get("spec"), keys, path.absolute().parent)
+    return raw
+
+
+def _make_absolute(raw: Any, keys: tuple[str, ...], directory: Path) -> None:
+    for key in keys[:-1]:
+        raw = raw.get(key) if isinstance(raw, Mapping) else None
+    if not isinstance(raw, dict):
+        return
+    value = raw.get(keys[-1])
+    # What is not a string, or empty, is for the parser to refuse.
+    if isinstance(value, str) and value and "://" not in value:
+        raw[keys[-1]] = os.path.normpath(directory / Path(value).expanduser())
+
+
+class _Loader(yaml.SafeLoader):
+    """Plain YAML that takes no key twice: the second would win without a word."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        seen: set[Hashable] = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)
+            if isinstance(key, Hashable) and key in seen:
+                raise yaml.constructor.ConstructorError(
+                    problem=f"the key {key!r} must be given once", problem_mark=key_node.start_mark
+                )
+            if isinstance(key, Hashable):
+                seen.add(key)
+        return super().construct_mapping(node, deep=deep)
+
+
+def _describe(error: yaml.YAMLError) -> str:
+    if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
+        mark = error.problem_mark
+        return f"line {mark.line + 1}, column {mark.column + 1}: {error.problem}"
+    return str(error).replace("\n", " ")
