@@ -1,8 +1,8 @@
 """The loop behind `finetune-study run`: when to tick, when to draw, and how to stop.
 
 It is woken by what happens (a job ended, a signal came, a tick is done) and otherwise only by slow timers. The tick
-runs in a thread of its own, because asking the optimizer takes seconds in which a person still wants to see progress and
-to press Ctrl-C. It knows nothing of studies: it is given what to call.
+runs in a thread of its own, because asking the optimizer takes seconds in which a person still wants to see progress
+and to press Ctrl-C. It knows nothing of studies: it is given what to call.
 """
 
 from __future__ import annotations
