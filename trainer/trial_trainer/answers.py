@@ -8,9 +8,10 @@ Nothing here knows HTML or a model.
 
 from __future__ import annotations
 
+import math
 import re
 import unicodedata
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -173,12 +174,14 @@ WORDS_BY_AVAILABILITY: dict[str, tuple[str, ...]] = {
         "slutsåld", "slut i lager", "udsolgt", "utsolgt", "ikke på lager", "loppuunmyyty", "ei varastossa",
         "нет в наличии", "распродано", "недоступен", "немає в наявності", "stoc epuizat", "indisponibil",
         "elfogyott", "nincs készleten", "rasprodano", "nije dostupno", "ni na zalogi", "tükendi", "stokta yok",
-        "在庫切れ", "売り切れ", "품절", "缺货", "缺貨", "售罄", "已售完", "補貨中", "غير متوفر", "نفذ", "אזל", "לא במלאי",
+        "在庫切れ", "売り切れ", "품절", "缺货", "缺貨", "售罄", "已售完", "補貨中",
+        "غير متوفر", "نفذ", "אזל", "לא במלאי",
         "hết hàng", "habis", "สินค้าหมด", "läbi müüdud", "nav pieejams", "išparduota", "εξαντλήθηκε",
     ),
     PRE_ORDER: (
         "pre-order", "preorder", "pre order", "coming soon", "précommande", "précommander", "preventa", "pré-venda",
-        "preordine", "prenota ora", "przedsprzedaż", "předobjednávka", "forudbestil", "förbeställ", "ennakkotilaa", "ennakkotilaus",
+        "preordine", "prenota ora", "przedsprzedaż", "předobjednávka", "forudbestil", "förbeställ", "ennakkotilaa",
+        "ennakkotilaus",
         "vorbestellen", "vorbestellbar", "vorbestellung", "предзаказ", "予約", "预售", "預購", "예약",
     ),
     BACK_ORDER: ("backorder", "back order", "back-order", "on order"),
@@ -188,19 +191,23 @@ WORDS_BY_AVAILABILITY: dict[str, tuple[str, ...]] = {
         "add to bag", "add to basket", "add to trolley", "add to shopping bag", "buy now", "buy it now", "order now",
         "left in stock", "in-stock", "ships within", "ships in", "ships from", "place bid", "make offer", "get tickets",
         "available", "enroll now", "play game", "free to play", "add to order", "shop now",
-        "auf lager", "vorrätig", "verfügbar", "lieferbar", "sofort lieferbar", "in den warenkorb", "in den einkaufswagen",
+        "auf lager", "vorrätig", "verfügbar", "lieferbar", "sofort lieferbar",
+        "in den warenkorb", "in den einkaufswagen",
         "jetzt kaufen", "lieferzeit", "en stock", "disponible", "ajouter au panier", "acheter", "livraison",
         "añadir al carrito", "agregar al carro", "agregar al carrito", "añadir a la cesta", "añadir a la bolsa",
         "comprar", "disponibile", "disponibilità immediata", "aggiungi al carrello", "acquista", "in magazzino",
         "em stock", "em estoque", "disponível", "adicionar ao carrinho", "adicionar", "op voorraad",
         "in winkelwagen", "in winkelmand", "beschikbaar", "bestellen", "dostępny", "w magazynie", "do koszyka",
-        "dodaj do koszyka", "kup teraz", "skladem", "do košíku", "vložit do košíku", "skladom", "do košíka", "na sklade",
+        "dodaj do koszyka", "kup teraz", "skladem", "do košíku", "vložit do košíku", "skladom", "do košíka",
+        "na sklade",
         "i lager", "lägg i varukorg", "köp", "på lager", "læg i kurv", "legg i handlekurv", "kjøp", "varastossa",
         "lisää ostoskoriin", "osta", "в наличии", "в корзину", "купить", "є в наявності", "до кошика", "купити",
         "в кошик", "in stoc", "în stoc", "adauga in cos", "adaugă în coș", "készleten", "kosárba", "raktáron",
         "na zalogi", "v košarico", "dodaj u košaricu", "u košaricu", "na zalihi", "dostupno", "stokta", "sepete ekle",
-        "satın al", "在庫あり", "カートに入れる", "購入", "재고", "장바구니", "구매하기", "有货", "現貨", "有貨", "加入购物车",
-        "加入購物車", "立即购买", "立即購買", "直接購買", "放入購物車", "أضف إلى", "اشتر", "متوفر", "متاح", "הוסף לסל", "במלאי",
+        "satın al", "在庫あり", "カートに入れる", "購入", "재고", "장바구니", "구매하기", "有货", "現貨", "有貨",
+        "加入购物车",
+        "加入購物車", "立即购买", "立即購買", "直接購買", "放入購物車", "أضف إلى", "اشتر",
+        "متوفر", "متاح", "הוסף לסל", "במלאי",
         "הוספה לסל", "קנה עכשיו", "thêm vào giỏ", "mua ngay", "còn hàng", "beli", "tersedia", "หยิบใส่ตะกร้า",
         "มีสินค้า", "laos", "lisa ostukorvi", "ostukorvi", "pievienot grozam", "grozā", "noliktavā", "į krepšelį",
         "sandėlyje", "προσθήκη στο καλάθι", "διαθέσιμο", "в количката", "в наличност", "купи",
@@ -271,8 +278,10 @@ def is_valid(attribute: str, answer: str) -> bool:
     if not text or is_absent(text):
         return False
     match attribute:
-        case "price" | "rating":
+        case "price":
             return bool(parse_numbers(text))
+        case "rating":
+            return _NUMBER.search(text) is not None
         case "currency":
             return _currency_key(text) in CURRENCIES_BY_SYMBOL
         case "availability":
@@ -293,8 +302,10 @@ def is_correct(attribute: str, answer: str, accepted: Sequence[str]) -> bool:
 
 def _means(attribute: str, answer: str, value: str) -> bool:
     match attribute:
-        case "price" | "rating":
+        case "price":
             return not parse_numbers(answer).isdisjoint(parse_numbers(value))
+        case "rating":
+            return _same_rating(answer, value)
         case "currency":
             return _same_currency(answer, value)
         case "availability":
@@ -311,6 +322,9 @@ def _means(attribute: str, answer: str, value: str) -> bool:
 # Numbers --------------------------------------------------------------------------------------------------------------
 
 
+_ARABIC_SEPARATORS = {0x066B: ".", 0x066C: ","}
+
+
 @lru_cache(maxsize=65536)
 def parse_numbers(text: str) -> frozenset[float]:
     """Read the number in a text, in any notation.
@@ -319,25 +333,34 @@ def parse_numbers(text: str) -> frozenset[float]:
         Its possible values: none when the text holds no number or more than one; two when the notation leaves open
         whether a group of three digits is a fraction ("24.990" is 24.99 or 24990).
     """
-    found = _NUMBER.findall(unicodedata.normalize("NFKC", text))
+    found = _NUMBER.findall(unicodedata.normalize("NFKC", text).translate(_ARABIC_SEPARATORS))
     if len(found) != 1:
         return frozenset()
     number = re.sub(r"[\s'’]", "", found[0])
     dots, commas = number.count("."), number.count(",")
+    separator, other = (".", ",") if number.rfind(".") > number.rfind(",") else (",", ".")
     if dots and commas:
-        decimal = "." if number.rfind(".") > number.rfind(",") else ","
-        grouping = "," if decimal == "." else "."
-        return frozenset({float(number.replace(grouping, "").replace(decimal, "."))})
-    separator = "." if dots else ","
-    if dots + commas > 1:
-        return frozenset({float(number.replace(separator, ""))})
-    if dots + commas == 0:
-        return frozenset({float(number)})
-    as_fraction = float(number.replace(separator, "."))
-    whole, _, tail = number.partition(separator)
-    if len(tail) == 3 and len(whole) <= 3 and whole != "0":
-        return frozenset({as_fraction, float(whole + tail)})
-    return frozenset({as_fraction})
+        spellings = {number.replace(other, "").replace(separator, ".")}
+    elif dots + commas != 1:
+        spellings = {number.replace(separator, "")}
+    else:
+        spellings = {number.replace(separator, ".")}
+        whole, _, tail = number.partition(separator)
+        if len(tail) == 3 and len(whole) <= 3 and int(whole) > 0:
+            spellings.add(whole + tail)
+    return frozenset(value for value in map(float, spellings) if math.isfinite(value))
+
+
+def _same_rating(answer: str, value: str) -> bool:
+    """Compare ratings; a page that prints 4.8 means the 4.7578 of its markup, but 5 does not mean 4.7."""
+    first = _NUMBER.search(answer)
+    if first is None:
+        return False
+    digits = len(re.split(r"[.,]", first[0])[-1]) if re.search(r"[.,]", first[0]) else 0
+    said, meant = parse_numbers(first[0]), parse_numbers(value)
+    if not said.isdisjoint(meant):
+        return True
+    return digits in (1, 2) and any(abs(s - m) <= 0.5 * 10**-digits + 1e-9 for s in said for m in meant)
 
 
 # Text keys ------------------------------------------------------------------------------------------------------------
@@ -420,9 +443,11 @@ def target(attribute: str, label: str, text: str) -> str | None:
         case "availability":
             return _availability_target(label, text)
         case "sku":
-            return _find_folded(_sku_key(label), text)
+            return _find_folded(_sku_key(label), text, _fold_to_sku)
+        case "brand":
+            return _find_folded(_text_key(label), text, _fold_to_letters)
         case _:
-            return _find_folded(_text_key(label), text)
+            return _find_folded(_name_key(label), text, _fold_gently)
 
 
 def _price_target(label: str, text: str) -> str | None:
@@ -438,16 +463,25 @@ def _price_target(label: str, text: str) -> str | None:
     return None
 
 
+_RATING_CONTEXT = re.compile(
+    r"rating|star|review|bewertung|avis|opini|recens|out of|/\s?(?:5|10)\b|★|отзыв|ocen", re.IGNORECASE
+)
+
+
 def _rating_target(label: str, text: str) -> str | None:
-    wanted = parse_numbers(label)
-    if not wanted:
-        return None
-    # A page rounds what its markup gives in full: 4.7578 is printed as 4.8.
-    wanted |= {round(value, digits) for value in wanted for digits in (1, 2)}
-    for found in _STANDING_NUMBER.finditer(text):
-        if not parse_numbers(found[0]).isdisjoint(wanted):
-            return found[0]
-    return None
+    """Find the rating as printed; a whole number counts only in a line that speaks of ratings."""
+    fallback = None
+    for line in text.splitlines():
+        speaks_of_ratings = _RATING_CONTEXT.search(line) is not None
+        for found in _STANDING_NUMBER.finditer(line):
+            number = found[0]
+            if not _same_rating(number, label):
+                continue
+            if speaks_of_ratings:
+                return number
+            if not number.isdigit():
+                fallback = fallback or number
+    return fallback
 
 
 def _currency_target(label: str, text: str) -> str | None:
@@ -467,37 +501,44 @@ def _availability_target(label: str, text: str) -> str | None:
     return meant if meant in find_availability(text) else None
 
 
-def _find_folded(key: str, text: str) -> str | None:
-    """Find the stretch of one line whose folded form is the key, standing between word borders."""
+def _find_folded(key: str, text: str, fold: Callable[[str], str]) -> str | None:
+    """Find the stretch of one line whose folded form is the key, standing between word borders.
+
+    Capitals tell names from words and addresses, so of several stretches the one with the most is taken.
+    """
     if not key:
         return None
-    for line in text.splitlines():
-        found = _find_in_line(key, line)
-        if found is not None:
-            return found
-    return None
+    found = [stretch for line in text.splitlines() for stretch in _find_in_line(key, line, fold)]
+    return max(found, key=lambda stretch: sum(c.isupper() for c in stretch), default=None)
 
 
-def _find_in_line(key: str, line: str) -> str | None:
-    folded: list[str] = []
-    origin: list[int] = []
-    for position, character in enumerate(line):
-        for part in _fold_character(character):
-            folded.append(part)
-            origin.append(position)
-    flat = "".join(folded)
+def _find_in_line(key: str, line: str, fold: Callable[[str], str]) -> Iterator[str]:
+    parts = [fold(character) for character in line]
+    flat = "".join(parts)
     start = flat.find(key)
+    if start < 0:
+        return
+    origin = [position for position, part in enumerate(parts) for _ in part]
     while start >= 0:
         first, last = origin[start], origin[start + len(key) - 1]
         if _stands_alone(line, first, last):
-            return line[first : last + 1]
+            yield line[first : last + 1]
         start = flat.find(key, start + 1)
-    return None
 
 
-@lru_cache(maxsize=8192)
-def _fold_character(character: str) -> str:
+@lru_cache(maxsize=16384)
+def _fold_to_letters(character: str) -> str:
     return _text_key(character)
+
+
+@lru_cache(maxsize=16384)
+def _fold_to_sku(character: str) -> str:
+    return _sku_key(character)
+
+
+@lru_cache(maxsize=16384)
+def _fold_gently(character: str) -> str:
+    return " " if character.isspace() else _name_key(character)
 
 
 def _stands_alone(line: str, first: int, last: int) -> bool:

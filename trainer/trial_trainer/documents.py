@@ -7,11 +7,13 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import lru_cache
+from itertools import islice
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 from lxml import etree
@@ -128,8 +130,8 @@ def extract(html: bytes | str, *, url: str | None = None) -> Document | Skip:
     if sum(len(block.text) for block in blocks) < _LEAST_TEXT_CHARACTERS:
         return _why_no_text(root)
     title = _title(root)
-    lines = _score(blocks, _heading_index(blocks, title))
-    return Document(lines=(*_address_line(url), *_title_line(title, blocks), *lines))
+    heading = _heading_index(blocks, title)
+    return Document(lines=(*_address_line(url), *_title_line(title, blocks, heading), *_score(blocks, title, heading)))
 
 
 def inspect(html: bytes | str) -> Facts | Skip:
@@ -152,7 +154,11 @@ def inspect(html: bytes | str) -> Facts | Skip:
 
 # From bytes to a tree -------------------------------------------------------------------------------------------------
 
-_MAGIC = (b"%PDF", b"\x89PNG", b"GIF8", b"\xff\xd8\xff", b"PK\x03\x04", b"\x1f\x8b", b"\x7fELF", b"RIFF", b"BZh", b"\x00\x00\x01\x00")  # fmt: skip
+_MAGIC = (
+    *(b"%PDF", b"\x89PNG", b"GIF8", b"\xff\xd8\xff", b"RIFF", b"\x00\x00\x01\x00"),
+    *(b"PK\x03\x04", b"\x1f\x8b", b"BZh", b"\x28\xb5\x2f\xfd", b"\x7fELF"),
+)
+"""How PDFs, images, archives and programs begin."""
 _BYTE_ORDER_MARKS = ((b"\xef\xbb\xbf", "utf-8-sig"), (b"\xff\xfe", "utf-16"), (b"\xfe\xff", "utf-16"))
 _DECLARED_ENCODING = re.compile(rb"<meta[^>]{0,200}?charset\s*=\s*[\"']?\s*([A-Za-z0-9_:.-]{2,40})", re.IGNORECASE)
 _TAG = re.compile(r"<[a-zA-Z!/]")
@@ -241,23 +247,36 @@ _BOILERPLATE_NAME = re.compile(
     r"|complementary|accessor|frequently|bundle|wishlist|search",
     re.IGNORECASE,
 )
-_REVIEWS_NAME = re.compile(r"reviews?-?(?:list|item|body|content|text)|comment|question|faq|customer-?review", re.IGNORECASE)
+_REVIEWS_NAME = re.compile(
+    r"reviews?-?(?:list|item|body|content|text)|comment|question|faq|customer-?review", re.IGNORECASE
+)
 _OLD_PRICE_NAME = re.compile(
-    r"old|was\b|list-?price|strike|regular|before|rrp|uvp|msrp|crossed|original|compare|retail|saving|discount|base-?price|unit-?price",
+    r"(?<![a-z])old|(?<![a-z])was\b|list-?price|strike|line-through|before|rrp|uvp|msrp|crossed|original-?price|compare|saving"
+    r"|base-?price|unit-?price|price-?(?:regular|standard)",
     re.IGNORECASE,
 )
-_KIND_NAMES = (
-    ("price", re.compile(r"pri(?:ce|s|x|jz)|prei[sz]|precio|preço|prezzo|cena|hinta|amount", re.IGNORECASE)),
-    ("brand", re.compile(r"brand|manufactur|marke(?!t)|marca|vendor|designer|hersteller|maker|publisher", re.IGNORECASE)),
-    ("sku", re.compile(r"sku|article-?n|product-?(?:id|code|num|no\b)|mpn|model-?n|item-?n|catalog-?n|artikel-?n|reference|part-?num", re.IGNORECASE)),
-    ("availability", re.compile(r"stock|availab|dispon|verf[uü]gbar|lieferbar|add-?to-?(?:cart|bag|basket)|buy-?(?:box|button|now)|inventory", re.IGNORECASE)),
-    ("rating", re.compile(r"rating|stars?\b|review-?(?:score|average|avg|summary|count)|score", re.IGNORECASE)),
-)  # fmt: skip
+_KIND_NAME = re.compile(
+    r"(?P<price>pri(?:ce|s|x|jz)|prei[sz]|precio|preço|prezzo|cena|hinta|amount)"
+    r"|(?P<brand>brand|manufactur|(?<![a-z])marke(?!t)|(?<![a-z])marca|vendor|designer|hersteller|publisher)"
+    r"|(?P<sku>(?<![a-z])sku|article-?n|product-?(?:id|code|num|no\b)|(?<![a-z])mpn|model-?n|item-?n|catalog-?n|artikel-?n"
+    r"|(?<![a-z])reference|part-?num)"
+    r"|(?P<availability>stock|availab|dispon|verf[uü]gbar|lieferbar|add-?to-?(?:cart|bag|basket)|buy-?(?:box|button|now)"
+    r"|inventory)"
+    r"|(?P<rating>(?<![a-z])rating|(?<![a-z])stars?\b|review-?(?:score|average|avg|summary|count)|(?<![a-z])score)",
+    re.IGNORECASE,
+)
+_TELLING_NAME = re.compile(
+    "|".join(p.pattern for p in (_BOILERPLATE_NAME, _REVIEWS_NAME, _OLD_PRICE_NAME, _KIND_NAME)), re.IGNORECASE
+)
 _KIND_BY_ITEMPROP = {
     "price": "price", "lowprice": "price", "brand": "brand", "manufacturer": "brand", "sku": "sku",
     "productid": "sku", "mpn": "sku", "availability": "availability", "ratingvalue": "rating", "name": "name",
 }  # fmt: skip
-_RATING_TEXT = re.compile(r"\d(?:[.,]\d+)?\s*(?:/|out of|von|sur|de|su|av|z|of|από|из)\s*(?:5|10)\b|\d[.,]\d+\s*(?:stars?|sterne|★|⭐)", re.IGNORECASE)  # fmt: skip
+_RATING_TEXT = re.compile(
+    r"\d(?:[.,]\d+)?\s*(?:/|out of|von|sur|de|su|av|z|of|από|из)\s*(?:5|10)\b"
+    r"|\d[.,]\d+\s*(?:stars?|sterne|★|⭐)",
+    re.IGNORECASE,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -281,7 +300,9 @@ class _Block:
     is_old: bool
     is_exact: bool
     linked_characters: int
-    row: int
+    is_row: bool = False
+    """Whether it is a labelled value or a table row, put together from several blocks."""
+    has_money: bool = False
 
 
 _MAX_NAMES = 12
@@ -293,12 +314,15 @@ _PLAIN, _BOILERPLATE, _REVIEWS, _OLD = 0, 1, 2, 4
 @lru_cache(maxsize=65536)
 def _read_name(name: str) -> tuple[int, str]:
     """Read one class or id: flags for boilerplate, reviews and old prices, and the kind of value it names."""
+    if not _TELLING_NAME.search(name):
+        return _PLAIN, ""
     flags = (
         (_BOILERPLATE if _BOILERPLATE_NAME.search(name) else 0)
         | (_REVIEWS if _REVIEWS_NAME.search(name) else 0)
         | (_OLD if _OLD_PRICE_NAME.search(name) else 0)
     )
-    return flags, next((kind for kind, pattern in _KIND_NAMES if pattern.search(name)), "")
+    found = _KIND_NAME.search(name)
+    return flags, (found.lastgroup or "") if found is not None else ""
 
 
 def _read_mark(tag: str, names: list[str], itemprop: str) -> _Mark:
@@ -345,11 +369,13 @@ class _Walker:
             if 0 < len(identifier) < 60:
                 names.append(identifier)
             own = _read_mark(tag, names, attributes.get("itemprop", ""))
-            weight = mark.weight if element in self._exempt else mark.weight * own.weight
+            weight = mark.weight if element in self._exempt else min(mark.weight, own.weight)
             if own.kind:
                 mark = _Mark(weight, own.kind, own.is_old or (mark.is_old and mark.kind == own.kind), own.is_exact)
             else:
                 mark = _Mark(weight, mark.kind, mark.is_old or own.is_old, mark.is_exact)
+        if mark.is_old != self._marks[-1].is_old and mark.kind in ("price", "") and tag in _INLINE:
+            self.flush()
         if tag == "a":
             self._links += 1
         self._marks.append(mark)
@@ -362,7 +388,11 @@ class _Walker:
                 self.add(f" {alt} ")
         else:
             label = attributes.get("aria-label") or attributes.get("title") or ""
-            if label and len(label) < 80 and (_RATING_TEXT.search(label) or (mark.kind == "rating" and any(c.isdigit() for c in label))):
+            if (
+                label
+                and len(label) < 80
+                and (_RATING_TEXT.search(label) or (mark.kind == "rating" and any(c.isdigit() for c in label)))
+            ):
                 self.add(f" {label} ")
         if element.text:
             self.add(element.text)
@@ -376,7 +406,9 @@ class _Walker:
             self._merge_row(self._rows.pop())
         elif tag == "dd":
             self._merge_definition()
-        self._marks.pop()
+        mark = self._marks.pop()
+        if mark.is_old != self._marks[-1].is_old and mark.kind in ("price", "") and tag in _INLINE:
+            self.flush()
         self._tags.pop()
         if tag == "br":
             self.flush()
@@ -420,7 +452,7 @@ class _Walker:
             mark = self._line_mark
             if text and mark is not None:
                 self.blocks.append(
-                    _Block(text, self._line_tag, mark.weight, mark.kind, mark.is_old, mark.is_exact, self._linked, 0)
+                    _Block(text, self._line_tag, mark.weight, mark.kind, mark.is_old, mark.is_exact, self._linked)
                 )
         self._pieces.clear()
         self._last = ""
@@ -446,61 +478,58 @@ class _Walker:
             _Block(
                 separator.join(part.text for part in parts), "tr" if len(parts) > 1 else first.tag,
                 min(part.weight for part in parts), marked.kind, marked.is_old, marked.is_exact,
-                sum(part.linked_characters for part in parts), 1,
+                sum(part.linked_characters for part in parts), is_row=True,
             )
         ]  # fmt: skip
 
 
 def _walk(root: etree._Element) -> list[_Block]:
-    walker = _Walker(_ancestors_of_headings(root))
-    silent: etree._Element | None = None
+    holders = _ancestors_of_heading(root)
+    walker = _Walker(holders)
+    silent = None
     events = etree.iterwalk(root, events=("start", "end", "comment", "pi"))
     for event, element in events:
-        if event in ("comment", "pi"):
-            if silent is None and element.tail:
-                walker.add(element.tail)
-            continue
-        tag = element.tag
         if event == "start":
-            if silent is None:
-                if tag in _SILENT or _is_hidden(element):
-                    silent = element
-                    events.skip_subtree()
-                else:
-                    walker.open(element, tag)
-        elif silent is element:
-            silent = None
-            if element.tail:
-                walker.add(element.tail)
-        elif silent is None:
-            walker.close(element, tag)
+            if element.tag in _SILENT or (_is_hidden(element) and element not in holders):
+                silent = element
+                events.skip_subtree()
+            else:
+                walker.open(element, element.tag)
+        elif event == "end" and element is not silent:
+            walker.close(element, element.tag)
+        else:
+            walker.add(element.tail or "")
     walker.flush()
     return walker.blocks
 
 
+_HIDDEN_STYLE = re.compile(r"display\s*:\s*none")
+
+
 def _is_hidden(element: etree._Element) -> bool:
     style = element.get("style")
-    if style and re.search(r"display\s*:\s*none", style):
-        return True
-    return element.get("hidden") is not None
+    return element.get("hidden") is not None or (style is not None and _HIDDEN_STYLE.search(style) is not None)
 
 
-def _ancestors_of_headings(root: etree._Element) -> frozenset[etree._Element]:
-    """The elements around the page's h1: whatever they are called, they hold the product."""
-    headings = [h for h in root.iter("h1") if h.text or len(h)]
-    return frozenset(ancestor for h in headings[:1] for ancestor in h.iterancestors())
+def _ancestors_of_heading(root: etree._Element) -> frozenset[etree._Element]:
+    """The page's own elements and those around its h1: whatever they are called, they hold the product."""
+    heading = next((h for h in root.iter("h1") if h.text or len(h)), None)
+    around = heading.iterancestors() if heading is not None else ()
+    return frozenset([root, *root.iterchildren("body"), *around])
 
 
 # Scores ---------------------------------------------------------------------------------------------------------------
 
 _LABELS = {
-    "sku": r"sku|article\s*(?:no|number|code)?|art\.?\s*(?:nr|no)|artikel(?:nummer|-?nr)?|item\s*(?:no|number|#|id|model)?|product\s*(?:code|id|no|number)|model(?:\s*(?:no|number|#))?|mpn|ref(?:erence|erencia|érence|\.)?|código|codice|kód|kod|part\s*(?:no|number)|asin|style\s*(?:no|number|#|code)?|артикул|код|upc|ean|isbn(?:-1[03])?|numer|nr",  # noqa: E501
+    "sku": r"sku|article\s*(?:no|number|code)?|art\.?\s*(?:nr|no)|artikel(?:nummer|-?nr)?|item\s*(?:no|number|#|id|model)?|product\s*(?:code|id|no|number)|model(?:\s*(?:no|number|#))?|mpn|ref(?:erence|erencia|érence|\.)?(?:\s\w{1,12})?|código|codice|kód|kod|part\s*(?:no|number)|asin|style\s*(?:no|number|#|code)?|артикул|код|upc|ean|isbn(?:-1[03])?|numer|nr|\w{2,12}\s(?:part\s)?number|#|bh",  # noqa: E501
     "brand": r"brand|marke|marca|marque|merk|manufacturer|hersteller|producent|fabricant(?:e)?|fabrikant|značka|výrobce|výrobca|varumärke|merke|mærke|tuotemerkki|бренд|производитель|марка|виробник|märke|gyártó|márka|marka|designer|vendor|publisher|developer|by|von|ブランド|メーカー|品牌|العلامة التجارية|מותג|ยี่ห้อ",  # noqa: E501
     "availability": r"availability|verfügbarkeit|disponibilit[àé]|disponibilidad[e]?|beschikbaarheid|dostępność|dostupnost|dostupnosť|saatavuus|наличие|status",  # noqa: E501
     "price": r"price|preis|prix|precio|preço|prezzo|prijs|cena|pris|hinta|цена|ár|preț|fiyat|価格|售價|價格|السعر|מחיר|our price|now",  # noqa: E501
     "rating": r"rating|bewertung|average rating|overall rating|note|valoración|avaliação|ocena|hodnocení|рейтинг",
 }  # fmt: skip
-_LABELLED = {kind: re.compile(rf"(?:{labels})\s*(?:[.:#：]|\s)\s*\S", re.IGNORECASE) for kind, labels in _LABELS.items()}
+_LABELLED = {
+    kind: re.compile(rf"(?:{labels})\s*(?:[.:#：]|\s)\s*\S", re.IGNORECASE) for kind, labels in _LABELS.items()
+}
 _LABEL_ALONE = re.compile(rf"(?:{'|'.join(_LABELS.values())})\s*[.:#：]*", re.IGNORECASE)
 _SCORE_BY_KIND = {"price": 60.0, "brand": 60.0, "sku": 60.0, "availability": 45.0, "rating": 45.0, "name": 30.0}
 _FADE_BY_KIND = {"price": 0.75, "brand": 0.6, "sku": 0.7, "availability": 0.5, "rating": 0.5, "name": 0.5, "": 1.0}
@@ -512,16 +541,54 @@ def _join_labels(blocks: Sequence[_Block]) -> list[_Block]:
     joined: list[_Block] = []
     for block in blocks:
         label = joined[-1] if joined else None
-        if label is not None and label.row == 0 and block.row == 0 and len(block.text) <= 60 and _is_label(label.text):
+        if (
+            label is not None
+            and not label.is_row
+            and not block.is_row
+            and len(block.text) <= 60
+            and _is_label(label.text)
+        ):
             separator = " " if label.text.endswith((":", "：")) else ": "
             kind = block.kind or label.kind
             joined[-1] = _Block(
                 label.text + separator + block.text, "tr", min(label.weight, block.weight), kind, block.is_old,
-                block.is_exact, label.linked_characters + block.linked_characters, 1,
+                block.is_exact, label.linked_characters + block.linked_characters, is_row=True,
             )  # fmt: skip
         else:
             joined.append(block)
+    for block in joined:
+        block.has_money = _DIGIT.search(block.text) is not None and next(find_money(block.text), None) is not None
+    _find_bare_ratings(joined)
+    _settle_old_prices(joined)
     return joined
+
+
+_BARE_RATING = re.compile(r"[0-5][.,]\d{1,2}|10[.,]0|[5-9][.,]\d")
+_WHOLE_RATING = re.compile(r"\D{0,20}\d\b(?![.,]\d)")
+"""A rating without a fraction: mostly one customer's, not the average."""
+_RATING_WORD = re.compile(
+    r"rating|review|star|bewertung|rezension|avis|note|opini|valoraci|recension|avalia|ocen|hodnoc|hodnot|beoordeling"
+    r"|arvostel|anmeld|отзыв|оценк|рейтинг|відгук|レビュー|評価|리뷰|评|評|تقييم|ביקורות",
+    re.IGNORECASE,
+)
+
+
+def _find_bare_ratings(blocks: Sequence[_Block]) -> None:
+    """Take a bare "4.9" for a rating where the line before or after speaks of ratings."""
+    for index, block in enumerate(blocks):
+        if len(block.text) <= 4 and not block.kind and _BARE_RATING.fullmatch(block.text):
+            around = [*blocks[max(0, index - 1) : index], *blocks[index + 1 : index + 3]]
+            if any(len(near.text) <= 40 and _RATING_WORD.search(near.text) for near in around):
+                block.kind = "rating"
+
+
+def _settle_old_prices(blocks: Sequence[_Block]) -> None:
+    """Believe that a price is an old one only where another stands close to it."""
+    prices = [(i, b) for i, b in enumerate(blocks) if b.has_money]
+    for position, (index, block) in enumerate(prices):
+        if block.is_old:
+            around = prices[max(0, position - 2) : position + 3]
+            block.is_old = any(not b.is_old and abs(i - index) <= 4 for i, b in around)
 
 
 @lru_cache(maxsize=65536)
@@ -543,70 +610,103 @@ def _heading_index(blocks: Sequence[_Block], title: str) -> int | None:
     return None
 
 
-def _score(blocks: Sequence[_Block], heading: int | None) -> list[Line]:
-    """Give each distinct line its score. Of lines that say the same kind of thing, the first after the heading leads."""
+def _score(blocks: Sequence[_Block], title: str, heading: int | None) -> list[Line]:
+    """Give each distinct line its score. Lines of one kind fade from the best on: the first price tells most."""
     start = heading if heading is not None else 0
+    folded_title = title.casefold()
     seen: set[str] = set()
-    count_by_kind: dict[str, int] = {}
-    scored: list[tuple[int, Line]] = []
+    found: list[tuple[float, int, str]] = []
     for index in [*range(start, len(blocks)), *range(start - 1, -1, -1)]:
         block = blocks[index]
         key = block.text.casefold()
         if key in seen:
             continue
         seen.add(key)
-        kind = _kind_of(block)
+        kind = _kind_of(block, folded_title)
+        found.append((_score_alone(block, kind, index - start), index, kind))
+    found.sort(key=lambda entry: (-entry[0], entry[1]))
+    count_by_kind: dict[str, int] = {}
+    scored: list[tuple[int, Line]] = []
+    for alone, index, kind in found:
         rank = count_by_kind.get(kind, 0)
         count_by_kind[kind] = rank + 1
-        text = _clip(_with_hint(block, kind), 60)
+        text = _clip(_with_hint(blocks[index], kind, rank), 60)
         if index == heading:
-            score = 100.0
+            scored.append((index, Line(text=f"# {text}", score=100.0)))
         else:
-            distance = index - start
-            near = 1 / (1 + distance / 60) if distance >= 0 else 0.4 / (1 - distance / 20)
-            base = _SCORE_BY_KIND.get(kind, 14.0 if block.row else 8.0)
-            if block.is_exact or block.row:
-                base *= 1.3
-            if block.is_old:
-                base *= 0.5
-            score = base * near * block.weight * _FADE_BY_KIND.get(kind, 1.0) ** rank
-            if block.linked_characters > 0.8 * len(block.text) and kind not in ("brand", "availability"):
-                score *= 0.3
-            score *= (30 / max(30, len(text))) ** 0.5
-        scored.append((index, Line(text=text, score=score)))
+            scored.append((index, Line(text=text, score=alone * _FADE_BY_KIND.get(kind, 1.0) ** rank)))
     return [line for _, line in sorted(scored, key=lambda pair: pair[0])]
 
 
-def _kind_of(block: _Block) -> str:
-    """Say which attribute a line speaks of, by its element's names, its label or its form; "" for none."""
+def _score_alone(block: _Block, kind: str, distance: int) -> float:
+    """Score a line by what it says and where it stands, whatever else the page says.
+
+    Args:
+        block: the line.
+        kind: the attribute that it speaks of, or "".
+        distance: lines after the heading, negative before it.
+    """
+    near = 1 / (1 + distance / 60) if distance >= 0 else 0.4 / (1 - distance / 20)
+    score = _SCORE_BY_KIND.get(kind, 14.0 if block.is_row else 8.0) * near * block.weight
+    if block.is_exact or block.is_row:
+        score *= 1.3
+    if kind == "rating" and _WHOLE_RATING.match(block.text):
+        score *= 0.5
+    if block.is_old:
+        score *= 0.5
+    if block.linked_characters > 0.8 * len(block.text) and kind not in ("brand", "availability"):
+        score *= 0.3
+    return score * math.sqrt(30 / max(30, len(block.text)))
+
+
+def _kind_of(block: _Block, title: str) -> str:
+    """Say which attribute a line speaks of, by its label, its form or its element's names; "" for none."""
     text = block.text
-    if len(text) <= 120:
-        for kind, pattern in _LABELLED.items():
-            if pattern.match(text):
-                return kind
-    if _DIGIT.search(text) and next(find_money(text), None):
+    if len(text) > 120:
+        return "price" if block.has_money else ""
+    for kind, pattern in _LABELLED.items():
+        if pattern.match(text):
+            return kind
+    if block.has_money:
         return "price"
-    if block.kind and len(text) <= 120 and (block.kind not in ("price", "rating") or any(c.isdigit() for c in text)):
-        return block.kind
-    if len(text) <= 60:
-        if find_availability(text):
-            return "availability"
-    if len(text) <= 120 and _RATING_TEXT.search(text):
+    has_digit = _DIGIT.search(text) is not None
+    if has_digit and _RATING_TEXT.search(text):
         return "rating"
-    return ""
+    if len(text) <= 60 and find_availability(text):
+        return "availability"
+    match block.kind:
+        case "sku" if has_digit and len(text) <= 40:
+            return "sku"
+        case "price" | "rating" if has_digit:
+            return block.kind
+        case "brand" | "name":
+            return block.kind
+        case "availability" if block.is_exact:
+            return block.kind
+    return "name" if len(text) >= 8 and text.casefold() in title else ""
 
 
-def _with_hint(block: _Block, kind: str) -> str:
+def _with_hint(block: _Block, kind: str, rank: int) -> str:
     """Name the kind of a value that stands bare but whose element is named after it."""
-    if not kind or block.row or block.tag == "h1" or kind not in ("price", "brand", "sku", "rating") or len(block.text) > 60:
+    if (
+        not kind
+        or block.is_row
+        or block.tag == "h1"
+        or kind not in ("price", "brand", "sku", "rating")
+        or len(block.text) > 60
+    ):
         return block.text
     if kind != block.kind or _LABELLED[kind].match(block.text):
+        return block.text
+    if kind in ("brand", "sku") and rank > 2:
         return block.text
     return f"{'old ' if block.is_old and kind == 'price' else ''}{kind}: {block.text}"
 
 
 def _clip(text: str, max_tokens: int) -> str:
     """Shorten a line to about so many tokens: four plain characters a token, one of any other script."""
+    if len(text) <= max_tokens:
+        return text
     cost = 0.0
     for position, character in enumerate(text):
         cost += 0.25 if character < "\x80" else 1.0
@@ -615,7 +715,7 @@ def _clip(text: str, max_tokens: int) -> str:
     return text
 
 
-# The lines before the first --------------------------------------------------------------------------------------------
+# The lines before the first ------------------------------------------------------------------------------------------
 
 _TRACKING = re.compile(r"utm_|gclid|fbclid|srsltid|msclkid|affil|campaign|ref|src", re.IGNORECASE)
 
@@ -643,18 +743,19 @@ def _address_line(url: str | None) -> list[Line]:
 
 def _shorten(segment: str) -> str:
     """Keep the end of a long slug, where numbers stand; its words repeat the heading."""
-    return segment if len(segment) <= 40 else "…" + segment[-28:]
+    return segment if len(segment) <= 28 else "…" + segment[-16:]
 
 
 def _title(root: etree._Element) -> str:
-    for element in root.iter("title"):
-        return " ".join("".join(element.itertext()).split())
-    return ""
+    title = next(root.iter("title"), None)
+    return "" if title is None else _inner_text(title)
 
 
-def _title_line(title: str, blocks: Sequence[_Block]) -> list[Line]:
-    """The page's title, unless a line of the page says the same."""
-    if not title or any(block.text == title for block in blocks):
+def _title_line(title: str, blocks: Sequence[_Block], heading: int | None) -> list[Line]:
+    """The page's title, less the heading that it repeats, unless a line of the page says the same."""
+    if heading is not None:
+        title = title.replace(blocks[heading].text, "", 1).strip(" \t|·•:–—-»,")
+    if len(title) < 2 or any(block.text == title for block in blocks):
         return []
     return [Line(text=_clip(title, 40), score=50.0)]
 
@@ -662,23 +763,27 @@ def _title_line(title: str, blocks: Sequence[_Block]) -> list[Line]:
 # A page's own markup --------------------------------------------------------------------------------------------------
 
 
+_MAX_ITEMS = 2_000
+_MAX_VALUE_PIECES = 2_000
+
+
 def _read_items(root: etree._Element) -> Iterator[Item]:
-    for element in root.iter(etree.Element):
-        names = element.get("itemprop")
-        if not names:
-            continue
+    for element in islice(root.iterfind(".//*[@itemprop]"), _MAX_ITEMS):
         value = _item_value(element)
         scope = _scope_of(element)
-        for name in names.split():
+        for name in element.get("itemprop").split():
             yield Item(scope=scope, name=name, value=value)
 
 
 def _item_value(element: etree._Element) -> str:
-    for attribute in ("content", "datetime", "href", "src"):
-        value = element.get(attribute)
-        if value and (attribute != "href" or not (element.text or "").strip()):
-            return value.strip()
-    return " ".join("".join(element.itertext()).split())
+    own = element.get("content") or element.get("datetime")
+    if own:
+        return " ".join(str(own).split())
+    return _inner_text(element) or str(element.get("href") or "")
+
+
+def _inner_text(element: etree._Element) -> str:
+    return " ".join("".join(islice(element.itertext(), _MAX_VALUE_PIECES)).split())
 
 
 def _scope_of(element: etree._Element) -> str:

@@ -86,7 +86,9 @@ def _nodes(root: Any) -> Iterator[Mapping[str, Any]]:
 
 def _types(node: Mapping[str, Any]) -> set[str]:
     kinds = node.get("@type")
-    return {str(kind).rstrip("/").rsplit("/", 1)[-1].lower() for kind in (kinds if isinstance(kinds, list) else [kinds])}
+    return {
+        str(kind).rstrip("/").rsplit("/", 1)[-1].lower() for kind in (kinds if isinstance(kinds, list) else [kinds])
+    }
 
 
 def _read_product(node: Mapping[str, Any]) -> dict[str, str]:

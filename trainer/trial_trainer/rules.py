@@ -45,12 +45,12 @@ def fit_constants(questions: Iterable[tuple[str, str]]) -> ConstantPredictor:
     )
 
 
-def extract(html: bytes | str, url: str | None = None) -> dict[str, str]:
+def extract(html: bytes | str, url: str | None = None) -> dict[str, str]:  # noqa: ARG001
     """Answer by rule: microdata where the page has it, else the h1, the first price after it, its sign, InStock.
 
     Args:
         html: the raw page.
-        url: the page's address; the rules do not need it.
+        url: the page's address, as every predictor of a page gets it; no rule here reads it.
     """
     facts = documents.inspect(html)
     if isinstance(facts, Skip):
