@@ -5,9 +5,11 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import boto3
 import pyarrow as pa
 import pyarrow.parquet
 import pytest
+from moto import mock_aws
 
 from tiny_tokenizer import (
     ALTERNATING,
@@ -224,6 +226,24 @@ def test_markup_is_read_from_the_page_where_the_source_tells_none(config) -> Non
     summary = prepare(config)
     assert summary.splits[TRAIN].samples_by_attribute == {"name": 18, "price": 18}
     assert {question.origin for question in questions_of(config)} == {MARKUP}
+
+
+def test_a_part_of_a_hand_made_name_is_right_where_the_page_prints_no_more_but_not_in_the_test_set(
+    config,
+) -> None:
+    pages = some_pages(60)
+    for page in pages:
+        page["labels"] = {"name": f"{page['markup']['name']} at the shop"}
+    config = replace(config, split=Split(validation_percent=30, test_percent=30))
+    write_records(config, pages)
+    assert prepare(config).dropped_labels == {}
+    for split, found in read_all(config).items():
+        for page in found:
+            name, hand = f"Kettle No {page.id[1:]}", f"Kettle No {page.id[1:]} at the shop"
+            question = page.questions[0]
+            expected = (False, hand, (hand,)) if split == TEST else (True, name, (hand, name))
+            assert (question.derived, question.answer_text, question.gold) == expected
+            assert question.origin == HAND
 
 
 def test_silence_is_neither_trained_nor_scored(config) -> None:
@@ -443,6 +463,31 @@ def test_pages_that_cannot_be_read_are_counted_by_reason(config) -> None:
     ]
     write_records(config, some_pages() + bad)
     assert prepare(config).skipped_pages == {"Broken": 1, "Empty": 1, "JavaScriptOnly": 1, "NoLabels": 1}
+
+
+def test_source_test_source_and_dataset_may_lie_in_buckets(config, tmp_path, monkeypatch) -> None:
+    monkeypatch.delenv("AWS_ENDPOINT_URL_S3", raising=False)
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "key")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
+    with mock_aws():
+        boto3.client("s3", region_name="us-east-1").create_bucket(Bucket="shop")
+        store = open_store("s3://shop")
+        for page in some_pages():
+            page["html"] = page["html"].replace("<html>", f'<html><link rel="canonical" href="{page["url"]}">')
+            store.write(f"pages/{page['id']}.html", page["html"].encode())
+            store.write(f"pages/{page['id']}.json", json.dumps({"markup": page["markup"]}).encode())
+        store.write("audited.jsonl", "".join(json.dumps(page) + "\n" for page in some_pages(5, first=50)).encode())
+        remote = replace(
+            config, source="s3://shop/pages/", test_source="s3://shop/audited.jsonl", dataset="s3://shop/d"
+        )
+        summary = prepare(remote)
+        assert {name: split.pages for name, split in summary.splits.items()} == {TRAIN: 18, VALIDATION: 12, TEST: 5}
+        assert len(read_split(open_store("s3://shop/d"), TEST)) == 5
+        assert sentences(replace(remote, source="s3://shop/no.jsonl")) == (
+            "no.jsonl must exist, got 's3://shop/no.jsonl'",
+        )
+        (sentence,) = sentences(replace(remote, source="s3://nowhere/pages/"))
+        assert sentence.startswith("pages cannot be read: s3://nowhere/pages")
 
 
 def test_ready_samples_of_one_group_share_their_tokens(config) -> None:
@@ -783,6 +828,14 @@ def test_equal_texts_in_two_splits_are_refused(config, tmp_path) -> None:
         "leave one of them out, or give them one site"
         for split in (TRAIN, VALIDATION)
     }
+
+
+def test_a_group_of_two_sites_is_refused(config) -> None:
+    records = [sample | {"group": "g", "site": site} for sample, site in zip(some_samples(2), "ab", strict=True)]
+    write_records(config, records)
+    assert sentences(replace(config, attributes=())) == (
+        'pages.jsonl: the samples of a group must have one site, got "a" and "b" in group \'g\'',
+    )
 
 
 def test_equal_prompts_in_two_splits_are_refused(config) -> None:

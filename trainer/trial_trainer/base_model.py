@@ -93,7 +93,7 @@ def _hub_snapshot(base_model: BaseModel) -> str:
 
 
 def _fetched(base_model: BaseModel) -> str:
-    target = _cache() / hashlib.sha256(base_model.uri.encode()).hexdigest()[:32]
+    target = _cache() / hashlib.sha256(f"{base_model.uri}\n{base_model.revision}".encode()).hexdigest()[:32]
     if (target / _WHOLE).is_file():
         return str(target)
     try:

@@ -79,6 +79,8 @@ class Asked:
     answer: str | None
     """What to train on; None where no accepted value can be derived from the text."""
     rule: str | None
+    weak: str | None = None
+    """For a name of which no hand-made form can be derived: the markup's shorter form. Never used in the test set."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -229,6 +231,16 @@ def _page_budget(config: PrepareConfig, prompter: Prompter, problems: list[str])
 # Sources to drafts ----------------------------------------------------------------------------------------------------
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Label:
+    """What is known of one attribute of one page."""
+
+    attribute: str
+    values: tuple[str, ...]
+    """Accepted values; none means absent."""
+    origin: str
+
+
 class _Reader:
     """Reads sources into drafts and counts what it leaves out."""
 
@@ -275,11 +287,9 @@ class _Reader:
             lines=tuple(replace(line, text=self._prompter.clean(line.text)) for line in document.lines),
         )
         text = clean.cut(self._page_tokens, self._prompter.count_tokens)
-        labels = self._labels(page)
+        own = self._read_markup(page)
         said = rules.extract(page.html, page.url)
-        asked = tuple(
-            self._ask(attribute, gold, origin, text, said.get(attribute)) for attribute, (gold, origin) in labels
-        )
+        asked = tuple(self._ask(label, text, own, said) for label in self._labels(page, own))
         if not asked:
             self.skipped["NoLabels"] += 1
             return None
@@ -292,31 +302,37 @@ class _Reader:
             asked=asked,
         )
 
-    def _labels(self, page: RawPage) -> list[tuple[str, tuple[tuple[str, ...], str]]]:
-        """Return the accepted values and origin of each asked attribute that is labelled at all."""
-        found: list[tuple[str, tuple[tuple[str, ...], str]]] = []
+    def _read_markup(self, page: RawPage) -> Mapping[str, str]:
+        """Return what the page's markup says: as its source tells it, else read from the page."""
+        if self._config.labels_from is LabelSource.GIVEN:
+            return {}
+        return page.markup if page.markup is not None else markup.read_labels(page.html)
+
+    def _labels(self, page: RawPage, own: Mapping[str, str]) -> list[_Label]:
+        """Return the labels of the attributes that are asked and labelled at all."""
+        found: list[_Label] = []
         is_given = self._config.labels_from is LabelSource.GIVEN
-        own: Mapping[str, str] | None = {} if is_given else page.markup
         for attribute in self._config.attributes:
             hand = page.labels.get(attribute)
             if hand is not None and (hand or is_given):
-                found.append((attribute, (hand, HAND)))
-            elif hand is None:
-                if own is None:
-                    own = markup.read_labels(page.html)
-                if own.get(attribute):
-                    found.append((attribute, ((own[attribute],), MARKUP)))
+                found.append(_Label(attribute=attribute, values=hand, origin=HAND))
+            elif hand is None and attribute in own:
+                found.append(_Label(attribute=attribute, values=(own[attribute],), origin=MARKUP))
         return found
 
-    def _ask(self, attribute: str, gold: tuple[str, ...], origin: str, text: str, rule: str | None) -> Asked:
-        clean = self._prompter.clean
+    def _ask(self, label: _Label, text: str, own: Mapping[str, str], said: Mapping[str, str]) -> Asked:
+        answer = _derive(label.attribute, label.values, text)
+        weak = None
+        if answer is None and label.attribute == "name":
+            weak = _derive_part(label, own.get("name", ""), text)
         return Asked(
-            attribute=attribute,
-            messages=tuple(self._prompter.ask(text, answers.question(attribute))),
-            gold=tuple(clean(value) for value in gold),
-            origin=origin,
-            answer=_derive(attribute, gold, text),
-            rule=rule,
+            attribute=label.attribute,
+            messages=tuple(self._prompter.ask(text, answers.question(label.attribute))),
+            gold=tuple(self._prompter.clean(value) for value in label.values),
+            origin=label.origin,
+            answer=answer,
+            rule=said.get(label.attribute),
+            weak=weak,
         )
 
     def _draft_samples(self, samples: Sequence[ReadySample]) -> list[Draft]:
@@ -349,6 +365,16 @@ def _derive(attribute: str, gold: tuple[str, ...], text: str) -> str | None:
     if not gold:
         return answers.ABSENT
     return next((found for value in gold if (found := answers.target(attribute, value, text)) is not None), None)
+
+
+def _derive_part(label: _Label, name: str, text: str) -> str | None:
+    """Return the markup's form of a name, if it is a part of a hand-made one ("Terraria" of "Terraria on Steam").
+
+    Where markup says something else than a person, the person is right and nothing is trained on.
+    """
+    if not name or not any(name.casefold() in value.casefold() for value in label.values):
+        return None
+    return answers.target(label.attribute, name, text)
 
 
 def _without_address(document: documents.Document, url: str | None) -> str:
@@ -409,13 +435,21 @@ def _keep_questions(
     for name, drafts in by_split.items():
         kept[name] = []
         for draft in drafts:
-            asked = tuple(asked for asked in draft.asked if _is_kept(name, asked))
-            dropped.update(question.attribute for question in draft.asked if not _is_kept(name, question))
+            settled = [asked if name == TEST else _settle(asked) for asked in draft.asked]
+            asked = tuple(asked for asked in settled if _is_kept(name, asked))
+            dropped.update(asked.attribute for asked in settled if not _is_kept(name, asked))
             if asked:
                 kept[name].append(replace(draft, asked=asked))
             else:
                 silent[name] += 1
     return kept, silent
+
+
+def _settle(asked: Asked) -> Asked:
+    """Let the markup's form of a name answer, beside the hand-made one that the page does not print."""
+    if asked.weak is None:
+        return asked
+    return replace(asked, answer=asked.weak, gold=(*asked.gold, asked.weak), weak=None)
 
 
 def _is_kept(split: str, asked: Asked) -> bool:

@@ -112,6 +112,11 @@ def read_samples(uri: str, problems: Problems, *, max_pages: int | None, seed: i
                 samples.append(sample)
     if not samples and not problems.count:
         problems.add(" must hold at least 1 sample, got none")
+    sites: dict[str, str | None] = {}
+    for sample in samples:
+        if sample.group is not None and sites.setdefault(sample.group, sample.site) != sample.site:
+            both = f"{_shown(sites[sample.group])} and {_shown(sample.site)}"
+            problems.add(f": the samples of a group must have one site, got {both} in group {sample.group!r}")
     groups = sorted({sample.group or sample.id for sample in samples}, key=lambda group: rank(seed, "page", group))
     kept = set(groups[:max_pages])
     return [sample for sample in samples if (sample.group or sample.id) in kept]
