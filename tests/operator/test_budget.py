@@ -1,0 +1,93 @@
+"""The plan's arithmetic, by hand."""
+
+from dataclasses import replace
+
+import pytest
+
+from some_studies import a_study, a_summary
+from study_operator.budget import Calibration, build_plan, count_continuing, describe_steps, parse_calibration
+from study_operator.study import Promotion
+from trial_trainer.contract import ContractError
+
+CALIBRATION = Calibration(train_seconds_per_page=2.0, evaluate_seconds_per_page=0.5, start_seconds=10.0)
+
+
+def test_the_training_that_stopping_early_saves_needs_no_measurement():
+    # 8 arms × 20 % + 4 × 80 % of 3 epochs, instead of 8 × 3.
+    plan = build_plan(a_study(), None, None)
+
+    assert plan.training_passes == pytest.approx(8 * 0.6 + 4 * 2.4)
+    assert plan.full_passes == 24
+    assert plan.saved_share == pytest.approx(1 - 14.4 / 24)
+    assert plan.seconds is None and plan.wall_seconds is None
+
+
+def test_seconds_follow_from_pages_and_a_calibration():
+    plan = build_plan(a_study(), a_summary(), CALIBRATION)
+
+    explore, promote, judge = plan.phases
+    # 80 training pages, 40 validation pages, 140 test pages.
+    assert explore.seconds == pytest.approx(8 * (10 + 0.6 * 80 * 2 + 40 * 0.5))
+    assert promote.seconds == pytest.approx(4 * (10 + 2.4 * 80 * 2 + 40 * 0.5))
+    assert judge.seconds == pytest.approx(10 + 3 * 140 * 0.5)
+    assert plan.seconds == pytest.approx(sum(phase.seconds for phase in plan.phases))
+    assert plan.wall_seconds == pytest.approx(plan.seconds)
+    assert explore.arithmetic == (
+        "8 × (10.0 s to start + 0.6 × 80 pages trained × 2.00 s + 1 × 40 pages read × 0.50 s)"
+    )
+
+
+def test_parallel_trials_shorten_the_wall_time_by_whole_rounds():
+    alone = build_plan(a_study(), a_summary(), CALIBRATION)
+    three = build_plan(replace(a_study(), parallel_trials=3), a_summary(), CALIBRATION)
+
+    explore, promote, judge = (phase.seconds / phase.jobs for phase in alone.phases)
+    assert three.wall_seconds == pytest.approx(3 * explore + 2 * promote + judge)
+
+
+@pytest.mark.parametrize(
+    ("promoted", "audited", "trials", "continuing"),
+    [
+        pytest.param(2, 1, 8, 4, id="promoted, audited and the baseline"),
+        pytest.param(5, 3, 6, 6, id="never more than there are"),
+    ],
+)
+def test_who_continues(promoted, audited, trials, continuing):
+    study = replace(a_study(), num_trials=trials, promotion=Promotion(num_promoted=promoted, num_audited=audited))
+
+    assert count_continuing(study) == continuing
+
+
+def test_steps_are_said_for_each_batch_size():
+    assert list(describe_steps(a_study(), a_summary())) == [
+        "batch size 8: 3 epochs × ⌊320 / 8⌋ = 120 steps, the first reading after 24",
+        "batch size 16: 3 epochs × ⌊320 / 16⌋ = 60 steps, the first reading after 12",
+    ]
+
+
+def test_a_calibration_is_the_last_line_of_what_was_said():
+    text = 'loading\n{"train_seconds_per_page": 2, "evaluate_seconds_per_page": 0.5, "start_seconds": 10.0}\n\n'
+
+    assert parse_calibration(text) == CALIBRATION
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        pytest.param("", "the calibration must end with a line of JSON, got ''", id="nothing"),
+        pytest.param("boom", "the calibration must end with a line of JSON, got 'boom'", id="talk"),
+        pytest.param("[1]", "the calibration must end with a JSON object, got '[1]'", id="a list"),
+        pytest.param(
+            '{"train_seconds_per_page": -1, "evaluate_seconds_per_page": true}',
+            "the calibration's train_seconds_per_page must be a number of at least 0, got -1; "
+            "the calibration's evaluate_seconds_per_page must be a number of at least 0, got True; "
+            "the calibration's start_seconds must be a number of at least 0, got None",
+            id="every figure wrong",
+        ),
+    ],
+)
+def test_a_wrong_calibration_is_refused_with_a_sentence(text, sentence):
+    with pytest.raises(ContractError) as refusal:
+        parse_calibration(text)
+
+    assert str(refusal.value) == sentence

@@ -1,0 +1,88 @@
+"""Reading a manifest from a file: relative paths, and what is said of files that are none."""
+
+from pathlib import Path
+
+import pytest
+
+from study_operator.manifest import ManifestError, read_manifest
+
+
+def test_paths_are_relative_to_the_manifest_and_uris_stay(tmp_path, monkeypatch):
+    (tmp_path / "studies").mkdir()
+    manifest = tmp_path / "studies" / "study.yaml"
+    manifest.write_text(
+        "spec:\n"
+        "  data: {source: pages, testSource: s3://shop/audited}\n"
+        "  trainer: {baseModel: {uri: ../models/small}}\n"
+        "  storage: {uri: /var/runs}\n"
+    )
+    monkeypatch.chdir("/")
+
+    spec = read_manifest(manifest)["spec"]
+
+    assert spec["data"] == {"source": str(tmp_path / "studies" / "pages"), "testSource": "s3://shop/audited"}
+    assert spec["trainer"]["baseModel"]["uri"] == str(tmp_path / "models" / "small")
+    assert spec["storage"]["uri"] == "/var/runs"
+
+
+def test_what_is_no_path_is_left_for_the_parser_to_refuse(tmp_path):
+    manifest = tmp_path / "study.yaml"
+    manifest.write_text("spec: {data: [1], trainer: {baseModel: 7}, storage: {uri: ''}}\n")
+
+    assert read_manifest(manifest) == {"spec": {"data": [1], "trainer": {"baseModel": 7}, "storage": {"uri": ""}}}
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        pytest.param(b"", "must hold one manifest, got 0", id="an empty file"),
+        pytest.param(b"# nothing\n", "must hold one manifest, got 0", id="comments alone"),
+        pytest.param(b"a: 1\n---\nb: 2\n", "must hold one manifest, got 2", id="two manifests"),
+        pytest.param(b"- a\n", "must hold an object, got list", id="a list"),
+        pytest.param(b"hello\n", "must hold an object, got str", id="a word"),
+        pytest.param(
+            b"a: [1, 2\n", "must be YAML: line 2, column 1: expected ',' or ']', but got '<stream end>'", id="open"
+        ),
+        pytest.param(
+            b"a: 1\na: 2\n", "must be YAML: line 2, column 1: the key 'a' must be given once", id="a key twice"
+        ),
+        pytest.param(
+            b"a: {b: {c: 1, c: 1}}\n",
+            "must be YAML: line 1, column 15: the key 'c' must be given once",
+            id="a key twice, deep inside",
+        ),
+        pytest.param(
+            b"a: !!python/object:os.system {}\n",
+            "must be YAML: line 1, column 4: could not determine a constructor for the tag "
+            "'tag:yaml.org,2002:python/object:os.system'",
+            id="a Python object",
+        ),
+        pytest.param(
+            b"\xff\xfe\x00",
+            "must be a readable text file: 'utf-8' codec can't decode byte 0xff in position 0: invalid start byte",
+            id="binary",
+        ),
+    ],
+)
+def test_a_file_that_is_no_manifest_is_refused_with_a_sentence(tmp_path, content, sentence):
+    manifest = tmp_path / "study.yaml"
+    manifest.write_bytes(content)
+
+    with pytest.raises(ManifestError) as refusal:
+        read_manifest(manifest)
+
+    assert str(refusal.value) == f"{manifest} {sentence}"
+
+
+@pytest.mark.parametrize(
+    ("name", "sentence"),
+    [
+        pytest.param("nowhere.yaml", "must exist", id="absent"),
+        pytest.param(".", "must be a file, got a directory", id="a directory"),
+    ],
+)
+def test_a_path_without_a_file_is_refused_with_a_sentence(tmp_path: Path, name, sentence):
+    with pytest.raises(ManifestError) as refusal:
+        read_manifest(tmp_path / name)
+
+    assert str(refusal.value) == f"{tmp_path / name} {sentence}"

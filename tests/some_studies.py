@@ -1,0 +1,153 @@
+"""Builders of studies, ledgers and results, for tests that are about what is said of them."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from datetime import UTC, datetime
+
+from study_operator.report import Report
+from study_operator.study import (
+    Categorical,
+    Data,
+    Direction,
+    LogUniform,
+    Objective,
+    Parameter,
+    Promotion,
+    Storage,
+    Study,
+)
+from study_operator.trial import Continuation, Measurement, Origin, Trial, TrialState
+from trial_trainer.contract import (
+    BaseModel,
+    DatasetSummary,
+    Interval,
+    Judged,
+    Judgement,
+    LabelSource,
+    Metric,
+    Split,
+    SplitSummary,
+    TrainerSettings,
+)
+
+ARM = {"learning_rate": 0.001, "lora_rank": 16, "batch_size": 8}
+
+
+def a_study() -> Study:
+    """Return a study of eight trials, two promoted, one audited."""
+    return Study(
+        name="laptop",
+        namespace="default",
+        uid="0123456789ab",
+        objective=Objective(metric="accuracy", direction=Direction.MAXIMIZE),
+        parameters=(
+            Parameter(name="learning_rate", search_space=LogUniform(min=1e-4, max=1e-2)),
+            Parameter(name="batch_size", search_space=Categorical(values=(8, 16), ordered=True)),
+        ),
+        baseline=ARM,
+        num_trials=8,
+        parallel_trials=1,
+        max_failed_trials=2,
+        promotion=Promotion(num_promoted=2, num_audited=1),
+        data=Data(source="/pages", attributes=("name", "price"), labels_from=LabelSource.MARKUP, split=Split()),
+        base_model=BaseModel(uri="/models/small"),
+        trainer=TrainerSettings(epochs=3, max_length_tokens=512),
+        storage=Storage(uri="/runs"),
+    )
+
+
+def a_summary() -> DatasetSummary:
+    """Return a dataset of 80 training, 40 validation and 140 test pages, four questions each."""
+    splits = {
+        name: SplitSummary(pages=n, samples=4 * n, sites=n // 2, tokens=400 * n, samples_by_attribute={"price": n})
+        for name, n in (("train", 80), ("validation", 40), ("test", 140))
+    }
+    return DatasetSummary(
+        study="laptop",
+        splits=splits,
+        skipped_pages={"empty": 2},
+        dropped_labels={"price": 7},
+        pages_in_test_shops=5,
+        warnings=("the standard error of brand is 6 points",),
+        fingerprint="00ff",
+    )
+
+
+def a_trial(index: int, **changes: object) -> Trial:
+    """Return a trial that waits for its first job."""
+    origin = Origin.BASELINE if index == 0 else Origin.SUGGESTED
+    node = "" if index == 0 else "Sobol"
+    return replace(Trial(index=index, arm=ARM, origin=origin, generation_node=node, total_steps=120), **changes)
+
+
+def measured(trial: Trial, value: float, *, rung: int = 0, diverged: bool = False) -> Trial:
+    """Return the trial with one more reading."""
+    measurement = Measurement(
+        rung=rung,
+        step=24 if rung == 0 else 120,
+        value=value,
+        standard_error=None if diverged else 0.02,
+        metrics={"accuracy": value},
+        standard_errors={"accuracy": 0.02},
+        counts={"accuracy": 160},
+        checkpoint="/runs/t/checkpoints/24-a",
+        diverged=diverged,
+    )
+    state = TrialState.PAUSED if rung == 0 else TrialState.COMPLETED
+    continuation = Continuation.PROMOTED if rung else trial.continuation
+    return replace(trial, measurements=(*trial.measurements, measurement), state=state, continuation=continuation)
+
+
+def a_judgement(winner: float = 0.52, rules: float = 0.47) -> Judgement:
+    """Return a judgement of the trial t002."""
+    values = {"winner": winner, "baseline": 0.48, "untrained": 0.02, "rules": rules, "constants": 0.2}
+    return Judgement(
+        study="laptop",
+        winner="t002",
+        predictors={name: a_row(value) for name, value in values.items()},
+        gains={f"hand_labelled/winner-{name}": a_gain(winner - value) for name, value in values.items()},
+        seconds={"winner": 1.0},
+    )
+
+
+def a_row(value: float) -> Judged:
+    """Return how one predictor did, the same on every attribute."""
+    metric = Metric(value=value, standard_error=0.03, n=140)
+    attributes: Mapping[str, Metric] = {"name": metric, "price": metric}
+    return Judged(
+        hand_labelled=metric,
+        all_asked=metric,
+        by_attribute=attributes,
+        invalid_output_rate=metric,
+        false_value_rate=metric,
+    )
+
+
+def a_gain(difference: float) -> Interval:
+    """Return a paired difference that is known to four points."""
+    return Interval(difference=difference, low=difference - 0.04, high=difference + 0.04, n=500, sites=60)
+
+
+def a_report(**changes: object) -> Report:
+    """Return the report of a study that has ended."""
+    trials = (
+        measured(measured(a_trial(0), 0.40), 0.48, rung=1),
+        measured(a_trial(1), 0.21),
+        measured(measured(a_trial(2), 0.44), 0.55, rung=1),
+        a_trial(3, state=TrialState.ABANDONED, message="out of memory at batch 16"),
+    )
+    report = Report(
+        study=a_study(),
+        stage="Completed",
+        message="",
+        trials=trials,
+        winner="t002",
+        adapter="/runs/t002/adapter",
+        summary=a_summary(),
+        judgement=a_judgement(),
+        agreement=("Early and final readings agree on 2 of 3 pairs.",),
+        spent_hours=0.5,
+        saved_hours=0.25,
+        written_at=datetime(2026, 1, 2, 3, 4, tzinfo=UTC),
+    )
+    return replace(report, **changes)
