@@ -788,7 +788,7 @@ def _inner_text(element: etree._Element) -> str:
 
 def _scope_of(element: etree._Element) -> str:
     for ancestor in element.iterancestors():
-        kind = ancestor.get("itemtype")
+        kind = str(ancestor.get("itemtype") or "")
         if kind:
             return kind.rstrip("/").rsplit("/", 1)[-1]
     return ""
