@@ -399,6 +399,28 @@ def test_at_most_so_many_pages_are_taken_and_fewer_are_among_more(config) -> Non
     assert ids[0] < ids[1]
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [0, 1])
+def test_the_sample_pages_have_enough_values_of_every_attribute_of_the_sample_study(config, seed) -> None:
+    data = Path(__file__).resolve().parents[2] / "manifests" / "samples" / "data"
+    summary = prepare(
+        replace(
+            config,
+            source=str(data / "wcxb-product-pages" / "pages.jsonl.gz"),
+            test_source=str(data / "zyte-product-pages" / "pages.jsonl.gz"),
+            attributes=("name", "price", "currency", "brand", "sku", "availability", "rating"),
+            split=Split(validation_percent=35, test_percent=0),
+            max_length_tokens=1800,
+            seed=seed,
+        )
+    )
+    assert summary.pages_in_test_shops == 13
+    assert summary.splits[TEST].pages == 140
+    assert summary.splits[TEST].samples_by_attribute["availability"] == 140
+    assert min(summary.splits[VALIDATION].samples_by_attribute.values()) >= 8
+    assert summary.splits[TRAIN].samples > 150
+
+
 # Sources --------------------------------------------------------------------------------------------------------------
 
 

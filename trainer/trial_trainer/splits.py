@@ -24,8 +24,10 @@ LEAST_VALIDATION_VALUES = 8
 """Fewer values of an attribute than this tell nothing about it."""
 MOST_STANDARD_ERROR_POINTS = 3.0
 """Above this, in percentage points, a difference between arms is mostly chance."""
-DRAWS = 500
-"""Draws among which the one is taken whose validation split resembles the whole most, attribute by attribute."""
+MOST_DRAWS = 2000
+"""Draws among which the one is taken whose splits resemble the whole most, attribute by attribute."""
+DRAWN_GROUPS = 200_000
+"""Groups drawn in all, which limits the draws of large sources: their shares come out even by themselves."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,8 +82,9 @@ def _suffixes() -> tldextract.TLDExtract:
 def draw(candidates: Sequence[Candidate], split: Split, seed: int) -> dict[str, str]:
     """Divide the candidates' groups among the splits.
 
-    Of `DRAWS` draws by the seed the one is taken in which every attribute has enough validation values and whose
-    shares of pages and of each attribute's values are closest to the shares asked for (least squares).
+    Of up to `MOST_DRAWS` draws by the seed the one is taken in which every attribute has enough validation values and
+    whose shares of each attribute's values are closest to the shares asked for (least squares). Nothing but counts is
+    looked at, so this chooses no model.
 
     Returns:
         The split's name by group.
@@ -91,7 +94,8 @@ def draw(candidates: Sequence[Candidate], split: Split, seed: int) -> dict[str, 
     for candidate in candidates:
         values_by_group[candidate.group].update(candidate.attributes)
     sizes = _sizes(len(groups), split)
-    draws = (_draw_once(groups, sizes, seed, attempt) for attempt in range(DRAWS))
+    attempts = max(1, min(MOST_DRAWS, DRAWN_GROUPS // max(1, len(groups))))
+    draws = (_draw_once(groups, sizes, seed, attempt) for attempt in range(attempts))
     return min(draws, key=lambda drawn: _unlikeness(drawn, values_by_group, split))
 
 
