@@ -1,0 +1,141 @@
+"""A study's own directory on this machine: who the study is, what was accepted, and its status.
+
+    study.json    the study's uid and the spec that it runs with
+    status.json   the status with its version; a write names the version that it read
+    run.lock, jobs/, logs/    see `local.py`
+
+What Kubernetes keeps in its API server is kept here in files. Called by the command line.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+CHANGEABLE = ("suspend", "parallelTrials", "numTrials", "budget")
+"""Fields of the spec that may change once the study has trials; `numTrials` only upwards."""
+
+
+class ConflictError(Exception):
+    """The status was written by somebody else since it was read: the tick must be dropped."""
+
+
+class SpecChangedError(Exception):
+    """The manifest differs from what the study runs with, in fields that may not change. One sentence a field."""
+
+
+@dataclass(frozen=True)
+class StatusFile:
+    """The study's status with optimistic locking, as a file."""
+
+    path: Path
+
+    def read(self) -> tuple[dict[str, Any] | None, int]:
+        """Return the status (None before the first write) and its version."""
+        try:
+            raw = json.loads(self.path.read_text())
+        except FileNotFoundError:
+            return None, 0
+        return raw["status"], raw["version"]
+
+    def write(self, status: Mapping[str, Any], version: int) -> int:
+        """Write the status if its version is still the one that was read; return the new version.
+
+        Raises:
+            ConflictError: where it is not.
+        """
+        _, current = self.read()
+        if current != version:
+            raise ConflictError(f"the status has version {current}, but version {version} was read")
+        write_whole(self.path, json.dumps({"version": version + 1, "status": status}, allow_nan=False))
+        return version + 1
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """The directory of one study."""
+
+    directory: Path
+
+    @property
+    def status(self) -> StatusFile:
+        """The study's status."""
+        return StatusFile(self.directory / "status.json")
+
+    def read_uid(self) -> str | None:
+        """Return the study's uid; None where it was never run."""
+        accepted = self._read_accepted()
+        return accepted["uid"] if accepted else None
+
+    def accept(self, spec: Mapping[str, Any]) -> str:
+        """Take a spec for the study of this directory, and return the study's uid.
+
+        A study that has no trials yet starts anew with a changed spec: so one whose data could not be prepared is
+        mended by mending its manifest.
+
+        Raises:
+            SpecChangedError: naming every field that may not change.
+        """
+        accepted = self._read_accepted()
+        if accepted is not None and accepted["spec"] != spec:
+            problems = list(describe_changes(accepted["spec"], spec))
+            if problems and self._has_trials():
+                raise SpecChangedError("\n".join(problems))
+            if problems:
+                self._forget()
+                accepted = None
+        uid = accepted["uid"] if accepted else str(uuid.uuid4())
+        self.directory.mkdir(parents=True, exist_ok=True)
+        write_whole(self.directory / "study.json", json.dumps({"uid": uid, "spec": spec}, indent=1))
+        return uid
+
+    def _read_accepted(self) -> dict[str, Any] | None:
+        try:
+            accepted: dict[str, Any] = json.loads((self.directory / "study.json").read_text())
+        except FileNotFoundError:
+            return None
+        return accepted
+
+    def _has_trials(self) -> bool:
+        status, _ = self.status.read()
+        return bool(status and status.get("trials"))
+
+    def _forget(self) -> None:
+        self.status.path.unlink(missing_ok=True)
+        shutil.rmtree(self.directory / "jobs", ignore_errors=True)
+
+
+def describe_changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
+    """Return a sentence for each field of the spec that changed and must not."""
+    sentences = []
+    for name in sorted({*before, *after}):
+        old, new = before.get(name), after.get(name)
+        if name == "numTrials" and isinstance(old, int) and isinstance(new, int) and new < old:
+            sentences.append(f"`spec.numTrials` must not be lowered once the study has trials: it was {old}, got {new}")
+        elif old != new and name not in CHANGEABLE:
+            sentences.append(
+                f"`spec.{name}` must not change once the study has trials: it was {_short(old)}, got {_short(new)}"
+            )
+    return sentences
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 200 else f"{text[:200]}…"
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a file so that a reader, or a machine that lost its power, finds all of it or what was there before."""
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
+    with os.fdopen(handle, "w") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    Path(name).replace(path)
