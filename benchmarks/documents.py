@@ -3,7 +3,8 @@
     PYTHONPATH=operator:trainer python benchmarks/documents.py --model .cache/smollm2-135m-instruct
 
 Prints Markdown tables for the two page sets in `manifests/samples/data`. A value counts as visible when the answer to
-train on can be derived from the page's whole text, and as kept when it still can from the cut text.
+train on can be derived from the page's whole text, and as kept when it still can from the cut text. The column
+"target" counts every label with an answer to train on in the cut text, those that stand only in the address included.
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ DATA = Path(__file__).resolve().parent.parent / "manifests" / "samples" / "data"
 PAGE_SETS = ("wcxb-product-pages", "zyte-product-pages")
 ATTRIBUTES = ("name", "price", "currency", "brand", "sku", "availability", "rating")
 BUDGETS_TOKENS = (200, 256, 320, 400, 512, 1024)
+TARGET_BUDGET_TOKENS = 400
+FIRST_KEPT = 3
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -49,12 +52,13 @@ def main() -> None:
 
     for name, kept in kept_by_set.items():
         print(f"\n{name}: labelled values, those visible in the whole page, and the share of these kept\n")
-        print("| attribute | labelled | visible |" + "".join(f" kept at {budget} |" for budget in BUDGETS_TOKENS))
-        print("|---|---|---|" + "---|" * len(BUDGETS_TOKENS))
-        total = [sum(row[i] for row in kept.values()) for i in range(2 + len(BUDGETS_TOKENS))]
+        kept_columns = "".join(f" kept at {budget} |" for budget in BUDGETS_TOKENS)
+        print(f"| attribute | labelled | visible | target at {TARGET_BUDGET_TOKENS} |{kept_columns}")
+        print("|---|---|---|---|" + "---|" * len(BUDGETS_TOKENS))
+        total = [sum(row[i] for row in kept.values()) for i in range(FIRST_KEPT + len(BUDGETS_TOKENS))]
         for attribute, row in [*kept.items(), ("all", total)]:
-            shares = "".join(f" {100 * count / max(1, row[1]):.1f} % |" for count in row[2:])
-            print(f"| {attribute} | {row[0]} | {row[1]} |{shares}")
+            shares = "".join(f" {100 * count / max(1, row[1]):.1f} % |" for count in row[FIRST_KEPT:])
+            print(f"| {attribute} | {row[0]} | {row[1]} | {row[2]} |{shares}")
 
 
 def load_counter(folder: str) -> documents.CountTokens:
@@ -88,8 +92,8 @@ def labels_of(page: dict[str, Any], attribute: str) -> Sequence[str]:
 def count_kept(
     readable: Sequence[tuple[dict[str, Any], documents.Document]], count_tokens: documents.CountTokens
 ) -> dict[str, list[int]]:
-    """Count labelled, visible and kept values for each attribute."""
-    rows: dict[str, list[int]] = defaultdict(lambda: [0] * (2 + len(BUDGETS_TOKENS)))
+    """Count for each attribute: labelled values, visible ones, targets in the cut, and kept ones for each budget."""
+    rows: dict[str, list[int]] = defaultdict(lambda: [0] * (FIRST_KEPT + len(BUDGETS_TOKENS)))
     for page, document in readable:
         facts = documents.inspect(page["html"])
         assert not isinstance(facts, documents.Skip)
@@ -100,11 +104,12 @@ def count_kept(
                 continue
             row = rows[attribute]
             row[0] += 1
+            row[2] += is_derivable(attribute, accepted, cuts[BUDGETS_TOKENS.index(TARGET_BUDGET_TOKENS)])
             if not is_derivable(attribute, accepted, facts.text):
                 continue
             row[1] += 1
             for position, text in enumerate(cuts):
-                row[2 + position] += is_derivable(attribute, accepted, text)
+                row[FIRST_KEPT + position] += is_derivable(attribute, accepted, text)
     return {attribute: rows[attribute] for attribute in ATTRIBUTES}
 
 

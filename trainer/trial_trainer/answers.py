@@ -8,6 +8,7 @@ Nothing here knows HTML or a model.
 
 from __future__ import annotations
 
+import html
 import math
 import re
 import unicodedata
@@ -43,22 +44,22 @@ SYMBOLS_BY_CURRENCY: dict[str, tuple[str, ...]] = {
     "BRL": ("BRL", "R$"),
     "BYN": ("BYN", "Br", "руб", "руб.", "р."),
     "CAD": ("CAD", "$", "C$", "CA$", "CDN$"),
-    "CHF": ("CHF", "Fr.", "SFr.", "Fr"),
+    "CHF": ("CHF", "Fr.", "fr.", "SFr.", "Fr"),
     "CLP": ("CLP", "$", "CLP$"),
     "CNY": ("CNY", "¥", "￥", "元", "RMB", "CN¥"),
     "COP": ("COP", "$", "COL$"),
     "CZK": ("CZK", "Kč"),
-    "DKK": ("DKK", "kr", "kr."),
+    "DKK": ("DKK", "kr", "Kr", "KR", "kr."),
     "EGP": ("EGP", "E£", "ج.م", "جنيه"),
     "EUR": ("EUR", "€", "Euro", "EURO", "euros"),
     "GBP": ("GBP", "£", "UK£"),
     "HKD": ("HKD", "HK$", "$"),
-    "HRK": ("HRK", "kn"),
+    "HRK": ("HRK", "kn", "Kn", "KN"),
     "HUF": ("HUF", "Ft"),
     "IDR": ("IDR", "Rp"),
     "ILS": ("ILS", "₪", "NIS"),
     "INR": ("INR", "₹", "Rs", "Rs."),
-    "ISK": ("ISK", "kr", "kr."),
+    "ISK": ("ISK", "kr", "Kr", "KR", "kr."),
     "JPY": ("JPY", "¥", "￥", "円"),
     "KRW": ("KRW", "₩", "원"),
     "KWD": ("KWD", "د.ك"),
@@ -67,7 +68,7 @@ SYMBOLS_BY_CURRENCY: dict[str, tuple[str, ...]] = {
     "MXN": ("MXN", "$", "MX$", "Mex$"),
     "MYR": ("MYR", "RM"),
     "NGN": ("NGN", "₦"),
-    "NOK": ("NOK", "kr", "kr.", ",-"),
+    "NOK": ("NOK", "kr", "Kr", "KR", "kr.", ",-"),
     "NZD": ("NZD", "$", "NZ$"),
     "PEN": ("PEN", "S/", "S/."),
     "PHP": ("PHP", "₱"),
@@ -78,7 +79,7 @@ SYMBOLS_BY_CURRENCY: dict[str, tuple[str, ...]] = {
     "RSD": ("RSD", "din", "дин"),
     "RUB": ("RUB", "₽", "руб", "руб.", "р."),
     "SAR": ("SAR", "ر.س", "﷼", "SR", "ريال"),
-    "SEK": ("SEK", "kr", "kr.", ":-"),
+    "SEK": ("SEK", "kr", "Kr", "KR", "kr.", ":-"),
     "SGD": ("SGD", "S$", "$"),
     "THB": ("THB", "฿", "บาท"),
     "TRY": ("TRY", "₺", "TL"),
@@ -107,13 +108,17 @@ CURRENCIES_BY_SYMBOL: dict[str, frozenset[str]] = {
 
 
 def _symbol_pattern(symbols: Iterable[str]) -> str:
-    """Build a pattern for any of the symbols, longest first; letters must not run on into a word."""
+    """Build a pattern for any of the symbols, longest first; letters must not run on into a word.
+
+    Case is ignored but in signs of one or two letters: "12 Ft" is a price, "12 ft" is a length.
+    """
     parts = []
     for symbol in sorted(set(symbols), key=lambda s: (-len(s), s)):
         escaped = re.escape(symbol).replace(r"\ ", r"\s?")
         before = r"(?<![^\W\d_])" if symbol[0].isalpha() else ""
         after = r"(?![^\W\d_])" if symbol[-1].isalpha() else ""
-        parts.append(before + escaped + after)
+        is_short = len(symbol) <= 2 and symbol.isascii()
+        parts.append(before + (escaped if is_short else f"(?i:{escaped})") + after)
     return "|".join(parts)
 
 
@@ -125,8 +130,8 @@ _STANDING_NUMBER = re.compile(rf"(?<![\w.,-])(?:{NUMBER})(?![\w%-])")
 _DASHES = {",-", ":-"}
 _ONLY_BEFORE = {"R", "Br"}
 _ALL_SYMBOLS = {symbol for symbols in SYMBOLS_BY_CURRENCY.values() for symbol in symbols}
-_MARK_BEFORE = re.compile(rf"(?:{_symbol_pattern(_ALL_SYMBOLS - _DASHES)})\s{{0,2}}\Z", re.IGNORECASE)
-_MARK_AFTER = re.compile(rf"\s{{0,2}}({_symbol_pattern(_ALL_SYMBOLS - _ONLY_BEFORE)})", re.IGNORECASE)
+_MARK_BEFORE = re.compile(rf"(?:{_symbol_pattern(_ALL_SYMBOLS - _DASHES)})\s{{0,2}}\Z")
+_MARK_AFTER = re.compile(rf"\s{{0,2}}({_symbol_pattern(_ALL_SYMBOLS - _ONLY_BEFORE)})")
 
 
 class Money(NamedTuple):
@@ -366,17 +371,22 @@ def _same_rating(answer: str, value: str) -> bool:
 # Text keys ------------------------------------------------------------------------------------------------------------
 
 
+def _unescape(text: str) -> str:
+    """Undo what shops leave in their markup: "L&#8217;atelier" is "L’atelier"."""
+    return html.unescape(text) if "&" in text else text
+
+
 @lru_cache(maxsize=65536)
 def _text_key(text: str) -> str:
     """Fold case, diacritics, punctuation and spaces away."""
-    decomposed = unicodedata.normalize("NFKD", text).casefold()
+    decomposed = unicodedata.normalize("NFKD", _unescape(text)).casefold()
     return "".join(c for c in decomposed if c.isalnum())
 
 
 @lru_cache(maxsize=65536)
 def _name_key(text: str) -> str:
     """Fold case, spaces and kinds of quotes and dashes."""
-    folded = unicodedata.normalize("NFKC", text).casefold()
+    folded = unicodedata.normalize("NFKC", _unescape(text)).casefold()
     folded = re.sub(r"[‘’‚‛′´`]", "'", re.sub(r"[“”„‟″«»]", '"', folded))
     folded = re.sub(r"[‐‑‒–—―]", "-", folded)
     return re.sub(r"\s+", " ", folded).strip()
