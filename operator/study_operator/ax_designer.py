@@ -1,0 +1,462 @@
+"""Ask Ax for the next arms: the only importer of ax, and the only module that takes seconds to import.
+
+Import it where a study is run and nowhere else. The rest of the operator knows ``designer.Designer`` alone.
+
+Nothing is kept between two requests. Ax is told the whole ledger anew, asked for one arm, and thrown away; the next arm
+of the same request is asked for with the first one pending. So the same ledger gives the same proposal in any process,
+and asking for two arms is asking twice.
+
+What Ax is told, and what it makes of it (seen with ax-platform 1.3.1):
+
+============================== ========= ===========================================================================
+in the ledger                  for Ax    which means
+============================== ========= ===========================================================================
+measured on the first rung     completed data, whatever became of the trial on the second rung; a diverged trial is
+                                         measured too, at the worst value
+no measurement yet             running   a pending point: the next proposals keep away from it
+``Failed``, never measured     failed    forgotten, may be proposed again
+``Abandoned``                  abandoned never proposed again, and its region is learnt as not viable
+============================== ========= ===========================================================================
+
+Means go in without standard errors: all arms are read on the same pages, so the pages' noise is common to them.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import math
+import random
+import re
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, assert_never
+
+import torch
+from ax.adapter.registry import Generators, MBM_X_trans, Y_trans
+from ax.adapter.transforms.add_execution_viability import EXECUTION_VIABLE_METRIC_NAME, AddExecutionViability
+from ax.api.utils.instantiation.from_string import optimization_config_from_string
+from ax.core.arm import Arm as AxArm
+from ax.core.data import Data, DataRow
+from ax.core.experiment import Experiment
+from ax.core.metric import Metric
+from ax.core.parameter import ChoiceParameter, FixedParameter, ParameterType, RangeParameter
+from ax.core.parameter import Parameter as AxParameter
+from ax.core.parameter_constraint import ParameterConstraint
+from ax.core.search_space import SearchSpace
+from ax.core.trial_status import TrialStatus
+from ax.exceptions.core import DataRequiredError, SearchSpaceExhausted
+from ax.exceptions.generation_strategy import GenerationStrategyRepeatedPoints
+from ax.generation_strategy.generation_node import GenerationNode
+from ax.generation_strategy.generation_strategy import GenerationStrategy
+from ax.generation_strategy.generator_spec import GeneratorSpec
+from ax.generation_strategy.transition_criterion import MinTrials
+from ax.utils.common.random import with_rng_seed
+
+from study_operator.designer import DesignerError, Suggestion
+from study_operator.study import Arm, Categorical, Direction, LogUniform, Parameter, Study, Uniform
+from study_operator.trial import Measurement, Origin, Trial, TrialState
+from trial_trainer.contract import ParameterValue
+
+RELATIVE_TOLERANCE = 1e-6
+"""Of a parameter's range, or of a constraint's terms: how far outside a point may lie and still be rounding."""
+
+MOST_ENUMERATED_ARMS = 10_000
+"""A finite space up to this size is searched for arms that were not tried when Ax finds none. A study has at most 500
+trials, so a larger space can't be exhausted."""
+
+INITIALIZATION_NODE = "Sobol"
+MODEL_NODE = "MBM"
+LEFTOVER_NODE = "Leftover"
+"""Drawn by the seed among the arms of a finite space that were not tried yet."""
+
+# Ax logs its own decisions, and its numerics warn a lot. What a user has to know we say ourselves.
+logging.getLogger("ax").setLevel(logging.ERROR)
+warnings.filterwarnings("ignore", module=r"(ax|botorch|gpytorch|linear_operator)(\.|$)")
+
+
+class AxDesigner:
+    """Bayesian optimization of a study, by Ax."""
+
+    def suggest(self, study: Study, trials: Sequence[Trial], count: int) -> tuple[Suggestion, ...]:
+        """Return up to ``count`` arms; fewer, even none, means: wait for a running trial.
+
+        Raises:
+            DesignerError: where no arm can be proposed and no trial is running, or the ledger holds what Ax must not be
+                told: a point outside the search space, a number that is not finite, a metric that is missing.
+        """
+        ledger = [_entry(study, trial) for trial in sorted(trials, key=lambda trial: trial.index)]
+        suggestions: list[Suggestion] = []
+        while len(suggestions) < count:
+            with _one_thread():
+                suggestion = _propose(study, ledger)
+            if suggestion is None:
+                break
+            suggestions.append(suggestion)
+            ledger.append(_Entry(arm=suggestion.arm, status=TrialStatus.RUNNING))
+        if not suggestions and count > 0 and not any(entry.status is TrialStatus.RUNNING for entry in ledger):
+            raise DesignerError(_why_nothing_is_left(study))
+        return tuple(suggestions)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Entry:
+    """A trial as Ax is told of it."""
+
+    arm: Arm
+    status: TrialStatus
+    means: Mapping[str, float] | None = None
+    """The objective and the constrained metrics on the first rung."""
+    is_ours: bool = True
+    """Whether Ax proposed it; else it is the baseline or a starting arm."""
+
+
+def _propose(study: Study, ledger: Sequence[_Entry]) -> Suggestion | None:
+    """Return the one arm that this ledger leads to; None where there is nothing to propose."""
+    experiment = _build_experiment(study, ledger)
+    strategy = _build_generation_strategy(study)
+    try:
+        with with_rng_seed(study.seed % 2**32):
+            run = strategy.gen_single_trial(experiment)
+    except DataRequiredError:
+        return None
+    except (SearchSpaceExhausted, GenerationStrategyRepeatedPoints):
+        return _leftover(study, ledger)
+
+    # An empty proposal is what Ax makes of an infinite mean; none is let in, so this would be new to us.
+    if not run.arms:
+        raise DesignerError(f"Ax made an empty proposal from {len(ledger)} trials; must be one arm")
+    arm = {
+        parameter.name: _given_value(parameter, run.arms[0].parameters[parameter.name])
+        for parameter in study.parameters
+    }
+    faults = _faults(study, arm)
+    if faults:
+        raise DesignerError(f"Ax proposed a point outside the search space: {'; '.join(faults)}")
+    if arm in _closed_arms(ledger):
+        return _leftover(study, ledger)
+    return Suggestion(arm=arm, generation_node=run._generation_node_name or "")
+
+
+# From the ledger to entries.
+
+
+def _entry(study: Study, trial: Trial) -> _Entry:
+    faults = _faults(study, trial.arm)
+    if faults:
+        raise DesignerError(f"trial {trial.name} is outside the search space: {'; '.join(faults)}")
+
+    measurement = trial.measurement(0)
+    match trial.state:
+        case TrialState.ABANDONED:
+            status = TrialStatus.ABANDONED
+        case TrialState.FAILED if measurement is None:
+            status = TrialStatus.FAILED
+        case TrialState.PENDING | TrialState.RUNNING if measurement is None:
+            status = TrialStatus.RUNNING
+        case _:
+            status = TrialStatus.COMPLETED
+    if status is TrialStatus.COMPLETED and measurement is None:
+        raise DesignerError(f"trial {trial.name} is {trial.state}, so it must be measured on the first rung")
+    return _Entry(
+        arm=trial.arm,
+        status=status,
+        means=_means(study, trial, measurement) if status is TrialStatus.COMPLETED and measurement else None,
+        is_ours=trial.origin is Origin.SUGGESTED,
+    )
+
+
+def _means(study: Study, trial: Trial, measurement: Measurement) -> dict[str, float]:
+    """Return the objective and the constrained metrics of a measurement; each must be there and finite."""
+    means = {study.objective.metric: measurement.value}
+    for constraint in study.outcome_constraints:
+        metric, operator, bound = _parse_outcome_constraint(constraint)
+        if metric in measurement.metrics:
+            means[metric] = measurement.metrics[metric]
+        elif measurement.diverged:
+            # What diverged keeps no promise: as far on the wrong side of the bound as the bound is from zero, or by 1.
+            distance = max(abs(bound), 1.0)
+            means[metric] = bound + distance if operator == "<=" else bound - distance
+        else:
+            raise DesignerError(f"trial {trial.name} must measure {metric!r}, which outcomeConstraints names")
+    for metric, mean in means.items():
+        if not math.isfinite(mean):
+            raise DesignerError(f"trial {trial.name}: {metric} must be finite, got {mean}")
+    return means
+
+
+_OUTCOME_CONSTRAINT = re.compile(r"\s*(\w+)\s*(<=|>=)\s*(\S+)\s*")
+
+
+def _parse_outcome_constraint(constraint: str) -> tuple[str, str, float]:
+    """Return metric, ``<=`` or ``>=``, and bound."""
+    match = _OUTCOME_CONSTRAINT.fullmatch(constraint)
+    try:
+        if match:
+            return match[1], match[2], float(match[3])
+    except ValueError:
+        pass
+    raise DesignerError(f"outcomeConstraints must read 'metric <= number' or 'metric >= number', got {constraint!r}")
+
+
+# What lies in the search space.
+
+
+def _faults(study: Study, arm: Arm) -> list[str]:
+    """Return a sentence for each way in which an arm is not a point of the search space."""
+    names = [parameter.name for parameter in study.parameters]
+    faults = [f"{name} must be one of {', '.join(names)}" for name in arm if name not in names]
+    faults += [f"{name} must have a value" for name in names if name not in arm]
+    faults += [fault for p in study.parameters if p.name in arm for fault in _value_faults(p, arm[p.name])]
+    if not faults:
+        for text in study.parameter_constraints:
+            constraint = ParameterConstraint(inequality=text)
+            terms = [weight * float(arm[name]) for name, weight in constraint.constraint_dict.items()]
+            slack = RELATIVE_TOLERANCE * max(abs(constraint.bound), *map(abs, terms))
+            if sum(terms) > constraint.bound + slack:
+                values = ", ".join(f"{name} = {arm[name]!r}" for name in constraint.constraint_dict)
+                faults.append(f"{text} must hold, got {values}")
+    return faults
+
+
+def _value_faults(parameter: Parameter, value: ParameterValue) -> list[str]:
+    match parameter.search_space:
+        case Categorical(values=values):
+            # 16 and 16.0 are the same choice, 16 and "16" are not.
+            if any(value == v and isinstance(value, str) == isinstance(v, str) for v in values):
+                return []
+            return [f"{parameter.name} must be one of {', '.join(map(repr, values))}, got {value!r}"]
+        case Uniform(min=lower, max=upper) | LogUniform(min=lower, max=upper):
+            slack = RELATIVE_TOLERANCE * (upper - lower)
+            if isinstance(value, int | float) and lower - slack <= value <= upper + slack:
+                return []
+            return [f"{parameter.name} must be between {lower!r} and {upper!r}, got {value!r}"]
+        case _ as unknown:
+            assert_never(unknown)
+
+
+def _given_value(parameter: Parameter, value: Any) -> ParameterValue:
+    """Return the study's own value for one that went through Ax's scales: type and last digit as in the manifest."""
+    match parameter.search_space:
+        case Categorical(values=values):
+            numbers = [v for v in values if not isinstance(v, str)]
+            if numbers and not isinstance(value, str):
+                return min(numbers, key=lambda number: abs(number - value))
+            return next(v for v in values if v == value)
+        case Uniform(min=lower, max=upper) | LogUniform(min=lower, max=upper):
+            return min(max(float(value), float(lower)), float(upper))
+        case _ as unknown:
+            assert_never(unknown)
+
+
+# The Ax experiment.
+
+
+def _build_experiment(study: Study, ledger: Sequence[_Entry]) -> Experiment:
+    """Tell Ax of the study and of every trial, in order."""
+    constrained = [_parse_outcome_constraint(constraint)[0] for constraint in study.outcome_constraints]
+    minimize = study.objective.direction is Direction.MINIMIZE
+    experiment = Experiment(
+        name=study.name,
+        search_space=SearchSpace(
+            parameters=[_build_parameter(parameter) for parameter in study.parameters],
+            parameter_constraints=[ParameterConstraint(inequality=text) for text in study.parameter_constraints],
+        ),
+        metrics=[
+            Metric(name=study.objective.metric, lower_is_better=minimize),
+            *(Metric(name=name) for name in dict.fromkeys(constrained) if name != study.objective.metric),
+            # Without it the learnt viability has no metric to constrain.
+            Metric(name=EXECUTION_VIABLE_METRIC_NAME),
+        ],
+    )
+    experiment.optimization_config = optimization_config_from_string(
+        objective_str=("-" if minimize else "") + study.objective.metric,
+        outcome_constraint_strs=list(study.outcome_constraints),
+    )
+
+    rows: list[DataRow] = []
+    for index, entry in enumerate(ledger):
+        trial = experiment.new_trial().add_arm(AxArm(parameters=_ax_arm(study, entry.arm)))
+        trial.mark_running(no_runner_required=True)
+        match entry.status:
+            case TrialStatus.COMPLETED:
+                trial.mark_completed()
+            case TrialStatus.FAILED:
+                trial.mark_failed()
+            case TrialStatus.ABANDONED:
+                trial.mark_abandoned()
+            case _:
+                pass
+        rows += [
+            DataRow(
+                trial_index=index,
+                arm_name=trial.arms[0].name,
+                metric_name=metric,
+                metric_signature=metric,
+                mean=mean,
+                se=math.nan,
+            )
+            for metric, mean in (entry.means or {}).items()
+        ]
+    if rows:
+        experiment.attach_data(Data(data_rows=rows))
+    return experiment
+
+
+def _build_parameter(parameter: Parameter) -> AxParameter:
+    match parameter.search_space:
+        case Uniform(min=lower, max=upper) | LogUniform(min=lower, max=upper) if lower == upper:
+            return FixedParameter(name=parameter.name, parameter_type=ParameterType.FLOAT, value=float(lower))
+        case Uniform(min=lower, max=upper):
+            return RangeParameter(
+                name=parameter.name, parameter_type=ParameterType.FLOAT, lower=float(lower), upper=float(upper)
+            )
+        case LogUniform(min=lower, max=upper):
+            return RangeParameter(
+                name=parameter.name,
+                parameter_type=ParameterType.FLOAT,
+                lower=float(lower),
+                upper=float(upper),
+                log_scale=True,
+            )
+        case Categorical(values=values, ordered=ordered):
+            kind = _choice_type(values)
+            distinct = list(dict.fromkeys(_ax_value(kind, value) for value in values))
+            if len(distinct) == 1:
+                return FixedParameter(name=parameter.name, parameter_type=kind, value=distinct[0])
+            # Strings are ordered as given, numbers by size; Ax finds geometric numbers and puts them on a log scale.
+            return ChoiceParameter(
+                name=parameter.name,
+                parameter_type=kind,
+                values=distinct,
+                is_ordered=ordered,
+                sort_values=kind is not ParameterType.STRING,
+            )
+        case _ as unknown:
+            assert_never(unknown)
+
+
+def _choice_type(values: Sequence[ParameterValue]) -> ParameterType:
+    if any(isinstance(value, str) for value in values):
+        return ParameterType.STRING
+    return ParameterType.INT if all(isinstance(value, int) for value in values) else ParameterType.FLOAT
+
+
+def _ax_value(kind: ParameterType, value: ParameterValue) -> float | int | str:
+    match kind:
+        case ParameterType.STRING:
+            return str(value)
+        case ParameterType.INT:
+            return int(value)
+        case _:
+            return float(value)
+
+
+def _ax_arm(study: Study, arm: Arm) -> dict[str, Any]:
+    """Return an arm with Ax's types and with rounding at the bounds taken off, so that Ax takes it for in the space."""
+    ax_arm: dict[str, Any] = {}
+    for parameter in study.parameters:
+        value = _given_value(parameter, arm[parameter.name])
+        space = parameter.search_space
+        kind = _choice_type(space.values) if isinstance(space, Categorical) else ParameterType.FLOAT
+        ax_arm[parameter.name] = _ax_value(kind, value)
+    return ax_arm
+
+
+# The generation strategy: what Ax's Client would choose with initialize_with_center=False (a rebuilt centre would keep
+# it in Sobol), and with learnt execution viability, which is in none of its strategies.
+
+
+def _build_generation_strategy(study: Study) -> GenerationStrategy:
+    budget = max(5, study.parallel_trials + 1)
+    seed = study.seed % 2**32
+    initialization = GenerationNode(
+        name=INITIALIZATION_NODE,
+        generator_specs=[GeneratorSpec(generator_enum=Generators.SOBOL, generator_kwargs={"seed": seed})],
+        # Both must hold before a model is fitted. There is no criterion to pause: where readings are late, a slot is
+        # better filled with one more spread-out arm than left idle.
+        transition_criteria=[
+            MinTrials(
+                threshold=budget,
+                transition_to=MODEL_NODE,
+                use_all_trials_in_exp=True,
+                not_in_statuses=[TrialStatus.FAILED, TrialStatus.ABANDONED],
+            ),
+            MinTrials(
+                threshold=budget // 2,
+                transition_to=MODEL_NODE,
+                use_all_trials_in_exp=True,
+                only_in_statuses=[TrialStatus.COMPLETED],
+                count_only_trials_with_data=True,
+            ),
+        ],
+        should_deduplicate=True,
+    )
+    model = GenerationNode(
+        name=MODEL_NODE,
+        generator_specs=[
+            GeneratorSpec(
+                generator_enum=Generators.BOTORCH_MODULAR,
+                generator_kwargs={
+                    "transforms": [AddExecutionViability, *MBM_X_trans, *Y_trans],
+                    "transform_configs": {"AddExecutionViability": {"min_abandoned_trials": 1}},
+                },
+            )
+        ],
+        should_deduplicate=True,
+        # Where the model only repeats itself. Ax's own fallback takes any seed.
+        fallback_specs={
+            GenerationStrategyRepeatedPoints: GeneratorSpec(
+                generator_enum=Generators.SOBOL,
+                generator_kwargs={"seed": seed},
+                generator_key_override="Fallback_Sobol",
+            )
+        },
+    )
+    return GenerationStrategy(name="study", nodes=[initialization, model])
+
+
+# Spaces that end.
+
+
+def _leftover(study: Study, ledger: Sequence[_Entry]) -> Suggestion | None:
+    """Return an arm of a finite space that may still be proposed, drawn by the seed; None where there is none."""
+    choices: list[tuple[ParameterValue, ...]] = []
+    for parameter in study.parameters:
+        if not isinstance(parameter.search_space, Categorical):
+            return None
+        choices.append(parameter.search_space.values)
+    if math.prod(map(len, choices)) > MOST_ENUMERATED_ARMS:
+        return None
+    closed = _closed_arms(ledger)
+    names = [parameter.name for parameter in study.parameters]
+    arms = [dict(zip(names, values, strict=True)) for values in itertools.product(*choices)]
+    left = [arm for arm in arms if arm not in closed]
+    if not left:
+        return None
+    drawn = random.Random(f"{study.seed} {len(ledger)}").choice(left)
+    return Suggestion(arm=drawn, generation_node=LEFTOVER_NODE)
+
+
+def _closed_arms(ledger: Sequence[_Entry]) -> list[Arm]:
+    """Return the arms that must not be proposed again."""
+    return [entry.arm for entry in ledger if entry.status is not TrialStatus.FAILED]
+
+
+def _why_nothing_is_left(study: Study) -> str:
+    if all(isinstance(parameter.search_space, Categorical) for parameter in study.parameters):
+        return "every arm of the search space was tried; numTrials must not exceed the number of its arms"
+    return "no arm could be proposed and no trial is running"
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Fit on one torch thread: more of them cost seconds on a busy machine, and sums in another order."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
