@@ -532,6 +532,8 @@ _LABELLED = {
 }
 _LABEL_ALONE = re.compile(rf"(?:{'|'.join(_LABELS.values())})\s*[.:#：]*", re.IGNORECASE)
 _SCORE_BY_KIND = {"price": 60.0, "brand": 60.0, "sku": 60.0, "availability": 45.0, "rating": 45.0, "name": 30.0}
+_REACH_BY_KIND = {"rating": 240, "sku": 120}
+"""How many lines below the heading halve a score: ratings and article numbers often stand far down. Else 60."""
 _FADE_BY_KIND = {"price": 0.75, "brand": 0.6, "sku": 0.7, "availability": 0.5, "rating": 0.5, "name": 0.5, "": 1.0}
 _MAX_LINE_CHARACTERS = 240
 
@@ -646,12 +648,12 @@ def _score_alone(block: _Block, kind: str, distance: int) -> float:
         kind: the attribute that it speaks of, or "".
         distance: lines after the heading, negative before it.
     """
-    near = 1 / (1 + distance / 60) if distance >= 0 else 0.4 / (1 - distance / 20)
+    near = 1 / (1 + distance / _REACH_BY_KIND.get(kind, 60)) if distance >= 0 else 0.4 / (1 - distance / 20)
     score = _SCORE_BY_KIND.get(kind, 14.0 if block.is_row else 8.0) * near * block.weight
     if block.is_exact or block.is_row:
         score *= 1.3
     if kind == "rating" and _WHOLE_RATING.match(block.text):
-        score *= 0.5
+        score *= 0.3
     if block.is_old:
         score *= 0.5
     if block.linked_characters > 0.8 * len(block.text) and kind not in ("brand", "availability"):
