@@ -32,6 +32,7 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, assert_never
 
 import torch
@@ -47,7 +48,7 @@ from ax.core.parameter import Parameter as AxParameter
 from ax.core.parameter_constraint import ParameterConstraint
 from ax.core.search_space import SearchSpace
 from ax.core.trial_status import TrialStatus
-from ax.exceptions.core import DataRequiredError, SearchSpaceExhausted
+from ax.exceptions.core import AxError, DataRequiredError, SearchSpaceExhausted
 from ax.exceptions.generation_strategy import GenerationStrategyRepeatedPoints
 from ax.generation_strategy.generation_node import GenerationNode
 from ax.generation_strategy.generation_strategy import GenerationStrategy
@@ -87,6 +88,7 @@ class AxDesigner:
             DesignerError: where no arm can be proposed and no trial is running, or the ledger holds what Ax must not be
                 told: a point outside the search space, a number that is not finite, a metric that is missing.
         """
+        _check(study)
         ledger = [_entry(study, trial) for trial in sorted(trials, key=lambda trial: trial.index)]
         suggestions: list[Suggestion] = []
         while len(suggestions) < count:
@@ -138,6 +140,30 @@ def _propose(study: Study, ledger: Sequence[_Entry]) -> Suggestion | None:
     if arm in _closed_arms(ledger):
         return _leftover(study, ledger)
     return Suggestion(arm=arm, generation_node=run._generation_node_name or "")
+
+
+def _check(study: Study) -> None:
+    """Refuse what Ax would refuse later in its own words."""
+    faults = []
+    uniform = [parameter.name for parameter in study.parameters if isinstance(parameter.search_space, Uniform)]
+    for text in study.parameter_constraints:
+        try:
+            weights, _ = _parse_parameter_constraint(text)
+        except AxError as error:
+            faults.append(f"parameterConstraints must be linear inequalities, got {text!r}: {error}")
+            continue
+        faults += [
+            f"parameterConstraints must name uniform parameters, got {name!r} in {text!r}"
+            for name in weights
+            if name not in uniform
+        ]
+    faults += [
+        f"outcomeConstraints must not be on the objective, got {text!r}"
+        for text in study.outcome_constraints
+        if _parse_outcome_constraint(text)[0] == study.objective.metric
+    ]
+    if faults:
+        raise DesignerError("; ".join(faults))
 
 
 # From the ledger to entries.
@@ -212,11 +238,10 @@ def _faults(study: Study, arm: Arm) -> list[str]:
     faults += [fault for p in study.parameters if p.name in arm for fault in _value_faults(p, arm[p.name])]
     if not faults:
         for text in study.parameter_constraints:
-            constraint = ParameterConstraint(inequality=text)
-            terms = [weight * float(arm[name]) for name, weight in constraint.constraint_dict.items()]
-            slack = RELATIVE_TOLERANCE * max(abs(constraint.bound), *map(abs, terms))
-            if sum(terms) > constraint.bound + slack:
-                values = ", ".join(f"{name} = {arm[name]!r}" for name in constraint.constraint_dict)
+            weights, bound = _parse_parameter_constraint(text)
+            terms = [weight * float(arm[name]) for name, weight in weights.items()]
+            if sum(terms) > bound + RELATIVE_TOLERANCE * max(abs(bound), *map(abs, terms)):
+                values = ", ".join(f"{name} = {arm[name]!r}" for name in weights)
                 faults.append(f"{text} must hold, got {values}")
     return faults
 
@@ -235,6 +260,13 @@ def _value_faults(parameter: Parameter, value: ParameterValue) -> list[str]:
             return [f"{parameter.name} must be between {lower!r} and {upper!r}, got {value!r}"]
         case _ as unknown:
             assert_never(unknown)
+
+
+@lru_cache(maxsize=64)
+def _parse_parameter_constraint(text: str) -> tuple[Mapping[str, float], float]:
+    """Return the weights and the bound of ``sum of weight times parameter <= bound``."""
+    constraint = ParameterConstraint(inequality=text)
+    return constraint.constraint_dict, constraint.bound
 
 
 def _given_value(parameter: Parameter, value: Any) -> ParameterValue:
@@ -323,7 +355,7 @@ def _build_parameter(parameter: Parameter) -> AxParameter:
             )
         case Categorical(values=values, ordered=ordered):
             kind = _choice_type(values)
-            distinct = list(dict.fromkeys(_ax_value(kind, value) for value in values))
+            distinct: list[Any] = list(dict.fromkeys(_ax_value(kind, value) for value in values))
             if len(distinct) == 1:
                 return FixedParameter(name=parameter.name, parameter_type=kind, value=distinct[0])
             # Strings are ordered as given, numbers by size; Ax finds geometric numbers and puts them on a log scale.

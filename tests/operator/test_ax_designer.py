@@ -1,0 +1,580 @@
+"""The real Ax behind the designer's protocol: what it is told, and what it may answer."""
+
+import itertools
+import math
+import os
+import random
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from scipy.stats import fisher_exact
+
+# Importing Ax takes seconds, so this module does it once for all its tests.
+from study_operator import ax_designer
+from study_operator.ax_designer import AxDesigner
+from study_operator.designer import DesignerError, Suggestion
+from study_operator.study import (
+    Arm,
+    Categorical,
+    Data,
+    Direction,
+    LogUniform,
+    Objective,
+    Parameter,
+    Promotion,
+    Storage,
+    Study,
+    Uniform,
+)
+from study_operator.trial import Measurement, Origin, Trial, TrialState
+from trial_trainer.contract import BaseModel, LabelSource, Split, TrainerSettings
+
+LEARNING_RATE = Parameter(name="learning_rate", search_space=LogUniform(min=1e-5, max=1e-2))
+RANK = Parameter(name="lora_rank", search_space=Categorical(values=(4, 8, 16, 32, 64), ordered=True))
+DROPOUT = Parameter(name="lora_dropout", search_space=Uniform(min=0.0, max=0.2))
+DECAY = Parameter(name="weight_decay", search_space=Uniform(min=0.0, max=0.1))
+
+
+def a_study(**changes: Any) -> Study:
+    settings: dict[str, Any] = {
+        "name": "study",
+        "namespace": "default",
+        "uid": "0",
+        "objective": Objective(metric="accuracy", direction=Direction.MAXIMIZE),
+        "parameters": (LEARNING_RATE, RANK, DROPOUT),
+        "baseline": None,
+        "num_trials": 50,
+        "parallel_trials": 4,
+        "max_failed_trials": 5,
+        "promotion": Promotion(num_promoted=2),
+        "data": Data(source="pages", attributes=("name",), labels_from=LabelSource.MARKUP, split=Split()),
+        "base_model": BaseModel(uri="model"),
+        "trainer": TrainerSettings(epochs=1, max_length_tokens=512),
+        "storage": Storage(uri="runs"),
+    }
+    return Study(**(settings | changes))
+
+
+def a_trial(index: int, arm: Arm, state: TrialState = TrialState.PENDING, **changes: Any) -> Trial:
+    return Trial(
+        **({"index": index, "arm": arm, "origin": Origin.SUGGESTED, "state": state, "total_steps": 100} | changes)
+    )
+
+
+def measured(index: int, arm: Arm, value: float, *, diverged: bool = False, **metrics: float) -> Trial:
+    reading = Measurement(
+        rung=0,
+        step=20,
+        value=value,
+        standard_error=0.02,
+        metrics=metrics,
+        standard_errors={},
+        counts={},
+        checkpoint="" if diverged else f"t{index:03d}",
+        diverged=diverged,
+    )
+    return a_trial(index, arm, TrialState.PAUSED, measurements=(reading,))
+
+
+def a_random_arm(study: Study, dice: random.Random) -> Arm:
+    def draw(parameter: Parameter) -> float | int | str:
+        match parameter.search_space:
+            case Categorical(values=values):
+                return dice.choice(values)
+            case LogUniform(min=lower, max=upper):
+                return math.exp(dice.uniform(math.log(lower), math.log(upper)))
+            case Uniform(min=lower, max=upper):
+                return dice.uniform(lower, upper)
+
+    return {parameter.name: draw(parameter) for parameter in study.parameters}
+
+
+def accuracy(arm: Arm) -> float:
+    """A smooth surface with its top at a learning rate of 1e-3 and rank 16."""
+    rate = math.log10(float(arm["learning_rate"])) + 3
+    rank = math.log2(float(arm["lora_rank"])) - 4
+    return 0.8 - 0.1 * rate**2 - 0.01 * rank**2 - float(arm["lora_dropout"])
+
+
+def some_measured(study: Study, count: int, seed: int = 0) -> list[Trial]:
+    dice = random.Random(seed)
+    arms = [a_random_arm(study, dice) for _ in range(count)]
+    return [measured(index, arm, accuracy(arm)) for index, arm in enumerate(arms)]
+
+
+def suggest(study: Study, trials: Sequence[Trial], count: int = 1) -> tuple[Suggestion, ...]:
+    return AxDesigner().suggest(study, trials, count)
+
+
+def arms(suggestions: Sequence[Suggestion]) -> list[Arm]:
+    return [suggestion.arm for suggestion in suggestions]
+
+
+# The same ledger, the same proposal.
+
+
+@pytest.mark.slow
+def test_a_designer_rebuilt_for_each_arm_proposes_what_one_that_lives_on_does() -> None:
+    study = a_study(seed=7)
+    strategy = ax_designer._build_generation_strategy(study)
+    living = ax_designer._build_experiment(study, [])
+    rebuilt: list[Trial] = []
+    nodes = []
+    for index in range(12):
+        with ax_designer._one_thread(), ax_designer.with_rng_seed(study.seed):
+            run = strategy.gen_single_trial(living)
+        (suggestion,) = suggest(study, rebuilt)
+        assert run.arms[0].parameters == suggestion.arm
+        assert run._generation_node_name == suggestion.generation_node
+        nodes.append(suggestion.generation_node)
+
+        value = accuracy(suggestion.arm)
+        trial = living.new_trial(generator_run=run).mark_running(no_runner_required=True)
+        trial.update_trial_data(raw_data={"accuracy": value})
+        trial.mark_completed()
+        rebuilt.append(measured(index, suggestion.arm, value))
+    assert nodes == ["Sobol"] * 5 + ["MBM"] * 7
+
+
+@pytest.mark.slow
+def test_a_fresh_process_proposes_the_same_whatever_its_hash_seed() -> None:
+    program = f"""
+import sys
+sys.path.insert(0, {str(Path(__file__).parent)!r})
+from test_ax_designer import *
+print(repr(suggest(*a_ledger_of_everything(), 2)))
+"""
+    answers = [
+        subprocess.run(
+            [sys.executable, "-c", program],
+            env=os.environ | {"PYTHONHASHSEED": hash_seed, "OMP_NUM_THREADS": threads},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout.strip()
+        for hash_seed, threads in (("1", "1"), ("2", "2"))
+    ]
+    assert answers == [repr(suggest(*a_ledger_of_everything(), 2))] * 2
+
+
+def a_ledger_of_everything() -> tuple[Study, list[Trial]]:
+    """A study with constraints of both kinds, and trials in every state."""
+    study = a_study(
+        parameters=(LEARNING_RATE, RANK, DROPOUT, DECAY),
+        parameter_constraints=("lora_dropout + weight_decay <= 0.25",),
+        outcome_constraints=("invalid_output_rate <= 0.2", "false_value_rate <= 0.3"),
+    )
+    dice = random.Random(3)
+    points = [a_random_arm(study, dice) | {"weight_decay": dice.uniform(0, 0.05)} for _ in range(14)]
+    trials = [
+        measured(index, arm, accuracy(arm), invalid_output_rate=dice.random() / 2, false_value_rate=dice.random() / 2)
+        for index, arm in enumerate(points[:10])
+    ]
+    trials[4] = measured(4, points[4], 0.0, diverged=True, invalid_output_rate=1.0)
+    trials += [
+        a_trial(10, points[10], TrialState.ABANDONED),
+        a_trial(11, points[11], TrialState.FAILED),
+        a_trial(12, points[12], TrialState.RUNNING),
+        a_trial(13, points[13], TrialState.PENDING),
+    ]
+    return study, trials
+
+
+def test_the_order_in_which_trials_are_given_does_not_matter() -> None:
+    study, trials = a_ledger_of_everything()
+    shuffled = random.Random(1).sample(trials, len(trials))
+    assert suggest(study, shuffled) == suggest(study, trials)
+
+
+def test_the_state_of_the_process_random_generators_does_not_matter() -> None:
+    study = a_study()
+    trials = some_measured(study, 8)
+    first = suggest(study, trials)
+    random.seed(99)
+    ax_designer.torch.manual_seed(99)
+    assert suggest(study, trials) == first
+
+
+def test_the_threads_of_torch_are_given_back() -> None:
+    before = ax_designer.torch.get_num_threads()
+    ax_designer.torch.set_num_threads(2)
+    try:
+        suggest(a_study(), [])
+        assert ax_designer.torch.get_num_threads() == 2
+    finally:
+        ax_designer.torch.set_num_threads(before)
+
+
+def test_another_seed_proposes_other_arms() -> None:
+    assert suggest(a_study(seed=1), [], 3) != suggest(a_study(seed=2), [], 3)
+
+
+@pytest.mark.parametrize("seed", [-1, 0, 2**31, 2**40], ids=str)
+def test_any_whole_number_is_a_seed(seed: int) -> None:
+    study = a_study(seed=seed)
+    assert len(suggest(study, [], 2)) == len(suggest(study, some_measured(study, 6), 2)) == 2
+
+
+# Parallel slots.
+
+
+def test_asking_for_three_arms_is_asking_three_times() -> None:
+    study = a_study()
+    trials = some_measured(study, 8)
+    at_once = suggest(study, trials, 3)
+    one_by_one: list[Suggestion] = []
+    for index in range(8, 11):
+        (suggestion,) = suggest(study, trials)
+        one_by_one.append(suggestion)
+        trials = [*trials, a_trial(index, suggestion.arm)]
+    assert list(at_once) == one_by_one
+
+
+def test_a_running_trial_moves_the_next_proposal_away_from_it() -> None:
+    study = a_study()
+    trials = some_measured(study, 8)
+    (alone,) = suggest(study, trials)
+    (beside,) = suggest(study, [*trials, a_trial(8, alone.arm, TrialState.RUNNING)])
+    assert alone.generation_node == beside.generation_node == "MBM"
+    assert alone.arm != beside.arm
+
+
+@pytest.mark.parametrize("parallel_trials", [1, 4, 8, 20])
+def test_no_slot_stays_idle_while_nothing_is_measured(parallel_trials: int) -> None:
+    study = a_study(parallel_trials=parallel_trials)
+    suggestions = suggest(study, [], parallel_trials)
+    assert len({tuple(arm.values()) for arm in arms(suggestions)}) == parallel_trials
+    # One is measured, and its slot is filled again.
+    trials = [a_trial(index, arm, TrialState.RUNNING) for index, arm in enumerate(arms(suggestions))]
+    trials[0] = measured(0, trials[0].arm, 0.5)
+    assert len(suggest(study, trials)) == 1
+
+
+@pytest.mark.parametrize(("parallel_trials", "initial"), [(1, 5), (4, 5), (5, 6), (8, 9)])
+def test_the_model_takes_over_after_the_initial_arms(parallel_trials: int, initial: int) -> None:
+    study = a_study(parallel_trials=parallel_trials)
+    assert suggest(study, some_measured(study, initial - 1))[0].generation_node == "Sobol"
+    assert suggest(study, some_measured(study, initial))[0].generation_node == "MBM"
+
+
+def test_baseline_and_starting_arms_count_and_teach_like_any_other() -> None:
+    study = a_study()
+    trials = some_measured(study, 8)
+    given = [Origin.BASELINE, Origin.STARTING_ARM, Origin.STARTING_ARM]
+    others = [
+        Trial(**(vars(trial) | {"origin": origin})) for trial, origin in zip(trials, given, strict=False)
+    ] + trials[3:]
+    assert suggest(study, others) == suggest(study, trials)
+
+
+# What was learnt.
+
+
+@pytest.mark.slow
+def test_the_model_climbs_to_the_top_of_a_smooth_surface() -> None:
+    study = a_study()
+    trials: list[Trial] = []
+    for index in range(16):
+        (suggestion,) = suggest(study, trials)
+        trials.append(measured(index, suggestion.arm, accuracy(suggestion.arm)))
+    values = [trial.measurements[0].value for trial in trials]
+    # The top is 0.8; random arms have a mean of 0.46.
+    assert max(values[5:]) > 0.78 > max(values[:5])
+
+
+@pytest.mark.slow
+def test_minimizing_a_value_is_maximizing_its_negative() -> None:
+    study = a_study(objective=Objective(metric="validation_loss", direction=Direction.MINIMIZE))
+    trials = some_measured(a_study(), 9)
+    negative = [measured(trial.index, trial.arm, -trial.measurements[0].value) for trial in trials]
+    down, up = arms(suggest(study, negative))[0], arms(suggest(a_study(), trials))[0]
+    assert down["lora_rank"] == up["lora_rank"]
+    assert math.log(down["learning_rate"]) == pytest.approx(math.log(up["learning_rate"]), abs=0.05)
+
+
+def a_tempting_ledger(study: Study, seed: int) -> list[Trial]:
+    """Eight healthy trials below a learning rate of 1e-3 that say: the higher, the better."""
+    dice = random.Random(seed)
+    points = [a_random_arm(study, dice) | {"learning_rate": 10 ** dice.uniform(-5, -3)} for _ in range(8)]
+    return [measured(i, arm, 0.9 + math.log10(arm["learning_rate"]) / 10) for i, arm in enumerate(points)]
+
+
+def five_dead(study: Study, seed: int, fate: str) -> list[Trial]:
+    """Five trials above a learning rate of 1e-3 that diverged or could not run."""
+    dice = random.Random(1000 + seed)
+    points = [a_random_arm(study, dice) | {"learning_rate": 10 ** dice.uniform(-2.8, -2)} for _ in range(5)]
+    if fate == "diverged":
+        return [measured(8 + i, arm, 0.0, diverged=True) for i, arm in enumerate(points)]
+    return [a_trial(8 + i, arm, TrialState.ABANDONED) for i, arm in enumerate(points)]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("fate", ["diverged", "abandoned"])
+def test_after_five_dead_arms_proposals_in_their_region_are_rarer(fate: str) -> None:
+    repetitions = 10
+    inside = {"with": 0, "without": 0}
+    for seed in range(repetitions):
+        study = a_study(seed=seed)
+        tempting = a_tempting_ledger(study, seed)
+        for name, trials in {"without": tempting, "with": tempting + five_dead(study, seed, fate)}.items():
+            (arm,) = arms(suggest(study, trials))
+            inside[name] += arm["learning_rate"] > 10**-2.8
+    table = [[inside[name], repetitions - inside[name]] for name in ("with", "without")]
+    assert fisher_exact(table, alternative="less").pvalue < 0.01, inside
+
+
+def test_a_trial_that_failed_may_be_suggested_again_and_an_abandoned_one_is_not() -> None:
+    study = a_study()
+    (first,) = suggest(study, [])
+    assert suggest(study, [a_trial(0, first.arm, TrialState.FAILED)]) == (first,)
+    assert suggest(study, [a_trial(0, first.arm, TrialState.ABANDONED)])[0].arm != first.arm
+
+
+def test_a_trial_that_failed_at_full_length_keeps_its_first_measurement() -> None:
+    study = a_study()
+    trials = some_measured(study, 8)
+    failed = Trial(**(vars(trials[2]) | {"state": TrialState.FAILED, "rung": 1}))
+    assert suggest(study, [*trials[:2], failed, *trials[3:]]) == suggest(study, trials)
+
+
+@pytest.mark.parametrize("state", [TrialState.PENDING, TrialState.RUNNING, TrialState.COMPLETED, TrialState.STOPPED])
+def test_what_comes_after_the_first_rung_teaches_nothing(state: TrialState) -> None:
+    study = a_study()
+    trials = some_measured(study, 8)
+    last = Measurement(
+        rung=1,
+        step=100,
+        value=123.0,
+        standard_error=None,
+        metrics={},
+        standard_errors={},
+        counts={},
+        checkpoint="t003",
+    )
+    promoted = Trial(**(vars(trials[3]) | {"state": state, "rung": 1, "measurements": (*trials[3].measurements, last)}))
+    assert suggest(study, [*trials[:3], promoted, *trials[4:]]) == suggest(study, trials)
+
+
+# Where arms may lie.
+
+
+@pytest.mark.slow
+def test_parameter_constraints_hold_in_every_proposal() -> None:
+    study = a_study(
+        parameters=(LEARNING_RATE, DROPOUT, DECAY), parameter_constraints=("lora_dropout + weight_decay <= 0.1",)
+    )
+    trials: list[Trial] = []
+    for index in range(14):
+        (suggestion,) = suggest(study, trials)
+        arm = suggestion.arm
+        assert arm["lora_dropout"] + arm["weight_decay"] <= 0.1 + 1e-7
+        # The best of the box lies far outside.
+        trials.append(measured(index, arm, arm["lora_dropout"] + 2 * arm["weight_decay"]))
+    # The best that the constraint leaves: no dropout, all decay.
+    assert max(trial.measurements[0].value for trial in trials) > 0.19
+
+
+@pytest.mark.slow
+def test_outcome_constraints_keep_proposals_where_they_hold() -> None:
+    rates = {}
+    for name, constraints in {"free": (), "constrained": ("invalid_output_rate <= 0.2",)}.items():
+        rates[name] = []
+        for seed in range(5):
+            study = a_study(seed=seed, outcome_constraints=constraints)
+            dice = random.Random(seed)
+            trials = []
+            for index in range(10):
+                arm = a_random_arm(study, dice)
+                exponent = math.log10(arm["learning_rate"])
+                # Better and better with the rate, but above 1e-4 less and less of it can be read.
+                trials.append(
+                    measured(index, arm, 0.9 + exponent / 10, invalid_output_rate=min(max(exponent + 4.2, 0.0), 1.0))
+                )
+            rates[name] += [arm["learning_rate"] for arm in arms(suggest(study, trials))]
+    assert sum(rate > 10**-3.5 for rate in rates["free"]) >= 4
+    assert sum(rate > 10**-3.5 for rate in rates["constrained"]) <= 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "values",
+    [
+        (4, 8, 16, 32, 64),
+        (64, 4, 16),
+        (0.5, 1, 2),
+        (0.1, 0.2, 0.3, 0.7),
+        (1e-5, 3e-5, 1e-4),
+        ("low", "mid", "high"),
+        (7,),
+    ],
+    ids=["geometric", "not sorted", "mixed", "decimal", "tiny", "words", "one"],
+)
+@pytest.mark.parametrize("ordered", [True, False], ids=["ordered", "unordered"])
+def test_categorical_values_come_back_exactly_as_they_were_given(values: tuple[Any, ...], ordered: bool) -> None:
+    choice = Parameter(name="choice", search_space=Categorical(values=values, ordered=ordered))
+    study = a_study(parameters=(choice, DROPOUT))
+    trials: list[Trial] = []
+    seen = []
+    for index in range(8):
+        (suggestion,) = suggest(study, trials)
+        seen.append(suggestion.arm["choice"])
+        trials.append(measured(index, suggestion.arm, values.index(seen[-1]) + suggestion.arm["lora_dropout"]))
+    assert {(type(value), value) for value in seen} <= {(type(value), value) for value in values}
+    assert len(set(seen)) > 1 or len(values) == 1
+
+
+GOOD = {"learning_rate": 1e-4, "lora_rank": 16, "lora_dropout": 0.1}
+
+
+@pytest.mark.parametrize(
+    ("arm", "sentence"),
+    [
+        (GOOD | {"learning_rate": 0.1}, "learning_rate must be between 1e-05 and 0.01, got 0.1"),
+        (GOOD | {"lora_dropout": -0.01}, "lora_dropout must be between 0.0 and 0.2, got -0.01"),
+        (GOOD | {"lora_dropout": math.nan}, "lora_dropout must be between 0.0 and 0.2, got nan"),
+        (GOOD | {"lora_dropout": "0.1"}, "lora_dropout must be between 0.0 and 0.2, got '0.1'"),
+        (GOOD | {"lora_rank": 5}, "lora_rank must be one of 4, 8, 16, 32, 64, got 5"),
+        (GOOD | {"lora_rank": "16"}, "lora_rank must be one of 4, 8, 16, 32, 64, got '16'"),
+        ({"learning_rate": 1e-4, "lora_rank": 16}, "lora_dropout must have a value"),
+        (GOOD | {"alpha": 1}, "alpha must be one of learning_rate, lora_rank, lora_dropout"),
+    ],
+    ids=["too high", "too low", "not a number", "a string", "not a choice", "a choice as string", "missing", "unknown"],
+)
+@pytest.mark.parametrize("state", [TrialState.PENDING, TrialState.FAILED, TrialState.ABANDONED])
+def test_a_point_outside_the_space_is_refused(arm: Arm, sentence: str, state: TrialState) -> None:
+    with pytest.raises(DesignerError) as refusal:
+        suggest(a_study(), [a_trial(0, GOOD), a_trial(1, arm, state)])
+    assert str(refusal.value) == f"trial t001 is outside the search space: {sentence}"
+
+
+def test_every_fault_of_a_point_is_named_at_once() -> None:
+    with pytest.raises(DesignerError, match=r"learning_rate must.*; lora_rank must"):
+        suggest(a_study(), [a_trial(0, GOOD | {"learning_rate": 1.0, "lora_rank": 1})])
+
+
+def test_a_point_that_breaks_a_constraint_is_refused() -> None:
+    study = a_study(parameters=(DROPOUT, DECAY), parameter_constraints=("lora_dropout + weight_decay <= 0.1",))
+    with pytest.raises(DesignerError, match=r"must hold, got lora_dropout = 0\.1, weight_decay = 0\.05"):
+        suggest(study, [a_trial(0, {"lora_dropout": 0.1, "weight_decay": 0.05})])
+
+
+def test_rounding_at_a_bound_is_not_outside() -> None:
+    study = a_study()
+    trials = [measured(0, GOOD | {"learning_rate": 1e-2 * (1 + 1e-12)}, 0.5), *some_measured(study, 8)[1:]]
+    assert suggest(study, trials)[0].arm["learning_rate"] <= 1e-2
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"parameter_constraints": ("learning_rate <= 1e-3",)}, "must name uniform parameters, got 'learning_rate'"),
+        ({"parameter_constraints": ("nothing <= 1",)}, "must name uniform parameters, got 'nothing'"),
+        ({"parameter_constraints": ("lora_dropout * lora_dropout <= 1",)}, "must be linear"),
+        ({"outcome_constraints": ("accuracy >= 0.5",)}, "must not be on the objective"),
+        ({"outcome_constraints": ("invalid_output_rate < much",)}, "must read 'metric <= number'"),
+        ({"outcome_constraints": ("invalid_output_rate <= much",)}, "must read 'metric <= number'"),
+    ],
+    ids=["log scale", "unknown name", "not linear", "on the objective", "not an inequality", "not a number"],
+)
+def test_constraints_that_ax_cannot_keep_are_refused(changes: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(DesignerError, match=sentence):
+        suggest(a_study(**changes), [])
+
+
+# Spaces that end.
+
+SIX = a_study(
+    parameters=(
+        Parameter(name="rank", search_space=Categorical(values=(4, 8, 16), ordered=True)),
+        Parameter(name="modules", search_space=Categorical(values=("all", "attention"))),
+    )
+)
+SIX_ARMS = [{"rank": rank, "modules": modules} for rank, modules in itertools.product((4, 8, 16), ("all", "attention"))]
+
+
+@pytest.mark.slow
+def test_a_finite_space_is_walked_without_repeating_an_arm() -> None:
+    trials: list[Trial] = []
+    for index in range(6):
+        (suggestion,) = suggest(SIX, trials)
+        trials.append(measured(index, suggestion.arm, suggestion.arm["rank"] / 100))
+    assert sorted(map(str, (trial.arm for trial in trials))) == sorted(map(str, SIX_ARMS))
+    with pytest.raises(DesignerError, match="every arm of the search space was tried"):
+        suggest(SIX, trials)
+
+
+def test_what_is_left_of_a_finite_space_may_be_fewer_than_asked_for() -> None:
+    trials = [measured(index, arm, arm["rank"] / 100) for index, arm in enumerate(SIX_ARMS[:4])]
+    assert sorted(map(str, arms(suggest(SIX, trials, 5)))) == sorted(map(str, SIX_ARMS[4:]))
+
+
+@pytest.mark.parametrize("count", [3, 6])
+def test_an_exhausted_space_with_a_running_trial_is_a_wait(count: int) -> None:
+    trials = [a_trial(index, arm, TrialState.RUNNING) for index, arm in enumerate(SIX_ARMS)]
+    trials = [*trials[:5], measured(5, SIX_ARMS[5], 0.1)]
+    assert suggest(SIX, trials, count) == ()
+
+
+def test_the_only_arm_left_is_the_one_that_failed() -> None:
+    trials = [measured(index, arm, arm["rank"] / 100) for index, arm in enumerate(SIX_ARMS)]
+    trials[2] = a_trial(2, SIX_ARMS[2], TrialState.FAILED)
+    assert arms(suggest(SIX, trials)) == [SIX_ARMS[2]]
+    trials[2] = a_trial(2, SIX_ARMS[2], TrialState.ABANDONED)
+    with pytest.raises(DesignerError, match="every arm of the search space was tried"):
+        suggest(SIX, trials)
+
+
+# Numbers.
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf], ids=str)
+def test_no_number_that_is_not_finite_reaches_ax(value: float) -> None:
+    with pytest.raises(DesignerError, match=f"trial t001: accuracy must be finite, got {value}"):
+        suggest(a_study(), [measured(0, GOOD, 0.5), measured(1, GOOD, value)])
+    study = a_study(outcome_constraints=("invalid_output_rate <= 0.2",))
+    with pytest.raises(DesignerError, match=f"trial t000: invalid_output_rate must be finite, got {value}"):
+        suggest(study, [measured(0, GOOD, 0.5, invalid_output_rate=value)])
+
+
+def test_a_constrained_metric_that_was_not_measured_is_named() -> None:
+    study = a_study(outcome_constraints=("invalid_output_rate <= 0.2",))
+    with pytest.raises(DesignerError, match="trial t000 must measure 'invalid_output_rate'"):
+        suggest(study, [measured(0, GOOD, 0.5)])
+
+
+def test_a_trial_that_should_be_measured_and_is_not_is_named() -> None:
+    with pytest.raises(DesignerError, match="trial t000 is Paused, so it must be measured on the first rung"):
+        suggest(a_study(), [a_trial(0, GOOD, TrialState.PAUSED)])
+
+
+@pytest.mark.parametrize(
+    "values",
+    [[0.0] * 8, [0.0] * 7 + [1.0], [1e30, *range(7)], [1e-30 * i for i in range(8)], [-1e6 * i for i in range(8)]],
+    ids=["all dead", "all dead but one", "one huge", "tiny", "large"],
+)
+def test_proposals_are_finite_and_in_the_space_whatever_was_measured(values: list[float]) -> None:
+    study = a_study()
+    points = [trial.arm for trial in some_measured(study, 8)]
+    trials = [measured(index, arm, value) for index, (arm, value) in enumerate(zip(points, values, strict=True))]
+    suggestions = suggest(study, trials, 2)
+    assert len(suggestions) == 2
+    for arm in arms(suggestions):
+        assert 1e-5 <= arm["learning_rate"] <= 1e-2
+        assert arm["lora_rank"] in {4, 8, 16, 32, 64}
+        assert 0.0 <= arm["lora_dropout"] <= 0.2
+
+
+def test_proposals_go_on_when_every_trial_was_abandoned() -> None:
+    study = a_study()
+    points = [trial.arm for trial in some_measured(study, 6)]
+    dead = [a_trial(index, arm, TrialState.ABANDONED) for index, arm in enumerate(points)]
+    (suggestion,) = suggest(study, dead)
+    assert suggestion.arm not in points
+
+
+def test_nothing_is_proposed_where_nothing_is_asked_for() -> None:
+    assert suggest(a_study(), [], 0) == ()
