@@ -5,11 +5,25 @@ Called by everything; must not know of Kubernetes objects beyond the raw dict th
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import functools
+import math
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Any, TypeVar
 
-from trial_trainer.contract import BaseModel, LabelSource, ParameterValue, Split, TrainerSettings
+from study_operator.errors import StudyInvalidError
+from study_operator.names import API_VERSION, KIND
+from trial_trainer.contract import (
+    BaseModel,
+    LabelSource,
+    ParameterValue,
+    Precision,
+    Split,
+    SplitBy,
+    TrainerSettings,
+)
 
 Arm = Mapping[str, ParameterValue]
 """A parameter assignment: names to numbers or strings, complete over the study's parameters."""
@@ -28,6 +42,10 @@ class Objective:
 
     metric: str
     direction: Direction
+
+    def merit(self, value: float) -> float:
+        """Return a number that is larger for a better value."""
+        return value if self.direction is Direction.MAXIMIZE else -value
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,3 +158,692 @@ class Study:
     accelerators: int = 1
     """Accelerators of one trial; on a laptop, its processes."""
     storage: Storage
+    generation: int = 0
+    """``metadata.generation`` of the manifest: what ``observedGeneration`` reports."""
+
+
+DEFAULT_ARM: Arm = {"learning_rate": 2e-4, "lora_rank": 16, "lora_dropout": 0.0, "batch_size": 16}
+"""Values of the parameters that a study does not search; a missing ``lora_alpha`` is twice the rank (the common ratio).
+``weight_decay`` and ``warmup_percent`` are the trainer's settings where they are not searched."""
+
+
+def complete_arm(arm: Arm) -> dict[str, ParameterValue]:
+    """Return the arm with every parameter that a trainer needs."""
+    complete = {**DEFAULT_ARM, **arm}
+    if "lora_alpha" not in complete and "lora_alpha_over_rank" not in complete:
+        complete["lora_alpha"] = 2 * int(complete["lora_rank"])
+    return complete
+
+
+@dataclass(frozen=True, kw_only=True)
+class OutcomeConstraint:
+    """A bound on a metric, by the word of ``outcomeConstraints``."""
+
+    metric: str
+    is_upper: bool
+    bound: float
+
+    def holds(self, metrics: Mapping[str, float]) -> bool:
+        """Say whether a reading keeps the bound; a metric that was not measured does not."""
+        value = metrics.get(self.metric)
+        return value is not None and (value <= self.bound if self.is_upper else value >= self.bound)
+
+
+_NUMBER = r"[-+]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][-+]?[0-9]+)?"
+_OUTCOME = re.compile(rf"\s*([a-z_]+(?:/[a-z_]+)?)\s*(<=|>=)\s*({_NUMBER})\s*")
+
+
+@functools.lru_cache(maxsize=1024)
+def parse_outcome_constraint(text: str) -> OutcomeConstraint | None:
+    """Parse ``metric <= number`` or ``metric >= number``; None where it is neither."""
+    match = _OUTCOME.fullmatch(text)
+    if match is None:
+        return None
+    return OutcomeConstraint(metric=match[1], is_upper=match[2] == "<=", bound=float(match[3]))
+
+
+# --- From a manifest --------------------------------------------------------------------------------------------
+
+KNOWN_ATTRIBUTES = ("name", "price", "currency", "brand", "sku", "availability", "rating", "description")
+"""What markup can label."""
+
+METRICS: Mapping[str, Direction] = {
+    "accuracy": Direction.MAXIMIZE,
+    "validation_loss": Direction.MINIMIZE,
+    "invalid_output_rate": Direction.MINIMIZE,
+    "false_value_rate": Direction.MINIMIZE,
+}
+"""What a reading measures, and which way each is better; ``accuracy/<attribute>`` is as ``accuracy``."""
+
+WORST_VALUES: Mapping[str, float] = {
+    "accuracy": 0.0,
+    "validation_loss": 10.8,
+    "invalid_output_rate": 1.0,
+    "false_value_rate": 1.0,
+}
+"""What a trial that diverged is given: the bound of a share; for a loss only until a worse one is read, a uniform guess
+among 50 thousand tokens in nats."""
+
+MAX_TRIALS = 500
+MAX_PARALLEL = 100
+MAX_NAME = 40
+
+
+@dataclass(frozen=True)
+class _Rule:
+    """What a trainer takes for one parameter."""
+
+    low: float
+    high: float
+    is_whole: bool = False
+    is_low_open: bool = False
+    is_high_open: bool = False
+
+    def says(self) -> str:
+        kind = "a whole number" if self.is_whole else "a number"
+        low = f"greater than {self.low:g}" if self.is_low_open else f"at least {self.low:g}"
+        high = f"less than {self.high:g}" if self.is_high_open else f"at most {self.high:g}"
+        return f"{kind}, {low} and {high}"
+
+    def allows(self, value: ParameterValue) -> bool:
+        if isinstance(value, str) or (self.is_whole and not isinstance(value, int)):
+            return False
+        above = value > self.low if self.is_low_open else value >= self.low
+        return above and (value < self.high if self.is_high_open else value <= self.high)
+
+
+PARAMETERS: Mapping[str, _Rule] = {
+    "learning_rate": _Rule(0, 1, is_low_open=True),
+    "lora_rank": _Rule(1, 1024, is_whole=True),
+    "lora_alpha": _Rule(0, 4096, is_low_open=True),
+    "lora_alpha_over_rank": _Rule(0, 64, is_low_open=True),
+    "lora_dropout": _Rule(0, 1, is_high_open=True),
+    "batch_size": _Rule(1, 4096, is_whole=True),
+    "weight_decay": _Rule(0, 1),
+    "warmup_percent": _Rule(0, 100),
+}
+"""The trainer's parameters that a study may search."""
+
+
+def parse_study(raw: Mapping[str, Any]) -> Study:
+    """Make a study from a manifest.
+
+    Raises:
+        StudyInvalidError: with every problem at once, each a sentence with field, rule and value.
+    """
+    problems: list[str] = []
+    manifest = _Fields(raw, "", problems)
+    if manifest.take("apiVersion") != API_VERSION:
+        manifest.refuse("apiVersion", f"must be {API_VERSION!r}")
+    if manifest.take("kind") != KIND:
+        manifest.refuse("kind", f"must be {KIND!r}")
+    manifest.take("status")
+    metadata = manifest.child("metadata")
+    name = metadata.text("name", pattern=r"[a-z]([-a-z0-9]*[a-z0-9])?", longest=MAX_NAME)
+    namespace = metadata.text("namespace", "default", pattern=r"[a-z0-9]([-a-z0-9]*[a-z0-9])?", longest=63)
+    uid = metadata.text("uid", "local", longest=128)
+    generation = metadata.whole("generation", 0, 2**63 - 1, 0)
+    spec = manifest.child("spec")
+    manifest.done()
+
+    data = _parse_data(spec.child("data"))
+    objective = _parse_objective(spec.child("objective"), data.attributes)
+    parameters = _parse_parameters(spec)
+    base_model, trainer, accelerators = _parse_trainer(spec.child("trainer"))
+    num_trials = spec.whole("numTrials", 1, MAX_TRIALS)
+    baseline = _parse_arm(spec, "baseline", spec.take("baseline"), parameters)
+    starting = tuple(
+        arm
+        for i, item in enumerate(spec.sequence("startingArms", 0, MAX_TRIALS, ()))
+        if (arm := _parse_arm(spec, f"startingArms[{i}]", item, parameters)) is not None
+    )
+    study = Study(
+        name=name,
+        namespace=namespace,
+        uid=uid,
+        generation=generation,
+        objective=objective,
+        outcome_constraints=_parse_outcome_constraints(spec, objective, data.attributes),
+        parameters=parameters,
+        parameter_constraints=_parse_parameter_constraints(spec, parameters, baseline, starting),
+        baseline=baseline,
+        starting_arms=starting,
+        num_trials=num_trials,
+        parallel_trials=spec.whole("parallelTrials", 1, MAX_PARALLEL, 1),
+        max_failed_trials=spec.whole("maxFailedTrials", 0, MAX_TRIALS, 5),
+        seed=spec.whole("seed", 0, 2**31 - 1, 0),
+        suspend=spec.flag("suspend", False),
+        early_evaluation=_parse_early_evaluation(spec.child("earlyEvaluation", {})),
+        promotion=_parse_promotion(spec.child("promotion", {})),
+        budget=_parse_budget(spec.child("budget", {})),
+        data=data,
+        base_model=base_model,
+        trainer=trainer,
+        accelerators=accelerators,
+        storage=_parse_storage(spec.child("storage")),
+    )
+    spec.done()
+    problems.extend(_find_contradictions(study))
+    if problems:
+        raise StudyInvalidError(problems)
+    return study
+
+
+def _parse_objective(fields: _Fields, attributes: Sequence[str]) -> Objective:
+    metric = fields.text("metric", "accuracy")
+    known = _direction_of(metric, attributes)
+    if known is None:
+        fields.refuse("metric", f"must be {_say_metrics(attributes)}")
+    direction = fields.choice("direction", Direction, known or Direction.MAXIMIZE)
+    if known is not None and direction is not known:
+        fields.refuse("direction", f"must be {known.value!r} for {metric}")
+    fields.done()
+    return Objective(metric=metric, direction=direction)
+
+
+def _direction_of(metric: str, attributes: Sequence[str]) -> Direction | None:
+    head, _, attribute = metric.partition("/")
+    if attribute and (head != "accuracy" or attribute not in attributes):
+        return None
+    return METRICS.get(head) if attribute or "/" not in metric else None
+
+
+def _say_metrics(attributes: Sequence[str]) -> str:
+    said = f"one of {', '.join(METRICS)}"
+    return f"{said}, or accuracy/ and one of the asked attributes ({', '.join(attributes)})" if attributes else said
+
+
+def _parse_outcome_constraints(spec: _Fields, objective: Objective, attributes: Sequence[str]) -> tuple[str, ...]:
+    constraints = []
+    for i, text in enumerate(spec.sequence("outcomeConstraints", 0, 10, ())):
+        field = f"outcomeConstraints[{i}]"
+        constraint = parse_outcome_constraint(text) if isinstance(text, str) else None
+        if constraint is None:
+            spec.refuse(field, "must read like 'invalid_output_rate <= 0.2'", text)
+        elif _direction_of(constraint.metric, attributes) is None:
+            spec.refuse(field, f"must bound {_say_metrics(attributes)}", text)
+        elif constraint.metric == objective.metric:
+            spec.refuse(field, "must bound another metric than the objective", text)
+        else:
+            constraints.append(text)
+    return tuple(constraints)
+
+
+def _parse_parameters(spec: _Fields) -> tuple[Parameter, ...]:
+    parameters: dict[str, Parameter] = {}
+    for i, item in enumerate(spec.sequence("parameters", 1, 20)):
+        fields = spec.nested(f"parameters[{i}]", item)
+        name = fields.text("name")
+        rule = PARAMETERS.get(name)
+        if fields.has("name") and rule is None:
+            fields.refuse("name", f"must be one of {', '.join(PARAMETERS)}")
+        if name in parameters:
+            fields.refuse("name", "must be given once")
+        space = _parse_search_space(fields.child("searchSpace"), rule)
+        fields.done()
+        if space is not None and name and name not in parameters:
+            parameters[name] = Parameter(name=name, search_space=space)
+    if "lora_alpha" in parameters and "lora_alpha_over_rank" in parameters:
+        spec.refuse("parameters", "must not search lora_alpha and lora_alpha_over_rank together", list(parameters))
+    return tuple(parameters.values())
+
+
+def _parse_search_space(fields: _Fields, rule: _Rule | None) -> SearchSpace | None:
+    kinds = [kind for kind in ("uniform", "logUniform", "categorical") if fields.has(kind)]
+    if len(kinds) != 1:
+        fields.refuse("", "must hold one of uniform, logUniform or categorical", sorted(fields.raw))
+        fields.done(known=("uniform", "logUniform", "categorical"))
+        return None
+    space = fields.child(kinds[0])
+    fields.done()
+    if kinds[0] == "categorical":
+        return _parse_categorical(space, rule)
+    return _parse_range(space, rule, is_log=kinds[0] == "logUniform")
+
+
+def _parse_range(fields: _Fields, rule: _Rule | None, *, is_log: bool) -> SearchSpace | None:
+    low, high = fields.number("min"), fields.number("max")
+    if rule is not None and rule.is_whole:
+        fields.refuse("", "must be categorical, because its values are whole numbers", sorted(fields.raw))
+    fields.done()
+    if low is None or high is None:
+        return None
+    if is_log and low <= 0:
+        fields.refuse("min", "must be greater than 0")
+        return None
+    for field, bound in (("min", low), ("max", high)):
+        if rule is not None and not rule.is_whole and not rule.allows(bound):
+            fields.refuse(field, f"must be {rule.says()}")
+    if low >= high:
+        fields.refuse("max", f"must be greater than min ({fields.raw.get('min')!r})")
+        return None
+    return LogUniform(min=low, max=high) if is_log else Uniform(min=low, max=high)
+
+
+def _parse_categorical(fields: _Fields, rule: _Rule | None) -> SearchSpace | None:
+    values: list[ParameterValue] = []
+    items = fields.sequence("values", 2, 100)
+    for i, item in enumerate(items):
+        value = fields.number_of(f"values[{i}]", item)
+        if value is None:
+            continue
+        value = int(value) if value == int(value) else value
+        if rule is not None and not rule.allows(value):
+            fields.refuse(f"values[{i}]", f"must be {rule.says()}", item)
+        elif value in values:
+            fields.refuse(f"values[{i}]", "must be given once", item)
+        else:
+            values.append(value)
+    is_ordered = fields.flag("ordered", False)
+    fields.done()
+    if len(values) < len(items) or not values:
+        return None
+    if is_ordered and values != sorted(values):
+        fields.refuse("values", "must ascend, because they are ordered", list(items))
+    return Categorical(values=tuple(values), ordered=is_ordered)
+
+
+def _parse_arm(spec: _Fields, field: str, raw: Any, parameters: Sequence[Parameter]) -> Arm | None:
+    if raw is None:
+        return None
+    fields = spec.nested(field, raw)
+    arm: dict[str, ParameterValue] = {}
+    for parameter in parameters:
+        value = fields.number(parameter.name)
+        if value is None:
+            continue
+        rule = _outside(parameter.search_space, value)
+        if rule is not None:
+            fields.refuse(parameter.name, f"must lie in the search space: {rule}")
+        is_listed = isinstance(parameter.search_space, Categorical)
+        arm[parameter.name] = int(value) if is_listed and value == int(value) else value
+    # Where the parameters themselves are wrong, what an arm must name is not known.
+    if parameters:
+        fields.done(rule="must not be given, because it is not one of the study's parameters")
+    return arm if len(arm) == len(parameters) else None
+
+
+def _outside(space: SearchSpace, value: float) -> str | None:
+    """Return the rule that a value breaks, or None."""
+    match space:
+        case Categorical():
+            return None if value in space.values else f"one of {', '.join(map(str, space.values))}"
+        case _:
+            return None if space.min <= value <= space.max else f"from {space.min:g} to {space.max:g}"
+
+
+_TERM = re.compile(rf"\s*([-+]?)\s*(?:({_NUMBER})(?:\s*\*\s*([a-z_]+))?|([a-z_]+))")
+
+
+@dataclass(frozen=True)
+class _Linear:
+    """``Σ weight × parameter <= bound``."""
+
+    weights: Mapping[str, float]
+    bound: float
+
+    def holds(self, arm: Arm) -> bool:
+        total = sum(weight * float(arm[name]) for name, weight in self.weights.items() if name in arm)
+        return total <= self.bound + 1e-12 * max(1.0, abs(self.bound))
+
+
+def _parse_linear(text: str) -> _Linear | None:
+    sides = re.split(r"<=|>=", text)
+    if len(sides) != 2:
+        return None
+    sign = 1.0 if "<=" in text else -1.0
+    weights: dict[str, float] = {}
+    bound = 0.0
+    for side, factor in ((sides[0], sign), (sides[1], -sign)):
+        terms = _parse_terms(side)
+        if terms is None:
+            return None
+        for name, weight in terms:
+            if name:
+                weights[name] = weights.get(name, 0.0) + factor * weight
+            else:
+                bound -= factor * weight
+    return _Linear(weights, bound) if weights else None
+
+
+def _parse_terms(side: str) -> list[tuple[str, float]] | None:
+    terms: list[tuple[str, float]] = []
+    position = 0
+    side = side.strip()
+    while position < len(side):
+        match = _TERM.match(side, position)
+        if match is None or (terms and not match[1] and (match[2] or "+")[0] not in "+-"):
+            return None
+        sign = -1.0 if match[1] == "-" else 1.0
+        terms.append((match[3] or match[4] or "", sign * float(match[2] or 1)))
+        position = match.end()
+    return terms or None
+
+
+def _parse_parameter_constraints(
+    spec: _Fields, parameters: Sequence[Parameter], baseline: Arm | None, starting: Sequence[Arm]
+) -> tuple[str, ...]:
+    uniform = {p.name for p in parameters if isinstance(p.search_space, Uniform)}
+    constraints = []
+    for i, text in enumerate(spec.sequence("parameterConstraints", 0, 10, ())):
+        field = f"parameterConstraints[{i}]"
+        linear = _parse_linear(text) if isinstance(text, str) else None
+        if linear is None:
+            spec.refuse(field, "must be linear and read like 'lora_dropout + 2 * weight_decay <= 0.3'", text)
+            continue
+        if parameters and not set(linear.weights) <= uniform:
+            spec.refuse(field, "must name only parameters whose search space is uniform", text)
+            continue
+        constraints.append(text)
+        for name, arm in [("baseline", baseline), *((f"startingArms[{j}]", arm) for j, arm in enumerate(starting))]:
+            if arm is not None and not linear.holds(arm):
+                spec.refuse(name, f"must keep the constraint {text!r}", dict(arm))
+    return tuple(constraints)
+
+
+def _parse_early_evaluation(fields: _Fields) -> EarlyEvaluation:
+    percent = fields.whole("checkpointPercent", 1, 99, 20)
+    extra: list[int] = []
+    for i, item in enumerate(fields.sequence("extraPercents", 0, 10, ())):
+        field = f"extraPercents[{i}]"
+        if not isinstance(item, int) or isinstance(item, bool) or not 1 <= item <= 99:
+            fields.refuse(field, "must be a whole number from 1 to 99", item)
+        elif item == percent or item in extra:
+            fields.refuse(field, "must be given once and differ from checkpointPercent", item)
+        else:
+            extra.append(item)
+    fields.done()
+    return EarlyEvaluation(checkpoint_percent=percent, extra_percents=tuple(sorted(extra)))
+
+
+def _parse_promotion(fields: _Fields) -> Promotion:
+    promotion = Promotion(
+        num_promoted=fields.whole("numPromoted", 1, MAX_TRIALS, 1),
+        num_audited=fields.whole("numAudited", 0, MAX_TRIALS, 0),
+    )
+    fields.done()
+    return promotion
+
+
+def _parse_budget(fields: _Fields) -> Budget:
+    hours = fields.number("acceleratorHours", None)
+    if hours is not None and hours <= 0:
+        fields.refuse("acceleratorHours", "must be greater than 0")
+    seconds = fields.whole("activeDeadlineSeconds", 1, 2**31 - 1, None)
+    fields.done()
+    return Budget(accelerator_hours=hours, active_deadline_seconds=seconds)
+
+
+def _parse_data(fields: _Fields) -> Data:
+    source = fields.place("source")
+    attributes = fields.words("attributes", 50, pattern=r"[a-z][a-z_]*")
+    test_source = fields.place("testSource") if fields.has("testSource") else None
+    labels_from = LabelSource.MARKUP
+    if fields.has("labels"):
+        labels = fields.child("labels")
+        labels_from = labels.choice("from", LabelSource, LabelSource.MARKUP)
+        labels.done()
+    if labels_from is LabelSource.MARKUP:
+        unknown = [a for a in attributes if a not in KNOWN_ATTRIBUTES]
+        if unknown or not attributes:
+            rule = f"must be some of {', '.join(KNOWN_ATTRIBUTES)} where labels come from Markup"
+            fields.refuse("attributes", rule, unknown)
+    split = fields.child("split", {})
+    parsed = Split(
+        by=split.choice("by", SplitBy, SplitBy.SITE),
+        validation_percent=split.whole("validationPercent", 1, 90, 20),
+        test_percent=split.whole("testPercent", 0, 90, 0 if test_source else 10),
+    )
+    if test_source and parsed.test_percent:
+        split.refuse("testPercent", "must be 0 where spec.data.testSource is given")
+    if parsed.validation_percent + parsed.test_percent > 90:
+        rule = f"must leave 10 percent for training beside testPercent ({parsed.test_percent})"
+        split.refuse("validationPercent", rule, parsed.validation_percent)
+    split.done()
+    max_pages = fields.whole("maxPages", 1, 10**9, None)
+    fields.done()
+    return Data(
+        source=source,
+        attributes=attributes,
+        labels_from=labels_from,
+        split=parsed,
+        test_source=test_source,
+        max_pages=max_pages,
+    )
+
+
+def _parse_trainer(fields: _Fields) -> tuple[BaseModel, TrainerSettings, int]:
+    model = fields.child("baseModel")
+    base_model = BaseModel(
+        uri=model.place("uri", ("hf", "s3", "file")),
+        revision=model.text("revision", longest=200) if model.has("revision") else None,
+    )
+    model.done()
+    accelerators = fields.whole("acceleratorsPerNode", 1, 64, 1)
+    decay = fields.number("weightDecay", 0.0)
+    if decay is not None and not 0 <= decay <= 1:
+        fields.refuse("weightDecay", "must be from 0 to 1")
+    targets: str | tuple[str, ...] = "AllLinear"
+    if isinstance(fields.raw.get("targetModules"), list):
+        targets = fields.words("targetModules", 100, pattern=r"[A-Za-z0-9_.]+")
+        if not targets:
+            fields.refuse("targetModules", "must be 'AllLinear' or a list of at least one name")
+    elif fields.take("targetModules", "AllLinear") != "AllLinear":
+        fields.refuse("targetModules", "must be 'AllLinear' or a list of names")
+    settings = TrainerSettings(
+        epochs=fields.whole("epochs", 1, 10_000),
+        max_length_tokens=fields.whole("maxLengthTokens", 32, 2**20, 1024),
+        precision=fields.choice("precision", Precision, Precision.BFLOAT16),
+        target_modules=targets,
+        rs_lora=fields.flag("rsLora", False),
+        warmup_percent=fields.whole("warmupPercent", 0, 100, 10),
+        weight_decay=decay or 0.0,
+        processes=accelerators,
+    )
+    fields.done()
+    return base_model, settings, accelerators
+
+
+def _parse_storage(fields: _Fields) -> Storage:
+    storage = Storage(
+        uri=fields.place("uri"),
+        endpoint=fields.text("endpoint", pattern=r"https?://[^/\s]+/?", longest=500)
+        if fields.has("endpoint")
+        else None,
+        region=fields.text("region", pattern=r"[a-z0-9-]+", longest=50) if fields.has("region") else None,
+        addressing_style=fields.choice("addressingStyle", AddressingStyle, AddressingStyle.AUTO),
+    )
+    fields.done()
+    return storage
+
+
+class AddressingStyle(StrEnum):
+    """How a bucket's name is put into its URL."""
+
+    AUTO = "Auto"
+    PATH = "Path"
+    VIRTUAL = "Virtual"
+
+
+def _find_contradictions(study: Study) -> Iterator[str]:
+    fixed = len(study.starting_arms) + (study.baseline is not None)
+    if study.num_trials and study.num_trials < fixed:
+        rule = f"must be at least {fixed}, the number of baseline and starting arms"
+        yield f"`spec.numTrials` {rule}, got {study.num_trials}"
+    chosen = study.promotion.num_promoted + study.promotion.num_audited + (study.baseline is not None)
+    if study.num_trials and study.num_trials < chosen:
+        rule = f"must be at least {chosen}, the number of promoted and audited trials and the baseline"
+        yield f"`spec.numTrials` {rule}, got {study.num_trials}"
+
+
+E = TypeVar("E", bound=StrEnum)
+_REQUIRED: Any = object()
+
+
+class _Fields:
+    """One object of a manifest: takes its fields one by one, and notes every problem with its path.
+
+    A wrong field gives a harmless value of the right type, so that the reading goes on.
+    """
+
+    def __init__(self, raw: Any, path: str, problems: list[str]) -> None:
+        self._path = path
+        self._problems = problems
+        self._taken: set[str] = set()
+        if not isinstance(raw, Mapping):
+            self._note(path or "the manifest", "must be an object", raw)
+            self._is_object = False
+        else:
+            self._is_object = True
+        self.raw: Mapping[str, Any] = raw if isinstance(raw, Mapping) else {}
+
+    def has(self, name: str) -> bool:
+        """Say whether a field is given; null is as not given."""
+        return self.raw.get(name) is not None
+
+    def take(self, name: str, default: Any = None) -> Any:
+        """Return a field unread."""
+        self._taken.add(name)
+        value = self.raw.get(name)
+        return default if value is None else value
+
+    def refuse(self, field: str, rule: str, value: Any = _REQUIRED) -> None:
+        """Note a problem; the value is the field's own unless it is given."""
+        shown = self.raw.get(field) if value is _REQUIRED else value
+        self._note(self._join(field), rule, shown)
+
+    def done(self, *, known: Sequence[str] = (), rule: str = "must not be given, because it is not a field") -> None:
+        """Note every field that nobody took."""
+        for name in self.raw:
+            if name not in self._taken and name not in known and self._path != "metadata":
+                self._note(self._join(str(name)), rule, self.raw[name])
+
+    def child(self, name: str, default: Any = _REQUIRED) -> _Fields:
+        """Return an object inside this one."""
+        value = self._required(name, default, "an object")
+        return _Fields({} if value is None else value, self._join(name), self._problems)
+
+    def nested(self, field: str, raw: Any) -> _Fields:
+        """Return an object that was found under this one."""
+        return _Fields(raw, self._join(field), self._problems)
+
+    def text(self, name: str, default: Any = _REQUIRED, *, pattern: str = r"(?s:.+)", longest: int = 1000) -> str:
+        """Return a string."""
+        value = self._required(name, default, "a string")
+        if value is None:
+            return ""
+        if not isinstance(value, str):
+            self.refuse(name, "must be a string")
+            return ""
+        if len(value) > longest:
+            self.refuse(name, f"must have at most {longest} characters")
+        elif not re.fullmatch(pattern, value):
+            self.refuse(name, "must not be empty" if not value else f"must match ^{pattern}$")
+        return value
+
+    def place(self, name: str, schemes: Sequence[str] = ("s3", "file")) -> str:
+        """Return a path, or a URI of one of the schemes."""
+        value = self.text(name)
+        scheme, separator, rest = value.partition("://")
+        said = " or ".join(f"{s}://" for s in schemes)
+        if separator and (scheme not in schemes or not rest.strip("/")):
+            self.refuse(name, f"must be a path or start with {said} and name something")
+        return value
+
+    def words(self, name: str, most: int, *, pattern: str) -> tuple[str, ...]:
+        """Return a list of different words."""
+        words: list[str] = []
+        for i, item in enumerate(self.sequence(name, 0, most, ())):
+            if not isinstance(item, str) or not re.fullmatch(pattern, item):
+                self.refuse(f"{name}[{i}]", f"must match ^{pattern}$", item)
+            elif item in words:
+                self.refuse(f"{name}[{i}]", "must be given once", item)
+            else:
+                words.append(item)
+        return tuple(words)
+
+    def whole(self, name: str, low: int, high: int, default: Any = _REQUIRED) -> Any:
+        """Return a whole number in a range, or the default."""
+        value = self._required(name, default, "a whole number")
+        if value is None or (value is default and name not in self.raw):
+            return value if default is not _REQUIRED else 0
+        if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
+            self.refuse(name, f"must be a whole number from {low} to {high}")
+            return low if default is _REQUIRED else default
+        return value
+
+    def number(self, name: str, default: Any = _REQUIRED) -> float | None:
+        """Return a number that is written as a string."""
+        value = self._required(name, default, "a number in quotes")
+        if value is None or (value is default and name not in self.raw):
+            return None if value is None else float(value)
+        return self.number_of(name, value)
+
+    def number_of(self, field: str, value: Any) -> float | None:
+        """Read a number that is written as a string."""
+        if not isinstance(value, str):
+            rule = (
+                f"must be a number in quotes, such as {str(value)!r}"
+                if _is_number(value)
+                else "must be a number in quotes"
+            )
+            self.refuse(field, rule, value)
+            return None
+        if not re.fullmatch(_NUMBER, value) or not math.isfinite(float(value)):
+            self.refuse(field, "must be a finite number", value)
+            return None
+        return float(value)
+
+    def flag(self, name: str, default: bool) -> bool:
+        """Return true or false."""
+        value = self.take(name, default)
+        if not isinstance(value, bool):
+            self.refuse(name, "must be true or false")
+            return default
+        return value
+
+    def choice(self, name: str, kind: type[E], default: E) -> E:
+        """Return one of an enumeration's words."""
+        value = self.take(name, default)
+        if not isinstance(value, str) or value not in list(kind):
+            self.refuse(name, f"must be one of {', '.join(kind)}")
+            return default
+        return kind(value)
+
+    def sequence(self, name: str, least: int, most: int, default: Any = _REQUIRED) -> Sequence[Any]:
+        """Return a list of bounded length."""
+        value = self._required(name, default, "a list")
+        if value is None or value is default:
+            return ()
+        if not isinstance(value, list | tuple):
+            self.refuse(name, "must be a list")
+            return ()
+        if not least <= len(value) <= most:
+            self.refuse(name, f"must hold {least} to {most} items", f"{len(value)} items")
+            return value[:most]
+        return value
+
+    def _required(self, name: str, default: Any, kind: str) -> Any:
+        value = self.take(name, None if default is _REQUIRED else default)
+        # Of something that is no object at all, nothing more is to be said.
+        if value is None and default is _REQUIRED and self._is_object:
+            self._note(self._join(name), f"must be given: {kind}", None)
+        return value
+
+    def _join(self, field: str) -> str:
+        if not field:
+            return self._path
+        return f"{self._path}.{field}" if self._path else field
+
+    def _note(self, path: str, rule: str, value: Any) -> None:
+        got = "" if value is None else f", got {_shorten(value)}"
+        self._problems.append(f"`{path}` {rule}{got}")
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _shorten(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 200 else f"{text[:200]}…"

@@ -1,12 +1,14 @@
-"""The ledger: what is known of each trial, and the one table of legal moves."""
+"""The ledger: what is known of each trial and of the study's own jobs, and the one table of legal moves."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from enum import StrEnum
 
+from study_operator.errors import IllegalMoveError
+from study_operator.settings import Settings
 from study_operator.study import Arm
 
 
@@ -44,6 +46,24 @@ class Continuation(StrEnum):
     AUDITED = "Audited"
 
 
+class EndReason(StrEnum):
+    """How an attempt ended. The environment may add CamelCase words of its own, such as ``Evicted``."""
+
+    SUCCEEDED = "Succeeded"
+    DIVERGED = "Diverged"
+    OUT_OF_MEMORY = "OutOfMemory"
+    ARM_CANNOT_RUN = "ArmCannotRun"
+    STUDY_CANNOT_RUN = "StudyCannotRun"
+    ASKED_TO_STOP = "AskedToStop"
+    """We asked, because the study was suspended or had ended; counts against nobody."""
+    INTERRUPTED = "Interrupted"
+    """Somebody else asked, and the checkpoint was saved."""
+    JOB_GONE = "JobGone"
+    NO_READING = "NoReading"
+    """It said that it was done, and left nothing."""
+    CRASHED = "Crashed"
+
+
 @dataclass(frozen=True, kw_only=True)
 class Measurement:
     """A reading of one rung, as the ledger keeps it."""
@@ -71,7 +91,14 @@ class Attempt:
     finished_at: datetime | None = None
     exit_code: int | None = None
     reason: str = ""
-    """Empty while it runs; then a CamelCase word: ``Succeeded``, ``Diverged``, ``OutOfMemory``, ``NodeLost`` …"""
+    """Empty while it runs, or ``AskedToStop``; then a CamelCase word (`EndReason`, or the environment's own)."""
+    id: str = ""
+    """The runner's own word for this run: the same one seen twice is one attempt."""
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it was still running when last seen."""
+        return self.finished_at is None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,6 +127,11 @@ class Trial:
         """For example ``t003``."""
         return f"t{self.index:03d}"
 
+    @property
+    def is_busy(self) -> bool:
+        """Whether it holds, or waits for, a place among the running trials."""
+        return self.state is TrialState.PENDING or self.state is TrialState.RUNNING
+
     def measurement(self, rung: int) -> Measurement | None:
         """Return what was measured at a rung."""
         return next((m for m in self.measurements if m.rung == rung), None)
@@ -122,10 +154,6 @@ LEGAL_MOVES: Mapping[TrialState, frozenset[TrialState]] = {
 promoted trial that failed."""
 
 
-class IllegalMoveError(Exception):
-    """A trial was moved in a way that the table does not know: a bug, not data."""
-
-
 def move(trial: Trial, state: TrialState, *, message: str = "") -> Trial:
     """Return the trial in a new state."""
     if state is trial.state:
@@ -133,3 +161,97 @@ def move(trial: Trial, state: TrialState, *, message: str = "") -> Trial:
     if state not in LEGAL_MOVES[trial.state]:
         raise IllegalMoveError(f"trial {trial.name} cannot move from {trial.state} to {state}")
     return replace(trial, state=state, message=message)
+
+
+class StageState(StrEnum):
+    """Where a job of the study itself (prepare, judge) stands."""
+
+    PENDING = "Pending"
+    RUNNING = "Running"
+    COMPLETED = "Completed"
+    FAILED = "Failed"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stage:
+    """A job of the study itself: prepare or judge."""
+
+    state: StageState = StageState.PENDING
+    attempts: tuple[Attempt, ...] = ()
+    reason: str = ""
+    """Why it failed, a CamelCase word."""
+    message: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DatasetCounts:
+    """What the planner needs to know of the prepared dataset."""
+
+    fingerprint: str
+    train: int
+    """Samples."""
+    validation: int
+    test: int
+    """Samples; zero where there is no test set, and then nothing is judged."""
+
+
+class SearchEnd(StrEnum):
+    """Why no more arms are proposed; fixed by the first promotion."""
+
+    ALL_TRIALS_MEASURED = "AllTrialsMeasured"
+    BUDGET_EXHAUSTED = "BudgetExhausted"
+    NO_MORE_PROPOSALS = "NoMoreProposals"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """How the study ended."""
+
+    failed: bool
+    reason: str
+    """A CamelCase word: ``Completed``, ``BudgetExhausted``, or why it failed."""
+    message: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ledger:
+    """All that is written down of a study's life."""
+
+    trials: tuple[Trial, ...] = ()
+    """By index, without gaps."""
+    prepare: Stage = Stage()
+    dataset: DatasetCounts | None = None
+    search_end: SearchEnd | None = None
+    search_message: str = ""
+    winner: int | None = None
+    """Index of the trial that validation chose. Written before the test set is read, and never changed."""
+    judge: Stage = Stage()
+    outcome: Outcome | None = None
+
+
+def count_attempts_against(attempts: Iterable[Attempt], rung: int) -> tuple[int, int]:
+    """Return how many attempts of a rung the environment ended, and how many of a rung were interrupted."""
+    faults = interruptions = 0
+    for attempt in attempts:
+        if attempt.rung != rung or attempt.is_open or attempt.reason in _NOBODYS:
+            continue
+        if attempt.reason == EndReason.INTERRUPTED:
+            interruptions += 1
+        else:
+            faults += 1
+    return faults, interruptions
+
+
+_NOBODYS = frozenset({EndReason.SUCCEEDED, EndReason.ASKED_TO_STOP, "OperatorStopped"})
+
+
+def retry_at(attempts: Sequence[Attempt], rung: int, settings: Settings) -> datetime | None:
+    """Return when a rung may be attempted again; None means at once."""
+    faults, _ = count_attempts_against(attempts, rung)
+    last = attempts[-1] if attempts else None
+    if not faults or last is None or last.finished_at is None or last.reason in _NOBODYS:
+        return None
+    if last.reason == EndReason.INTERRUPTED:
+        return None
+    wait = min(settings.backoff_limit_seconds, settings.backoff_seconds * 2.0 ** (faults - 1))
+    return last.finished_at + timedelta(seconds=wait)

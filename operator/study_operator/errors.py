@@ -1,0 +1,51 @@
+"""What can go wrong that is not data.
+
+    OperatorError
+    ├── StudyInvalidError        SpecInvalid        the manifest, with every problem at once
+    ├── StatusUnreadableError    StatusUnreadable   the recorded status is not one of ours
+    ├── ConflictError            StatusConflict     the status was written since it was read: the tick is dropped
+    └── IllegalMoveError         IllegalMove        a trial was moved in a way that the table does not know: a bug
+
+Each carries a CamelCase ``reason`` that goes unchanged into conditions and events. A trial's failure is none of these:
+it is data, in the ledger.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+
+class OperatorError(Exception):
+    """The root of this tree."""
+
+    reason: ClassVar[str] = "OperatorError"
+
+
+class StudyInvalidError(OperatorError):
+    """A manifest that cannot be accepted; its message is one sentence a line."""
+
+    reason = "SpecInvalid"
+
+    def __init__(self, problems: Sequence[str]) -> None:
+        super().__init__("\n".join(problems))
+        self.problems = tuple(problems)
+        """Every problem, as a sentence with field, rule and value."""
+
+
+class StatusUnreadableError(OperatorError):
+    """The recorded status cannot be parsed."""
+
+    reason = "StatusUnreadable"
+
+
+class ConflictError(OperatorError):
+    """The status was written by somebody else since it was read."""
+
+    reason = "StatusConflict"
+
+
+class IllegalMoveError(OperatorError):
+    """A trial was moved in a way that the table of legal moves does not know."""
+
+    reason = "IllegalMove"

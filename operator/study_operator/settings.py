@@ -1,0 +1,27 @@
+"""What an installation may set about the operator itself, and why each default is what it is."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """Limits and waits of the reconcile loop."""
+
+    attempts_limit: int = 6
+    """Attempts of one rung that the environment may end before the trial is Failed. Six, with the back-off below,
+    bridge about five minutes of a sick node or an unreachable registry."""
+
+    interruptions_limit: int = 50
+    """Attempts of one rung that may end with a saved checkpoint (143) although nobody of ours asked: preemption. Each
+    of them made progress, so the limit is only there to end what something stops for ever."""
+
+    backoff_seconds: float = 10.0
+    """Wait before the second attempt; it doubles with each further one that the environment ends."""
+
+    backoff_limit_seconds: float = 600.0
+    """Longest wait between two attempts: an hour's outage then costs at most ten minutes more."""
+
+    report_interval_seconds: float = 60.0
+    """Least time between two reports of a study that goes on; its end is always reported at once."""
