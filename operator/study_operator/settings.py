@@ -25,3 +25,7 @@ class Settings:
 
     report_interval_seconds: float = 60.0
     """Least time between two reports of a study that goes on; its end is always reported at once."""
+
+
+DEFAULTS = Settings()
+"""What holds where an installation says nothing."""

@@ -1,0 +1,401 @@
+"""One tick of a study: observe, settle, plan, act, record.
+
+The same tick drives a laptop and a cluster: they differ in the runner, the artifact store and the status store
+that they hand in. It is level-triggered: it may run at any time, any number of times, and only looks at the present.
+
+What makes it safe to kill between any two steps:
+
+* a job is created or deleted only for a trial whose recorded entry is what the tick still believes;
+* what a tick decides is written once, last, with the version that it read; a conflict drops the tick;
+* job names and object keys are functions of study, trial and rung, so that doing something twice does it once;
+* an ended job is deleted only after its end is in the ledger.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from typing import Any, Protocol, TypeVar, assert_never
+
+from study_operator import names
+from study_operator.designer import Designer, DesignerError
+from study_operator.errors import ConflictError
+from study_operator.jobs import (
+    artifacts_uri,
+    build_judge_job,
+    build_prepare_job,
+    build_trial_job,
+    count_steps,
+    find_finished_baseline,
+    stop_step,
+)
+from study_operator.planner import (
+    Action,
+    Attach,
+    ChooseWinner,
+    DeleteJob,
+    EndSearch,
+    Finish,
+    Judge,
+    Launch,
+    Prepare,
+    Promote,
+    Stop,
+    Suggest,
+    plan,
+)
+from study_operator.runner import JobStatus, TrialRunner
+from study_operator.settings import DEFAULTS, Settings
+from study_operator.settle import Results, is_live, list_awaited, settle
+from study_operator.status import Event, Recorded, Reported, events_between, parse_status, render_status
+from study_operator.study import Arm, Study
+from study_operator.trial import (
+    Ledger,
+    Origin,
+    SearchEnd,
+    StageState,
+    Trial,
+    TrialState,
+    move,
+    retry_at,
+)
+from trial_trainer.artifacts import ArtifactError, ArtifactStore, join
+from trial_trainer.contract import (
+    JUDGEMENT,
+    READING,
+    SUMMARY,
+    ContractError,
+    DatasetSummary,
+    Judgement,
+    Reading,
+    from_json,
+)
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+
+class StatusStore(Protocol):
+    """Where the status is kept, with optimistic locking."""
+
+    def read(self) -> tuple[Mapping[str, Any] | None, Any]:
+        """Return the status (None before the first write) and its version."""
+        ...
+
+    def write(self, status: Mapping[str, Any], version: Any) -> Any:
+        """Write the status if its version is still the one that was read.
+
+        Raises:
+            ConflictError: where it is not.
+        """
+        ...
+
+
+Reporter = Callable[[Study, Ledger, Mapping[str, Any]], None]
+"""Writes the report of a recorded ledger, given the whole status with it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TickResult:
+    """What a tick saw and did."""
+
+    status: Mapping[str, Any]
+    """The status as it is written now."""
+    ledger: Ledger
+    actions: Sequence[Action] = ()
+    """What was done or decided."""
+    events: Sequence[Event] = ()
+    is_idle: bool = True
+    """Nothing was written and nothing was launched: the next tick waits for news or for ``wake_at``."""
+    is_done: bool = False
+    """The study has ended, its end is written and reported, and none of its jobs lives."""
+    is_dropped: bool = False
+    """Somebody else wrote the status: nothing that this tick decided counts."""
+    wake_at: datetime | None = None
+    """When a clock alone will give the next tick something to do."""
+
+
+def tick(
+    study: Study,
+    *,
+    statuses: StatusStore,
+    runner: TrialRunner,
+    artifacts: ArtifactStore,
+    designer: Designer,
+    now: datetime,
+    settings: Settings = DEFAULTS,
+    reporter: Reporter | None = None,
+) -> TickResult:
+    """Bring a study one step further.
+
+    Args:
+        study: what is wanted.
+        statuses: where the status is.
+        runner: the study's jobs.
+        artifacts: the store at `jobs.artifacts_uri(study)`.
+        designer: proposes arms; asked at most once a tick, after everything else was launched.
+        now: the time, with its zone.
+        settings: the operator's limits and waits.
+        reporter: writes the report; None where nobody wants one.
+    """
+    # Observe: everything that is read is read here.
+    raw, version = statuses.read()
+    recorded = parse_status(raw)
+    jobs = {job.name: job for job in runner.jobs()}
+    results, storage_problem = None, ""
+    try:
+        results = _read_results(study, recorded.ledger, jobs, artifacts)
+    except ArtifactError as error:
+        storage_problem = str(error)
+
+    # Settle, plan, act. Without the bucket nobody knows what was measured: everything waits.
+    ledger, done, launched = recorded.ledger, list[Action](), False
+    if results is not None:
+        ledger = settle(study, recorded.ledger, jobs, results, now, settings)
+        actions = plan(study, ledger, jobs, now, settings)
+        ledger, done, launched = _act(study, actions, ledger, recorded, runner, designer)
+    reported, storage_problem = _report(study, recorded, reporter, now, settings, storage_problem)
+
+    # Record: once, last, and only if nobody wrote in between.
+    status = render_status(
+        study,
+        ledger,
+        now=now,
+        recorded=recorded,
+        reported=reported,
+        storage_problem=storage_problem,
+        report_uri=join(artifacts_uri(study), names.REPORT),
+    )
+    is_changed = status != recorded.raw
+    if is_changed:
+        try:
+            statuses.write(status, version)
+        except ConflictError as error:
+            log.debug("tick dropped: %s", error)
+            return TickResult(status=recorded.raw, ledger=recorded.ledger, is_idle=False, is_dropped=True)
+    events = events_between(recorded.ledger, ledger)
+    for event in events:
+        log.log(logging.WARNING if event.is_warning else logging.INFO, "%s", event.message)
+    is_reported = reporter is None or (reported is not None and reported.key == report_key(ledger))
+    is_over = ledger.outcome is not None and is_reported and not any(map(is_live, jobs.values()))
+    return TickResult(
+        status=status,
+        ledger=ledger,
+        actions=done,
+        events=events,
+        is_idle=not is_changed and not launched,
+        is_done=is_over and not is_changed,
+        wake_at=_find_wake(ledger, reported, reporter is not None, now, settings),
+    )
+
+
+def report_key(ledger: Ledger) -> str:
+    """Return a word that changes with each new measurement, promotion, or the end."""
+    measured = sum(len(t.measurements) for t in ledger.trials)
+    continued = sum(t.continuation is not None for t in ledger.trials)
+    return f"{measured}/{continued}/{ledger.outcome.reason if ledger.outcome else ''}"
+
+
+# --- Observe ----------------------------------------------------------------------------------------------------
+
+
+def _read_results(study: Study, ledger: Ledger, jobs: Mapping[str, JobStatus], artifacts: ArtifactStore) -> Results:
+    summary = None
+    if ledger.prepare.state is not StageState.COMPLETED and not is_live(jobs.get(names.prepare_job(study.name))):
+        summary = _read(DatasetSummary, artifacts, f"{names.DATASET}/{SUMMARY}")
+    is_judged = False
+    if ledger.winner is not None and ledger.judge.state is not StageState.COMPLETED:
+        is_over = not is_live(jobs.get(names.judge_job(study.name)))
+        is_judged = is_over and _read(Judgement, artifacts, f"{names.JUDGE}/{JUDGEMENT}") is not None
+    readings = {}
+    for trial in list_awaited(study, ledger, jobs):
+        reading = _read(Reading, artifacts, f"{names.rung_key(trial.name, trial.rung)}/{READING}")
+        if reading is not None and (reading.trial, reading.rung) == (trial.name, trial.rung):
+            readings[trial.index, trial.rung] = reading
+    return Results(readings=readings, summary=summary, is_judged=is_judged)
+
+
+def _read(cls: type[T], artifacts: ArtifactStore, key: str) -> T | None:
+    text = artifacts.read(key)
+    if text is None:
+        return None
+    try:
+        return from_json(cls, text)
+    except ContractError as error:
+        # As good as none: the job said that it was done, and left nothing that can be used.
+        log.warning("%s is not of the trial contract: %s", key, error)
+        return None
+
+
+# --- Act --------------------------------------------------------------------------------------------------------
+
+
+def _act(
+    study: Study,
+    actions: Sequence[Action],
+    ledger: Ledger,
+    recorded: Recorded,
+    runner: TrialRunner,
+    designer: Designer,
+) -> tuple[Ledger, list[Action], bool]:
+    """Carry out the actions; return the ledger with what was decided, what was done, and whether a job was launched."""
+    written = _Written(recorded, ledger)
+    done: list[Action] = []
+    launched = False
+    for action in actions:
+        match action:
+            case Prepare():
+                if not written.prepare():
+                    continue
+                launched |= _launch(runner, build_prepare_job(study), "to prepare the dataset")
+            case Launch(index=index):
+                trial = ledger.trials[index]
+                if not written.trial(index):
+                    continue
+                launched |= _launch(runner, build_trial_job(study, trial), _say_rung(study, trial))
+            case Judge():
+                winner = ledger.trials[ledger.winner or 0]
+                if not written.judge():
+                    continue
+                job = build_judge_job(study, winner, find_finished_baseline(ledger.trials))
+                launched |= _launch(runner, job, f"to judge trial {winner.name} on the test set")
+            case DeleteJob(name=name, index=None):
+                if not (written.prepare() if name == names.prepare_job(study.name) else written.judge()):
+                    continue
+                runner.delete(name)
+            case DeleteJob(name=name, index=int(index)):
+                if not written.trial(index):
+                    continue
+                runner.delete(name)
+            case Suggest(count=count):
+                ledger = _suggest(study, ledger, designer, count)
+            case _:
+                ledger = _decide(study, ledger, action)
+        done.append(action)
+    return ledger, done, launched
+
+
+@dataclass(frozen=True)
+class _Written:
+    """What of the ledger is recorded as it is: only there a job may be touched."""
+
+    recorded: Recorded
+    ledger: Ledger
+
+    def trial(self, index: int) -> bool:
+        known = self.recorded.ledger.trials
+        return index < len(known) and known[index] is self.ledger.trials[index]
+
+    def prepare(self) -> bool:
+        return bool(self.recorded.raw) and self.recorded.ledger.prepare == self.ledger.prepare
+
+    def judge(self) -> bool:
+        known = self.recorded.ledger
+        return known.winner is not None and known.winner == self.ledger.winner and known.judge == self.ledger.judge
+
+
+def _launch(runner: TrialRunner, job: Any, why: str) -> bool:
+    runner.launch(job)
+    log.info("launched job %s %s", job.name, why)
+    return True
+
+
+def _say_rung(study: Study, trial: Trial) -> str:
+    end = stop_step(study, trial.total_steps, trial.rung)
+    return f"for trial {trial.name} (rung {trial.rung}, stop at step {end} of {trial.total_steps})"
+
+
+def _decide(study: Study, ledger: Ledger, action: Action) -> Ledger:
+    """Return the ledger with a decision in it."""
+    match action:
+        case Attach(arm=arm, origin=origin):
+            return _enter(study, ledger, arm, origin, "")
+        case EndSearch(end=end, reason=reason):
+            return replace(ledger, search_end=end, search_message=reason)
+        case Promote(index=index):
+            trial = replace(
+                move(ledger.trials[index], TrialState.PENDING),
+                rung=1,
+                continuation=action.continuation,
+                inclusion_probability=action.inclusion_probability,
+            )
+            return _with_trial(ledger, trial)
+        case Stop(index=index):
+            return _with_trial(ledger, move(ledger.trials[index], TrialState.STOPPED))
+        case ChooseWinner(index=index):
+            return replace(ledger, winner=index)
+        case Finish(outcome=outcome):
+            return replace(ledger, outcome=outcome)
+        case Prepare() | Launch() | Judge() | DeleteJob() | Suggest():
+            raise TypeError(f"{type(action).__name__} must be carried out, not decided")
+        case _:
+            assert_never(action)
+
+
+def _suggest(study: Study, ledger: Ledger, designer: Designer, count: int) -> Ledger:
+    """Enter proposals into the ledger; where there can be none any more, end the search and say why."""
+    try:
+        suggestions = designer.suggest(study, ledger.trials, count)
+        problem = "" if suggestions or any(t.is_busy for t in ledger.trials) else "it proposed nothing"
+    except DesignerError as error:
+        suggestions, problem = (), str(error)
+    if problem:
+        return replace(ledger, search_end=SearchEnd.NO_MORE_PROPOSALS, search_message=problem)
+    for suggestion in suggestions[:count]:
+        ledger = _enter(study, ledger, suggestion.arm, Origin.SUGGESTED, suggestion.generation_node)
+    return ledger
+
+
+def _enter(study: Study, ledger: Ledger, arm: Arm, origin: Origin, node: str) -> Ledger:
+    """Add a trial; one whose batch is larger than the data is known at once not to run."""
+    samples = ledger.dataset.train if ledger.dataset is not None else 0
+    total = count_steps(study, arm, samples)
+    trial = Trial(
+        index=len(ledger.trials), arm=dict(arm), origin=origin, generation_node=node, total_steps=max(1, total)
+    )
+    if total < 1:
+        said = f"batch_size must be at most {samples}, the number of training samples, got {arm.get('batch_size')}"
+        trial = move(trial, TrialState.ABANDONED, message=said)
+    return replace(ledger, trials=(*ledger.trials, trial))
+
+
+def _with_trial(ledger: Ledger, trial: Trial) -> Ledger:
+    return replace(ledger, trials=(*ledger.trials[: trial.index], trial, *ledger.trials[trial.index + 1 :]))
+
+
+# --- Record -----------------------------------------------------------------------------------------------------
+
+
+def _report(
+    study: Study, recorded: Recorded, reporter: Reporter | None, now: datetime, settings: Settings, problem: str
+) -> tuple[Reported | None, str]:
+    """Report what is recorded, if it is news and the last report is old enough; return what is reported now."""
+    last, ledger = recorded.reported, recorded.ledger
+    key = report_key(ledger)
+    is_due = last is None or ledger.outcome is not None or _report_due(last, settings) <= now
+    if reporter is None or problem or not recorded.raw or not is_due or (last is not None and last.key == key):
+        return last, problem
+    try:
+        reporter(study, ledger, recorded.raw)
+    except ArtifactError as error:
+        return last, str(error)
+    return Reported(key=key, at=now), problem
+
+
+def _report_due(last: Reported, settings: Settings) -> datetime:
+    return last.at + timedelta(seconds=settings.report_interval_seconds)
+
+
+def _find_wake(
+    ledger: Ledger, reported: Reported | None, is_reporting: bool, now: datetime, settings: Settings
+) -> datetime | None:
+    waits = [retry_at(t.attempts, t.rung, settings) for t in ledger.trials if t.state is TrialState.PENDING]
+    waits += [
+        retry_at(s.attempts, 0, settings) for s in (ledger.prepare, ledger.judge) if s.state is StageState.PENDING
+    ]
+    if is_reporting and reported is not None and reported.key != report_key(ledger):
+        waits.append(_report_due(reported, settings))
+    return min((at for at in waits if at is not None and at > now), default=None)

@@ -1,0 +1,351 @@
+"""What happened since the last tick: job statuses and readings into a new ledger. Whose fault an end was is told here.
+
+Called by `reconcile.tick`; imports nothing that can act. Seeing the same thing twice changes nothing: an attempt is
+known by the runner's own word for it, and what was settled is not settled again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+
+from study_operator import names
+from study_operator.runner import JobPhase, JobStatus
+from study_operator.settings import DEFAULTS, Settings
+from study_operator.study import WORST_VALUES, Study
+from study_operator.trial import (
+    Attempt,
+    DatasetCounts,
+    EndReason,
+    Ledger,
+    Measurement,
+    Stage,
+    StageState,
+    Trial,
+    TrialState,
+    count_attempts_against,
+    move,
+)
+from trial_trainer.artifacts import join
+from trial_trainer.contract import DatasetSummary, ExitCode, Reading
+
+OUT_OF_MEMORY_KILL = "OOMKilled"
+"""The environment's word for a process that the kernel killed because it used too much memory."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Results:
+    """What the awaited jobs have written so far."""
+
+    readings: Mapping[tuple[int, int], Reading] = field(default_factory=dict)
+    """By index of the trial and rung."""
+    summary: DatasetSummary | None = None
+    is_judged: bool = False
+
+
+def list_awaited(study: Study, ledger: Ledger, jobs: Mapping[str, JobStatus]) -> Iterator[Trial]:
+    """Yield the trials whose job is over or not there: a reading of theirs may have been written."""
+    for trial in ledger.trials:
+        if trial.is_busy and not is_live(jobs.get(names.trial_job(study.name, trial.name, trial.rung))):
+            yield trial
+
+
+def settle(
+    study: Study,
+    ledger: Ledger,
+    jobs: Mapping[str, JobStatus],
+    results: Results,
+    now: datetime,
+    settings: Settings = DEFAULTS,
+) -> Ledger:
+    """Return the ledger with all that is seen now."""
+    seen = _Seen(study, jobs, results, now, settings, is_halted=study.suspend or ledger.outcome is not None)
+    trials = tuple(_settle_trial(trial, seen) if trial.is_busy else trial for trial in ledger.trials)
+    prepare = _settle_stage(
+        ledger.prepare, jobs.get(names.prepare_job(study.name)), seen, is_done=results.summary is not None
+    )
+    judge = ledger.judge
+    if ledger.winner is not None:
+        judge = _settle_stage(judge, jobs.get(names.judge_job(study.name)), seen, is_done=results.is_judged)
+    dataset = ledger.dataset
+    if dataset is None and results.summary is not None and prepare.state is StageState.COMPLETED:
+        dataset = _count_samples(results.summary)
+    return replace(ledger, trials=give_worst_values(study, trials), prepare=prepare, judge=judge, dataset=dataset)
+
+
+def is_live(job: JobStatus | None) -> bool:
+    """Say whether a job exists and has not ended."""
+    return job is not None and job.phase is not JobPhase.FINISHED
+
+
+def give_worst_values(study: Study, trials: tuple[Trial, ...]) -> tuple[Trial, ...]:
+    """Give every diverged measurement the objective's worst value, which moves while worse readings come in."""
+    if not any(m.diverged for t in trials for m in t.measurements):
+        return trials
+    worst = _find_worst_value(study, trials)
+    return tuple(_with_worst_value(study, t, worst) if any(m.diverged for m in t.measurements) else t for t in trials)
+
+
+def why_it_ended(job: JobStatus) -> str:
+    """Return the reason of an end without a reading: whose fault it was follows from it."""
+    if job.reason == OUT_OF_MEMORY_KILL:
+        return EndReason.OUT_OF_MEMORY
+    match job.exit_code:
+        case ExitCode.STOP_STEP_REACHED:
+            return EndReason.NO_READING
+        case ExitCode.DIVERGED:
+            return EndReason.DIVERGED
+        case ExitCode.ARM_CANNOT_RUN:
+            return EndReason.ARM_CANNOT_RUN
+        case ExitCode.STUDY_CANNOT_RUN:
+            return EndReason.STUDY_CANNOT_RUN
+        case ExitCode.ASKED_TO_STOP:
+            return EndReason.INTERRUPTED
+        case _:
+            return job.reason or EndReason.CRASHED
+
+
+@dataclass(frozen=True)
+class _Seen:
+    study: Study
+    jobs: Mapping[str, JobStatus]
+    results: Results
+    now: datetime
+    settings: Settings
+    is_halted: bool
+
+
+def _settle_trial(trial: Trial, seen: _Seen) -> Trial:
+    job = seen.jobs.get(names.trial_job(seen.study.name, trial.name, trial.rung))
+    if job is not None and is_live(job):
+        return _settle_live(trial, job, seen)
+    reading = seen.results.readings.get((trial.index, trial.rung))
+    if reading is not None:
+        return _settle_reading(trial, job, reading, seen)
+    ended = _close(trial.attempts, trial.rung, job, seen.now)
+    if ended is None:
+        return trial
+    return _settle_end(replace(trial, attempts=ended), ended[-1], job.message if job else "", seen)
+
+
+def _settle_live(trial: Trial, job: JobStatus, seen: _Seen) -> Trial:
+    attempts = _open(trial.attempts, trial.rung, job, is_halted=seen.is_halted)
+    if attempts is not trial.attempts:
+        trial = replace(trial, attempts=attempts)
+    is_running = job.phase is JobPhase.RUNNING and attempts and attempts[-1].is_open
+    return move(trial, TrialState.RUNNING) if is_running and trial.state is TrialState.PENDING else trial
+
+
+def _settle_reading(trial: Trial, job: JobStatus | None, reading: Reading, seen: _Seen) -> Trial:
+    ended = _close(trial.attempts, trial.rung, job, seen.now, reason=EndReason.SUCCEEDED)
+    trial = replace(trial, attempts=ended) if ended is not None else trial
+    metric = seen.study.objective.metric
+    if metric not in reading.metrics:
+        said = f"the reading must hold the objective's metric {metric}, got {', '.join(sorted(reading.metrics))}"
+        return move(_blame(trial, EndReason.STUDY_CANNOT_RUN, seen), TrialState.FAILED, message=said)
+    study = seen.study
+    output = join(
+        names.study_uri(study.storage.uri, study.namespace, study.name, study.uid),
+        names.rung_key(trial.name, trial.rung),
+    )
+    measurement = Measurement(
+        rung=trial.rung,
+        step=reading.step,
+        value=reading.metrics[metric].value,
+        standard_error=reading.metrics[metric].standard_error,
+        metrics={name: m.value for name, m in reading.metrics.items()},
+        standard_errors={name: m.standard_error for name, m in reading.metrics.items() if m.standard_error is not None},
+        counts={name: m.n for name, m in reading.metrics.items()},
+        checkpoint=join(output, reading.checkpoint),
+    )
+    return _measured(trial, measurement)
+
+
+def _settle_end(trial: Trial, attempt: Attempt, message: str, seen: _Seen) -> Trial:
+    match attempt.reason:
+        case EndReason.DIVERGED:
+            step = max([m.step for m in trial.measurements], default=0)
+            return _measured(trial, _diverged(seen.study, trial.rung, step), message=message)
+        case EndReason.OUT_OF_MEMORY | EndReason.ARM_CANNOT_RUN:
+            said = message or "the arm cannot run"
+            return move(trial, TrialState.ABANDONED, message=said)
+        case EndReason.STUDY_CANNOT_RUN:
+            return move(trial, TrialState.FAILED, message=message or "the data or the model cannot be used")
+        case EndReason.ASKED_TO_STOP:
+            return _wait_again(trial, "")
+    problem = _find_limit(trial.attempts, trial.rung, seen.settings)
+    if problem is not None:
+        return move(trial, TrialState.FAILED, message=f"{problem}, the last with {_say(attempt, message)}")
+    return _wait_again(trial, f"attempt {len(trial.attempts)} ended with {_say(attempt, message)}; it is tried again")
+
+
+def _wait_again(trial: Trial, message: str) -> Trial:
+    if trial.state is TrialState.PENDING:
+        return replace(trial, message=message)
+    return move(trial, TrialState.PENDING, message=message)
+
+
+def _measured(trial: Trial, measurement: Measurement, message: str = "") -> Trial:
+    state = TrialState.PAUSED if measurement.rung == 0 else TrialState.COMPLETED
+    trial = replace(trial, measurements=(*trial.measurements, measurement))
+    return move(trial, state, message=message)
+
+
+def _blame(trial: Trial, reason: EndReason, seen: _Seen) -> Trial:
+    """Write a fault down as the reason of the last attempt; where none was seen, one of no length stands for it."""
+    if trial.attempts and trial.attempts[-1].rung == trial.rung:
+        return replace(trial, attempts=(*trial.attempts[:-1], replace(trial.attempts[-1], reason=reason)))
+    attempt = Attempt(rung=trial.rung, started_at=seen.now, finished_at=seen.now, reason=reason)
+    return replace(trial, attempts=(*trial.attempts, attempt))
+
+
+def _settle_stage(stage: Stage, job: JobStatus | None, seen: _Seen, *, is_done: bool) -> Stage:
+    """Settle prepare or judge: as a trial, but there is no arm to be at fault."""
+    if stage.state in (StageState.COMPLETED, StageState.FAILED):
+        return stage
+    if job is not None and is_live(job):
+        attempts = _open(stage.attempts, 0, job, is_halted=seen.is_halted)
+        state = StageState.RUNNING if job.phase is JobPhase.RUNNING else stage.state
+        return (
+            stage
+            if attempts is stage.attempts and state is stage.state
+            else replace(stage, attempts=attempts, state=state)
+        )
+    ended = _close(stage.attempts, 0, job, seen.now, reason=EndReason.SUCCEEDED if is_done else "")
+    if is_done:
+        return replace(stage, attempts=ended or stage.attempts, state=StageState.COMPLETED, message="")
+    if ended is None:
+        return stage
+    stage, attempt, message = replace(stage, attempts=ended), ended[-1], job.message if job else ""
+    if attempt.reason in (EndReason.STUDY_CANNOT_RUN, EndReason.ARM_CANNOT_RUN, EndReason.DIVERGED):
+        said = message or "the data or the model cannot be used"
+        return replace(stage, state=StageState.FAILED, reason=attempt.reason, message=said)
+    problem = _find_limit(stage.attempts, 0, seen.settings)
+    if problem is not None:
+        said = f"{problem}, the last with {_say(attempt, message)}"
+        return replace(stage, state=StageState.FAILED, reason=attempt.reason, message=said)
+    said = "" if attempt.reason == EndReason.ASKED_TO_STOP else f"an attempt ended with {_say(attempt, message)}"
+    return replace(stage, state=StageState.PENDING, message=said)
+
+
+def _open(attempts: tuple[Attempt, ...], rung: int, job: JobStatus, *, is_halted: bool) -> tuple[Attempt, ...]:
+    """Return the attempts with the one that runs; the very same tuple where nothing is new."""
+    if job.started_at is None:
+        return attempts
+    known = _find(attempts, rung, job.attempt)
+    if known is None:
+        attempt = Attempt(rung=rung, started_at=job.started_at, id=job.attempt)
+        attempts = (*attempts, attempt)
+    elif known.reason == EndReason.JOB_GONE:
+        # It was believed gone, and is there: a list of jobs may lag behind.
+        attempt = replace(known, finished_at=None, reason="")
+        attempts = _replaced(attempts, known, attempt)
+    else:
+        attempt = known
+    if is_halted and attempt.is_open and not attempt.reason:
+        attempts = _replaced(attempts, attempt, replace(attempt, reason=EndReason.ASKED_TO_STOP))
+    return attempts
+
+
+def _close(
+    attempts: tuple[Attempt, ...], rung: int, job: JobStatus | None, now: datetime, *, reason: str = ""
+) -> tuple[Attempt, ...] | None:
+    """Return the attempts with the ended one last; None where no attempt has newly ended."""
+    if job is None:
+        last = attempts[-1] if attempts else None
+        if last is None or not last.is_open:
+            return None
+        gone = replace(last, finished_at=max(now, last.started_at), reason=reason or last.reason or EndReason.JOB_GONE)
+        return _replaced(attempts, last, gone)
+    known = _find(attempts, rung, job.attempt)
+    if known is not None and not known.is_open and known.reason != EndReason.JOB_GONE:
+        return None
+    started = job.started_at or job.finished_at or now
+    before = known or Attempt(rung=rung, started_at=started, id=job.attempt)
+    why = reason or why_it_ended(job)
+    if before.reason == EndReason.ASKED_TO_STOP and why not in _FAULTS_OF_ITS_OWN:
+        why = EndReason.ASKED_TO_STOP
+    ended = replace(
+        before, finished_at=max(job.finished_at or now, before.started_at), exit_code=job.exit_code, reason=why
+    )
+    others = tuple(a for a in attempts if a is not known)
+    return (*others, ended)
+
+
+_FAULTS_OF_ITS_OWN = frozenset(
+    {
+        EndReason.SUCCEEDED,
+        EndReason.DIVERGED,
+        EndReason.OUT_OF_MEMORY,
+        EndReason.ARM_CANNOT_RUN,
+        EndReason.STUDY_CANNOT_RUN,
+    }
+)
+
+
+def _find(attempts: Sequence[Attempt], rung: int, word: str) -> Attempt | None:
+    return next((a for a in reversed(attempts) if a.rung == rung and a.id == word), None)
+
+
+def _replaced(attempts: Sequence[Attempt], old: Attempt, new: Attempt) -> tuple[Attempt, ...]:
+    return tuple(new if a is old else a for a in attempts)
+
+
+def _find_limit(attempts: Sequence[Attempt], rung: int, settings: Settings) -> str | None:
+    faults, interruptions = count_attempts_against(attempts, rung)
+    if faults >= settings.attempts_limit:
+        return f"the environment ended {faults} attempts"
+    if interruptions >= settings.interruptions_limit:
+        return f"{interruptions} attempts were interrupted"
+    return None
+
+
+def _say(attempt: Attempt, message: str) -> str:
+    code = "" if attempt.exit_code is None else f" (exit code {attempt.exit_code})"
+    return f"{attempt.reason}{code}" + (f": {message}" if message else "")
+
+
+def _count_samples(summary: DatasetSummary) -> DatasetCounts:
+    train, validation, test = (
+        summary.splits[name].samples if name in summary.splits else 0 for name in ("train", "validation", "test")
+    )
+    return DatasetCounts(fingerprint=summary.fingerprint, train=train, validation=validation, test=test)
+
+
+def _diverged(study: Study, rung: int, step: int) -> Measurement:
+    value = WORST_VALUES[study.objective.metric.partition("/")[0]]
+    return Measurement(
+        rung=rung,
+        step=step,
+        value=value,
+        standard_error=None,
+        metrics=_diverged_metrics(study, value),
+        standard_errors={},
+        counts={},
+        checkpoint="",
+        diverged=True,
+    )
+
+
+def _diverged_metrics(study: Study, value: float) -> dict[str, float]:
+    return {"accuracy": 0.0, "invalid_output_rate": 1.0, study.objective.metric: value}
+
+
+def _find_worst_value(study: Study, trials: Sequence[Trial]) -> float:
+    metric = study.objective.metric.partition("/")[0]
+    bound = WORST_VALUES[metric]
+    if metric in ("accuracy", "invalid_output_rate"):
+        return bound
+    values = [m.value for t in trials for m in t.measurements if not m.diverged]
+    return min(values, key=study.objective.merit, default=bound)
+
+
+def _with_worst_value(study: Study, trial: Trial, worst: float) -> Trial:
+    if all(m.value == worst for m in trial.measurements if m.diverged):
+        return trial
+    measurements = tuple(
+        replace(m, value=worst, metrics=_diverged_metrics(study, worst)) if m.diverged else m
+        for m in trial.measurements
+    )
+    return replace(trial, measurements=measurements)
