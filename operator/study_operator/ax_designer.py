@@ -54,6 +54,7 @@ from ax.generation_strategy.generation_node import GenerationNode
 from ax.generation_strategy.generation_strategy import GenerationStrategy
 from ax.generation_strategy.generator_spec import GeneratorSpec
 from ax.generation_strategy.transition_criterion import MinTrials
+from ax.utils.common.constants import Keys
 from ax.utils.common.random import with_rng_seed
 
 from study_operator.designer import DesignerError, Suggestion
@@ -67,6 +68,9 @@ RELATIVE_TOLERANCE = 1e-6
 MOST_ENUMERATED_ARMS = 10_000
 """A finite space up to this size is searched for arms that were not tried when Ax finds none. A study has at most 500
 trials, so a larger space can't be exhausted."""
+
+MOST_ENUMERATED_CHOICES = 10
+"""Up to so many combinations of choices BoTorch optimizes the numbers once for each."""
 
 INITIALIZATION_NODE = "Sobol"
 MODEL_NODE = "MBM"
@@ -117,6 +121,9 @@ class _Entry:
 
 def _propose(study: Study, ledger: Sequence[_Entry]) -> Suggestion | None:
     """Return the one arm that this ledger leads to; None where there is nothing to propose."""
+    # Ax would find out by drawing 10,000 times.
+    if _untried_arms(study, ledger) == []:
+        return None
     experiment = _build_experiment(study, ledger)
     strategy = _build_generation_strategy(study)
     try:
@@ -137,7 +144,7 @@ def _propose(study: Study, ledger: Sequence[_Entry]) -> Suggestion | None:
     faults = _faults(study, arm)
     if faults:
         raise DesignerError(f"Ax proposed a point outside the search space: {'; '.join(faults)}")
-    if arm in _closed_arms(ledger):
+    if _key(study, arm) in _closed_keys(study, ledger):
         return _leftover(study, ledger)
     return Suggestion(arm=arm, generation_node=run._generation_node_name or "")
 
@@ -435,6 +442,7 @@ def _build_generation_strategy(study: Study) -> GenerationStrategy:
                     "transforms": [AddExecutionViability, *MBM_X_trans, *Y_trans],
                     "transform_configs": {"AddExecutionViability": {"min_abandoned_trials": 1}},
                 },
+                generator_gen_kwargs={"model_gen_options": {Keys.OPTIMIZER_KWARGS: _optimizer_options(study)}},
             )
         ],
         should_deduplicate=True,
@@ -450,31 +458,51 @@ def _build_generation_strategy(study: Study) -> GenerationStrategy:
     return GenerationStrategy(name="study", nodes=[initialization, model])
 
 
+def _optimizer_options(study: Study) -> dict[str, Any]:
+    """Return how the acquisition function is optimized: Ax's way, but for linear constraints.
+
+    With those, BoTorch walks a polytope for its starting points and solves all restarts as one SLSQP problem. On 14
+    trials that took 22 s with its defaults and 7 s with these, to the same acquisition value in seven digits.
+    """
+    if not study.parameter_constraints:
+        return {}
+    options = {"batch_limit": 4}
+    choices = [p.search_space for p in study.parameters if isinstance(p.search_space, Categorical)]
+    # With more combinations BoTorch alternates between choices and numbers, and knows no such options.
+    if math.prod(len(c.values) if c.ordered else 2 ** len(c.values) for c in choices) <= MOST_ENUMERATED_CHOICES:
+        options |= {"n_burnin": 1000, "n_thinning": 8}
+    return {"num_restarts": 8, "options": options}
+
+
 # Spaces that end.
 
 
 def _leftover(study: Study, ledger: Sequence[_Entry]) -> Suggestion | None:
     """Return an arm of a finite space that may still be proposed, drawn by the seed; None where there is none."""
-    choices: list[tuple[ParameterValue, ...]] = []
-    for parameter in study.parameters:
-        if not isinstance(parameter.search_space, Categorical):
-            return None
-        choices.append(parameter.search_space.values)
-    if math.prod(map(len, choices)) > MOST_ENUMERATED_ARMS:
+    untried = _untried_arms(study, ledger)
+    if not untried:
         return None
-    closed = _closed_arms(ledger)
-    names = [parameter.name for parameter in study.parameters]
-    arms = [dict(zip(names, values, strict=True)) for values in itertools.product(*choices)]
-    left = [arm for arm in arms if arm not in closed]
-    if not left:
-        return None
-    drawn = random.Random(f"{study.seed} {len(ledger)}").choice(left)
+    drawn = random.Random(f"{study.seed} {len(ledger)}").choice(untried)
     return Suggestion(arm=drawn, generation_node=LEFTOVER_NODE)
 
 
-def _closed_arms(ledger: Sequence[_Entry]) -> list[Arm]:
+def _untried_arms(study: Study, ledger: Sequence[_Entry]) -> list[Arm] | None:
+    """Return the arms of a finite space that may still be proposed; None where the space does not end."""
+    choices = [p.search_space.values for p in study.parameters if isinstance(p.search_space, Categorical)]
+    if len(choices) < len(study.parameters) or math.prod(map(len, choices)) > MOST_ENUMERATED_ARMS:
+        return None
+    names = [parameter.name for parameter in study.parameters]
+    closed = _closed_keys(study, ledger)
+    return [dict(zip(names, key, strict=True)) for key in itertools.product(*choices) if key not in closed]
+
+
+def _closed_keys(study: Study, ledger: Sequence[_Entry]) -> set[tuple[ParameterValue, ...]]:
     """Return the arms that must not be proposed again."""
-    return [entry.arm for entry in ledger if entry.status is not TrialStatus.FAILED]
+    return {_key(study, entry.arm) for entry in ledger if entry.status is not TrialStatus.FAILED}
+
+
+def _key(study: Study, arm: Arm) -> tuple[ParameterValue, ...]:
+    return tuple(arm[parameter.name] for parameter in study.parameters)
 
 
 def _why_nothing_is_left(study: Study) -> str:

@@ -33,6 +33,9 @@ from study_operator.study import (
 from study_operator.trial import Measurement, Origin, Trial, TrialState
 from trial_trainer.contract import BaseModel, LabelSource, Split, TrainerSettings
 
+# Ax and its libraries warn of each other's deprecations, and of their numerics, hundreds of times.
+pytestmark = pytest.mark.filterwarnings("ignore")
+
 LEARNING_RATE = Parameter(name="learning_rate", search_space=LogUniform(min=1e-5, max=1e-2))
 RANK = Parameter(name="lora_rank", search_space=Categorical(values=(4, 8, 16, 32, 64), ordered=True))
 DROPOUT = Parameter(name="lora_dropout", search_space=Uniform(min=0.0, max=0.2))
@@ -146,7 +149,7 @@ def test_a_fresh_process_proposes_the_same_whatever_its_hash_seed() -> None:
 import sys
 sys.path.insert(0, {str(Path(__file__).parent)!r})
 from test_ax_designer import *
-print(repr(suggest(*a_ledger_of_everything(), 2)))
+print(repr(suggest(*a_ledger_of_everything())))
 """
     answers = [
         subprocess.run(
@@ -158,13 +161,18 @@ print(repr(suggest(*a_ledger_of_everything(), 2)))
         ).stdout.strip()
         for hash_seed, threads in (("1", "1"), ("2", "2"))
     ]
-    assert answers == [repr(suggest(*a_ledger_of_everything(), 2))] * 2
+    assert answers == [repr(suggest(*a_ledger_of_everything()))] * 2
 
 
 def a_ledger_of_everything() -> tuple[Study, list[Trial]]:
     """A study with constraints of both kinds, and trials in every state."""
     study = a_study(
-        parameters=(LEARNING_RATE, RANK, DROPOUT, DECAY),
+        parameters=(
+            LEARNING_RATE,
+            Parameter(name="lora_rank", search_space=Categorical(values=(8, 64))),
+            DROPOUT,
+            DECAY,
+        ),
         parameter_constraints=("lora_dropout + weight_decay <= 0.25",),
         outcome_constraints=("invalid_output_rate <= 0.2", "false_value_rate <= 0.3"),
     )
@@ -483,6 +491,22 @@ def test_rounding_at_a_bound_is_not_outside() -> None:
 def test_constraints_that_ax_cannot_keep_are_refused(changes: dict[str, Any], sentence: str) -> None:
     with pytest.raises(DesignerError, match=sentence):
         suggest(a_study(**changes), [])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("values", [(), ("all", "attention", "mlp"), tuple(range(1, 12))], ids=["none", "few", "many"])
+def test_constraints_hold_beside_any_number_of_choices(values: tuple[Any, ...]) -> None:
+    choice = (Parameter(name="choice", search_space=Categorical(values=values)),) if values else ()
+    study = a_study(parameters=(DROPOUT, DECAY, *choice), parameter_constraints=("lora_dropout >= 2 * weight_decay",))
+    dice = random.Random(0)
+    trials = []
+    for index in range(6):
+        arm = a_random_arm(study, dice)
+        arm = {**arm, "weight_decay": arm["lora_dropout"] * 0.4}
+        trials.append(measured(index, arm, arm["weight_decay"] - arm["lora_dropout"] / 10))
+    (suggestion,) = suggest(study, trials)
+    assert suggestion.generation_node == "MBM"
+    assert suggestion.arm["lora_dropout"] >= 2 * suggestion.arm["weight_decay"] - 1e-7
 
 
 # Spaces that end.
