@@ -1,0 +1,586 @@
+"""A cluster of dicts in which whole studies run in milliseconds, and everything goes wrong that can.
+
+`run_study` drives the real `tick` through one random study: the operator is killed between any two calls to the outside
+world, status reads are stale, writes conflict, job lists lag behind, nodes are lost, arms run out of memory or diverge,
+the bucket goes away, people suspend, resume and edit. What must hold at every moment is checked at every moment
+(`Broken` is raised), and the end against what an onlooker knows who saw everything.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from study_operator import names
+from study_operator.designer import DesignerError, Suggestion
+from study_operator.errors import ConflictError
+from study_operator.reconcile import TickResult, tick
+from study_operator.runner import JobKind, JobPhase, JobSpec, JobStatus
+from study_operator.settings import Settings
+from study_operator.status import parse_status
+from study_operator.study import (
+    Budget,
+    Data,
+    Direction,
+    LogUniform,
+    Objective,
+    Parameter,
+    Promotion,
+    Storage,
+    Study,
+)
+from study_operator.trial import Continuation, Ledger, Origin, SearchEnd, Trial, TrialState
+from trial_trainer.artifacts import ArtifactError
+from trial_trainer.contract import BaseModel, LabelSource, Split, TrainerSettings
+
+START = datetime(2026, 1, 1, tzinfo=UTC)
+LONGEST_STUDY_TICKS = 5_000
+
+
+class Broken(AssertionError):  # noqa: N818  # a broken promise, not an error of the simulation
+    """A promise was not kept."""
+
+
+class Crashed(Exception):  # noqa: N818
+    """The operator was killed here."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Weather:
+    """How often things go wrong, each as a probability."""
+
+    crash: float = 0.02
+    """Before, and again after, each call to the outside world."""
+    stale_status: float = 0.05
+    stale_jobs: float = 0.2
+    conflict: float = 0.03
+    node_lost: float = 0.08
+    """Of one attempt, as the next ones."""
+    interrupted: float = 0.05
+    no_reading: float = 0.02
+    out_of_memory: float = 0.06
+    """Of one arm, as the next one."""
+    diverged: float = 0.1
+    unusable: float = 0.002
+    """Of one study: the trainer finds that its data cannot be used."""
+    storage_away: float = 0.02
+    edit: float = 0.02
+    """Of one tick: somebody suspends, resumes, or changes a number."""
+
+
+CALM = Weather(
+    crash=0,
+    stale_status=0,
+    stale_jobs=0,
+    conflict=0,
+    node_lost=0,
+    interrupted=0,
+    no_reading=0,
+    out_of_memory=0,
+    diverged=0,
+    unusable=0,
+    storage_away=0,
+    edit=0,
+)
+STORMY = Weather()
+SETTINGS = Settings(attempts_limit=4, interruptions_limit=6, backoff_seconds=5, report_interval_seconds=60)
+
+
+@dataclass
+class Job:
+    """A job of the simulated cluster."""
+
+    spec: JobSpec
+    attempt: str
+    starts_at: datetime
+    ends_at: datetime
+    exit_code: int
+    reason: str = ""
+    is_ended: bool = False
+    stopped_at: datetime | None = None
+
+
+@dataclass
+class World:
+    """Everything outside of the operator. Stands in for status store, runner, artifact store and optimizer at once."""
+
+    study: Study
+    chance: random.Random
+    weather: Weather
+    now: datetime = START
+    versions: list[str | None] = field(default_factory=lambda: [None])
+    """The status at each version, as JSON."""
+    live: dict[str, Job] = field(default_factory=dict)
+    """Jobs that exist, by name."""
+    seen: dict[str, JobStatus] = field(default_factory=dict)
+    """What the operator was last told of each job."""
+    objects: dict[str, bytes] = field(default_factory=dict)
+    ended_attempts: list[tuple[str, str]] = field(default_factory=list)
+    """Name and attempt of every run whose end was there to be seen."""
+    faults_of_arms: set[str] = field(default_factory=set)
+    """Jobs that ended by their arm's fault: they must never run again."""
+    status_read: str | None = None
+    """What the tick under way has read."""
+    values: dict[tuple[str, int], float] = field(default_factory=dict)
+    """Every reading that was written."""
+    reports: int = 0
+    uri: str = "memory"
+    given_parallel: int = 0
+    is_given_suspended: bool = False
+    attempts: int = 0
+
+    # The status store.
+
+    def read(self, key: str | None = None) -> Any:
+        """Read the status (no key), or an object."""
+        if key is not None:
+            return self._read_object(key)
+        self._may_crash()
+        version = len(self.versions) - 1
+        if version and self._happens(self.weather.stale_status):
+            version = self.chance.randrange(max(0, version - 3), version)
+        self.status_read = self.versions[version]
+        return (json.loads(self.status_read) if self.status_read else None), version
+
+    def write(self, status: Any, version: Any) -> Any:
+        """Write the status, or conflict."""
+        self._may_crash()
+        if self._happens(self.weather.conflict):
+            self.versions.append(self.versions[-1])
+        if version != len(self.versions) - 1:
+            raise ConflictError("stale")
+        self.versions.append(json.dumps(status, allow_nan=False))
+        self._may_crash()
+        return version + 1
+
+    # The artifact store.
+
+    def _read_object(self, key: str) -> bytes | None:
+        if self._happens(self.weather.storage_away):
+            raise ArtifactError("the bucket is away")
+        return self.objects.get(key)
+
+    def write_new(self, key: str, data: bytes) -> bool:
+        """Never called by the operator."""
+        raise Broken(f"the operator must not write {key} ({len(data)} bytes)")
+
+    def upload(self, key: str, source: Path) -> None:
+        """Never called by the operator."""
+        raise Broken(f"the operator must not upload {source} to {key}")
+
+    def download(self, key: str, target: Path) -> bool:
+        """Never called by the operator."""
+        raise Broken(f"the operator must not download {key} to {target}")
+
+    def list(self, prefix: str = "") -> Iterator[str]:
+        """Yield the keys under a prefix."""
+        yield from sorted(key for key in self.objects if key.startswith(prefix))
+
+    # The runner.
+
+    def jobs(self) -> Sequence[JobStatus]:
+        """List the jobs; what changed since the last time may be missing, but not what this operator has created."""
+        self._may_crash()
+        fresh = {name: self._status_of(name, job) for name, job in self.live.items()}
+        if self._happens(self.weather.stale_jobs):
+            return list({**fresh, **self.seen}.values())
+        self.seen = fresh
+        return list(fresh.values())
+
+    def launch(self, spec: JobSpec) -> None:
+        """Create a job, checking that it may be."""
+        self._may_crash()
+        if spec.name not in self.live:
+            self._check_launch(spec)
+            self.live[spec.name] = self._start(spec)
+        self._may_crash()
+
+    def delete(self, name: str | None = None) -> Any:
+        """Stop a job; it is gone at the next look."""
+        self._may_crash()
+        job = self.live.get(name or "")
+        if job is not None and name:
+            if not job.is_ended and self.now >= job.starts_at:
+                job.stopped_at = self.now
+            del self.live[name]
+        self._may_crash()
+
+    # The optimizer.
+
+    def suggest(self, study: Study, trials: Sequence[Trial], count: int) -> tuple[Suggestion, ...]:
+        """Propose arms from the ledger alone; sometimes fewer than asked, and none after a study's own limit."""
+        self._may_crash()
+        limit = 10**9 if study.seed % 11 else 4
+        if len(trials) >= limit:
+            if any(t.is_busy for t in trials):
+                return ()
+            raise DesignerError("the search space is exhausted")
+        count = min(count, limit - len(trials))
+        return tuple(
+            Suggestion(arm={"learning_rate": 1e-5 * (len(trials) + i + 1)}, generation_node="Sobol")
+            for i in range(count)
+        )
+
+    # What happens by itself.
+
+    def advance(self, until: datetime) -> None:
+        """Let time pass: jobs end, and write what they found."""
+        self.now = until
+        for job in self.live.values():
+            if not job.is_ended and job.ends_at <= until:
+                job.is_ended = True
+                self._end(job)
+
+    def next_event(self) -> datetime | None:
+        """Return when a job starts or ends next."""
+        times = [at for j in self.live.values() if not j.is_ended for at in (j.starts_at, j.ends_at)]
+        return min((at for at in times if at > self.now), default=None)
+
+    def _start(self, spec: JobSpec) -> Job:
+        self.attempts += 1
+        starts = self.now + timedelta(seconds=self.chance.choice((0, 1, 30)))
+        ends = starts + timedelta(seconds=self.chance.randrange(1, 400))
+        code, reason = self._fate(spec)
+        return Job(
+            spec=spec, attempt=f"a{self.attempts}", starts_at=starts, ends_at=ends, exit_code=code, reason=reason
+        )
+
+    def _fate(self, spec: JobSpec) -> tuple[int, str]:
+        weather = self.weather
+        if self._happens(weather.node_lost):
+            return self.chance.choice(((137, "NodeLost"), (1, ""), (137, "")))
+        if self._happens(weather.interrupted):
+            return 143, ""
+        if self._happens(weather.no_reading):
+            return 0, "Nothing"
+        if self._happens(weather.unusable):
+            return 12, ""
+        if spec.kind is JobKind.TRIAL:
+            # An arm's own fate is the same however often it is tried.
+            arm = random.Random(f"{self.study.seed}/{spec.trial}/{spec.rung}")
+            if arm.random() < weather.out_of_memory:
+                return arm.choice(((11, ""), (137, "OOMKilled")))
+            if arm.random() < weather.diverged:
+                return 10, ""
+        return 0, ""
+
+    def _end(self, job: Job) -> None:
+        spec = job.spec
+        self.ended_attempts.append((spec.name, job.attempt))
+        if job.exit_code in (10, 11) or job.reason == "OOMKilled":
+            self.faults_of_arms.add(spec.name)
+        if job.exit_code != 0 or job.reason:
+            return
+        if spec.kind is JobKind.PREPARE:
+            self.objects["dataset/summary.json"] = _SUMMARY_BYTES[self.study.seed % 3 > 0]
+        elif spec.kind is JobKind.JUDGE:
+            self.objects["judge/judgement.json"] = _JUDGEMENT_BYTES
+        else:
+            # Coarse, so that there are equals.
+            value = random.Random(f"{self.study.seed}/{spec.trial}").random() + 0.1 * spec.rung * self.chance.random()
+            value = round(value, 2)
+            self.values[spec.trial, spec.rung] = value
+            key = f"{names.rung_key(spec.trial, spec.rung)}/reading.json"
+            self.objects.setdefault(key, _reading(spec.trial, spec.rung, value))
+
+    def _status_of(self, name: str, job: Job) -> JobStatus:
+        phase = JobPhase.PENDING
+        if job.is_ended:
+            phase = JobPhase.FINISHED
+        elif self.now >= job.starts_at:
+            phase = JobPhase.RUNNING
+        return JobStatus(
+            name=name,
+            kind=job.spec.kind,
+            phase=phase,
+            attempt=job.attempt,
+            started_at=None if phase is JobPhase.PENDING else job.starts_at,
+            finished_at=job.ends_at if job.is_ended else None,
+            exit_code=job.exit_code if job.is_ended else None,
+            reason=job.reason if job.is_ended and job.reason != "Nothing" else "",
+        )
+
+    # What must hold at every moment.
+
+    def _check_launch(self, spec: JobSpec) -> None:
+        if self.is_given_suspended:
+            raise Broken(f"{spec.name} launched while suspended")
+        status = json.loads(self.status_read) if self.status_read else None
+        if status is None:
+            raise Broken(f"{spec.name} launched before anything was written")
+        if spec.kind is JobKind.JUDGE and status["winner"] is None:
+            raise Broken("the test set must not be read before the winner is written")
+        if spec.kind is not JobKind.TRIAL:
+            return
+        trials = [j for j in self.live.values() if j.spec.kind is JobKind.TRIAL and not j.is_ended]
+        if any((j.spec.trial, j.spec.rung) == (spec.trial, spec.rung) for j in trials):
+            raise Broken(f"two live jobs for {spec.trial} on rung {spec.rung}")
+        if len(trials) >= self.given_parallel:
+            raise Broken(f"{spec.name} is one more than {self.given_parallel} trials")
+        index = int(spec.trial[1:])
+        known = status["trials"][index] if index < len(status["trials"]) else None
+        if known is None or known["rung"] != spec.rung or known["state"] not in ("Pending", "Running"):
+            raise Broken(f"{spec.name} launched, but what is written is {known}")
+        if (spec.trial, spec.rung) in self.values:
+            raise Broken(f"{spec.name} launched though it was measured")
+        if spec.name in self.faults_of_arms:
+            raise Broken(f"{spec.name} launched though its arm cannot run")
+
+    def _happens(self, probability: float) -> bool:
+        return probability > 0 and self.chance.random() < probability
+
+    def _may_crash(self) -> None:
+        if self._happens(self.weather.crash):
+            # A new process lists its jobs anew.
+            self.seen = {}
+            raise Crashed
+
+
+def run_study(seed: int, weather: Weather = STORMY) -> Ledger:
+    """Run one random study to its end and check all that was promised.
+
+    Raises:
+        Broken: where a promise was not kept.
+    """
+    chance = random.Random(seed)
+    world = World(study=a_random_study(chance, seed), chance=chance, weather=weather)
+    for _ in range(LONGEST_STUDY_TICKS):
+        result = _tick(world)
+        if result is not None and result.is_done:
+            ledger = parse_status(json.loads(world.versions[-1] or "null")).ledger
+            _check_end(world, ledger)
+            return ledger
+        if world._happens(weather.edit):
+            world.study = _edited(world.study, chance)
+        if result is None or result.is_idle or chance.random() < 0.3:
+            _let_time_pass(world, result)
+        if result is not None and result.is_idle and world.study.suspend:
+            world.study = replace(world.study, suspend=False)
+    raise Broken(f"the study has not ended after {LONGEST_STUDY_TICKS} ticks: {world.versions[-1]}")
+
+
+def _tick(world: World) -> TickResult | None:
+    world.given_parallel, world.is_given_suspended = world.study.parallel_trials, world.study.suspend
+    try:
+        return tick(
+            world.study,
+            statuses=world,
+            runner=world,
+            artifacts=world,  # type: ignore[arg-type]
+            designer=world,
+            now=world.now,
+            settings=SETTINGS,
+            reporter=lambda *_: None,
+        )
+    except Crashed:
+        return None
+
+
+def _let_time_pass(world: World, result: TickResult | None) -> None:
+    wakes = [at for at in (world.next_event(), result.wake_at if result else None) if at is not None]
+    soon = world.now + timedelta(seconds=world.chance.choice((1, 10)))
+    # News comes at once, or the slow timer is first.
+    world.advance(min(wakes) if wakes and world.chance.random() < 0.9 else soon)
+
+
+def _edited(study: Study, chance: random.Random) -> Study:
+    match chance.randrange(3):
+        case 0:
+            return replace(study, suspend=not study.suspend)
+        case 1:
+            return replace(study, parallel_trials=chance.randrange(1, 5))
+        case _:
+            return replace(study, num_trials=study.num_trials + 1)
+
+
+def a_random_study(chance: random.Random, seed: int) -> Study:
+    """Return a study of a few trials."""
+    promoted, audited = chance.randrange(1, 4), chance.choice((0, 0, 1, 3))
+    has_baseline = chance.random() < 0.8
+    starting = chance.choice((0, 0, 0, 2))
+    least = max(promoted + audited + has_baseline, starting + has_baseline)
+    return Study(
+        name="sim",
+        namespace="default",
+        uid="0123456789",
+        objective=chance.choice(_OBJECTIVES),
+        outcome_constraints=chance.choice(((), (), ("invalid_output_rate <= 0.5",))),
+        parameters=(Parameter(name="learning_rate", search_space=LogUniform(min=1e-5, max=1e-1)),),
+        baseline={"learning_rate": 1e-3} if has_baseline else None,
+        starting_arms=tuple({"learning_rate": 2e-3 + i} for i in range(starting)),
+        num_trials=least + chance.choice((0, 1, 2, 3, 5)),
+        parallel_trials=chance.randrange(1, 5),
+        max_failed_trials=chance.randrange(0, 6),
+        seed=seed,
+        promotion=Promotion(num_promoted=promoted, num_audited=audited),
+        budget=Budget(accelerator_hours=chance.choice((None, None, None, 0.5))),
+        data=Data(source="/pages", attributes=("price",), labels_from=LabelSource.MARKUP, split=Split()),
+        base_model=BaseModel(uri="/model"),
+        trainer=TrainerSettings(epochs=3, max_length_tokens=512),
+        storage=Storage(uri="/bucket"),
+    )
+
+
+_OBJECTIVES = (
+    Objective(metric="accuracy", direction=Direction.MAXIMIZE),
+    Objective(metric="validation_loss", direction=Direction.MINIMIZE),
+)
+
+
+# --- What an onlooker says who saw everything --------------------------------------------------------------------
+
+
+def _check_end(world: World, ledger: Ledger) -> None:
+    study, trials = world.study, ledger.trials
+    if [t.index for t in trials] != list(range(len(trials))):
+        raise Broken("the ledger has gaps")
+    _check_nothing_lost(world, trials)
+    outcome = ledger.outcome
+    if outcome is None:
+        raise Broken("a study that is done must have an outcome")
+    if outcome.failed:
+        _check_failure(study, ledger, outcome.reason)
+        return
+    decided = len(trials) if ledger.search_end is not SearchEnd.ALL_TRIALS_MEASURED else min(study.num_trials, len(trials))
+    if len(trials) != decided or any(t.is_busy or t.state is TrialState.PAUSED for t in trials):
+        raise Broken("a complete study must have no trial under way")
+    _check_promotions(study, trials)
+    _check_winner(study, ledger)
+
+
+def _check_nothing_lost(world: World, trials: Sequence[Trial]) -> None:
+    for (name, rung), value in world.values.items():
+        measurement = trials[int(name[1:])].measurement(rung)
+        if measurement is None or measurement.value != value or measurement.diverged:
+            raise Broken(f"the reading {value} of {name} on rung {rung} is lost: {measurement}")
+    by_name = {names.trial_job(world.study.name, t.name, r): t for t in trials for r in (0, 1)}
+    for job, attempt in world.ended_attempts:
+        if job in by_name and all(a.id != attempt for a in by_name[job].attempts):
+            raise Broken(f"attempt {attempt} of {job} is in no ledger")
+    for trial in trials:
+        ids = [a.id for a in trial.attempts]
+        if len(ids) != len(set(ids)):
+            raise Broken(f"an attempt of {trial.name} is counted twice: {ids}")
+        if any(a.is_open for a in trial.attempts):
+            raise Broken(f"an attempt of {trial.name} never ends")
+
+
+def _check_failure(study: Study, ledger: Ledger, reason: str) -> None:
+    trials = ledger.trials
+    failed = sum(t.state is TrialState.FAILED for t in trials)
+    is_unusable = any(a.reason == "StudyCannotRun" for t in trials for a in t.attempts)
+    usable = [t for t in trials if any(not m.diverged for m in t.measurements)]
+    full = [t for t in trials if t.state is TrialState.COMPLETED and not t.measurements[-1].diverged]
+    is_right = {
+        "TooManyFailedTrials": failed > study.max_failed_trials,
+        "StudyCannotRun": is_unusable,
+        "NothingTrains": not usable or all(t.state is TrialState.ABANDONED for t in trials[:6]) or _keep_none(study, usable),
+        "NoWinner": not full,
+        "PrepareFailed": ledger.prepare.state == "Failed",
+        "JudgeFailed": ledger.judge.state == "Failed",
+    }
+    if not is_right[reason]:
+        raise Broken(f"the study must not have failed with {reason}")
+
+
+def _keep_none(study: Study, usable: Sequence[Trial]) -> bool:
+    return bool(study.outcome_constraints) and all(_breaks_constraints(t) for t in usable)
+
+
+def _breaks_constraints(trial: Trial) -> bool:
+    first = trial.measurement(0)
+    return first is not None and first.metrics["invalid_output_rate"] > 0.5
+
+
+def _check_promotions(study: Study, trials: Sequence[Trial]) -> None:
+    sign = -1 if study.objective.direction is Direction.MAXIMIZE else 1
+    readings = {t.index: m for t in trials if (m := t.measurement(0)) is not None and not m.diverged}
+    others = [t for t in trials if t.index in readings and t.origin is not Origin.BASELINE]
+    audited = [t for t in others if t.continuation is Continuation.AUDITED]
+    allowed = [t for t in others if not study.outcome_constraints or not _breaks_constraints(t)]
+    order = sorted(allowed, key=lambda t: (sign * readings[t.index].value, t.index))
+
+    # The best, and the next best for each that failed.
+    expected: set[int] = set()
+    lacking = study.promotion.num_promoted
+    for trial in order:
+        if lacking and trial not in audited:
+            expected.add(trial.index)
+            lacking -= trial.state not in (TrialState.FAILED, TrialState.ABANDONED)
+    promoted = {t.index for t in trials if t.continuation is Continuation.PROMOTED}
+    if promoted != expected:
+        raise Broken(f"promoted are {sorted(promoted)}, and should be {sorted(expected)}")
+
+    top = {t.index for t in order[: study.promotion.num_promoted]}
+    rest = len(others) - len(top)
+    if len(audited) != min(study.promotion.num_audited, rest) or any(t.index in top for t in audited):
+        raise Broken(f"{len(audited)} of {rest} are audited")
+    if any(t.inclusion_probability != len(audited) / rest for t in audited):
+        raise Broken("an audited trial has a wrong inclusion probability")
+    baseline = next((t for t in trials if t.origin is Origin.BASELINE), None)
+    if baseline is not None and baseline.index in readings and baseline.continuation is not Continuation.BASELINE:
+        raise Broken("the baseline must continue")
+
+
+def _check_winner(study: Study, ledger: Ledger) -> None:
+    sign = -1 if study.objective.direction is Direction.MAXIMIZE else 1
+    finals = {
+        t.index: m
+        for t in ledger.trials
+        if t.state is TrialState.COMPLETED and (m := t.measurement(1)) is not None and not m.diverged
+    }
+    keeping = {
+        i: m for i, m in finals.items() if not study.outcome_constraints or m.metrics["invalid_output_rate"] <= 0.5
+    }
+    candidates = keeping or finals
+    best = min(candidates, key=lambda i: (sign * candidates[i].value, i))
+    if ledger.winner != best:
+        raise Broken(f"the winner is {ledger.winner}, and should be {best}")
+
+
+# --- What jobs write ---------------------------------------------------------------------------------------------
+
+
+def _reading(trial: str, rung: int, value: float) -> bytes:
+    metric = {"value": value, "standard_error": 0.02, "n": 100}
+    invalid = {"value": round(random.Random(f"{trial}/{value}").random(), 3), "standard_error": None, "n": 100}
+    return _dump(
+        study="sim",
+        trial=trial,
+        rung=rung,
+        step=24 if rung == 0 else 120,
+        total_steps=120,
+        checkpoint="checkpoints/24-a",
+        metrics={"accuracy": metric, "validation_loss": metric, "invalid_output_rate": invalid},
+        samples_seen=100,
+        tokens_per_second=1.0,
+        peak_memory_bytes=1,
+        seconds={"train": 1.0},
+    )
+
+
+def _summary(*, has_test: bool) -> bytes:
+    split = {"pages": 80, "samples": 640, "sites": 40, "tokens": 10_000, "samples_by_attribute": {"price": 80}}
+    splits = {"train": split, "validation": split, **({"test": split} if has_test else {})}
+    return _dump(
+        study="sim",
+        splits=splits,
+        skipped_pages={},
+        dropped_labels={},
+        pages_in_test_shops=0,
+        warnings=[],
+        fingerprint="00ff",
+    )
+
+
+def _dump(**values: Any) -> bytes:
+    return json.dumps(values).encode()
+
+
+_SUMMARY_BYTES: Mapping[bool, bytes] = {has_test: _summary(has_test=has_test) for has_test in (True, False)}
+_JUDGEMENT_BYTES = _dump(study="sim", winner="t000", predictors={}, gains={}, seconds={})
