@@ -12,6 +12,7 @@ Every configuration and result is one JSON document. Parsing reports every wrong
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import math
 import types
@@ -320,6 +321,9 @@ def count_total_steps(samples: int, batch_size: int, epochs: int) -> int:
 
 T = TypeVar("T")
 
+_hints = functools.cache(typing.get_type_hints)
+"""Reading annotations costs as much as all the rest of the parsing."""
+
 
 def to_json(value: Any) -> str:
     """Render a contract value as JSON with sorted keys; a non-finite number raises ``ValueError``."""
@@ -375,7 +379,7 @@ def _parse_dataclass(kind: Any, raw: Any, path: str, problems: list[str]) -> Any
     if not isinstance(raw, dict):
         problems.append(f"{path} must be an object, got {raw!r}")
         return None
-    hints = typing.get_type_hints(kind)
+    hints = _hints(kind)
     fields = {f.name: f for f in dataclasses.fields(kind)}
     problems.extend(f"{path}.{name} is not a field" for name in raw if name not in fields)
     values: dict[str, Any] = {}
