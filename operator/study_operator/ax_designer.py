@@ -462,11 +462,11 @@ def _optimizer_options(study: Study) -> dict[str, Any]:
     """Return how the acquisition function is optimized: Ax's way, but for linear constraints.
 
     With those, BoTorch walks a polytope for its starting points and solves all restarts as one SLSQP problem. On 14
-    trials that took 22 s with its defaults and 7 s with these, to the same acquisition value in seven digits.
+    trials that took 22 s with its defaults and 6 s with these, to the same acquisition value within 0.03.
     """
     if not study.parameter_constraints:
         return {}
-    options = {"batch_limit": 4}
+    options = {"batch_limit": 8}
     choices = [p.search_space for p in study.parameters if isinstance(p.search_space, Categorical)]
     # With more combinations BoTorch alternates between choices and numbers, and knows no such options.
     if math.prod(len(c.values) if c.ordered else 2 ** len(c.values) for c in choices) <= MOST_ENUMERATED_CHOICES:
