@@ -35,32 +35,35 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, assert_never
 
-import torch
-from ax.adapter.registry import Generators, MBM_X_trans, Y_trans
-from ax.adapter.transforms.add_execution_viability import EXECUTION_VIABLE_METRIC_NAME, AddExecutionViability
-from ax.api.utils.instantiation.from_string import optimization_config_from_string
-from ax.core.arm import Arm as AxArm
-from ax.core.data import Data, DataRow
-from ax.core.experiment import Experiment
-from ax.core.metric import Metric
-from ax.core.parameter import ChoiceParameter, FixedParameter, ParameterType, RangeParameter
-from ax.core.parameter import Parameter as AxParameter
-from ax.core.parameter_constraint import ParameterConstraint
-from ax.core.search_space import SearchSpace
-from ax.core.trial_status import TrialStatus
-from ax.exceptions.core import AxError, DataRequiredError, SearchSpaceExhausted
-from ax.exceptions.generation_strategy import GenerationStrategyRepeatedPoints
-from ax.generation_strategy.generation_node import GenerationNode
-from ax.generation_strategy.generation_strategy import GenerationStrategy
-from ax.generation_strategy.generator_spec import GeneratorSpec
-from ax.generation_strategy.transition_criterion import MinTrials
-from ax.utils.common.constants import Keys
-from ax.utils.common.random import with_rng_seed
-
 from study_operator.designer import DesignerError, Suggestion
 from study_operator.study import Arm, Categorical, Direction, LogUniform, Parameter, Study, Uniform
 from study_operator.trial import Measurement, Origin, Trial, TrialState
 from trial_trainer.contract import ParameterValue
+
+# torch and Ax warn of their own deprecations while they are imported, and would do so into a live table.
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")
+    import torch
+    from ax.adapter.registry import Generators, MBM_X_trans, Y_trans
+    from ax.adapter.transforms.add_execution_viability import EXECUTION_VIABLE_METRIC_NAME, AddExecutionViability
+    from ax.api.utils.instantiation.from_string import optimization_config_from_string
+    from ax.core.arm import Arm as AxArm
+    from ax.core.data import Data, DataRow
+    from ax.core.experiment import Experiment
+    from ax.core.metric import Metric
+    from ax.core.parameter import ChoiceParameter, FixedParameter, ParameterType, RangeParameter
+    from ax.core.parameter import Parameter as AxParameter
+    from ax.core.parameter_constraint import ParameterConstraint
+    from ax.core.search_space import SearchSpace
+    from ax.core.trial_status import TrialStatus
+    from ax.exceptions.core import AxError, DataRequiredError, SearchSpaceExhausted
+    from ax.exceptions.generation_strategy import GenerationStrategyRepeatedPoints
+    from ax.generation_strategy.generation_node import GenerationNode
+    from ax.generation_strategy.generation_strategy import GenerationStrategy
+    from ax.generation_strategy.generator_spec import GeneratorSpec
+    from ax.generation_strategy.transition_criterion import MinTrials
+    from ax.utils.common.constants import Keys
+    from ax.utils.common.random import with_rng_seed
 
 RELATIVE_TOLERANCE = 1e-6
 """Of a parameter's range, or of a constraint's terms: how far outside a point may lie and still be rounding."""
