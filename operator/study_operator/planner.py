@@ -171,7 +171,7 @@ def plan(
             index=c.index,
             continuation=c.continuation,
             inclusion_probability=c.inclusion_probability,
-            reason="the next best: a promoted trial failed",
+            reason="the next best: a promoted trial left no model",
         )
         for c in choose(study, trials)
     ]

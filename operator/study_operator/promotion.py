@@ -25,7 +25,8 @@ class Choice:
 def choose(study: Study, trials: Sequence[Trial]) -> list[Choice]:
     """Return who continues and does not yet: the baseline, the best, the audited; later the next best for who failed.
 
-    Called again after its choices were made it returns none, until a promoted trial fails.
+    Called again after its choices were made it returns none, until a promoted trial fails or diverges: either leaves no
+    model.
     """
     is_first = not any(t.continuation or t.state is TrialState.STOPPED for t in trials)
     choices: list[Choice] = []
@@ -37,7 +38,7 @@ def choose(study: Study, trials: Sequence[Trial]) -> list[Choice]:
 
     # The best by the first rung, as many as are lacking.
     others = [t for t in trials if t.origin is not Origin.BASELINE and _can_continue(t)]
-    alive = sum(t.continuation is Continuation.PROMOTED and t.state not in _LOST for t in trials)
+    alive = sum(t.continuation is Continuation.PROMOTED and not _is_lost(t) for t in trials)
     lacking = max(0, study.promotion.num_promoted - alive)
     promoted = rank(study, (t for t in others if satisfies_constraints(study, t.measurement(0))), 0)[:lacking]
     choices.extend(_certain(t, Continuation.PROMOTED) for t in promoted)
@@ -87,7 +88,9 @@ def draw(indexes: Iterable[int], count: int, seed: int) -> list[int]:
     return sorted(sorted(indexes, key=key)[:count])
 
 
-_LOST = frozenset({TrialState.FAILED, TrialState.ABANDONED})
+def _is_lost(trial: Trial) -> bool:
+    has_diverged = any(m.rung == 1 and m.diverged for m in trial.measurements)
+    return has_diverged or trial.state in (TrialState.FAILED, TrialState.ABANDONED)
 
 
 def _can_continue(trial: Trial) -> bool:

@@ -180,7 +180,9 @@ def tick(
     for event in events:
         log.log(logging.WARNING if event.is_warning else logging.INFO, "%s", event.message)
     is_reported = reporter is None or (reported is not None and reported.key == report_key(ledger))
-    is_over = ledger.outcome is not None and is_reported and not any(map(is_live, jobs.values()))
+    is_over = (
+        ledger.outcome is not None and is_reported and not any(map(is_live, jobs.values())) and not storage_problem
+    )
     return TickResult(
         status=status,
         ledger=ledger,
@@ -374,9 +376,13 @@ def _report(
 ) -> tuple[Reported | None, str]:
     """Report what is recorded, if it is news and the last report is old enough; return what is reported now."""
     last, ledger = recorded.reported, recorded.ledger
-    key = report_key(ledger)
+    if reporter is None or problem or not recorded.raw:
+        return last, problem
     is_due = last is None or ledger.outcome is not None or _report_due(last, settings) <= now
-    if reporter is None or problem or not recorded.raw or not is_due or (last is not None and last.key == key):
+    if not is_due:
+        return last, problem
+    key = report_key(ledger)
+    if last is not None and last.key == key:
         return last, problem
     try:
         reporter(study, ledger, recorded.raw)

@@ -236,7 +236,7 @@ def _open(attempts: tuple[Attempt, ...], rung: int, job: JobStatus, *, is_halted
     known = _find(attempts, rung, job.attempt)
     if known is None:
         attempt = Attempt(rung=rung, started_at=job.started_at, id=job.attempt)
-        attempts = (*attempts, attempt)
+        attempts = (*_without_open(attempts, job.started_at), attempt)
     elif known.reason == EndReason.JOB_GONE:
         # It was believed gone, and is there: a list of jobs may lag behind.
         attempt = replace(known, finished_at=None, reason="")
@@ -269,8 +269,16 @@ def _close(
     ended = replace(
         before, finished_at=max(job.finished_at or now, before.started_at), exit_code=job.exit_code, reason=why
     )
-    others = tuple(a for a in attempts if a is not known)
+    others = _without_open(tuple(a for a in attempts if a is not known), ended.started_at)
     return (*others, ended)
+
+
+def _without_open(attempts: tuple[Attempt, ...], now: datetime) -> tuple[Attempt, ...]:
+    """Close what is still open: another run of the same job means that the one before is gone."""
+    return tuple(
+        replace(a, finished_at=max(now, a.started_at), reason=a.reason or EndReason.JOB_GONE) if a.is_open else a
+        for a in attempts
+    )
 
 
 _FAULTS_OF_ITS_OWN = frozenset(

@@ -327,7 +327,8 @@ _hints = functools.cache(typing.get_type_hints)
 
 def to_json(value: Any) -> str:
     """Render a contract value as JSON with sorted keys; a non-finite number raises ``ValueError``."""
-    return json.dumps(dataclasses.asdict(value), sort_keys=True, allow_nan=False)
+    # Each dataclass in it as its own fields; `asdict` would copy every leaf first.
+    return json.dumps(value, default=vars, sort_keys=True, allow_nan=False)
 
 
 def from_json(cls: type[T], text: str | bytes) -> T:
