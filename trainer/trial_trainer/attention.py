@@ -1,0 +1,191 @@
+"""Attention in which the questions about one page share its tokens.
+
+A row holds pages one behind the other, and nothing else: no padding. Each page is a *segment*: a prefix, then branches.
+A prefix token sees the prefix up to itself; a branch token sees the whole prefix and its own branch up to itself. A
+sample on its own is a segment without branches. Position ids go on from the prefix in each branch, so every sample is
+computed as if it stood alone; what is saved is its page, computed once.
+
+The function is registered with transformers under `IMPLEMENTATION`; models whose attention does not go through that
+registry are found by `model.check_shared_prefix`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from transformers import AttentionInterface
+
+IMPLEMENTATION = "shared_prefix"
+
+ROWS_PER_BLOCK = 192
+"""Query rows of one causal block on a CPU: a block never multiplies with keys that none of its rows may see."""
+
+
+class UnsupportedAttentionError(Exception):
+    """The model asks for something that this attention does not compute."""
+
+
+class Attention(Protocol):
+    """Computes one layer's attention; a new one for each forward pass."""
+
+    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
+        """Attend.
+
+        Args:
+            layer: index of the layer.
+            query: (1, heads, tokens, head size), rotary positions applied.
+            key: (1, key heads, tokens, head size).
+            value: (1, key heads, tokens, value size).
+            scaling: factor of the scores.
+
+        Returns:
+            (1, heads, tokens, value size)
+        """
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Segment:
+    """Where one page lies in a row."""
+
+    start: int
+    prefix_tokens: int
+    branch_tokens: tuple[int, ...] = ()
+
+    @property
+    def branches_start(self) -> int:
+        """Index of the first branch token in the row."""
+        return self.start + self.prefix_tokens
+
+    @property
+    def end(self) -> int:
+        """Index behind the last token in the row."""
+        return self.branches_start + sum(self.branch_tokens)
+
+
+_current: Attention | None = None
+
+
+@contextlib.contextmanager
+def attending(attention: Attention) -> Iterator[None]:
+    """Use this attention in every forward pass inside."""
+    global _current
+    before, _current = _current, attention
+    try:
+        yield
+    finally:
+        _current = before
+
+
+def _attend(
+    module: torch.nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    **options: Any,
+) -> tuple[Tensor, None]:
+    if _current is None:
+        raise UnsupportedAttentionError("a forward pass outside `attending`")
+    asked = [name for name in ("sliding_window", "softcap", "s_aux", "position_bias") if options.get(name) is not None]
+    if asked or dropout or not getattr(module, "is_causal", True):
+        raise UnsupportedAttentionError(f"the model's attention asks for {', '.join(asked) or 'dropout'}")
+    layer = getattr(module, "layer_idx", None)
+    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    output = _current.attend(-1 if layer is None else layer, query, key, value, scale)
+    return output.transpose(1, 2).contiguous(), None
+
+
+AttentionInterface.register(IMPLEMENTATION, _attend)
+
+
+class PackedAttention:
+    """Attention over a row of whole segments, differentiable."""
+
+    def __init__(self, segments: Sequence[Segment], *, device: torch.device, dtype: torch.dtype) -> None:
+        self._blocks = [block for segment in segments for block in _blocks(segment, device, dtype)]
+
+    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
+        """See `Attention.attend`; ``layer`` does not matter."""
+        return torch.cat([block.attend(query, key, value, scaling) for block in self._blocks], dim=2)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Block:
+    """Consecutive query rows and the keys that they may see."""
+
+    rows: slice
+    keys: slice
+    mask: Tensor | None
+    """(rows, keys), added to the scores; None: causal, as many rows as keys."""
+
+    def attend(self, query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
+        q, k, v = query[:, :, self.rows], key[:, :, self.keys], value[:, :, self.keys]
+        if self.mask is None or query.device.type != "cpu":
+            k, v = repeat_heads(k, q.shape[1]), repeat_heads(v, q.shape[1])
+            return F.scaled_dot_product_attention(
+                q, k, v, attn_mask=self.mask, is_causal=self.mask is None, scale=scaling
+            )
+        return masked_attention(q, k, v, self.mask, scaling)
+
+
+def _blocks(segment: Segment, device: torch.device, dtype: torch.dtype) -> Iterator[_Block]:
+    prefix_end = segment.branches_start
+    if device.type != "cpu":
+        yield _Block(rows=slice(segment.start, prefix_end), keys=slice(segment.start, prefix_end), mask=None)
+    else:
+        for first in range(segment.start, prefix_end, ROWS_PER_BLOCK):
+            last = min(first + ROWS_PER_BLOCK, prefix_end)
+            mask = causal_mask(last - first, last - segment.start, device, dtype)
+            yield _Block(rows=slice(first, last), keys=slice(segment.start, last), mask=mask)
+    if segment.branch_tokens:
+        yield _Block(
+            rows=slice(prefix_end, segment.end),
+            keys=slice(segment.start, segment.end),
+            mask=_branch_mask(segment, device, dtype),
+        )
+
+
+def causal_mask(rows: int, keys: int, device: torch.device, dtype: torch.dtype) -> Tensor:
+    """Return the (rows, keys) mask of the last ``rows`` tokens of ``keys``."""
+    return torch.full((rows, keys), float("-inf"), device=device, dtype=dtype).triu_(keys - rows + 1)
+
+
+def _branch_mask(segment: Segment, device: torch.device, dtype: torch.dtype) -> Tensor:
+    rows, prefix = segment.end - segment.branches_start, segment.prefix_tokens
+    mask = torch.full((rows, prefix + rows), float("-inf"), device=device, dtype=dtype)
+    mask[:, :prefix] = 0
+    start = 0
+    for tokens in segment.branch_tokens:
+        end = start + tokens
+        mask[start:end, prefix + start : prefix + end] = causal_mask(tokens, tokens, device, dtype)
+        start = end
+    return mask
+
+
+def masked_attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor, scaling: float) -> Tensor:
+    """Attend by plain matrix products: on a CPU in bf16 twice as fast as torch's fused kernel, which computes in fp32.
+
+    Heads that share a key are one product. Shapes as in `Attention.attend`, with a batch of any size; ``mask`` is
+    broadcast to (batch, key heads, heads a key, rows, keys).
+    """
+    batch, heads, rows, size = query.shape
+    key_heads, keys = key.shape[1], key.shape[2]
+    grouped = (query * scaling).reshape(batch, key_heads, heads // key_heads * rows, size)
+    scores = torch.matmul(grouped, key.transpose(-1, -2)).view(batch, key_heads, heads // key_heads, rows, keys)
+    weights = torch.softmax(scores + mask, dim=-1).view(batch, key_heads, heads // key_heads * rows, keys)
+    return torch.matmul(weights, value).view(batch, heads, rows, value.shape[-1])
+
+
+def repeat_heads(states: Tensor, heads: int) -> Tensor:
+    """Repeat key or value heads up to the number of query heads."""
+    repeats = heads // states.shape[1]
+    return states if repeats == 1 else states.repeat_interleave(repeats, dim=1)

@@ -1,0 +1,149 @@
+"""Which samples an optimizer step takes, and how they are laid out in rows.
+
+The order is one row of samples for each epoch: pages in a permutation drawn from (seed, epoch), the questions of a page
+behind each other. A step takes the next ``batch_size`` samples of that row; what remains of an epoch is dropped. Ranks
+and micro-batches then share the step's pages in any way without changing its loss.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from trial_trainer.attention import Segment
+from trial_trainer.dataset import Page, Question
+
+MICRO_BATCH_TOKENS = {"cpu": 1024, "cuda": 16384}
+"""Tokens of one row: on a CPU one or two pages fill the cores; on an accelerator a row fills the device."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Group:
+    """Samples of one page that share its tokens."""
+
+    page: Page
+    questions: tuple[Question, ...]
+
+    @property
+    def tokens(self) -> int:
+        """Tokens that are computed: the page once, and each branch without its last token, which nothing follows."""
+        branches = sum(len(question.prompt) + len(question.answer) - 1 for question in self.questions)
+        return len(self.page.prefix) + branches
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """Groups laid out for one forward pass."""
+
+    input_ids: Tensor
+    """(1, tokens)"""
+    position_ids: Tensor
+    """(1, tokens)"""
+    segments: tuple[Segment, ...]
+    label_positions: Tensor
+    """(labels,): index in the row of the token that predicts each label."""
+    labels: Tensor
+    """(labels,): the answers' token ids, with the end of turn."""
+    sample_of_label: Tensor
+    """(labels,): index of the sample, in the order of the groups."""
+    samples: int
+
+    @property
+    def tokens(self) -> int:
+        """Tokens computed; none is padding."""
+        return self.input_ids.shape[1]
+
+
+def step_groups(pages: Sequence[Page], *, step: int, batch_size: int, seed: int) -> list[Group]:
+    """Return the samples of one optimizer step (counted from 0), grouped by page."""
+    row = [(page, question) for page in pages for question in page.questions]
+    steps_an_epoch = len(row) // batch_size
+    epoch, within = divmod(step, steps_an_epoch)
+    chosen = _epoch_order(pages, seed, epoch)[within * batch_size : (within + 1) * batch_size]
+    groups: dict[int, list[int]] = {}
+    for page_index, question_index in chosen:
+        groups.setdefault(page_index, []).append(question_index)
+    return [
+        Group(page=pages[page], questions=tuple(pages[page].questions[question] for question in questions))
+        for page, questions in groups.items()
+    ]
+
+
+def _epoch_order(pages: Sequence[Page], seed: int, epoch: int) -> list[tuple[int, int]]:
+    order = list(range(len(pages)))
+    random.Random(f"{seed}/{epoch}").shuffle(order)
+    return [(page, question) for page in order for question in range(len(pages[page].questions))]
+
+
+def separate(groups: Sequence[Group]) -> list[Group]:
+    """Give every sample its page's tokens for itself, for models whose attention cannot share them."""
+    return [Group(page=group.page, questions=(question,)) for group in groups for question in group.questions]
+
+
+def share_among_ranks(groups: Sequence[Group], ranks: int) -> list[list[Group]]:
+    """Deal groups to ranks so that the tokens are about even: the longest first, each to the least loaded rank."""
+    shares: list[list[Group]] = [[] for _ in range(ranks)]
+    loads = [0] * ranks
+    for group in sorted(groups, key=lambda group: -group.tokens):
+        least = loads.index(min(loads))
+        shares[least].append(group)
+        loads[least] += group.tokens
+    return shares
+
+
+def micro_batches(groups: Sequence[Group], max_tokens: int) -> Iterator[list[Group]]:
+    """Fill rows with groups up to a number of tokens; a longer group has a row of its own."""
+    batch: list[Group] = []
+    tokens = 0
+    for group in groups:
+        if batch and tokens + group.tokens > max_tokens:
+            yield batch
+            batch, tokens = [], 0
+        batch.append(group)
+        tokens += group.tokens
+    if batch:
+        yield batch
+
+
+def build_row(groups: Sequence[Group], device: torch.device) -> Row:
+    """Lay groups out behind each other. A sample alone in its group is one segment without branches."""
+    ids: list[int] = []
+    positions: list[int] = []
+    segments: list[Segment] = []
+    label_positions: list[int] = []
+    labels: list[int] = []
+    sample_of_label: list[int] = []
+    samples = 0
+    for group in groups:
+        start, prefix = len(ids), len(group.page.prefix)
+        ids.extend(group.page.prefix)
+        positions.extend(range(prefix))
+        branches: list[int] = []
+        for question in group.questions:
+            first = len(ids)
+            branch = (*question.prompt, *question.answer[:-1])
+            ids.extend(branch)
+            positions.extend(range(prefix, prefix + len(branch)))
+            branches.append(len(branch))
+            predicting = first + len(question.prompt) - 1
+            label_positions.extend(range(predicting, predicting + len(question.answer)))
+            labels.extend(question.answer)
+            sample_of_label.extend([samples] * len(question.answer))
+            samples += 1
+        if len(branches) == 1:
+            segments.append(Segment(start=start, prefix_tokens=prefix + branches[0]))
+        else:
+            segments.append(Segment(start=start, prefix_tokens=prefix, branch_tokens=tuple(branches)))
+    return Row(
+        input_ids=torch.tensor([ids], device=device),
+        position_ids=torch.tensor([positions], device=device),
+        segments=tuple(segments),
+        label_positions=torch.tensor(label_positions, device=device),
+        labels=torch.tensor(labels, device=device),
+        sample_of_label=torch.tensor(sample_of_label, device=device),
+        samples=samples,
+    )
