@@ -11,7 +11,7 @@ from datetime import datetime
 
 from study_operator import names
 from study_operator.promotion import choose, choose_winner, rank
-from study_operator.runner import JobPhase, JobStatus
+from study_operator.runner import JobKind, JobPhase, JobStatus
 from study_operator.settings import DEFAULTS, Settings
 from study_operator.study import Arm, Study
 from study_operator.trial import (
@@ -252,9 +252,12 @@ def _plan_launches(
     study: Study, trials: Sequence[Trial], jobs: Mapping[str, JobStatus], now: datetime, settings: Settings
 ) -> list[Action]:
     """Launch what waits, as far as there is room: what has begun first, then in order of rank or index."""
-    busy = [(t, jobs.get(names.trial_job(study.name, t.name, t.rung))) for t in trials if t.is_busy]
-    # A job that ended keeps its trial's place until it is deleted; one that is gone gives it up.
-    free = study.parallel_trials - sum(t.state is TrialState.RUNNING or job is not None for t, job in busy)
+    busy = [(t, names.trial_job(study.name, t.name, t.rung)) for t in trials if t.is_busy]
+    # Every live job takes a place, whatever a ledger that may be stale says of its trial. One that ended keeps its
+    # trial's place until it is deleted; one that is gone gives it up.
+    occupied = {job.name for job in jobs.values() if job.kind is JobKind.TRIAL and job.phase is not JobPhase.FINISHED}
+    occupied |= {name for t, name in busy if t.state is TrialState.RUNNING or name in jobs}
+    free = study.parallel_trials - len(occupied)
     if free <= 0:
         return []
     waiting = [

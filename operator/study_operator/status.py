@@ -100,7 +100,17 @@ def render_status(
 
 def _render_trials(trials: Sequence[Trial], recorded: Recorded) -> list[Raw]:
     raw, known = recorded.raw.get("trials", ()), recorded.ledger.trials
-    return [raw[i] if i < len(known) and trial is known[i] else render_trial(trial) for i, trial in enumerate(trials)]
+    rendered: list[Raw] = []
+    for i, trial in enumerate(trials):
+        if i >= len(known):
+            rendered.append(render_trial(trial))
+        elif trial is known[i]:
+            rendered.append(raw[i])
+        else:
+            # Measurements are the longest part, and seldom what changed.
+            same = trial.measurements is known[i].measurements
+            rendered.append(render_trial(trial, raw[i].get("measurements") if same else None))
+    return rendered
 
 
 _SUMMARIES = ("trialCounts", "best", "baseline", "agreement", "usage")
@@ -183,8 +193,13 @@ def _render_agreement(agreement: Agreement) -> dict[str, Any]:
     }
 
 
-def render_trial(trial: Trial) -> dict[str, Any]:
-    """Render one entry of the ledger; what is at its default is left out."""
+def render_trial(trial: Trial, measurements: Sequence[Raw] | None = None) -> dict[str, Any]:
+    """Render one entry of the ledger; what is at its default is left out.
+
+    Args:
+        trial: the entry.
+        measurements: its measurements where they are rendered already.
+    """
     raw: dict[str, Any] = {
         "index": trial.index,
         "arm": {name: repr(value) for name, value in trial.arm.items()},
@@ -200,7 +215,7 @@ def render_trial(trial: Trial) -> dict[str, Any]:
     if trial.inclusion_probability is not None:
         raw["inclusionProbability"] = repr(trial.inclusion_probability)
     if trial.measurements:
-        raw["measurements"] = [_render_measurement(m) for m in trial.measurements]
+        raw["measurements"] = measurements or [_render_measurement(m) for m in trial.measurements]
     if trial.attempts:
         raw["attempts"] = [_render_attempt(a) for a in trial.attempts]
     if trial.message:

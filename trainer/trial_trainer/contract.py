@@ -405,7 +405,8 @@ def _parse_union(kinds: tuple[Any, ...], raw: Any, path: str, problems: list[str
         if not attempt:
             return value
         attempts.append(attempt)
-    problems.extend(min(attempts, key=lambda attempt: len(attempt)))
+    fewest: list[str] = min(attempts, key=len)
+    problems.extend(fewest)
     return None
 
 
