@@ -40,6 +40,8 @@ class Ticked:
     """The study has ended; there is nothing left to wait for."""
     is_idle: bool
     """It changed nothing: the next one waits for news."""
+    wake_in_seconds: float | None = None
+    """When a clock alone will give the next one something to do."""
 
 
 class Jobs(Protocol):
@@ -47,10 +49,6 @@ class Jobs(Protocol):
 
     def running(self) -> int:
         """Return how many jobs have a process."""
-        ...
-
-    def stop(self) -> None:
-        """Ask every job to write its checkpoint and end."""
         ...
 
     def kill(self) -> None:
@@ -109,10 +107,10 @@ def drive(
     ticker = _Ticker(tick, wakes)
     interrupts = 0
     has_news = True
-    last_tick = clock()
+    due = clock()
     while True:
-        if not ticker.is_busy and (has_news or clock() - last_tick >= TICK_SECONDS):
-            has_news, last_tick = False, clock()
+        if not ticker.is_busy and (has_news or clock() >= due):
+            has_news, due = False, clock() + TICK_SECONDS
             ticker.start(is_suspended=interrupts > 0)
         match wakes.wait(SHOW_SECONDS):
             case "changed":
@@ -120,20 +118,21 @@ def drive(
             case "ticked":
                 ticked = ticker.result()
                 show()
-                if interrupts and jobs.running() == 0 and ticker.was_suspended:
-                    return Ending.INTERRUPTED
                 if ticked.is_done:
                     return Ending.DONE
+                # Idle: the ledger knows of every end.
+                if ticker.was_suspended and ticked.is_idle and jobs.running() == 0:
+                    return Ending.INTERRUPTED
                 has_news = has_news or not ticked.is_idle
+                if ticked.wake_in_seconds is not None:
+                    due = min(due, clock() + ticked.wake_in_seconds)
             case "interrupted":
                 interrupts += 1
                 if interrupts > 1:
                     say("killing the jobs; what they did since their last checkpoint is done again next time")
-                    _kill(jobs, wakes, clock)
+                    _kill(jobs, ticker, wakes, clock)
                     return Ending.KILLED
                 say("stopping: the jobs write their checkpoints; press Ctrl-C again to kill them instead")
-                # A tick under way may be waiting for the optimizer: the jobs are asked now, the ledger follows.
-                jobs.stop()
                 has_news = True
             case _:
                 show()
@@ -170,11 +169,19 @@ class _Ticker:
         self._wakes.ticked()
 
 
-def _kill(jobs: Jobs, wakes: Wakes, clock: Callable[[], float]) -> None:
+def _kill(jobs: Jobs, ticker: _Ticker, wakes: Wakes, clock: Callable[[], float]) -> None:
+    """End the jobs at once, and let the ledger know if that takes no time."""
     jobs.kill()
     end = clock() + KILL_PATIENCE_SECONDS
-    while jobs.running() and clock() < end:
-        wakes.wait(0.2)
+    is_told = False
+    while clock() < end:
+        if not ticker.is_busy and not jobs.running():
+            if is_told:
+                return
+            ticker.start(is_suspended=True)
+            is_told = True
+        if wakes.wait(0.2) == "ticked":
+            ticker.is_busy = False
 
 
 @contextlib.contextmanager

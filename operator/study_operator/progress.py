@@ -1,4 +1,4 @@
-"""What a person sees while a study runs: a live table of trials, or one line an event where there is no terminal.
+"""What a person sees while a study runs: a live table of trials, or a line a minute where there is no terminal.
 
 Called by the command line. It is given values and draws them; it reads no store and asks no clock.
 """
@@ -90,39 +90,16 @@ def _style(trial: Trial) -> str:
     return STATE_STYLES.get(trial.state, "")
 
 
-def lines_between(study: Study, before: Sequence[Trial], after: Sequence[Trial]) -> list[str]:
-    """Return one line for each thing that happened to a trial between two looks at the ledger."""
-    lines: list[str] = []
-    earlier = {trial.name: trial for trial in before}
-    for trial in after:
-        old = earlier.get(trial.name)
-        if old is None:
-            origin = trial.generation_node or str(trial.origin)
-            lines.append(f"{trial.name} added ({origin}): {describe_arm(trial)}; {trial.total_steps} steps")
-        if trial.continuation is not None and (old is None or old.continuation is None):
-            lines.append(f"{trial.name} continues to full length as {trial.continuation}")
-        known = {measurement.rung for measurement in old.measurements} if old else set()
-        lines += [
-            f"{trial.name} measured at step {m.step} of {trial.total_steps}: {study.objective.metric} "
-            f"{describe_measurement(study.objective.metric, m)}"
-            for m in trial.measurements
-            if m.rung not in known
-        ]
-        if trial.state is not (old.state if old else TrialState.PENDING):
-            lines += _line_of_state(trial)
+def lines_of_progress(snapshot: Snapshot) -> list[str]:
+    """Return one line for each trial that runs: how far it is."""
+    lines = []
+    for trial in snapshot.trials:
+        progress = snapshot.progress.get(trial.name)
+        if progress is not None:
+            loss = "" if progress.loss is None else f", loss {progress.loss:.3f}"
+            eta = "" if progress.eta_seconds is None else f", {duration(progress.eta_seconds)} left"
+            lines.append(f"{trial.name} {progress.phase}: step {progress.step} of {progress.stop_step}{loss}{eta}")
     return lines
-
-
-def _line_of_state(trial: Trial) -> list[str]:
-    match trial.state:
-        case TrialState.RUNNING:
-            return [f"{trial.name} runs (rung {trial.rung})"]
-        case TrialState.FAILED | TrialState.ABANDONED:
-            return [f"{trial.name} {trial.state.lower()}: {trial.message}"]
-        case TrialState.PENDING:
-            return [f"{trial.name} waits to go on (rung {trial.rung}){': ' if trial.message else ''}{trial.message}"]
-        case _:
-            return []
 
 
 def duration(seconds: float) -> str:

@@ -14,17 +14,15 @@ import os
 import shutil
 import tempfile
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from study_operator.errors import ConflictError
+
 CHANGEABLE = ("suspend", "parallelTrials", "numTrials", "budget")
 """Fields of the spec that may change once the study has trials; `numTrials` only upwards."""
-
-
-class ConflictError(Exception):
-    """The status was written by somebody else since it was read: the tick must be dropped."""
 
 
 class SpecChangedError(Exception):
@@ -74,11 +72,20 @@ class Workspace:
         accepted = self._read_accepted()
         return accepted["uid"] if accepted else None
 
-    def accept(self, spec: Mapping[str, Any]) -> str:
+    def read_spec(self) -> Mapping[str, Any] | None:
+        """Return the spec that the study runs with; None where it was never run."""
+        accepted = self._read_accepted()
+        return accepted["spec"] if accepted else None
+
+    def accept(self, spec: Mapping[str, Any], before_forgetting: Callable[[], None] = lambda: None) -> str:
         """Take a spec for the study of this directory, and return the study's uid.
 
         A study that has no trials yet starts anew with a changed spec: so one whose data could not be prepared is
         mended by mending its manifest.
+
+        Args:
+            spec: the manifest's spec.
+            before_forgetting: called before the earlier study's jobs are forgotten, to end them.
 
         Raises:
             SpecChangedError: naming every field that may not change.
@@ -89,6 +96,7 @@ class Workspace:
             if problems and self._has_trials():
                 raise SpecChangedError("\n".join(problems))
             if problems:
+                before_forgetting()
                 self._forget()
                 accepted = None
         uid = accepted["uid"] if accepted else str(uuid.uuid4())

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
-from study_operator.drive import TICK_SECONDS, Ending, Ticked, Wakes, drive, handling_signals
+from study_operator.drive import KILL_PATIENCE_SECONDS, TICK_SECONDS, Ending, Ticked, Wakes, drive, handling_signals
 
 MOVED = Ticked(is_done=False, is_idle=False)
 IDLE = Ticked(is_done=False, is_idle=True)
@@ -17,17 +17,12 @@ DONE = Ticked(is_done=True, is_idle=False)
 class SomeJobs:
     """Jobs that end when they are told to, and say so."""
 
-    def __init__(self, wakes: Wakes, count: int, *, are_deaf: bool = False) -> None:
-        self.wakes, self.count, self.are_deaf = wakes, count, are_deaf
+    def __init__(self, wakes: Wakes, count: int) -> None:
+        self.wakes, self.count = wakes, count
         self.told: list[str] = []
 
     def running(self) -> int:
         return self.count
-
-    def stop(self) -> None:
-        self.told.append("stop")
-        if not self.are_deaf:
-            self.end()
 
     def kill(self) -> None:
         self.told.append("kill")
@@ -41,13 +36,18 @@ class SomeJobs:
 class Scene:
     """A loop with a scripted tick."""
 
-    def __init__(self, *, jobs: int = 0, are_deaf: bool = False) -> None:
+    def __init__(self, *, jobs: int = 0) -> None:
         self.wakes = Wakes()
-        self.jobs = SomeJobs(self.wakes, jobs, are_deaf=are_deaf)
+        self.jobs = SomeJobs(self.wakes, jobs)
         self.ticks: list[bool] = []
         self.said: list[str] = []
         self.shown = 0
         self.now = 0.0
+        self.seconds_a_look = 0.0
+
+    def clock(self) -> float:
+        self.now += self.seconds_a_look
+        return self.now
 
     def drive(self, tick: Callable[[int], Ticked], on_show: Callable[[], None] = lambda: None) -> Ending:
         def one(is_suspended: bool) -> Ticked:
@@ -58,7 +58,7 @@ class Scene:
             self.shown += 1
             on_show()
 
-        return drive(one, self.jobs, self.wakes, show=show, say=self.said.append, clock=lambda: self.now)
+        return drive(one, self.jobs, self.wakes, show=show, say=self.said.append, clock=self.clock)
 
 
 def test_it_ticks_again_while_ticks_change_something_and_ends_when_the_study_does():
@@ -77,6 +77,17 @@ def test_an_idle_tick_is_followed_by_another_only_when_a_job_changed():
 
     assert scene.drive(lambda n: IDLE if n == 1 else DONE, on_show=wake) is Ending.DONE
     assert len(scene.ticks) == 2
+
+
+def test_it_ticks_when_a_tick_said_that_it_would_have_something_to_do():
+    scene = Scene()
+
+    def pass_time() -> None:
+        scene.now += 2.0
+
+    soon = Ticked(is_done=False, is_idle=True, wake_in_seconds=1.0)
+    assert scene.drive(lambda n: soon if n < 3 else DONE, on_show=pass_time) is Ending.DONE
+    assert scene.now < TICK_SECONDS
 
 
 def test_without_news_it_ticks_after_the_slow_timer():
@@ -101,27 +112,36 @@ def test_news_that_come_while_it_ticks_are_not_lost():
     assert scene.drive(tick) is Ending.DONE
 
 
-def test_an_interrupt_stops_the_jobs_and_leaves_once_the_ledger_was_told():
+def test_an_interrupt_suspends_the_study_and_leaves_once_its_jobs_are_gone_and_the_ledger_knows():
     scene = Scene(jobs=2)
-    scene.wakes.interrupted()
 
-    assert scene.drive(lambda _: IDLE) is Ending.INTERRUPTED
-    assert scene.jobs.told == ["stop"]
-    assert scene.ticks[-1] is True
+    def tick(number: int) -> Ticked:
+        if number == 1:
+            scene.wakes.interrupted()
+        if number == 3:
+            scene.jobs.end()
+            return MOVED
+        return IDLE if number > 3 else MOVED
+
+    assert scene.drive(tick) is Ending.INTERRUPTED
+    assert scene.ticks == [False, True, True, True]
+    assert scene.jobs.told == []
     assert "press Ctrl-C again" in scene.said[0]
 
 
 def test_a_second_interrupt_kills():
-    scene = Scene(jobs=2, are_deaf=True)
+    scene = Scene(jobs=2)
     scene.wakes.interrupted()
     scene.wakes.interrupted()
 
     assert scene.drive(lambda _: IDLE) is Ending.KILLED
-    assert scene.jobs.told == ["stop", "kill"]
+    assert scene.jobs.told == ["kill"]
+    assert scene.ticks[-1] is True
 
 
 def test_a_second_interrupt_does_not_wait_for_a_tick_that_hangs():
-    scene = Scene(jobs=1, are_deaf=True)
+    scene = Scene(jobs=1)
+    scene.seconds_a_look = KILL_PATIENCE_SECONDS / 3
     for_ever = threading.Event()
     scene.wakes.interrupted()
     scene.wakes.interrupted()

@@ -10,7 +10,7 @@ import pytest
 from rich.console import Console
 
 from some_studies import a_judgement, a_report, a_study, a_trial, measured
-from study_operator.progress import Snapshot, duration, lines_between, render_live
+from study_operator.progress import Snapshot, duration, lines_of_progress, render_live
 from study_operator.report import (
     describe_value,
     headline,
@@ -21,7 +21,7 @@ from study_operator.report import (
     render_json,
 )
 from study_operator.report_page import render_page
-from study_operator.trial import Continuation, TrialState
+from study_operator.trial import TrialState
 from trial_trainer.contract import BaseModel, Progress
 
 
@@ -199,26 +199,20 @@ def test_the_live_table_shows_what_runs_with_its_loss_and_when_it_ends():
     assert re.search(r"t000.*24/120.*40\.0 % ± 2\.0", text)
 
 
-def test_without_a_terminal_each_event_is_one_line():
-    study = a_study()
-    new = a_trial(1)
-    running = replace(new, state=TrialState.RUNNING)
-    read = measured(running, 0.4)
-    promoted = replace(read, continuation=Continuation.PROMOTED, state=TrialState.PENDING, rung=1)
-    lines = [
-        line
-        for before, after in (((), (new,)), ((new,), (running,)), ((running,), (read,)), ((read,), (promoted,)))
-        for line in lines_between(study, before, after)
-    ]
+def test_without_a_terminal_a_line_says_how_far_a_trial_is():
+    progress = Progress(
+        step=30, stop_step=120, total_steps=120, loss=1.2345, phase="train", eta_seconds=125.0, updated_at="x"
+    )
+    snapshot = Snapshot(
+        study=a_study(),
+        trials=(a_trial(0), a_trial(1, state=TrialState.RUNNING)),
+        progress={"t001": progress},
+        stage="Exploring",
+        note="",
+        elapsed_seconds=1.0,
+    )
 
-    assert lines == [
-        "t001 added (Sobol): learning_rate 0.001, lora_rank 16, batch_size 8; 120 steps",
-        "t001 runs (rung 0)",
-        "t001 measured at step 24 of 120: accuracy 40.0 % ± 2.0",
-        "t001 continues to full length as Promoted",
-        "t001 waits to go on (rung 1)",
-    ]
-    assert lines_between(study, (promoted,), (promoted,)) == []
+    assert lines_of_progress(snapshot) == ["t001 train: step 30 of 120, loss 1.234, 2 min 05 s left"]
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,8 @@
 
 import pytest
 
-from study_operator.workspace import ConflictError, SpecChangedError, Workspace
+from study_operator.errors import ConflictError
+from study_operator.workspace import SpecChangedError, Workspace
 
 SPEC = {"numTrials": 8, "parallelTrials": 1, "data": {"source": "/pages"}, "trainer": {"epochs": 3}}
 

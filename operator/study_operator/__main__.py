@@ -1,0 +1,293 @@
+"""The command line: `finetune-study run|plan|trials|report study.yaml`, also found by kubectl as `kubectl finetune`.
+
+    finetune-study run study.yaml                       run a study on this machine, or go on with it
+    finetune-study plan study.yaml [--calibrate]        what it will cost
+    finetune-study trials study.yaml [--format json]    its trials, also while it runs
+    finetune-study report study.yaml [--format json]    its result, also while it runs
+
+Relative paths in a manifest are relative to the manifest. Exit codes: 0 the study is complete (or the question was
+answered), 1 the study failed, 2 the manifest, a flag or a path cannot be used, 130 interrupted: the same command goes
+on where it was.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from study_operator import laptop
+from study_operator.budget import Calibration, Plan, build_plan, count_continuing, describe_steps
+from study_operator.designer import Designer
+from study_operator.drive import Ending
+from study_operator.laptop import TRAINER, Display, Opened, UsageError
+from study_operator.local import GRACE_SECONDS
+from study_operator.progress import Snapshot, duration, lines_of_progress, render_live
+from study_operator.report import print_report, render_json, render_trials
+from study_operator.study import Study
+from trial_trainer.contract import DatasetSummary
+
+COMPLETE, FAILED, UNUSABLE, INTERRUPTED = 0, 1, 2, 130
+
+PROGRESS_LINE_SECONDS = 60.0
+"""Where there is no terminal, a trial says this often how far it is."""
+
+
+def main(
+    argv: Sequence[str] | None = None,
+    *,
+    trainer: Sequence[str] = TRAINER,
+    designer: Designer | None = None,
+    grace_seconds: float = GRACE_SECONDS,
+) -> int:
+    """Run a command and return its exit code.
+
+    Args:
+        argv: the arguments; None means those of the process.
+        trainer: the command that keeps the trial contract.
+        designer: what proposes arms; None means Ax.
+        grace_seconds: time for a checkpoint between SIGTERM and SIGKILL.
+    """
+    arguments = _parser().parse_args(argv)
+    # Where nobody watches, lines are not cut to a width that nobody has.
+    width = None if sys.stdout.isatty() else 200
+    output = Console(highlight=False, width=width)
+    try:
+        opened = laptop.open_manifest(arguments.manifest, arguments.directory)
+        match arguments.command:
+            case "run":
+                is_live = output.is_terminal and not arguments.plain
+                return _run(opened, output, is_live, trainer, designer, grace_seconds)
+            case "plan":
+                return _plan(opened, output, trainer, is_calibrating=arguments.calibrate)
+            case "trials":
+                return _show_trials(opened, output, arguments.format)
+            case _:
+                return _show_report(opened, output, arguments.format)
+    except UsageError as error:
+        for line in str(error).splitlines():
+            print(f"finetune-study: {line}", file=sys.stderr)
+        return UNUSABLE
+    except BrokenPipeError:
+        # `finetune-study trials … | head`: nobody reads any more, and that is nobody's fault.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return COMPLETE
+    except KeyboardInterrupt:
+        return INTERRUPTED
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="finetune-study",
+        description="Search LoRA hyperparameters with early readings: try many arms briefly, train the best fully.",
+        epilog="Exit codes: 0 complete, 1 the study failed, 2 unusable manifest, flag or path, 130 interrupted.",
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    run = commands.add_parser("run", help="run a study on this machine, or go on with it")
+    plan = commands.add_parser("plan", help="say what a study will cost, before anything runs")
+    trials = commands.add_parser("trials", help="show the trials of a study, finished or running")
+    report = commands.add_parser("report", help="show the result of a study, finished or running")
+    for command in (run, plan, trials, report):
+        command.add_argument("manifest", type=Path, metavar="STUDY.YAML")
+        command.add_argument(
+            "--directory",
+            type=Path,
+            metavar="DIR",
+            help="where the study's status, jobs and logs are kept (default: .finetune-study/NAMESPACE/NAME in the "
+            "directory of spec.storage.uri, or beside the manifest where that is a bucket)",
+        )
+    run.add_argument("--plain", action="store_true", help="lines instead of a live table, as without a terminal")
+    plan.add_argument("--calibrate", action="store_true", help="prepare the data and measure this machine, 20 seconds")
+    for command in (trials, report):
+        command.add_argument("--format", choices=("table", "json"), default="table")
+    return parser
+
+
+# --- run --------------------------------------------------------------------------------------------------------
+
+
+def _run(
+    opened: Opened,
+    output: Console,
+    is_live: bool,
+    trainer: Sequence[str],
+    designer: Designer | None,
+    grace_seconds: float,
+) -> int:
+    handler = _ConsoleHandler(output)
+    logger = logging.getLogger("study_operator")
+    logger.setLevel(logging.WARNING if is_live else logging.INFO)
+    logger.addHandler(handler)
+    try:
+        if is_live:
+            with Live(console=output, auto_refresh=False, transient=True) as live:
+                ended = laptop.run(
+                    opened, _LiveDisplay(live), trainer=trainer, designer=designer, grace_seconds=grace_seconds
+                )
+        else:
+            plain = _PlainDisplay(output)
+            ended = laptop.run(opened, plain, trainer=trainer, designer=designer, grace_seconds=grace_seconds)
+    finally:
+        logger.removeHandler(handler)
+
+    output.print()
+    report = ended.report
+    if ended.ending is not Ending.DONE or report.stage == "Suspended":
+        output.print(render_trials(report))
+        why = "spec.suspend is true" if ended.ending is Ending.DONE else "stopped"
+        _say(output, f"{report.study.name} is not complete ({why}); the same command goes on where it was")
+        return INTERRUPTED
+    if ended.has_failed:
+        if report.trials:
+            output.print(render_trials(report))
+        _say(output, f"{report.study.name} failed: {report.message}")
+        _say(output, f"logs: {opened.workspace.directory / 'logs'}; to begin anew, delete {opened.workspace.directory}")
+        return FAILED
+    print_report(output, report)
+    return COMPLETE
+
+
+class _LiveDisplay(Display):
+    """A table that is drawn again every second."""
+
+    def __init__(self, live: Live) -> None:
+        self._live = live
+
+    def show(self, snapshot: Callable[[], Snapshot]) -> None:
+        self._live.update(render_live(snapshot()), refresh=True)
+
+    def say(self, sentence: str) -> None:
+        _say(self._live.console, sentence)
+
+
+class _PlainDisplay(Display):
+    """Lines: the log's, and once a minute how far the trials are."""
+
+    def __init__(self, output: Console) -> None:
+        self._output = output
+        self._last = time.monotonic()
+
+    def show(self, snapshot: Callable[[], Snapshot]) -> None:
+        if time.monotonic() - self._last >= PROGRESS_LINE_SECONDS:
+            self._last = time.monotonic()
+            for line in lines_of_progress(snapshot()):
+                _say(self._output, _timed(line))
+
+    def say(self, sentence: str) -> None:
+        _say(self._output, sentence)
+
+
+class _ConsoleHandler(logging.Handler):
+    """Prints log records above the live table, or as lines of their own."""
+
+    def __init__(self, output: Console) -> None:
+        super().__init__()
+        self._output = output
+
+    def emit(self, record: logging.LogRecord) -> None:
+        prefix = "warning: " if record.levelno >= logging.WARNING else ""
+        _say(self._output, _timed(prefix + record.getMessage()))
+
+
+def _timed(line: str) -> str:
+    return f"{time.strftime('%H:%M:%S')} {line}"
+
+
+def _say(output: Console, line: str) -> None:
+    output.print(Text(line), soft_wrap=True)
+
+
+# --- plan -------------------------------------------------------------------------------------------------------
+
+
+def _plan(opened: Opened, output: Console, trainer: Sequence[str], *, is_calibrating: bool) -> int:
+    if is_calibrating:
+        _print_plan(output, opened.study, *laptop.calibrate(opened, trainer=trainer))
+    else:
+        _print_plan(output, opened.study, laptop.read_summary(opened), None)
+    return COMPLETE
+
+
+def _print_plan(output: Console, study: Study, summary: DatasetSummary | None, calibration: Calibration | None) -> None:
+    plan = build_plan(study, summary, calibration)
+    percent = study.early_evaluation.checkpoint_percent
+    baseline = ", the baseline" if study.baseline is not None else ""
+    _say(
+        output,
+        f"{study.name}: {study.num_trials} trials to {percent} % of {study.trainer.epochs} epochs, then "
+        f"{count_continuing(study)} to the end ({study.promotion.num_promoted} promoted, "
+        f"{study.promotion.num_audited} audited{baseline}); {study.parallel_trials} at a time",
+    )
+    output.print(_plan_table(plan))
+    _say(
+        output,
+        f"training: {plan.training_passes:g} passes over the training pages instead of {plan.full_passes:g} "
+        f"({plan.saved_share:.0%} saved)",
+    )
+    if summary is not None:
+        for line in describe_steps(study, summary):
+            _say(output, line)
+    if plan.seconds is None or plan.wall_seconds is None:
+        _say(output, "how long that takes on this machine: `finetune-study plan --calibrate` measures it")
+        return
+    for phase in plan.phases:
+        _say(output, f"{phase.name}: {phase.arithmetic} = {duration(phase.seconds or 0)}")
+    hours = plan.seconds * study.accelerators / 3600
+    _say(
+        output, f"in all about {duration(plan.wall_seconds)}, {hours:.2f} accelerator-hours, after the data is prepared"
+    )
+    limit = study.budget.accelerator_hours
+    if limit is not None and hours > limit:
+        _say(output, f"that is more than `spec.budget.acceleratorHours` ({limit:g}): fewer trials will be run")
+
+
+def _plan_table(plan: Plan) -> Table:
+    table = Table()
+    table.add_column("phase")
+    for column in ("jobs", "training passes", "validation readings", "test readings", "time"):
+        table.add_column(column, justify="right")
+    for phase in plan.phases:
+        table.add_row(
+            phase.name,
+            str(phase.jobs),
+            f"{phase.training_passes:g}",
+            str(phase.validation_passes),
+            str(phase.test_passes),
+            "" if phase.seconds is None else duration(phase.seconds),
+        )
+    return table
+
+
+# --- trials, report ---------------------------------------------------------------------------------------------
+
+
+def _show_trials(opened: Opened, output: Console, form: str) -> int:
+    seen = laptop.look(opened)
+    if form == "json":
+        print(json.dumps(render_json(seen.report)["trials"], indent=1))
+    else:
+        output.print(render_live(seen.snapshot))
+    return COMPLETE
+
+
+def _show_report(opened: Opened, output: Console, form: str) -> int:
+    report = laptop.look(opened).report
+    if form == "json":
+        print(json.dumps(render_json(report), indent=1))
+    else:
+        print_report(output, report)
+    return COMPLETE
+
+
+if __name__ == "__main__":
+    sys.exit(main())

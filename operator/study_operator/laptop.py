@@ -1,0 +1,521 @@
+"""A study on this machine: the same tick as on a cluster, with processes for Jobs and files for the API server.
+
+Called by `__main__`. Here manifest, directory, artifact store, runner, optimizer and loop meet; what a person sees
+comes from `progress` and `report`.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, TypeVar
+from urllib.parse import urlsplit
+
+from study_operator import names
+from study_operator.budget import Calibration, parse_calibration
+from study_operator.conditions import name_stage
+from study_operator.designer import Designer, Suggestion
+from study_operator.drive import Ending, Ticked, Wakes, drive, handling_signals
+from study_operator.errors import StatusUnreadableError, StudyInvalidError
+from study_operator.jobs import (
+    adapter_uri,
+    artifacts_uri,
+    build_prepare_job,
+    build_trial_job,
+    count_steps,
+)
+from study_operator.local import GRACE_SECONDS, LocalRunner, StudyBusyError, exclusive
+from study_operator.manifest import ManifestError, read_manifest
+from study_operator.progress import Snapshot
+from study_operator.reconcile import TickResult, tick
+from study_operator.report import Report, render_json
+from study_operator.report_page import render_page
+from study_operator.status import Recorded, parse_status
+from study_operator.study import Categorical, Study, Uniform, parse_study
+from study_operator.trial import Ledger, Origin, StageState, Trial, TrialState
+from study_operator.workspace import SpecChangedError, Workspace
+from trial_trainer import contract
+from trial_trainer.artifacts import ArtifactError, ArtifactStore, open_store
+from trial_trainer.contract import (
+    JUDGEMENT,
+    SUMMARY,
+    ContractError,
+    DatasetSummary,
+    Judgement,
+    Progress,
+    TrialConfig,
+    from_json,
+    to_json,
+)
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+TRAINER = (sys.executable, "-m", "trial_trainer")
+"""The command that keeps the trial contract."""
+
+CALIBRATION_PATIENCE_SECONDS = 300
+"""A calibration measures for 20 seconds; the rest is loading the model."""
+
+
+class UsageError(Exception):
+    """The manifest, a flag or a path cannot be used. One sentence a line."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Opened:
+    """A manifest that was read, with the directory that its study has on this machine."""
+
+    raw: Mapping[str, Any]
+    study: Study
+    """Its uid is that of a run study, or a placeholder."""
+    workspace: Workspace
+
+    @property
+    def is_begun(self) -> bool:
+        """Whether the study was ever run here."""
+        return self.workspace.read_uid() is not None
+
+
+def open_manifest(manifest: Path, directory: Path | None) -> Opened:
+    """Read a manifest and find its study's directory.
+
+    Raises:
+        UsageError: with everything that is wrong with the manifest.
+    """
+    try:
+        raw = read_manifest(manifest)
+        study = parse_study(raw)
+    except ManifestError as error:
+        raise UsageError(str(error)) from None
+    except StudyInvalidError as error:
+        raise UsageError("\n".join(f"{manifest}: {problem}" for problem in error.problems)) from None
+    workspace = Workspace(_find_directory(study, manifest, directory))
+    uid = workspace.read_uid()
+    return Opened(raw=raw, study=replace(study, uid=uid) if uid else study, workspace=workspace)
+
+
+def _find_directory(study: Study, manifest: Path, directory: Path | None) -> Path:
+    """Return where the study's status is kept: beside its artifacts, so that both are thrown away as one."""
+    if directory is not None:
+        return directory.absolute()
+    parts = urlsplit(study.storage.uri)
+    beside = manifest.absolute().parent if parts.scheme == "s3" else Path(parts.path)
+    return beside / ".finetune-study" / study.namespace / study.name
+
+
+# --- Run --------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ended:
+    """How a run ended."""
+
+    ending: Ending
+    has_failed: bool
+    report: Report
+
+
+class Display:
+    """What a run shows while it goes on. This one shows nothing."""
+
+    def show(self, snapshot: Callable[[], Snapshot]) -> None:
+        """Draw the present; called every second and after each tick."""
+
+    def say(self, sentence: str) -> None:
+        """Print one sentence."""
+
+
+def run(
+    opened: Opened,
+    display: Display,
+    *,
+    trainer: Sequence[str] = TRAINER,
+    designer: Designer | None = None,
+    grace_seconds: float = GRACE_SECONDS,
+) -> Ended:
+    """Run a study until it has ended or somebody interrupts; go on with it where an earlier run was cut off.
+
+    Args:
+        opened: the study.
+        display: what a person sees.
+        trainer: the command that keeps the trial contract.
+        designer: proposes arms; None means Ax, which is imported while the data is prepared.
+        grace_seconds: time for a checkpoint between SIGTERM and SIGKILL.
+
+    Raises:
+        UsageError: where the study cannot be run: paths, a changed spec, another command that runs it.
+    """
+    workspace = opened.workspace
+    try:
+        with exclusive(workspace.directory):
+            study = _accept(opened, trainer)
+            session = _Session(study, workspace, trainer, designer, grace_seconds)
+            with handling_signals(session.wakes):
+                ending = drive(
+                    session.tick,
+                    session.runner,
+                    session.wakes,
+                    show=lambda: display.show(session.snapshot),
+                    say=display.say,
+                )
+            recorded = parse_status(workspace.status.read()[0])
+            outcome = recorded.ledger.outcome
+            return Ended(
+                ending=ending,
+                has_failed=outcome is not None and outcome.failed,
+                report=build_report(study, recorded, session.artifacts),
+            )
+    except StudyBusyError as error:
+        raise UsageError(str(error)) from None
+    except StatusUnreadableError as error:
+        raise UsageError(f"{workspace.status.path}: {error}") from None
+    except ArtifactError as error:
+        raise UsageError(str(error)) from None
+    except PermissionError as error:
+        raise UsageError(f"the study's directory must be writable: {error}") from None
+    except (FileExistsError, NotADirectoryError) as error:
+        raise UsageError(f"the study's directory must be a directory: {error}") from None
+
+
+def _accept(opened: Opened, trainer: Sequence[str]) -> Study:
+    """Take the manifest's spec for the study, where the paths that it needs exist."""
+    study, workspace = opened.study, opened.workspace
+    status, _ = workspace.status.read()
+    is_prepared = bool(status and status.get("dataset"))
+    places = {"spec.trainer.baseModel.uri": study.base_model.uri}
+    if not is_prepared:
+        places |= {"spec.data.source": study.data.source, "spec.data.testSource": study.data.test_source or ""}
+    missing = [
+        f"`{field}` must exist, got {place!r}"
+        for field, place in places.items()
+        if place and (path := _as_path(place)) is not None and not path.exists()
+    ]
+    if missing:
+        raise UsageError("\n".join(missing))
+    try:
+        uid = workspace.accept(opened.raw["spec"], before_forgetting=lambda: _stop_jobs(workspace, trainer))
+    except SpecChangedError as error:
+        raise UsageError(
+            f"{error}\nto try another study, give it another metadata.name; to begin anew, delete {workspace.directory}"
+        ) from None
+    return replace(study, uid=uid)
+
+
+def _as_path(place: str) -> Path | None:
+    parts = urlsplit(place)
+    if "://" in place and parts.scheme != "file":
+        return None
+    return Path(parts.path if parts.scheme == "file" else place)
+
+
+def _stop_jobs(workspace: Workspace, trainer: Sequence[str]) -> None:
+    wakes = Wakes()
+    runner = LocalRunner(workspace.directory, 1, command=trainer, on_change=wakes.changed)
+    runner.stop()
+    while runner.running():
+        wakes.wait(1.0)
+
+
+class _Session:
+    """One run of a study: what the loop calls, and what the display asks."""
+
+    def __init__(
+        self,
+        study: Study,
+        workspace: Workspace,
+        trainer: Sequence[str],
+        designer: Designer | None,
+        grace_seconds: float,
+    ) -> None:
+        self.study = study
+        self.wakes = Wakes()
+        self._statuses = workspace.status
+        self._began = time.monotonic()
+        set_storage_environment(study)
+        self.artifacts = open_store(artifacts_uri(study))
+        self._recorded = parse_status(self._statuses.read()[0])
+        self.runner = LocalRunner(
+            workspace.directory,
+            study.parallel_trials,
+            command=trainer,
+            grace_seconds=grace_seconds,
+            on_change=self.wakes.changed,
+        )
+        self._designer = designer or AxInBackground(is_wanted=_has_search_left(study, self._recorded.ledger))
+
+    def tick(self, is_suspended: bool) -> Ticked:
+        """Bring the study one step further."""
+        now = datetime.now(UTC)
+        result = tick(
+            replace(self.study, suspend=self.study.suspend or is_suspended),
+            statuses=self._statuses,
+            runner=self.runner,
+            artifacts=self.artifacts,
+            designer=self._designer,
+            now=now,
+            reporter=self._write_report,
+        )
+        self._recorded = parse_status(result.status)
+        return Ticked(
+            is_done=result.is_done or (self.study.suspend and result.is_idle and not self.runner.running()),
+            is_idle=result.is_idle,
+            wake_in_seconds=_seconds_until(result, now),
+        )
+
+    def snapshot(self) -> Snapshot:
+        """Return what a person sees now."""
+        recorded = self._recorded
+        return take_snapshot(self.study, recorded, self.artifacts, time.monotonic() - self._began)
+
+    def _write_report(self, study: Study, ledger: Ledger, raw: Mapping[str, Any]) -> None:
+        report = build_report(study, replace(parse_status(raw), ledger=ledger), self.artifacts)
+        self.artifacts.write(names.LEDGER, json.dumps(raw, allow_nan=False).encode())
+        self.artifacts.write(names.REPORT, json.dumps(render_json(report), indent=1, allow_nan=False).encode())
+        self.artifacts.write(names.REPORT_PAGE, render_page(report).encode())
+
+
+def _seconds_until(result: TickResult, now: datetime) -> float | None:
+    return None if result.wake_at is None else max(0.0, (result.wake_at - now).total_seconds())
+
+
+def _has_search_left(study: Study, ledger: Ledger) -> bool:
+    fixed = len(study.starting_arms) + (study.baseline is not None)
+    return ledger.search_end is None and max(len(ledger.trials), fixed) < study.num_trials
+
+
+class AxInBackground:
+    """Ax, imported in a thread as soon as it is known that somebody will want it: that takes seconds."""
+
+    def __init__(self, *, is_wanted: bool) -> None:
+        if is_wanted:
+            threading.Thread(target=_import_ax_designer, name="import-ax", daemon=True).start()
+
+    def suggest(self, study: Study, trials: Sequence[Trial], count: int) -> tuple[Suggestion, ...]:
+        """Ask Ax; the first time, wait for its import."""
+        return _import_ax_designer().suggest(study, trials, count)
+
+
+def _import_ax_designer() -> Designer:
+    from study_operator.ax_designer import AxDesigner  # most commands don't need it
+
+    return AxDesigner()
+
+
+def set_storage_environment(study: Study) -> None:
+    """Tell the artifact store, here and in every job, how to reach the study's bucket."""
+    storage = study.storage
+    if storage.endpoint is not None:
+        os.environ["AWS_ENDPOINT_URL_S3"] = storage.endpoint
+    if storage.region is not None:
+        os.environ["AWS_REGION"] = storage.region
+    if storage.addressing_style != "Auto":
+        os.environ["S3_ADDRESSING_STYLE"] = storage.addressing_style.lower()
+
+
+# --- Read -------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class Seen:
+    """A study as it stands, read without disturbing who runs it."""
+
+    snapshot: Snapshot
+    report: Report
+
+
+def look(opened: Opened) -> Seen:
+    """Read a study, running or finished.
+
+    Raises:
+        UsageError: where it was never run here, or its status cannot be read.
+    """
+    workspace = opened.workspace
+    spec = workspace.read_spec()
+    if spec is None:
+        raise UsageError(
+            f"the study {opened.study.name} must have been run: there is no {workspace.directory / 'study.json'}"
+        )
+    # As it runs, which may be an earlier version of the manifest.
+    study = replace(parse_study({**opened.raw, "spec": spec}), uid=opened.study.uid)
+    set_storage_environment(study)
+    try:
+        recorded = parse_status(workspace.status.read()[0])
+        artifacts = open_store(artifacts_uri(study))
+        return Seen(
+            snapshot=take_snapshot(study, recorded, artifacts, 0.0), report=build_report(study, recorded, artifacts)
+        )
+    except StatusUnreadableError as error:
+        raise UsageError(f"{workspace.status.path}: {error}") from None
+    except ArtifactError as error:
+        raise UsageError(str(error)) from None
+
+
+def take_snapshot(study: Study, recorded: Recorded, artifacts: ArtifactStore, elapsed_seconds: float) -> Snapshot:
+    """Return a study at this moment, with the progress of what runs."""
+    ledger = recorded.ledger
+    progress: dict[str, Progress] = {}
+    for trial in ledger.trials:
+        if trial.state is TrialState.RUNNING:
+            value = _read(Progress, artifacts, names.progress_key(trial.name))
+            # What an earlier rung left behind says nothing of this one.
+            if value is not None and _is_of_this_attempt(trial, value):
+                progress[trial.name] = value
+    conditions = recorded.conditions
+    storage = conditions.get("StorageReady")
+    note = conditions["Complete"].message if "Complete" in conditions else ""
+    return Snapshot(
+        study=study,
+        trials=ledger.trials,
+        progress=progress,
+        stage=name_stage(study, ledger),
+        note=storage.message if storage is not None and not storage.is_true else note,
+        elapsed_seconds=elapsed_seconds,
+    )
+
+
+def _is_of_this_attempt(trial: Trial, progress: Progress) -> bool:
+    started = trial.attempts[-1].started_at if trial.attempts else None
+    try:
+        return started is None or datetime.fromisoformat(progress.updated_at) >= started
+    except (ValueError, TypeError):
+        return False
+
+
+def build_report(study: Study, recorded: Recorded, artifacts: ArtifactStore) -> Report:
+    """Return all that is known of a study: its ledger, its dataset, its judgement."""
+    ledger, raw = recorded.ledger, recorded.raw
+    winner = ledger.trials[ledger.winner] if ledger.winner is not None else None
+    usage: Mapping[str, str] = raw.get("usage") or {}
+    agreement: Mapping[str, Any] = raw.get("agreement") or {}
+    complete = recorded.conditions.get("Complete")
+    is_judged = ledger.judge.state is StageState.COMPLETED
+    return Report(
+        study=study,
+        stage=name_stage(study, ledger),
+        message=complete.message if complete is not None else "",
+        trials=ledger.trials,
+        winner=winner.name if winner is not None else None,
+        adapter=adapter_uri(study, winner) if winner is not None else None,
+        summary=_read(DatasetSummary, artifacts, f"{names.DATASET}/{SUMMARY}"),
+        judgement=_read(Judgement, artifacts, f"{names.JUDGE}/{JUDGEMENT}") if is_judged else None,
+        agreement=tuple(agreement.get("sentences", ())),
+        spent_hours=float(usage.get("acceleratorHours", "0")),
+        saved_hours=float(usage.get("savedAcceleratorHours", "0")),
+        written_at=datetime.now(UTC),
+    )
+
+
+def _read(cls: type[T], artifacts: ArtifactStore, key: str) -> T | None:
+    text = artifacts.read(key)
+    if text is None:
+        return None
+    try:
+        return from_json(cls, text)
+    except ContractError as error:
+        log.warning("%s/%s cannot be used: %s", artifacts.uri, key, error)
+        return None
+
+
+# --- Plan -------------------------------------------------------------------------------------------------------
+
+
+def read_summary(opened: Opened) -> DatasetSummary | None:
+    """Return the dataset's summary, where the study has one already."""
+    if not opened.is_begun:
+        return None
+    set_storage_environment(opened.study)
+    try:
+        return _read(DatasetSummary, open_store(artifacts_uri(opened.study)), f"{names.DATASET}/{SUMMARY}")
+    except ArtifactError as error:
+        raise UsageError(str(error)) from None
+
+
+def calibrate(opened: Opened, *, trainer: Sequence[str] = TRAINER) -> tuple[DatasetSummary, Calibration]:
+    """Prepare the data if that was not done yet, and measure this machine with one arm for 20 seconds.
+
+    What is prepared here is not prepared again by `run`.
+
+    Raises:
+        UsageError: where preparing or measuring failed, with what was said.
+    """
+    try:
+        with exclusive(opened.workspace.directory):
+            study = _accept(opened, trainer)
+            set_storage_environment(study)
+            summary = _prepare(study, opened.workspace, trainer)
+            return summary, _measure(study, summary, trainer)
+    except StudyBusyError as error:
+        raise UsageError(str(error)) from None
+    except ArtifactError as error:
+        raise UsageError(str(error)) from None
+
+
+def _prepare(study: Study, workspace: Workspace, trainer: Sequence[str]) -> DatasetSummary:
+    artifacts = open_store(artifacts_uri(study))
+    summary = _read(DatasetSummary, artifacts, f"{names.DATASET}/{SUMMARY}")
+    if summary is not None:
+        return summary
+    wakes = Wakes()
+    runner = LocalRunner(workspace.directory, study.parallel_trials, command=trainer, on_change=wakes.changed)
+    job = build_prepare_job(study)
+    runner.launch(job)
+    while runner.running():
+        wakes.wait(1.0)
+    summary = _read(DatasetSummary, artifacts, f"{names.DATASET}/{SUMMARY}")
+    if summary is None:
+        status = next((status for status in runner.jobs() if status.name == job.name), None)
+        said = f"exit code {status.exit_code}: {status.message}" if status is not None else "it was deleted"
+        raise UsageError(f"the data must be preparable, but {job.name} ended with {said}")
+    return summary
+
+
+def _measure(study: Study, summary: DatasetSummary, trainer: Sequence[str]) -> Calibration:
+    arm = study.baseline or _middle_arm(study)
+    total = count_steps(study, arm, summary.splits["train"].samples)
+    trial = Trial(index=0, arm=arm, origin=Origin.BASELINE, total_steps=max(1, total))
+    config = from_json(TrialConfig, build_trial_job(study, trial).config)
+    # Nothing of a calibration may be taken for a trial's.
+    config = replace(config, output=f"{artifacts_uri(study)}/calibration", progress=None)
+    try:
+        done = subprocess.run(
+            [*trainer, "calibrate"],
+            env={**os.environ, contract.TRIAL_CONFIG: to_json(config), contract.ATTEMPT: "calibration"},
+            capture_output=True,
+            text=True,
+            timeout=CALIBRATION_PATIENCE_SECONDS,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        raise UsageError(f"the calibration must end within {CALIBRATION_PATIENCE_SECONDS} seconds") from None
+    if done.returncode != 0:
+        last = next((line for line in reversed(done.stderr.splitlines()) if line.strip()), "it said nothing")
+        raise UsageError(f"the calibration must succeed, but it ended with exit code {done.returncode}: {last}")
+    try:
+        return parse_calibration(done.stdout)
+    except ContractError as error:
+        raise UsageError(str(error)) from None
+
+
+def _middle_arm(study: Study) -> dict[str, contract.ParameterValue]:
+    """Return the middle of the search space, for a study without a baseline."""
+    arm: dict[str, contract.ParameterValue] = {}
+    for parameter in study.parameters:
+        match parameter.search_space:
+            case Categorical(values=values):
+                arm[parameter.name] = values[len(values) // 2]
+            case Uniform(min=low, max=high):
+                arm[parameter.name] = (low + high) / 2
+            case space:
+                arm[parameter.name] = float((space.min * space.max) ** 0.5)
+    return arm
