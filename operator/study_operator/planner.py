@@ -261,7 +261,9 @@ def _plan_launches(
     if free <= 0:
         return []
     waiting = [
-        t for t, job in busy if t.state is TrialState.PENDING and _is_launchable(t.attempts, t.rung, job, now, settings)
+        t
+        for t, name in busy
+        if t.state is TrialState.PENDING and _is_launchable(t.attempts, t.rung, jobs.get(name), now, settings)
     ]
     ranks = {t.index: position for position, t in enumerate(rank(study, waiting, 0))}
     waiting.sort(key=lambda t: (not any(a.rung == t.rung for a in t.attempts), ranks.get(t.index, -1), t.index))
