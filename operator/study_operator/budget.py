@@ -9,8 +9,9 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from study_operator.study import Study
-from trial_trainer.contract import ContractError, DatasetSummary, count_total_steps
+from study_operator.jobs import count_steps, stop_step
+from study_operator.study import Categorical, Study, complete_arm
+from trial_trainer.contract import ContractError, DatasetSummary
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -159,13 +160,13 @@ def _wall(study: Study, phases: tuple[Phase, ...]) -> float | None:
 
 
 def describe_steps(study: Study, summary: DatasetSummary) -> Iterator[str]:
-    """Yield, for each batch size that the search space lists, the steps of a run and how they come about."""
-    train = summary.splits["train"].samples
+    """Yield, for each batch size that an arm may have, the steps of a run and how they come about."""
+    samples = summary.splits["train"].samples
     space = next((p.search_space for p in study.parameters if p.name == "batch_size"), None)
-    for value in getattr(space, "values", ()):
-        total = count_total_steps(train, int(value), study.trainer.epochs)
-        first = total * study.early_evaluation.checkpoint_percent // 100
+    sizes = space.values if isinstance(space, Categorical) else (complete_arm({})["batch_size"],)
+    for size in sizes:
+        total = count_steps(study, {"batch_size": size}, samples)
         yield (
-            f"batch size {value}: {study.trainer.epochs} epochs × ⌊{train} / {value}⌋ = {total} steps, "
-            f"the first reading after {first}"
+            f"batch size {size}: {study.trainer.epochs} epochs × ⌊{samples} / {size}⌋ = {total} steps, "
+            f"the first reading after {stop_step(study, total, 0)}"
         )

@@ -202,6 +202,8 @@ class LocalRunner:
         }
 
     def _start(self, job: Path) -> None:
+        order = _read_json(job / supervisor.ORDER)
+        supervisor.write_whole(job / supervisor.ORDER, {**(order or {}), "startedAt": supervisor.now()})
         with (job / supervisor.LOCK).open("a") as lock:
             # Held from before the supervisor exists, and by nobody else: only we start jobs, and we are one.
             fcntl.flock(lock, fcntl.LOCK_EX)
@@ -257,9 +259,9 @@ def _read_status(job: Path) -> JobStatus | None:
     attempt = _read_json(job / supervisor.ATTEMPT)
     end = _read_json(job / supervisor.EXIT)
     status = JobStatus(name=job.name, kind=JobKind(order["kind"]), phase=JobPhase.PENDING, attempt=order["attempt"])
-    if attempt is None:
+    if attempt is None and not is_held:
         return status
-    status = replace(status, phase=JobPhase.RUNNING, started_at=datetime.fromisoformat(attempt["startedAt"]))
+    status = replace(status, phase=JobPhase.RUNNING, started_at=datetime.fromisoformat(order["startedAt"]))
     if end is not None:
         return replace(
             status,

@@ -48,7 +48,6 @@ class Supervisor:
         self.directory = directory
         self.lock = lock
         self.order: dict[str, Any] = json.loads((directory / ORDER).read_text())
-        self.started_at = now()
         self.is_stopping = False
         self.has_killed = False
         self.process: subprocess.Popen[bytes] | None = None
@@ -107,7 +106,7 @@ class Supervisor:
         processes = {"supervisor": identify(os.getpid())}
         if self.process is not None:
             processes["process"] = identify(self.process.pid)
-        write_whole(self.directory / ATTEMPT, {"startedAt": self.started_at, **processes})
+        write_whole(self.directory / ATTEMPT, processes)
 
     def _on_stop_request(self, _signal: int, _frame: FrameType | None) -> None:
         self.is_stopping = True
