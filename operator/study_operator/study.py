@@ -288,15 +288,13 @@ def parse_study(raw: Mapping[str, Any]) -> Study:
 
     data = _parse_data(spec.child("data"))
     objective = _parse_objective(spec.child("objective"), data.attributes)
+    count = len(problems)
     parameters = _parse_parameters(spec)
+    # Where the parameters themselves are wrong, what an arm must name is not known.
+    are_known = len(problems) == count
     base_model, trainer, accelerators = _parse_trainer(spec.child("trainer"))
     num_trials = spec.whole("numTrials", 1, MAX_TRIALS)
-    baseline = _parse_arm(spec, "baseline", spec.take("baseline"), parameters)
-    starting = tuple(
-        arm
-        for i, item in enumerate(spec.sequence("startingArms", 0, MAX_TRIALS, ()))
-        if (arm := _parse_arm(spec, f"startingArms[{i}]", item, parameters)) is not None
-    )
+    baseline, starting = _parse_arms(spec, parameters, are_known=are_known)
     study = Study(
         name=name,
         namespace=namespace,
@@ -323,7 +321,8 @@ def parse_study(raw: Mapping[str, Any]) -> Study:
         storage=_parse_storage(spec.child("storage")),
     )
     spec.done()
-    problems.extend(_find_contradictions(study))
+    if spec.raw.get("numTrials") == study.num_trials:
+        problems.extend(_find_contradictions(study))
     if problems:
         raise StudyInvalidError(problems)
     return study
@@ -443,9 +442,18 @@ def _parse_categorical(fields: _Fields, rule: _Rule | None) -> SearchSpace | Non
     return Categorical(values=tuple(values), ordered=is_ordered)
 
 
+def _parse_arms(
+    spec: _Fields, parameters: Sequence[Parameter], *, are_known: bool
+) -> tuple[Arm | None, tuple[Arm, ...]]:
+    baseline, starting = spec.take("baseline"), spec.sequence("startingArms", 0, MAX_TRIALS, ())
+    if not are_known:
+        return None, ()
+    arms = [_parse_arm(spec, f"startingArms[{i}]", item, parameters) for i, item in enumerate(starting)]
+    given = None if baseline is None else _parse_arm(spec, "baseline", baseline, parameters)
+    return given, tuple(arm for arm in arms if arm is not None)
+
+
 def _parse_arm(spec: _Fields, field: str, raw: Any, parameters: Sequence[Parameter]) -> Arm | None:
-    if raw is None:
-        return None
     fields = spec.nested(field, raw)
     arm: dict[str, ParameterValue] = {}
     for parameter in parameters:
@@ -457,9 +465,7 @@ def _parse_arm(spec: _Fields, field: str, raw: Any, parameters: Sequence[Paramet
             fields.refuse(parameter.name, f"must lie in the search space: {rule}")
         is_listed = isinstance(parameter.search_space, Categorical)
         arm[parameter.name] = int(value) if is_listed and value == int(value) else value
-    # Where the parameters themselves are wrong, what an arm must name is not known.
-    if parameters:
-        fields.done(rule="must not be given, because it is not one of the study's parameters")
+    fields.done(rule="must not be given, because it is not one of the study's parameters")
     return arm if len(arm) == len(parameters) else None
 
 
@@ -585,7 +591,7 @@ def _parse_data(fields: _Fields) -> Data:
         labels.done()
     if labels_from is LabelSource.MARKUP:
         unknown = [a for a in attributes if a not in KNOWN_ATTRIBUTES]
-        if unknown or not attributes:
+        if unknown or (not attributes and fields.is_object):
             rule = f"must be some of {', '.join(KNOWN_ATTRIBUTES)} where labels come from Markup"
             fields.refuse("attributes", rule, unknown)
     split = fields.child("split", {})
@@ -667,11 +673,11 @@ class AddressingStyle(StrEnum):
 
 def _find_contradictions(study: Study) -> Iterator[str]:
     fixed = len(study.starting_arms) + (study.baseline is not None)
-    if study.num_trials and study.num_trials < fixed:
+    if study.num_trials < fixed:
         rule = f"must be at least {fixed}, the number of baseline and starting arms"
         yield f"`spec.numTrials` {rule}, got {study.num_trials}"
     chosen = study.promotion.num_promoted + study.promotion.num_audited + (study.baseline is not None)
-    if study.num_trials and study.num_trials < chosen:
+    if study.num_trials < chosen:
         rule = f"must be at least {chosen}, the number of promoted and audited trials and the baseline"
         yield f"`spec.numTrials` {rule}, got {study.num_trials}"
 
@@ -690,11 +696,10 @@ class _Fields:
         self._path = path
         self._problems = problems
         self._taken: set[str] = set()
-        if not isinstance(raw, Mapping):
+        self.is_object = isinstance(raw, Mapping)
+        """False where there is no object, which has been said: then nothing more is said of its fields."""
+        if not self.is_object and raw is not None:
             self._note(path or "the manifest", "must be an object", raw)
-            self._is_object = False
-        else:
-            self._is_object = True
         self.raw: Mapping[str, Any] = raw if isinstance(raw, Mapping) else {}
 
     def has(self, name: str) -> bool:
@@ -721,10 +726,12 @@ class _Fields:
     def child(self, name: str, default: Any = _REQUIRED) -> _Fields:
         """Return an object inside this one."""
         value = self._required(name, default, "an object")
-        return _Fields({} if value is None else value, self._join(name), self._problems)
+        return _Fields(value, self._join(name), self._problems)
 
     def nested(self, field: str, raw: Any) -> _Fields:
         """Return an object that was found under this one."""
+        if raw is None:
+            self.refuse(field, "must be an object")
         return _Fields(raw, self._join(field), self._problems)
 
     def text(self, name: str, default: Any = _REQUIRED, *, pattern: str = r"(?s:.+)", longest: int = 1000) -> str:
@@ -819,14 +826,14 @@ class _Fields:
             self.refuse(name, "must be a list")
             return ()
         if not least <= len(value) <= most:
-            self.refuse(name, f"must hold {least} to {most} items", f"{len(value)} items")
+            self.refuse(name, f"must hold {least} to {most} items", len(value))
             return value[:most]
         return value
 
     def _required(self, name: str, default: Any, kind: str) -> Any:
         value = self.take(name, None if default is _REQUIRED else default)
         # Of something that is no object at all, nothing more is to be said.
-        if value is None and default is _REQUIRED and self._is_object:
+        if value is None and default is _REQUIRED and self.is_object:
             self._note(self._join(name), f"must be given: {kind}", None)
         return value
 

@@ -1,0 +1,563 @@
+"""A manifest becomes a study, or the person who wrote it reads every mistake at once, as sentences."""
+
+# ruff: noqa: E501  # sentences stand as they are told
+
+import copy
+import re
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from study_operator.errors import StudyInvalidError
+from study_operator.study import (
+    Categorical,
+    LogUniform,
+    Objective,
+    Uniform,
+    complete_arm,
+    parse_outcome_constraint,
+    parse_study,
+)
+from trial_trainer.contract import LabelSource
+
+MANIFEST: dict[str, Any] = {
+    "apiVersion": "finetune.study/v1alpha1",
+    "kind": "FineTuneStudy",
+    "metadata": {"name": "laptop", "labels": {"team": "shop"}},
+    "spec": {
+        "objective": {"metric": "accuracy", "direction": "Maximize"},
+        "parameters": [
+            {"name": "learning_rate", "searchSpace": {"logUniform": {"min": "1e-4", "max": "1e-2"}}},
+            {"name": "lora_rank", "searchSpace": {"categorical": {"values": ["4", "16", "64"], "ordered": True}}},
+            {"name": "weight_decay", "searchSpace": {"uniform": {"min": "0", "max": "0.5"}}},
+        ],
+        "baseline": {"learning_rate": "1e-3", "lora_rank": "16", "weight_decay": "0.1"},
+        "numTrials": 8,
+        "earlyEvaluation": {},
+        "promotion": {"numPromoted": 2, "numAudited": 1},
+        "data": {"source": "pages", "attributes": ["name", "price"], "split": {}},
+        "trainer": {"baseModel": {"uri": "hf://owner/small"}, "epochs": 3},
+        "storage": {"uri": "s3://bucket/prefix"},
+    },
+}
+
+
+def a_manifest(changes: dict[str, Any] | None = None) -> dict[str, Any]:
+    """Return a good manifest with some fields changed, by their path; None takes a field away."""
+    raw = copy.deepcopy(MANIFEST)
+    for path, value in (changes or {}).items():
+        *keys, last = (int(key) if key.isdigit() else key for key in re.findall(r"[^.\[\]]+", path))
+        at: Any = raw
+        for key in keys:
+            at = at[key]
+        if value is None:
+            at.pop(last)
+        else:
+            at[last] = value
+    return raw
+
+
+WRONG_MANIFESTS = [
+    pytest.param(
+        {"apiVersion": "finetune.study/v2"},
+        ["`apiVersion` must be 'finetune.study/v1alpha1', got 'finetune.study/v2'"],
+        id="another API version",
+    ),
+    pytest.param({"kind": "Experiment"}, ["`kind` must be 'FineTuneStudy', got 'Experiment'"], id="another kind"),
+    pytest.param({"metadata": None}, ["`metadata` must be given: an object"], id="no metadata"),
+    pytest.param({"metadata.name": None}, ["`metadata.name` must be given: a string"], id="no name"),
+    pytest.param(
+        {"metadata.name": "Laptop"},
+        ["`metadata.name` must match ^[a-z]([-a-z0-9]*[a-z0-9])?$, got 'Laptop'"],
+        id="a name with capitals",
+    ),
+    pytest.param(
+        {"metadata.name": "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa"},
+        ["`metadata.name` must have at most 40 characters, got 'aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa'"],
+        id="a name that is too long",
+    ),
+    pytest.param({"spec": []}, ["`spec` must be an object, got []"], id="a spec that is a list"),
+    pytest.param(
+        {"spec.paralelTrials": 4},
+        ["`spec.paralelTrials` must not be given, because it is not a field, got 4"],
+        id="an unknown field of the spec",
+    ),
+    pytest.param(
+        {"spec.dataCurve": {"sampleSizes": [200]}},
+        ["`spec.dataCurve` must not be given, because it is not a field, got {'sampleSizes': [200]}"],
+        id="a field that is not built yet",
+    ),
+    pytest.param(
+        {"spec.promotion.confirmSeeds": 2},
+        ["`spec.promotion.confirmSeeds` must not be given, because it is not a field, got 2"],
+        id="confirming seeds, not built yet",
+    ),
+    pytest.param(
+        {"spec.trainer.quantization": "NF4"},
+        ["`spec.trainer.quantization` must not be given, because it is not a field, got 'NF4'"],
+        id="quantization, not built yet",
+    ),
+    pytest.param(
+        {"spec.data.labels": {"from": "Teacher"}},
+        ["`spec.data.labels.from` must be one of Given, Markup, got 'Teacher'"],
+        id="labels from a teacher, not built yet",
+    ),
+    pytest.param({"spec.objective": None}, ["`spec.objective` must be given: an object"], id="no objective"),
+    pytest.param(
+        {"spec.objective.metric": "f1"},
+        [
+            "`spec.objective.metric` must be one of accuracy, validation_loss, invalid_output_rate, false_value_rate, or accuracy/ and one of the asked attributes (name, price), got 'f1'"
+        ],
+        id="an unknown metric",
+    ),
+    pytest.param(
+        {"spec.objective.metric": "accuracy/brand"},
+        [
+            "`spec.objective.metric` must be one of accuracy, validation_loss, invalid_output_rate, false_value_rate, or accuracy/ and one of the asked attributes (name, price), got 'accuracy/brand'"
+        ],
+        id="accuracy of an attribute that is not asked",
+    ),
+    pytest.param(
+        {"spec.objective.metric": "accuracy/"},
+        [
+            "`spec.objective.metric` must be one of accuracy, validation_loss, invalid_output_rate, false_value_rate, or accuracy/ and one of the asked attributes (name, price), got 'accuracy/'"
+        ],
+        id="a metric that is half a name",
+    ),
+    pytest.param(
+        {"spec.objective.direction": "Minimize"},
+        ["`spec.objective.direction` must be 'Maximize' for accuracy, got 'Minimize'"],
+        id="the wrong way for a metric",
+    ),
+    pytest.param(
+        {"spec.objective.direction": "Up"},
+        ["`spec.objective.direction` must be one of Maximize, Minimize, got 'Up'"],
+        id="an unknown direction",
+    ),
+    pytest.param(
+        {"spec.outcomeConstraints": ["few invalid outputs"]},
+        ["`spec.outcomeConstraints[0]` must read like 'invalid_output_rate <= 0.2', got 'few invalid outputs'"],
+        id="a constraint in words",
+    ),
+    pytest.param(
+        {"spec.outcomeConstraints": ["f1 >= 0.5"]},
+        ["`spec.outcomeConstraints[0]` must read like 'invalid_output_rate <= 0.2', got 'f1 >= 0.5'"],
+        id="a constraint on an unknown metric",
+    ),
+    pytest.param(
+        {"spec.outcomeConstraints": ["accuracy >= 0.5"]},
+        ["`spec.outcomeConstraints[0]` must bound another metric than the objective, got 'accuracy >= 0.5'"],
+        id="a constraint on the objective",
+    ),
+    pytest.param({"spec.parameters": []}, ["`spec.parameters` must hold 1 to 20 items, got 0"], id="no parameters"),
+    pytest.param(
+        {"spec.parameters[1].name": "rank"},
+        [
+            "`spec.parameters[1].name` must be one of learning_rate, lora_rank, lora_alpha, lora_alpha_over_rank, lora_dropout, batch_size, weight_decay, warmup_percent, got 'rank'"
+        ],
+        id="an unknown parameter",
+    ),
+    pytest.param(
+        {
+            "spec.parameters[1].name": "learning_rate",
+            "spec.parameters[1].searchSpace": {"uniform": {"min": "0.1", "max": "0.2"}},
+        },
+        ["`spec.parameters[1].name` must be given once, got 'learning_rate'"],
+        id="a parameter given twice",
+    ),
+    pytest.param(
+        {"spec.parameters[1].name": "lora_alpha_over_rank", "spec.parameters[2].name": "lora_alpha"},
+        [
+            "`spec.parameters[2].searchSpace.uniform.min` must be a number, greater than 0 and at most 4096, got '0'",
+            "`spec.parameters` must not search lora_alpha and lora_alpha_over_rank together, got ['learning_rate', 'lora_alpha_over_rank', 'lora_alpha']",
+        ],
+        id="alpha twice",
+    ),
+    pytest.param(
+        {
+            "spec.parameters[0].searchSpace": {
+                "uniform": {"min": "0.1", "max": "0.2"},
+                "logUniform": {"min": "0.1", "max": "0.2"},
+            }
+        },
+        [
+            "`spec.parameters[0].searchSpace` must hold one of uniform, logUniform or categorical, got ['logUniform', 'uniform']"
+        ],
+        id="two search spaces",
+    ),
+    pytest.param(
+        {"spec.parameters[0].searchSpace": {"normal": {"mean": "0"}}},
+        [
+            "`spec.parameters[0].searchSpace` must hold one of uniform, logUniform or categorical, got ['normal']",
+            "`spec.parameters[0].searchSpace.normal` must not be given, because it is not a field, got {'mean': '0'}",
+        ],
+        id="an unknown search space",
+    ),
+    pytest.param(
+        {"spec.parameters[0].searchSpace.logUniform.min": 0.0001},
+        ["`spec.parameters[0].searchSpace.logUniform.min` must be a number in quotes, such as '0.0001', got 0.0001"],
+        id="a number without quotes",
+    ),
+    pytest.param(
+        {"spec.parameters[0].searchSpace.logUniform.min": "small"},
+        ["`spec.parameters[0].searchSpace.logUniform.min` must be a finite number, got 'small'"],
+        id="a bound that is no number",
+    ),
+    pytest.param(
+        {"spec.parameters[0].searchSpace.logUniform.max": "1e999"},
+        ["`spec.parameters[0].searchSpace.logUniform.max` must be a finite number, got '1e999'"],
+        id="a bound that is not finite",
+    ),
+    pytest.param(
+        {"spec.parameters[0].searchSpace.logUniform.min": "-1e-4"},
+        ["`spec.parameters[0].searchSpace.logUniform.min` must be greater than 0, got '-1e-4'"],
+        id="a negative bound on a log scale",
+    ),
+    pytest.param(
+        {"spec.parameters[0].searchSpace.logUniform.min": "0.5"},
+        ["`spec.parameters[0].searchSpace.logUniform.max` must be greater than min ('0.5'), got '1e-2'"],
+        id="bounds in the wrong order",
+    ),
+    pytest.param(
+        {"spec.parameters[0].searchSpace.logUniform.max": "10"},
+        ["`spec.parameters[0].searchSpace.logUniform.max` must be a number, greater than 0 and at most 1, got '10'"],
+        id="a learning rate above one",
+    ),
+    pytest.param(
+        {"spec.parameters[1].searchSpace": {"uniform": {"min": "4", "max": "64"}}},
+        [
+            "`spec.parameters[1].searchSpace.uniform` must be categorical, because its values are whole numbers, got ['max', 'min']"
+        ],
+        id="a rank that is a range",
+    ),
+    pytest.param(
+        {"spec.parameters[1].searchSpace.categorical.values": ["4", "8.5", "16"]},
+        [
+            "`spec.parameters[1].searchSpace.categorical.values[1]` must be a whole number, at least 1 and at most 1024, got '8.5'"
+        ],
+        id="a rank that is not whole",
+    ),
+    pytest.param(
+        {"spec.parameters[1].searchSpace.categorical.values": ["16"]},
+        ["`spec.parameters[1].searchSpace.categorical.values` must hold 2 to 100 items, got 1"],
+        id="a list of one value",
+    ),
+    pytest.param(
+        {"spec.parameters[1].searchSpace.categorical.values": ["4", "16", "16.0"]},
+        ["`spec.parameters[1].searchSpace.categorical.values[2]` must be given once, got '16.0'"],
+        id="a value given twice",
+    ),
+    pytest.param(
+        {"spec.parameters[1].searchSpace.categorical.values": ["16", "4"]},
+        ["`spec.parameters[1].searchSpace.categorical.values` must ascend, because they are ordered, got ['16', '4']"],
+        id="ordered values that fall",
+    ),
+    pytest.param(
+        {"spec.parameters[1].searchSpace.categorical.sorted": True},
+        ["`spec.parameters[1].searchSpace.categorical.sorted` must not be given, because it is not a field, got True"],
+        id="an unknown field of a search space",
+    ),
+    pytest.param(
+        {"spec.baseline.lora_rank": None},
+        ["`spec.baseline.lora_rank` must be given: a number in quotes"],
+        id="a baseline that lacks a parameter",
+    ),
+    pytest.param(
+        {"spec.baseline.lora_dropout": "0.1"},
+        ["`spec.baseline.lora_dropout` must not be given, because it is not one of the study's parameters, got '0.1'"],
+        id="a baseline with a parameter too many",
+    ),
+    pytest.param(
+        {"spec.baseline.learning_rate": "0.1"},
+        ["`spec.baseline.learning_rate` must lie in the search space: from 0.0001 to 0.01, got '0.1'"],
+        id="a baseline outside of its bounds",
+    ),
+    pytest.param(
+        {"spec.baseline.lora_rank": "5"},
+        ["`spec.baseline.lora_rank` must lie in the search space: one of 4, 16, 64, got '5'"],
+        id="a baseline outside of the list",
+    ),
+    pytest.param(
+        {"spec.startingArms": [{"learning_rate": "1e-3", "lora_rank": "128", "weight_decay": "0.1"}]},
+        ["`spec.startingArms[0].lora_rank` must lie in the search space: one of 4, 16, 64, got '128'"],
+        id="a starting arm outside of the list",
+    ),
+    pytest.param(
+        {"spec.parameterConstraints": ["learning_rate <= 0.001"]},
+        [
+            "`spec.parameterConstraints[0]` must name only parameters whose search space is uniform, got 'learning_rate <= 0.001'"
+        ],
+        id="a constraint on a log scale",
+    ),
+    pytest.param(
+        {"spec.parameterConstraints": ["weight_decay * weight_decay <= 1"]},
+        [
+            "`spec.parameterConstraints[0]` must be linear and read like 'lora_dropout + 2 * weight_decay <= 0.3', got 'weight_decay * weight_decay <= 1'"
+        ],
+        id="a constraint that is not linear",
+    ),
+    pytest.param(
+        {"spec.parameterConstraints": ["2 * weight_decay <= 0.05"]},
+        [
+            "`spec.baseline` must keep the constraint '2 * weight_decay <= 0.05', got {'learning_rate': 0.001, 'lora_rank': 16, 'weight_decay': 0.1}"
+        ],
+        id="a baseline that breaks a constraint",
+    ),
+    pytest.param(
+        {"spec.numTrials": None}, ["`spec.numTrials` must be given: a whole number"], id="no number of trials"
+    ),
+    pytest.param(
+        {"spec.numTrials": 501},
+        ["`spec.numTrials` must be a whole number from 1 to 500, got 501"],
+        id="too many trials",
+    ),
+    pytest.param(
+        {"spec.numTrials": "8"},
+        ["`spec.numTrials` must be a whole number from 1 to 500, got '8'"],
+        id="a number of trials in quotes",
+    ),
+    pytest.param(
+        {"spec.numTrials": 2},
+        ["`spec.numTrials` must be at least 4, the number of promoted and audited trials and the baseline, got 2"],
+        id="fewer trials than must run to the end",
+    ),
+    pytest.param(
+        {"spec.parallelTrials": 0},
+        ["`spec.parallelTrials` must be a whole number from 1 to 100, got 0"],
+        id="no parallel trials",
+    ),
+    pytest.param(
+        {"spec.seed": -1}, ["`spec.seed` must be a whole number from 0 to 2147483647, got -1"], id="a negative seed"
+    ),
+    pytest.param({"spec.suspend": "no"}, ["`spec.suspend` must be true or false, got 'no'"], id="suspend in words"),
+    pytest.param(
+        {"spec.earlyEvaluation.checkpointPercent": 100},
+        ["`spec.earlyEvaluation.checkpointPercent` must be a whole number from 1 to 99, got 100"],
+        id="an early evaluation at the end",
+    ),
+    pytest.param(
+        {"spec.earlyEvaluation.extraPercents": [20]},
+        ["`spec.earlyEvaluation.extraPercents[0]` must be given once and differ from checkpointPercent, got 20"],
+        id="an extra evaluation at the checkpoint",
+    ),
+    pytest.param(
+        {"spec.promotion.numPromoted": 0},
+        ["`spec.promotion.numPromoted` must be a whole number from 1 to 500, got 0"],
+        id="nobody promoted",
+    ),
+    pytest.param(
+        {"spec.budget": {"acceleratorHours": "0"}},
+        ["`spec.budget.acceleratorHours` must be greater than 0, got '0'"],
+        id="a budget of nothing",
+    ),
+    pytest.param(
+        {"spec.budget": {"acceleratorHours": 200}},
+        ["`spec.budget.acceleratorHours` must be a number in quotes, such as '200', got 200"],
+        id="a budget without quotes",
+    ),
+    pytest.param(
+        {"spec.budget": {"activeDeadlineSeconds": 0.5}},
+        ["`spec.budget.activeDeadlineSeconds` must be a whole number from 1 to 2147483647, got 0.5"],
+        id="a deadline of half a second",
+    ),
+    pytest.param({"spec.data.source": None}, ["`spec.data.source` must be given: a string"], id="no source"),
+    pytest.param(
+        {"spec.data.source": "https://shop.example/pages"},
+        [
+            "`spec.data.source` must be a path or start with s3:// or file:// and name something, got 'https://shop.example/pages'"
+        ],
+        id="a source that is a web site",
+    ),
+    pytest.param(
+        {"spec.data.attributes": []},
+        [
+            "`spec.data.attributes` must be some of name, price, currency, brand, sku, availability, rating, description where labels come from Markup, got []"
+        ],
+        id="no attributes for markup",
+    ),
+    pytest.param(
+        {"spec.data.attributes": ["price", "colour"]},
+        [
+            "`spec.data.attributes` must be some of name, price, currency, brand, sku, availability, rating, description where labels come from Markup, got ['colour']"
+        ],
+        id="an attribute that markup does not have",
+    ),
+    pytest.param(
+        {"spec.data.attributes": ["price", "price"]},
+        ["`spec.data.attributes[1]` must be given once, got 'price'"],
+        id="an attribute asked twice",
+    ),
+    pytest.param(
+        {"spec.data.testSource": "tests", "spec.data.split.testPercent": 10},
+        ["`spec.data.split.testPercent` must be 0 where spec.data.testSource is given, got 10"],
+        id="two test sets",
+    ),
+    pytest.param(
+        {"spec.data.split.validationPercent": 85, "spec.data.split.testPercent": 10},
+        ["`spec.data.split.validationPercent` must leave 10 percent for training beside testPercent (10), got 85"],
+        id="nothing left to train on",
+    ),
+    pytest.param(
+        {"spec.data.split.by": "Shop"},
+        ["`spec.data.split.by` must be one of Site, Page, got 'Shop'"],
+        id="an unknown way to split",
+    ),
+    pytest.param(
+        {"spec.trainer.baseModel": None}, ["`spec.trainer.baseModel` must be given: an object"], id="no base model"
+    ),
+    pytest.param(
+        {"spec.trainer.baseModel.uri": "https://models.example/small"},
+        [
+            "`spec.trainer.baseModel.uri` must be a path or start with hf:// or s3:// or file:// and name something, got 'https://models.example/small'"
+        ],
+        id="a base model from the web",
+    ),
+    pytest.param(
+        {"spec.trainer.epochs": 0},
+        ["`spec.trainer.epochs` must be a whole number from 1 to 10000, got 0"],
+        id="no epochs",
+    ),
+    pytest.param(
+        {"spec.trainer.precision": "Float16"},
+        ["`spec.trainer.precision` must be one of BFloat16, Float32, got 'Float16'"],
+        id="an unknown precision",
+    ),
+    pytest.param(
+        {"spec.trainer.targetModules": "q_proj"},
+        ["`spec.trainer.targetModules` must be 'AllLinear' or a list of names, got 'q_proj'"],
+        id="target modules that are no list",
+    ),
+    pytest.param(
+        {"spec.trainer.targetModules": []},
+        ["`spec.trainer.targetModules` must be 'AllLinear' or a list of at least one name, got []"],
+        id="no target modules",
+    ),
+    pytest.param(
+        {"spec.trainer.weightDecay": "2"},
+        ["`spec.trainer.weightDecay` must be from 0 to 1, got '2'"],
+        id="a weight decay above one",
+    ),
+    pytest.param(
+        {"spec.trainer.warmupPercent": 101},
+        ["`spec.trainer.warmupPercent` must be a whole number from 0 to 100, got 101"],
+        id="a warm-up of more than everything",
+    ),
+    pytest.param(
+        {"spec.trainer.acceleratorsPerNode": 0},
+        ["`spec.trainer.acceleratorsPerNode` must be a whole number from 1 to 64, got 0"],
+        id="no accelerators",
+    ),
+    pytest.param({"spec.storage": None}, ["`spec.storage` must be given: an object"], id="no storage"),
+    pytest.param(
+        {"spec.storage.uri": "s3://"},
+        ["`spec.storage.uri` must be a path or start with s3:// or file:// and name something, got 's3://'"],
+        id="a bucket without a name",
+    ),
+    pytest.param(
+        {"spec.storage.endpoint": "minio.example"},
+        ["`spec.storage.endpoint` must match ^https?://[^/\\s]+/?$, got 'minio.example'"],
+        id="an endpoint that is no URL",
+    ),
+    pytest.param(
+        {"spec.storage.addressingStyle": "path"},
+        ["`spec.storage.addressingStyle` must be one of Auto, Path, Virtual, got 'path'"],
+        id="an unknown addressing style",
+    ),
+]
+
+
+@pytest.mark.parametrize(("changes", "sentences"), WRONG_MANIFESTS)
+def test_a_wrong_manifest_is_refused_in_exactly_these_words(changes: dict[str, Any], sentences: list[str]) -> None:
+    with pytest.raises(StudyInvalidError) as refused:
+        parse_study(a_manifest(changes))
+    assert list(refused.value.problems) == sentences
+
+
+def test_every_mistake_is_told_at_once() -> None:
+    changes = {"spec.numTrials": 0, "spec.storage.uri": "ftp://host/x", "spec.trainer.epochs": "3", "spec.seed": 1.5}
+    with pytest.raises(StudyInvalidError) as refused:
+        parse_study(a_manifest(changes))
+    told = "\n".join(refused.value.problems)
+    assert all(f"`{path}`" in told for path in changes)
+    assert str(refused.value) == told
+
+
+def test_a_good_manifest_becomes_typed_values() -> None:
+    study = parse_study(a_manifest())
+    assert study.objective == Objective(metric="accuracy", direction=study.objective.direction)
+    assert [p.search_space for p in study.parameters] == [
+        LogUniform(min=1e-4, max=1e-2),
+        Categorical(values=(4, 16, 64), ordered=True),
+        Uniform(min=0.0, max=0.5),
+    ]
+    assert study.baseline == {"learning_rate": 1e-3, "lora_rank": 16, "weight_decay": 0.1}
+    assert (study.namespace, study.uid, study.data.split.test_percent) == ("default", "local", 10)
+
+
+def test_numbers_in_quotes_are_read_exactly() -> None:
+    value = "0.30000000000000004"
+    study = parse_study(a_manifest({"spec.baseline.weight_decay": value}))
+    assert study.baseline is not None
+    assert repr(study.baseline["weight_decay"]) == value
+
+
+def test_whole_values_of_a_list_are_whole_numbers() -> None:
+    values = ["4", "16.0", "6.4e1"]
+    study = parse_study(a_manifest({"spec.parameters[1].searchSpace.categorical.values": values}))
+    space = study.parameters[1].search_space
+    assert isinstance(space, Categorical)
+    assert [repr(value) for value in space.values] == ["4", "16", "64"]
+
+
+def test_an_independent_test_set_leaves_nothing_to_split_off() -> None:
+    assert parse_study(a_manifest({"spec.data.testSource": "audited"})).data.split.test_percent == 0
+
+
+def test_ready_samples_need_no_attributes() -> None:
+    study = parse_study(a_manifest({"spec.data.labels": {"from": "Given"}, "spec.data.attributes": []}))
+    assert (study.data.labels_from, study.data.attributes) == (LabelSource.GIVEN, ())
+
+
+def test_a_study_without_a_baseline_is_a_study() -> None:
+    assert parse_study(a_manifest({"spec.baseline": None})).baseline is None
+
+
+def test_a_constraint_that_the_arms_keep_is_kept_as_it_was_written() -> None:
+    text = "weight_decay + 0.5 * weight_decay - 0.1 <= 0.3"
+    assert parse_study(a_manifest({"spec.parameterConstraints": [text]})).parameter_constraints == (text,)
+
+
+def test_an_arm_is_completed_with_what_is_not_searched() -> None:
+    assert complete_arm({"lora_rank": 8, "learning_rate": 1e-3})["lora_alpha"] == 16
+    assert "lora_alpha" not in complete_arm({"lora_alpha_over_rank": 2.0})
+    assert complete_arm({"batch_size": 4})["batch_size"] == 4
+
+
+def test_a_reading_without_the_constrained_metric_does_not_keep_the_constraint() -> None:
+    constraint = parse_outcome_constraint("invalid_output_rate <= 0.2")
+    assert constraint is not None
+    assert constraint.holds({"invalid_output_rate": 0.2})
+    assert not constraint.holds({"invalid_output_rate": 0.21})
+    assert not constraint.holds({})
+
+
+JSON = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-3, 600)
+    | st.sampled_from(["1e-3", "16", "accuracy", "s3://", "", "Given"]),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(["name", "uri", "min", "x"]), inner),
+    max_leaves=6,
+)
+
+
+@given(st.dictionaries(st.sampled_from([f"spec.{name}" for name in MANIFEST["spec"]]), JSON, max_size=4))
+def test_whatever_a_field_holds_the_answer_is_a_study_or_sentences(changes: dict[str, Any]) -> None:
+    problems: tuple[str, ...] = ()
+    try:
+        parse_study(a_manifest(changes))
+    except StudyInvalidError as error:
+        problems = error.problems
+    assert all(problem.startswith("`") and " must " in problem for problem in problems)
