@@ -1,0 +1,317 @@
+"""The judge: who is asked, what is written, and that the test set is read once."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import replace
+from itertools import count
+
+import pytest
+
+from trial_trainer.artifacts import DirectoryStore
+from trial_trainer.contract import (
+    BaseModel,
+    Candidate,
+    ContractError,
+    DatasetSummary,
+    JudgeConfig,
+    Judgement,
+    TrainerSettings,
+    from_json,
+)
+from trial_trainer.dataset import (
+    HAND,
+    MARKUP,
+    DatasetError,
+    DatasetIndex,
+    Page,
+    Question,
+    read_index,
+    write_index,
+    write_split,
+    write_summary,
+)
+from trial_trainer.judge import judge
+from trial_trainer.measure import build_prediction
+
+BASELINE = Candidate(trial="t000", adapter="runs/t000/adapter")
+WINNER = Candidate(trial="t003", adapter="runs/t003/adapter")
+
+
+def a_page(number: int, **changes) -> Page:
+    name = Question(
+        attribute="name",
+        prompt=(7, 8),
+        answer=(9, 2),
+        answer_text="Kettle",
+        gold=("Kettle",),
+        origin=MARKUP,
+        rule="Kettle" if number % 2 else "Home",
+        constant="Lamp",
+    )
+    brand = replace(name, attribute="brand", gold=("Smeg",), origin=HAND, rule=None, constant="Smeg")
+    sku = replace(name, attribute="sku", gold=(), origin=HAND, rule="4711", constant=None)
+    page = Page(id=f"p{number}", site=f"shop{number}", url=None, prefix=(1,), questions=(name, brand, sku))
+    return replace(page, **changes)
+
+
+def write_dataset(tmp_path, pages, split="test") -> None:
+    store = DirectoryStore(str(tmp_path / "dataset"))
+    index = DatasetIndex(
+        tokenizer="t",
+        layout="TwoTurns",
+        system="",
+        end_of_turn=(2,),
+        max_length_tokens=64,
+        page_tokens=32,
+        longest_answer_tokens=4,
+        attributes=("name", "brand", "sku"),
+        constants={},
+        digests={split: write_split(store, split, pages)},
+    )
+    write_index(store, index)
+    summary = DatasetSummary(
+        study="s",
+        splits={},
+        skipped_pages={},
+        dropped_labels={},
+        pages_in_test_shops=0,
+        warnings=(),
+        fingerprint="f",
+    )
+    write_summary(store, summary)
+
+
+def a_config(tmp_path, **changes) -> JudgeConfig:
+    config = JudgeConfig(
+        study="s",
+        winner=WINNER,
+        baseline=BASELINE,
+        base_model=BaseModel(uri="model"),
+        dataset=str(tmp_path / "dataset"),
+        output=str(tmp_path / "judge"),
+        trainer=TrainerSettings(epochs=1, max_length_tokens=64),
+        seed=0,
+    )
+    return replace(config, **changes)
+
+
+class Models:
+    """Models that say one word to every question; remembers which were asked."""
+
+    def __init__(self, word_by_trial: Mapping[str | None, str] | None = None) -> None:
+        self.word_by_trial = word_by_trial or {"t003": "Kettle", "t000": "Smeg", None: ""}
+        self.asked: list[str | None] = []
+
+    def __call__(self, candidate, pages, index):
+        trial = candidate.trial if candidate else None
+        self.asked.append(trial)
+        word = self.word_by_trial[trial]
+        return [build_prediction(page, q, answer=word) for page in pages for q in page.questions]
+
+
+def read_lines(tmp_path) -> list[dict]:
+    text = (tmp_path / "judge" / "predictions.jsonl").read_text(encoding="utf-8")
+    return [json.loads(line) for line in text.split("\n")[:-1]]
+
+
+@pytest.fixture
+def pages(tmp_path) -> list[Page]:
+    pages = [a_page(number) for number in range(4)]
+    write_dataset(tmp_path, pages)
+    return pages
+
+
+def test_the_winner_stands_beside_every_opponent(tmp_path, pages) -> None:
+    judgement = judge(a_config(tmp_path), answer=Models())
+    means = {name: (j.hand_labelled.value, j.all_asked.value) for name, j in judgement.predictors.items()}
+    assert means == {
+        "winner": (0.0, 0.5),
+        "baseline": (1.0, 0.5),
+        "untrained": (0.0, 0.0),
+        "rules": (0.0, 0.25),
+        "constants": (1.0, 0.5),
+    }
+    assert judgement.predictors["rules"].by_attribute["name"].value == 0.5
+    assert judgement.predictors["rules"].by_attribute["name"].n == 4
+
+
+def test_rules_may_be_silent_and_a_model_may_not(tmp_path, pages) -> None:
+    predictors = judge(a_config(tmp_path), answer=Models()).predictors
+    assert predictors["untrained"].invalid_output_rate.value == 1.0
+    assert predictors["rules"].invalid_output_rate.value == 0.0
+    assert {name: j.false_value_rate.value for name, j in predictors.items()} == {
+        "winner": 1.0,
+        "baseline": 1.0,
+        "untrained": 0.0,
+        "rules": 1.0,
+        "constants": 0.0,
+    }
+
+
+def test_the_winner_is_compared_with_each_opponent_by_both_means(tmp_path, pages) -> None:
+    gains = judge(a_config(tmp_path), answer=Models()).gains
+    others = ("baseline", "untrained", "rules", "constants")
+    assert set(gains) == {f"{mean}/winner-{other}" for mean in ("hand_labelled", "all_asked") for other in others}
+    assert gains["hand_labelled/winner-baseline"].difference == -1.0
+    assert (gains["all_asked/winner-rules"].difference, gains["all_asked/winner-rules"].n) == (0.25, 8)
+    assert gains["all_asked/winner-rules"].low <= 0.25 <= gains["all_asked/winner-rules"].high
+
+
+@pytest.mark.parametrize(
+    ("baseline", "asked"),
+    [
+        pytest.param(BASELINE, ["t003", "t000", None], id="three models"),
+        pytest.param(None, ["t003", None], id="no baseline"),
+        pytest.param(WINNER, ["t003", None], id="the baseline won"),
+    ],
+)
+def test_each_model_is_asked_once(tmp_path, pages, baseline, asked) -> None:
+    models = Models()
+    judge(a_config(tmp_path, baseline=baseline), answer=models)
+    assert models.asked == asked
+
+
+def test_a_baseline_that_won_has_the_winners_numbers_and_no_gain(tmp_path, pages) -> None:
+    judgement = judge(a_config(tmp_path, baseline=WINNER), answer=Models())
+    assert judgement.predictors["baseline"] == judgement.predictors["winner"]
+    gain = judgement.gains["all_asked/winner-baseline"]
+    assert (gain.difference, gain.low, gain.high) == (0.0, 0.0, 0.0)
+
+
+def test_without_a_baseline_nothing_is_said_of_one(tmp_path, pages) -> None:
+    judgement = judge(a_config(tmp_path, baseline=None), answer=Models())
+    assert "baseline" not in judgement.predictors
+    assert not any("baseline" in name for name in judgement.gains)
+
+
+def test_ready_samples_have_no_rules_to_be_beaten(tmp_path) -> None:
+    pages = [a_page(number) for number in range(3)]
+    write_dataset(
+        tmp_path,
+        [replace(p, questions=tuple(replace(q, rule=None, constant=None) for q in p.questions)) for p in pages],
+    )
+    judgement = judge(a_config(tmp_path), answer=Models())
+    assert set(judgement.predictors) == {"winner", "baseline", "untrained"}
+
+
+def test_two_samples_of_one_context_are_two_questions(tmp_path) -> None:
+    completion = replace(a_page(0).questions[0], attribute="completion")
+    samples = (completion, replace(completion, gold=("Pot",)))
+    write_dataset(tmp_path, [a_page(number, questions=samples) for number in range(3)])
+    judgement = judge(a_config(tmp_path), answer=Models())
+    assert judgement.predictors["winner"].all_asked.value == 0.5
+    assert judgement.gains["all_asked/winner-untrained"].n == 6
+
+
+def test_every_answer_is_written_beside_its_gold(tmp_path, pages) -> None:
+    judge(a_config(tmp_path), answer=Models({"t003": "Käse\u2028\n", "t000": "Smeg", None: ""}))
+    lines = read_lines(tmp_path)
+    assert len(lines) == 12
+    assert lines[1] == {
+        "page": "p0",
+        "site": "shop0",
+        "attribute": "brand",
+        "origin": "Hand",
+        "gold": ["Smeg"],
+        "answers": {"winner": "Käse\u2028\n", "baseline": "Smeg", "untrained": "", "rules": "", "constants": "Smeg"},
+        "unfinished": [],
+    }
+
+
+def test_answers_that_were_cut_off_are_named(tmp_path, pages) -> None:
+    def answer(candidate, pages, index):
+        return [replace(p, finished=candidate is not None) for p in Models()(candidate, pages, index)]
+
+    judge(a_config(tmp_path), answer=answer)
+    assert {tuple(line["unfinished"]) for line in read_lines(tmp_path)} == {("untrained",)}
+
+
+def test_the_seconds_are_those_of_each_model(tmp_path, pages) -> None:
+    ticks = count(start=100.0, step=2.5)
+    judgement = judge(a_config(tmp_path), answer=Models(), clock=lambda: next(ticks))
+    assert judgement.seconds == {"winner": 2.5, "baseline": 2.5, "untrained": 2.5}
+
+
+def test_the_models_get_the_test_pages_and_the_index(tmp_path, pages) -> None:
+    seen = []
+
+    def answer(candidate, pages, index):
+        seen.append((list(pages), index))
+        return Models()(candidate, pages, index)
+
+    judge(a_config(tmp_path), answer=answer)
+    assert seen[0] == (pages, read_index(DirectoryStore(str(tmp_path / "dataset"))))
+
+
+def test_the_judgement_that_is_written_is_the_one_returned(tmp_path, pages) -> None:
+    judgement = judge(a_config(tmp_path), answer=Models())
+    assert from_json(Judgement, (tmp_path / "judge" / "judgement.json").read_bytes()) == judgement
+
+
+def test_the_test_set_is_read_once(tmp_path, pages) -> None:
+    first = judge(a_config(tmp_path), answer=Models())
+    better = Models({"t003": "Smeg", "t000": "", None: ""})
+    assert judge(a_config(tmp_path), answer=better) == first
+    assert better.asked == []
+
+
+def test_who_loses_a_race_returns_what_stands(tmp_path, pages) -> None:
+    judgements = []
+
+    def answer(candidate, pages, index):
+        if not judgements:
+            judgements.append(None)
+            judgements.append(judge(a_config(tmp_path), answer=Models()))
+        return Models({"t003": "", "t000": "", None: ""})(candidate, pages, index)
+
+    assert judge(a_config(tmp_path), answer=answer) == judgements[1]
+
+
+def test_another_winner_does_not_get_a_second_look(tmp_path, pages) -> None:
+    judge(a_config(tmp_path), answer=Models())
+    with pytest.raises(ContractError, match=r"winner must be 't003' of study 's'.*got 't000' of 's'.*read once"):
+        judge(a_config(tmp_path, winner=BASELINE), answer=Models())
+
+
+def test_a_model_that_fails_leaves_no_judgement(tmp_path, pages) -> None:
+    def answer(candidate, pages, index):
+        if candidate is None:
+            raise MemoryError
+        return Models()(candidate, pages, index)
+
+    with pytest.raises(MemoryError):
+        judge(a_config(tmp_path), answer=answer)
+    assert not (tmp_path / "judge").exists()
+    assert judge(a_config(tmp_path), answer=Models()).winner == "t003"
+
+
+def test_a_dataset_without_a_test_split_is_refused(tmp_path) -> None:
+    write_dataset(tmp_path, [a_page(0)], split="validation")
+    with pytest.raises(DatasetError, match=r"has no split 'test', only validation"):
+        judge(a_config(tmp_path), answer=Models())
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        pytest.param(
+            lambda given: given[:-1], r"the answers of winner must be those to the 12 .* got 11 answers$", id="too few"
+        ),
+        pytest.param(
+            lambda given: given[::-1], r"first wrong: \('p3', 'sku', \(\)\) for \('p0', 'name'", id="out of order"
+        ),
+        pytest.param(lambda given: [*given, given[0]], r"got 13 answers$", id="too many"),
+    ],
+)
+def test_answers_to_other_questions_are_refused(tmp_path, pages, change, message) -> None:
+    with pytest.raises(ValueError, match=message):
+        judge(a_config(tmp_path), answer=lambda *arguments: change(Models()(*arguments)))
+
+
+def test_judging_needs_no_torch() -> None:
+    script = "import sys, trial_trainer.judge; sys.exit('torch' in sys.modules)"
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    assert subprocess.run([sys.executable, "-c", script], check=False, env=environment).returncode == 0

@@ -1,0 +1,178 @@
+"""The test set, read once: the winner beside the baseline, the untrained model, rules and constants.
+
+Called by ``python -m trial_trainer judge`` after the winner was chosen by validation alone. How a model is loaded and
+asked is handed in, so nothing here knows torch. Under the judge's output prefix lie
+
+* ``predictions.jsonl``: a line for each question, with its gold values and the answer of every predictor;
+* ``judgement.json``: the contract's `Judgement`, written last and once. Where there is one already, it stands.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Mapping, Sequence
+
+from trial_trainer import measure
+from trial_trainer.artifacts import ArtifactStore, open_store
+from trial_trainer.contract import (
+    JUDGEMENT,
+    PREDICTIONS,
+    Candidate,
+    ContractError,
+    Interval,
+    JudgeConfig,
+    Judged,
+    Judgement,
+    from_json,
+    to_json,
+)
+from trial_trainer.dataset import TEST, DatasetIndex, Page, Question, read_index, read_split
+from trial_trainer.measure import Mean, Prediction, build_prediction
+
+WINNER, BASELINE, UNTRAINED, RULES, CONSTANTS = "winner", "baseline", "untrained", "rules", "constants"
+MEANS: tuple[Mean, ...] = ("hand_labelled", "all_asked")
+
+_OPPONENTS: dict[str, Callable[[Question], str | None]] = {
+    RULES: lambda question: question.rule,
+    CONSTANTS: lambda question: question.constant,
+}
+
+Answer = Callable[[Candidate | None, Sequence[Page], DatasetIndex], Sequence[Prediction]]
+"""Ask a model every question of the pages, in dataset order: a candidate's adapter, or None for the untrained model."""
+
+
+def judge(config: JudgeConfig, *, answer: Answer, clock: Callable[[], float] = time.perf_counter) -> Judgement:
+    """Read the test set and write the judgement; return the one that stands in the output prefix.
+
+    Args:
+        config: who is judged, on which dataset.
+        answer: asks one model.
+        clock: seconds of a clock that never goes back.
+
+    Raises:
+        DatasetError: where the dataset is not whole or has no test split.
+        ContractError: where the output holds the judgement of another winner.
+    """
+    store = open_store(config.output)
+    standing = _read_judgement(config, store)
+    if standing is not None:
+        return standing
+
+    dataset = open_store(config.dataset)
+    pages, index = read_split(dataset, TEST), read_index(dataset)
+
+    # The models.
+    seconds: dict[str, float] = {}
+    predictions: dict[str, Sequence[Prediction]] = {}
+    for name, candidate in _candidates(config).items():
+        started = clock()
+        predictions[name] = answer(candidate, pages, index)
+        seconds[name] = clock() - started
+        _check_complete(name, predictions[name], pages)
+    if config.baseline is not None and BASELINE not in predictions:
+        predictions[BASELINE] = predictions[WINNER]
+
+    # Their opponents, whose answers came with the dataset.
+    for name, say in _OPPONENTS.items():
+        given = _predict(pages, say)
+        # Ready samples have no rules: an opponent that never says a word is none.
+        if any(p.answer for p in given):
+            predictions[name] = given
+
+    judgement = Judgement(
+        study=config.study,
+        winner=config.winner.trial,
+        predictors={name: _judge_one(name, given) for name, given in predictions.items()},
+        gains=_measure_gains(predictions, config.seed),
+        seconds=seconds,
+    )
+    store.write(PREDICTIONS, _render_predictions(predictions).encode())
+    if not store.write_new(JUDGEMENT, to_json(judgement).encode()):
+        return _read_judgement(config, store) or judgement
+    return judgement
+
+
+def _read_judgement(config: JudgeConfig, store: ArtifactStore) -> Judgement | None:
+    data = store.read(JUDGEMENT)
+    if data is None:
+        return None
+    judgement = from_json(Judgement, data)
+    if (judgement.study, judgement.winner) != (config.study, config.winner.trial):
+        raise ContractError(
+            f"JudgeConfig.winner must be {judgement.winner!r} of study {judgement.study!r}, whose judgement stands in "
+            f"{store.uri}, got {config.winner.trial!r} of {config.study!r}: the test set is read once"
+        )
+    return judgement
+
+
+def _candidates(config: JudgeConfig) -> dict[str, Candidate | None]:
+    """The models to ask, in order. A baseline that won is not asked twice."""
+    candidates: dict[str, Candidate | None] = {WINNER: config.winner}
+    if config.baseline is not None and config.baseline.trial != config.winner.trial:
+        candidates[BASELINE] = config.baseline
+    candidates[UNTRAINED] = None
+    return candidates
+
+
+def _check_complete(name: str, predictions: Sequence[Prediction], pages: Sequence[Page]) -> None:
+    asked = [(page.id, question.attribute, question.gold) for page in pages for question in page.questions]
+    answered = [(p.page, p.attribute, p.gold) for p in predictions]
+    if asked != answered:
+        raise ValueError(
+            f"the answers of {name} must be those to the {len(asked)} questions of the test set in their order, "
+            f"got {len(answered)} answers"
+            + next(
+                (
+                    f", first wrong: {got!r} for {want!r}"
+                    for want, got in zip(asked, answered, strict=False)
+                    if want != got
+                ),
+                "",
+            )
+        )
+
+
+def _predict(pages: Sequence[Page], say: Callable[[Question], str | None]) -> list[Prediction]:
+    return [
+        build_prediction(page, question, answer=say(question) or "") for page in pages for question in page.questions
+    ]
+
+
+def _judge_one(name: str, predictions: Sequence[Prediction]) -> Judged:
+    return Judged(
+        hand_labelled=measure.hand_labelled(predictions),
+        all_asked=measure.all_asked(predictions),
+        by_attribute=measure.accuracy_by_attribute(predictions),
+        invalid_output_rate=measure.invalid_output_rate(predictions, may_be_silent=name in _OPPONENTS),
+        false_value_rate=measure.false_value_rate(predictions),
+    )
+
+
+def _measure_gains(predictions: Mapping[str, Sequence[Prediction]], seed: int) -> dict[str, Interval]:
+    """Pair the winner with each other predictor. One seed: all of them see the same resamples of sites."""
+    return {
+        f"{mean}/{WINNER}-{other}": measure.paired_gain(
+            predictions[WINNER], predictions[other], measure=mean, seed=seed
+        )
+        for mean in MEANS
+        for other in predictions
+        if other != WINNER
+    }
+
+
+def _render_predictions(predictions: Mapping[str, Sequence[Prediction]]) -> str:
+    lines = []
+    for given in zip(*predictions.values(), strict=True):
+        asked = given[0]
+        line = {
+            "page": asked.page,
+            "site": asked.site,
+            "attribute": asked.attribute,
+            "origin": asked.origin,
+            "gold": asked.gold,
+            "answers": {name: p.answer for name, p in zip(predictions, given, strict=True)},
+            "unfinished": [name for name, p in zip(predictions, given, strict=True) if not p.finished],
+        }
+        lines.append(json.dumps(line, ensure_ascii=False) + "\n")
+    return "".join(lines)

@@ -1,0 +1,292 @@
+"""How good answers are: rates, means, their standard errors, and the paired difference of two predictors.
+
+Pure functions of answers as text, called by trials on the validation set and by the judge on the test set. Nothing
+here knows models, tokens or files.
+
+A question is *right* when its finished answer means one of the accepted values (`answers.is_correct`). Accuracy asks
+only questions that have a value; what is said where there is none is the false value rate. Pages of one shop look
+alike, so every standard error and interval is clustered by site.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trial_trainer import answers
+from trial_trainer.contract import Interval, Metric
+from trial_trainer.dataset import HAND, Page, Question
+
+ACCURACY = "accuracy"
+FALSE_VALUE_RATE = "false_value_rate"
+INVALID_OUTPUT_RATE = "invalid_output_rate"
+VALIDATION_LOSS = "validation_loss"
+
+WORST_LOSS = 1e4
+"""Nats per token. Stands for a loss that is not finite, and bounds the others, so that a mean of losses is a number."""
+
+RESAMPLES = 10_000
+_RESAMPLES_AT_ONCE = 1_000
+
+Mean = Literal["hand_labelled", "all_asked"]
+"""The two means over attributes that the test set is read by."""
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prediction:
+    """What one predictor answered to one question."""
+
+    page: str
+    site: str
+    attribute: str
+    answer: str
+    """As text, without the end of turn; empty where the predictor said nothing."""
+    finished: bool
+    """Whether the answer ended by itself, within the limit of tokens."""
+    gold: tuple[str, ...]
+    """Accepted values; empty means that the page is known to have none."""
+    origin: str
+    """Where the label comes from: `dataset.HAND` or `dataset.MARKUP`."""
+    loss: float | None
+    """Mean cross-entropy of the gold answer's tokens, nats; None where it was not read or can't be derived."""
+    answer_tokens: int
+    """Tokens that ``loss`` is a mean of."""
+
+
+def build_prediction(
+    page: Page,
+    question: Question,
+    *,
+    answer: str,
+    finished: bool = True,
+    loss: float | None = None,
+    answer_tokens: int = 0,
+) -> Prediction:
+    """Put an answer beside the question that it was given to."""
+    return Prediction(
+        page=page.id,
+        site=page.site,
+        attribute=question.attribute,
+        answer=answer,
+        finished=finished,
+        gold=question.gold,
+        origin=question.origin,
+        loss=loss,
+        answer_tokens=answer_tokens,
+    )
+
+
+def measure(predictions: Sequence[Prediction]) -> dict[str, Metric]:
+    """Measure everything that a reading holds.
+
+    Returns:
+        ``accuracy``, ``false_value_rate``, ``invalid_output_rate``, ``accuracy/<attribute>`` for each asked attribute,
+        and ``validation_loss`` where any loss was read. What nothing was asked for is 0 with ``n`` 0.
+    """
+    metrics = {
+        ACCURACY: all_asked(predictions),
+        FALSE_VALUE_RATE: false_value_rate(predictions),
+        INVALID_OUTPUT_RATE: invalid_output_rate(predictions),
+    }
+    if any(p.loss is not None for p in predictions):
+        metrics[VALIDATION_LOSS] = validation_loss(predictions)
+    return metrics | {f"{ACCURACY}/{name}": metric for name, metric in accuracy_by_attribute(predictions).items()}
+
+
+def all_asked(predictions: Sequence[Prediction]) -> Metric:
+    """Mean over the attributes of the share of their values that were answered right."""
+    return _mean_of_ratios(_tabulate(_with_value(predictions), _is_right))
+
+
+def hand_labelled(predictions: Sequence[Prediction]) -> Metric:
+    """The same mean over those questions alone whose label a person made."""
+    return all_asked([p for p in predictions if p.origin == HAND])
+
+
+def accuracy_by_attribute(predictions: Sequence[Prediction]) -> dict[str, Metric]:
+    """Share of right answers for each asked attribute, in the order in which they were first asked."""
+    return {
+        attribute: all_asked([p for p in predictions if p.attribute == attribute])
+        for attribute in dict.fromkeys(p.attribute for p in predictions)
+    }
+
+
+def false_value_rate(predictions: Sequence[Prediction]) -> Metric:
+    """Share of the questions without a value that were answered with one."""
+    return _mean_of_questions([p for p in predictions if not p.gold], _states_value)
+
+
+def invalid_output_rate(predictions: Sequence[Prediction], *, may_be_silent: bool = False) -> Metric:
+    """Share of answers that did not end, or can't be read as a value of their attribute nor as "none".
+
+    Args:
+        predictions: of one predictor.
+        may_be_silent: whether an empty answer is valid. A model has a word for "none", so that its silence is an
+            invalid output; a rule that finds nothing has no other way to say so.
+    """
+
+    def is_invalid(p: Prediction) -> bool:
+        if not p.finished:
+            return True
+        if not p.answer.strip():
+            return not may_be_silent
+        # A free-form answer may be right without a letter in it: "+".
+        return not (answers.is_valid(p.attribute, p.answer) or answers.is_absent(p.answer) or _is_right(p))
+
+    return _mean_of_questions(predictions, is_invalid)
+
+
+def validation_loss(predictions: Sequence[Prediction]) -> Metric:
+    """Mean over the answers of their mean loss in nats per token: each answer weighs the same, as in training."""
+    return _mean_of_questions([p for p in predictions if p.loss is not None], _bounded_loss)
+
+
+def paired_gain(a: Sequence[Prediction], b: Sequence[Prediction], *, measure: Mean, seed: int) -> Interval:
+    """Estimate how much better ``a`` does than ``b`` on the same questions.
+
+    The 95 % interval is the percentile interval of a bootstrap over sites: each resample draws as many sites as there
+    are, with replacement, and takes all questions of a drawn site for both predictors. It speaks of other shops, not
+    of other training seeds. With fewer than two sites nothing can be estimated and the interval is the whole [-1, 1];
+    with fewer than about twenty it is somewhat too narrow.
+
+    Raises:
+        ValueError: where the two were not asked the same questions.
+    """
+    pairs = [(one, other) for one, other in _pair(a, b) if one.gold and (measure == "all_asked" or one.origin == HAND)]
+    if not pairs:
+        return Interval(difference=0.0, low=-1.0, high=1.0, n=0, sites=0)
+    gain_by_question = {id(one): float(_is_right(one)) - float(_is_right(other)) for one, other in pairs}
+    table = _tabulate([one for one, _ in pairs], lambda p: gain_by_question[id(p)])
+    difference = float(np.mean(table.total.sum(axis=0) / table.count.sum(axis=0)))
+    low, high = _bootstrap_interval(table, seed) if table.sites > 1 else (-1.0, 1.0)
+    return Interval(difference=difference, low=low, high=high, n=len(pairs), sites=table.sites)
+
+
+# What one answer counts as --------------------------------------------------------------------------------------------
+
+
+def _with_value(predictions: Sequence[Prediction]) -> list[Prediction]:
+    return [p for p in predictions if p.gold]
+
+
+def _is_right(p: Prediction) -> bool:
+    # What was cut off at the limit is not known, so it can't be right.
+    return p.finished and answers.is_correct(p.attribute, p.answer, p.gold)
+
+
+def _states_value(p: Prediction) -> bool:
+    return bool(p.answer.strip()) and not answers.is_absent(p.answer)
+
+
+def _bounded_loss(p: Prediction) -> float:
+    if p.loss is None or not math.isfinite(p.loss):
+        return WORST_LOSS
+    return min(p.loss, WORST_LOSS)
+
+
+# Estimates ------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Table:
+    """Sums of a quantity and numbers of questions, (site, attribute). No site and no attribute is without questions."""
+
+    total: Array
+    count: Array
+
+    @property
+    def sites(self) -> int:
+        return len(self.count)
+
+
+def _tabulate(
+    predictions: Sequence[Prediction], quantity: Callable[[Prediction], float], *, by_attribute: bool = True
+) -> _Table:
+    row = {site: i for i, site in enumerate(dict.fromkeys(p.site for p in predictions))}
+    column = {name: i for i, name in enumerate(dict.fromkeys(p.attribute for p in predictions))} if by_attribute else {}
+    shape = (len(row), len(column) if by_attribute else 1)
+    total, count = np.zeros(shape), np.zeros(shape)
+    for p in predictions:
+        cell = row[p.site], column.get(p.attribute, 0)
+        total[cell] += quantity(p)
+        count[cell] += 1
+    return _Table(total=total, count=count)
+
+
+def _mean_of_questions(predictions: Sequence[Prediction], quantity: Callable[[Prediction], float]) -> Metric:
+    return _mean_of_ratios(_tabulate(predictions, quantity, by_attribute=False))
+
+
+def _mean_of_ratios(table: _Table) -> Metric:
+    """Mean over the columns of (sum of the quantity / number of questions), with its linearised standard error.
+
+    The estimator is a function of sums over sites. Linearised around them, site s contributes
+    z_s = mean over columns of (total_s - ratio x count_s) / count; these sum to zero, and with G sites drawn
+    independently the variance is G / (G - 1) x sum of z_s squared (Cochran, Sampling Techniques, 3rd ed., 6.3).
+    """
+    n = int(table.count.sum())
+    if n == 0:
+        return Metric(value=0.0, standard_error=None, n=0)
+    count = table.count.sum(axis=0)
+    ratio = table.total.sum(axis=0) / count
+    error: float | None = None
+    if table.sites > 1:
+        contribution = ((table.total - ratio * table.count) / count).mean(axis=1)
+        error = math.sqrt(table.sites / (table.sites - 1) * float(contribution @ contribution))
+    return Metric(value=float(ratio.mean()), standard_error=error, n=n)
+
+
+def _bootstrap_interval(table: _Table, seed: int) -> tuple[float, float]:
+    """Resample sites. An attribute that no drawn site has is left out of that resample's mean."""
+    generator = np.random.default_rng(seed)
+    odds = np.full(table.sites, 1 / table.sites)
+    means: list[Array] = []
+    for _ in range(RESAMPLES // _RESAMPLES_AT_ONCE):
+        times_drawn = generator.multinomial(table.sites, odds, size=_RESAMPLES_AT_ONCE).astype(np.float64)
+        total, count = times_drawn @ table.total, times_drawn @ table.count
+        ratio = np.divide(total, count, out=np.zeros_like(total), where=count > 0)
+        means.append(ratio.sum(axis=1) / (count > 0).sum(axis=1))
+    low, high = np.percentile(np.concatenate(means), [2.5, 97.5])
+    return float(low), float(high)
+
+
+# Pairs ----------------------------------------------------------------------------------------------------------------
+
+_Key = tuple[str, str, int]
+
+
+def _pair(a: Sequence[Prediction], b: Sequence[Prediction]) -> list[tuple[Prediction, Prediction]]:
+    first, second = _by_question(a), _by_question(b)
+    unmatched = [key for key in first if key not in second] + [key for key in second if key not in first]
+    if unmatched:
+        page, attribute, _ = unmatched[0]
+        raise ValueError(
+            f"both predictors must answer the same questions; {len(unmatched)} have one answer only, "
+            f"first {attribute!r} of page {page!r}"
+        )
+    for key, one in first.items():
+        other = second[key]
+        if (one.gold, one.site, one.origin) != (other.gold, other.site, other.origin):
+            raise ValueError(
+                f"both predictors must be judged by the same labels; {one.attribute!r} of page {one.page!r} has gold "
+                f"{one.gold!r} ({one.origin}, {one.site}) and {other.gold!r} ({other.origin}, {other.site})"
+            )
+    return [(one, second[key]) for key, one in first.items()]
+
+
+def _by_question(predictions: Sequence[Prediction]) -> dict[_Key, Prediction]:
+    """Key predictions by page and attribute; samples of one context that share an attribute by their order, too."""
+    seen: Counter[tuple[str, str]] = Counter()
+    keyed: dict[_Key, Prediction] = {}
+    for p in predictions:
+        keyed[p.page, p.attribute, seen[p.page, p.attribute]] = p
+        seen[p.page, p.attribute] += 1
+    return keyed
