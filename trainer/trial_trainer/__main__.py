@@ -1,0 +1,184 @@
+"""The container's entry point: `python -m trial_trainer [prepare|judge|calibrate] [CONFIG.json]`.
+
+Reads one configuration, from a file or from the environment (`TRIAL_CONFIG`, `PREPARE_CONFIG`, `JUDGE_CONFIG`), does
+what it orders, and ends with an exit code of the contract. The order of things here is the point:
+
+    handlers for SIGTERM → configuration → a reading that exists ends it → several ranks → torch
+
+so that a process can be stopped at any moment, and a wrong configuration is answered before anything heavy is imported.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TypeVar
+
+from trial_trainer import contract, launch
+from trial_trainer.artifacts import ArtifactError, open_store
+from trial_trainer.contract import ContractError, ExitCode, JudgeConfig, PrepareConfig, TrialConfig
+from trial_trainer.errors import ENVIRONMENT, StudyError, TrainerError
+from trial_trainer.stop import StopRequest
+
+COMMANDS = ("prepare", "judge", "calibrate")
+
+T = TypeVar("T")
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Do what the arguments and the environment order; return the exit code of the contract."""
+    speaker = _Speaker()
+    stop = StopRequest(before_leaving=speaker.say_end).install()
+    try:
+        code, sentence = _run(arguments, stop, speaker), ""
+    except (TrainerError, ContractError, ArtifactError) as error:
+        code, sentence = _code_of(error), str(error)
+    speaker.say_end(code, sentence)
+    return code
+
+
+class _Speaker:
+    """Says how this process ended: a rank to its parent, any other on stderr."""
+
+    def __init__(self) -> None:
+        self.membership: launch.Membership | None = None
+
+    def say_end(self, code: int, sentence: str = "") -> None:
+        if self.membership is not None:
+            self.membership.tell_end(code, sentence)
+        elif sentence:
+            print(sentence, file=sys.stderr, flush=True)
+
+
+def _run(arguments: Sequence[str], stop: StopRequest, speaker: _Speaker) -> int:
+    command, path = _read_arguments(arguments)
+    match command:
+        case "prepare":
+            _prepare(_read(PrepareConfig, contract.PREPARE_CONFIG, path))
+        case "judge":
+            _judge(_read(JudgeConfig, contract.JUDGE_CONFIG, path))
+        case "calibrate":
+            _calibrate(_read(TrialConfig, contract.TRIAL_CONFIG, path))
+        case _:
+            config = _read(TrialConfig, contract.TRIAL_CONFIG, path)
+            if launch.is_rank():
+                speaker.membership = launch.join(config.trainer.processes)
+                return _train(config, stop, speaker.membership)
+            if open_store(config.output).read(contract.READING) is not None:
+                return ExitCode.STOP_STEP_REACHED
+            _share_cores(config.trainer.processes)
+            if config.trainer.processes > 1:
+                stop.protect()
+                return launch.run_ranks(["trial_trainer", *arguments], config.trainer.processes, stop)
+            return _train(config, stop, None)
+    return ExitCode.STOP_STEP_REACHED
+
+
+def _read_arguments(arguments: Sequence[str]) -> tuple[str | None, str | None]:
+    """Split the arguments into a command and the path of a configuration."""
+    rest = list(arguments)
+    command = rest.pop(0) if rest and rest[0] in COMMANDS else None
+    if len(rest) > 1:
+        raise ContractError(
+            f"the arguments must be at most one of {', '.join(COMMANDS)} and one configuration file, "
+            f"got {' '.join(arguments)!r}"
+        )
+    return command, rest[0] if rest else None
+
+
+def _read(cls: type[T], variable: str, path: str | None) -> T:
+    if path is None:
+        text = os.environ.get(variable)
+        if text is None:
+            raise ContractError(f"{variable} must hold a {cls.__name__} as JSON, or the argument name a file of one")
+        return contract.from_json(cls, text)
+    try:
+        return contract.from_json(cls, Path(path).read_bytes())
+    except OSError as error:
+        raise ContractError(
+            f"the argument must be one of {', '.join(COMMANDS)} or a file with a {cls.__name__}, got {path!r}: "
+            f"{error.strerror}"
+        ) from error
+
+
+def _share_cores(processes: int) -> None:
+    """Give each process its share of the cores, unless somebody decided; torch reads this when it is imported."""
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, _count_cores() // max(1, processes))))
+
+
+def _count_cores() -> int:
+    """Return how many cores this process may use; a container's limit counts, which an affinity doesn't show."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    try:
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text(encoding="ascii").split()
+    except (OSError, ValueError):
+        return cores
+    return cores if quota == "max" else max(1, min(cores, round(int(quota) / int(period))))
+
+
+# From here on heavy modules are imported, each where it is used. ------------------------------------------------------
+
+
+def _train(config: TrialConfig, stop: StopRequest, membership: launch.Membership | None) -> int:
+    from trial_trainer.base_model import BaseModelError
+    from trial_trainer.dataset import DatasetError
+    from trial_trainer.train import train
+
+    if membership is not None:
+        membership.start_training()
+    stop.protect()
+    try:
+        return train(config, stop)
+    except (BaseModelError, DatasetError) as error:
+        raise StudyError(str(error)) from error
+
+
+def _prepare(config: PrepareConfig) -> None:
+    from trial_trainer.prepare import PrepareError, prepare
+
+    try:
+        prepare(config)
+    except PrepareError as error:
+        raise StudyError(str(error)) from error
+
+
+def _judge(config: JudgeConfig) -> None:
+    _share_cores(1)
+    from trial_trainer.base_model import BaseModelError
+    from trial_trainer.dataset import DatasetError
+    from trial_trainer.judging import judge_with_models
+
+    try:
+        judge_with_models(config)
+    except (BaseModelError, DatasetError) as error:
+        raise StudyError(str(error)) from error
+
+
+def _calibrate(config: TrialConfig) -> None:
+    _share_cores(config.trainer.processes)
+    from trial_trainer.base_model import BaseModelError
+    from trial_trainer.calibrate import calibrate
+    from trial_trainer.dataset import DatasetError
+
+    try:
+        figures = calibrate(config)
+    except (BaseModelError, DatasetError) as error:
+        raise StudyError(str(error)) from error
+    print(json.dumps(figures, sort_keys=True), flush=True)
+
+
+def _code_of(error: TrainerError | ContractError | ArtifactError) -> int:
+    match error:
+        case TrainerError():
+            return error.exit_code
+        case ContractError():
+            return ExitCode.STUDY_CANNOT_RUN
+        case _:
+            return ENVIRONMENT
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
