@@ -13,7 +13,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -87,21 +88,38 @@ class Opened:
         return self.workspace.read_uid() is not None
 
 
+@contextmanager
+def sentences(workspace: Workspace | None = None) -> Iterator[None]:
+    """Turn what a user can cause into a `UsageError`; a bug stays what it is."""
+    try:
+        yield
+    except (ManifestError, StudyBusyError, ArtifactError, ContractError) as error:
+        raise UsageError(str(error)) from None
+    except StatusUnreadableError as error:
+        # What was read of the file itself names it already.
+        where = "" if workspace is None or str(workspace.directory) in str(error) else f"{workspace.status.path}: "
+        raise UsageError(f"{where}{error}") from None
+    except (PermissionError, FileExistsError, NotADirectoryError) as error:
+        if workspace is None:
+            raise
+        raise UsageError(f"{workspace.directory} must be a directory that can be written") from error
+
+
 def open_manifest(manifest: Path, directory: Path | None) -> Opened:
     """Read a manifest and find its study's directory.
 
     Raises:
         UsageError: with everything that is wrong with the manifest.
     """
-    try:
+    with sentences():
         raw = read_manifest(manifest)
+    try:
         study = parse_study(raw)
-    except ManifestError as error:
-        raise UsageError(str(error)) from None
     except StudyInvalidError as error:
         raise UsageError("\n".join(f"{manifest}: {problem}" for problem in error.problems)) from None
     workspace = Workspace(_find_directory(study, manifest, directory))
-    uid = workspace.read_uid()
+    with sentences(workspace):
+        uid = workspace.read_uid()
     return Opened(raw=raw, study=replace(study, uid=uid) if uid else study, workspace=workspace)
 
 
@@ -157,35 +175,24 @@ def run(
         UsageError: where the study cannot be run: paths, a changed spec, another command that runs it.
     """
     workspace = opened.workspace
-    try:
-        with exclusive(workspace.directory):
-            study = _accept(opened, trainer)
-            session = _Session(study, workspace, trainer, designer, grace_seconds)
-            with handling_signals(session.wakes):
-                ending = drive(
-                    session.tick,
-                    session.runner,
-                    session.wakes,
-                    show=lambda: display.show(session.snapshot),
-                    say=display.say,
-                )
-            recorded = parse_status(workspace.status.read()[0])
-            outcome = recorded.ledger.outcome
-            return Ended(
-                ending=ending,
-                has_failed=outcome is not None and outcome.failed,
-                report=build_report(study, recorded, session.artifacts),
+    with sentences(workspace), exclusive(workspace.directory):
+        study = _accept(opened, trainer)
+        session = _Session(study, workspace, trainer, designer, grace_seconds)
+        with handling_signals(session.wakes):
+            ending = drive(
+                session.tick,
+                session.runner,
+                session.wakes,
+                show=lambda: display.show(session.snapshot),
+                say=display.say,
             )
-    except StudyBusyError as error:
-        raise UsageError(str(error)) from None
-    except StatusUnreadableError as error:
-        raise UsageError(f"{workspace.status.path}: {error}") from None
-    except ArtifactError as error:
-        raise UsageError(str(error)) from None
-    except PermissionError as error:
-        raise UsageError(f"the study's directory must be writable: {error}") from None
-    except (FileExistsError, NotADirectoryError) as error:
-        raise UsageError(f"the study's directory must be a directory: {error}") from None
+        recorded = parse_status(workspace.status.read()[0])
+        outcome = recorded.ledger.outcome
+        return Ended(
+            ending=ending,
+            has_failed=outcome is not None and outcome.failed,
+            report=build_report(study, recorded, session.artifacts),
+        )
 
 
 def _accept(opened: Opened, trainer: Sequence[str]) -> Study:
@@ -341,24 +348,19 @@ def look(opened: Opened) -> Seen:
         UsageError: where it was never run here, or its status cannot be read.
     """
     workspace = opened.workspace
-    spec = workspace.read_spec()
-    if spec is None:
-        raise UsageError(
-            f"the study {opened.study.name} must have been run: there is no {workspace.directory / 'study.json'}"
-        )
-    # As it runs, which may be an earlier version of the manifest.
-    study = replace(parse_study({**opened.raw, "spec": spec}), uid=opened.study.uid)
-    set_storage_environment(study)
-    try:
+    with sentences(workspace):
+        spec = workspace.read_spec()
+        if spec is None:
+            where = workspace.directory / "study.json"
+            raise UsageError(f"the study {opened.study.name} must have been run: there is no {where}")
+        # As it runs, which may be an earlier version of the manifest.
+        study = replace(parse_study({**opened.raw, "spec": spec}), uid=opened.study.uid)
+        set_storage_environment(study)
         recorded = parse_status(workspace.status.read()[0])
         artifacts = open_store(artifacts_uri(study))
         return Seen(
             snapshot=take_snapshot(study, recorded, artifacts, 0.0), report=build_report(study, recorded, artifacts)
         )
-    except StatusUnreadableError as error:
-        raise UsageError(f"{workspace.status.path}: {error}") from None
-    except ArtifactError as error:
-        raise UsageError(str(error)) from None
 
 
 def take_snapshot(study: Study, recorded: Recorded, artifacts: ArtifactStore, elapsed_seconds: float) -> Snapshot:
@@ -435,10 +437,8 @@ def read_summary(opened: Opened) -> DatasetSummary | None:
     if not opened.is_begun:
         return None
     set_storage_environment(opened.study)
-    try:
+    with sentences(opened.workspace):
         return _read(DatasetSummary, open_store(artifacts_uri(opened.study)), f"{names.DATASET}/{SUMMARY}")
-    except ArtifactError as error:
-        raise UsageError(str(error)) from None
 
 
 def calibrate(opened: Opened, *, trainer: Sequence[str] = TRAINER) -> tuple[DatasetSummary, Calibration]:
@@ -449,16 +449,11 @@ def calibrate(opened: Opened, *, trainer: Sequence[str] = TRAINER) -> tuple[Data
     Raises:
         UsageError: where preparing or measuring failed, with what was said.
     """
-    try:
-        with exclusive(opened.workspace.directory):
-            study = _accept(opened, trainer)
-            set_storage_environment(study)
-            summary = _prepare(study, opened.workspace, trainer)
-            return summary, _measure(study, summary, trainer)
-    except StudyBusyError as error:
-        raise UsageError(str(error)) from None
-    except ArtifactError as error:
-        raise UsageError(str(error)) from None
+    with sentences(opened.workspace), exclusive(opened.workspace.directory):
+        study = _accept(opened, trainer)
+        set_storage_environment(study)
+        summary = _prepare(study, opened.workspace, trainer)
+        return summary, _measure(study, summary, trainer)
 
 
 def _prepare(study: Study, workspace: Workspace, trainer: Sequence[str]) -> DatasetSummary:
@@ -501,10 +496,7 @@ def _measure(study: Study, summary: DatasetSummary, trainer: Sequence[str]) -> C
     if done.returncode != 0:
         last = next((line for line in reversed(done.stderr.splitlines()) if line.strip()), "it said nothing")
         raise UsageError(f"the calibration must succeed, but it ended with exit code {done.returncode}: {last}")
-    try:
-        return parse_calibration(done.stdout)
-    except ContractError as error:
-        raise UsageError(str(error)) from None
+    return parse_calibration(done.stdout)
 
 
 def _middle_arm(study: Study) -> dict[str, contract.ParameterValue]:

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from study_operator.errors import ConflictError
+from study_operator.errors import ConflictError, StatusUnreadableError
 
 CHANGEABLE = ("suspend", "parallelTrials", "numTrials", "budget")
 """Fields of the spec that may change once the study has trials; `numTrials` only upwards."""
@@ -36,12 +36,13 @@ class StatusFile:
     path: Path
 
     def read(self) -> tuple[dict[str, Any] | None, int]:
-        """Return the status (None before the first write) and its version."""
-        try:
-            raw = json.loads(self.path.read_text())
-        except FileNotFoundError:
-            return None, 0
-        return raw["status"], raw["version"]
+        """Return the status (None before the first write) and its version.
+
+        Raises:
+            StatusUnreadableError: where the file is not one that was written here.
+        """
+        raw = _read_object(self.path, ("version", "status"))
+        return (None, 0) if raw is None else (raw["status"], raw["version"])
 
     def write(self, status: Mapping[str, Any], version: int) -> int:
         """Write the status if its version is still the one that was read; return the new version.
@@ -105,11 +106,7 @@ class Workspace:
         return uid
 
     def _read_accepted(self) -> dict[str, Any] | None:
-        try:
-            accepted: dict[str, Any] = json.loads((self.directory / "study.json").read_text())
-        except FileNotFoundError:
-            return None
-        return accepted
+        return _read_object(self.directory / "study.json", ("uid", "spec"))
 
     def _has_trials(self) -> bool:
         status, _ = self.status.read()
@@ -132,6 +129,19 @@ def describe_changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> lis
                 f"`spec.{name}` must not change once the study has trials: it was {_short(old)}, got {_short(new)}"
             )
     return sentences
+
+
+def _read_object(path: Path, keys: tuple[str, ...]) -> dict[str, Any] | None:
+    """Read a JSON object; None where there is no file."""
+    try:
+        raw = json.loads(path.read_text())
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except (ValueError, UnicodeDecodeError):
+        raw = None
+    if not isinstance(raw, dict) or not all(key in raw for key in keys):
+        raise StatusUnreadableError(f"{path} must hold a JSON object with {' and '.join(keys)}")
+    return raw
 
 
 def _short(value: Any) -> str:
