@@ -1,0 +1,140 @@
+"""Who continues to full length, who is audited, and who wins."""
+
+from collections import Counter
+from dataclasses import replace
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ledgers import a_measurement, a_study, a_trial, continued, minimizing, paused, stopped
+from study_operator.promotion import choose, choose_winner, draw, rank
+from study_operator.study import Promotion, Study
+from study_operator.trial import Continuation, Trial, TrialState
+
+TRIALS = [paused(0, 0.9), *(paused(i, i / 10) for i in range(1, 7))]
+
+
+def a_wide_study(promoted: int = 2, audited: int = 0, **changes: object) -> Study:
+    """Return a study that promotes a few of seven."""
+    return a_study(promotion=Promotion(num_promoted=promoted, num_audited=audited), num_trials=7, **changes)
+
+
+def chosen(study: Study, trials: list[Trial]) -> dict[int, str]:
+    """Return who continues, and why."""
+    return {c.index: str(c.continuation) for c in choose(study, trials)}
+
+
+def apply(study: Study, trials: list[Trial]) -> list[Trial]:
+    """Return the trials after the choices were made."""
+    choices = {c.index: c for c in choose(study, trials)}
+    after = []
+    for trial in trials:
+        choice = choices.get(trial.index)
+        if choice is not None:
+            after.append(continued(trial, None, choice.continuation, choice.inclusion_probability))
+        elif trial.state is TrialState.PAUSED:
+            after.append(replace(trial, state=TrialState.STOPPED))
+        else:
+            after.append(trial)
+    return after
+
+
+def test_the_best_continue_and_the_baseline_takes_no_slot() -> None:
+    assert chosen(a_wide_study(), TRIALS) == {0: "Baseline", 6: "Promoted", 5: "Promoted"}
+
+
+def test_a_lower_loss_is_better() -> None:
+    assert chosen(minimizing(a_wide_study()), TRIALS) == {0: "Baseline", 1: "Promoted", 2: "Promoted"}
+
+
+def test_the_baseline_continues_although_it_is_the_worst_and_breaks_a_constraint() -> None:
+    worst = paused(0, 0.0, metrics={"accuracy": 0.0, "invalid_output_rate": 0.9})
+    study = a_wide_study(outcome_constraints=("invalid_output_rate <= 0.2",))
+    assert chosen(study, [worst, *TRIALS[1:]])[0] == "Baseline"
+
+
+def test_what_breaks_a_constraint_is_not_promoted() -> None:
+    study = a_wide_study(outcome_constraints=("invalid_output_rate <= 0.2",))
+    best = paused(6, 0.6, metrics={"accuracy": 0.6, "invalid_output_rate": 0.21})
+    assert chosen(study, [*TRIALS[:6], best]) == {0: "Baseline", 5: "Promoted", 4: "Promoted"}
+
+
+def test_what_diverged_never_continues() -> None:
+    diverged = [paused(i, 0.0, diverged=True) for i in range(3)]
+    assert chosen(a_wide_study(audited=2), diverged) == {}
+
+
+def test_among_equals_the_elder_goes_first() -> None:
+    equals = [paused(i, 0.5) for i in range(1, 5)]
+    assert [t.index for t in rank(a_study(), reversed(equals), 0)] == [1, 2, 3, 4]
+    assert chosen(a_wide_study(), equals) == {1: "Promoted", 2: "Promoted"}
+
+
+def test_the_audited_are_drawn_among_the_rest_with_their_probability() -> None:
+    choices = [c for c in choose(a_wide_study(audited=3), TRIALS) if c.continuation is Continuation.AUDITED]
+    assert len(choices) == 3
+    assert {c.index for c in choices} <= {1, 2, 3, 4}
+    assert {c.inclusion_probability for c in choices} == {3 / 4}
+
+
+def test_there_are_no_more_audited_than_there_are_left() -> None:
+    choices = choose(a_wide_study(promoted=5, audited=3), TRIALS)
+    audited = [c for c in choices if c.continuation is Continuation.AUDITED]
+    assert [c.inclusion_probability for c in audited] == [1.0]
+
+
+def test_over_many_seeds_each_of_the_rest_is_drawn_equally_often() -> None:
+    counts = Counter(index for seed in range(3000) for index in draw([1, 2, 3, 4], 2, seed))
+    assert all(abs(counts[index] - 1500) < 120 for index in (1, 2, 3, 4))
+
+
+def test_the_next_best_replaces_whoever_left_no_model() -> None:
+    study = a_wide_study()
+    trials = apply(study, TRIALS)
+    failed = replace(trials[6], state=TrialState.FAILED)
+    assert chosen(study, [*trials[:6], failed]) == {4: "Promoted"}
+    late = replace(
+        trials[6],
+        state=TrialState.COMPLETED,
+        measurements=(*trials[6].measurements, a_measurement(1, 0.0, diverged=True)),
+    )
+    assert chosen(study, [*trials[:6], late]) == {4: "Promoted"}
+
+
+def test_an_audited_trial_is_not_promoted_again_and_nobody_else_is_audited() -> None:
+    study = a_wide_study(audited=3)
+    trials = apply(study, TRIALS)
+    after = [replace(t, state=TrialState.FAILED) if t.index in (5, 6) else t for t in trials]
+    unaudited = [t.index for t in trials if t.continuation is None]
+    assert chosen(study, after) == dict.fromkeys(unaudited, "Promoted")
+
+
+@given(st.lists(st.integers(0, 5), max_size=12), st.integers(1, 4), st.integers(0, 4), st.integers(0, 50))
+def test_choosing_is_done_once(values: list[int], promoted: int, audited: int, seed: int) -> None:
+    study = a_wide_study(promoted, audited, seed=seed)
+    trials = [paused(i, value / 5, diverged=value == 0) for i, value in enumerate(values)]
+    assert choose(study, trials) == choose(study, list(reversed(trials)))
+    assert choose(study, apply(study, trials)) == []
+
+
+def test_the_winner_is_the_best_at_full_length_be_it_baseline_or_audited() -> None:
+    baseline = continued(paused(0, 0.1), 0.7, Continuation.BASELINE)
+    audited = continued(paused(1, 0.2), 0.8, Continuation.AUDITED, 0.5)
+    promoted = continued(paused(2, 0.9), 0.6)
+
+    def winner(*trials: Trial) -> int | None:
+        best = choose_winner(a_study(), trials)
+        return best.index if best else None
+
+    assert winner(baseline, audited, promoted) == 1
+    assert winner(baseline, promoted) == 0
+    assert winner(stopped(3, 1.0), a_trial(4)) is None
+
+
+def test_a_winner_keeps_the_constraints_unless_none_does() -> None:
+    study = a_study(outcome_constraints=("invalid_output_rate <= 0.2",))
+    noisy = a_measurement(1, 0.9, metrics={"accuracy": 0.9, "invalid_output_rate": 0.5})
+    breaking = replace(continued(paused(1, 0.5), 0.9), measurements=(a_measurement(0, 0.5), noisy))
+    keeping = continued(paused(2, 0.4), 0.6)
+    assert choose_winner(study, [breaking, keeping]) is keeping
+    assert choose_winner(study, [breaking]) is breaking
