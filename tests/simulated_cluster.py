@@ -537,7 +537,7 @@ def _check_promotions(study: Study, trials: Sequence[Trial]) -> None:
     top = {t.index for t in order[: study.promotion.num_promoted]}
     rest = len(others) - len(top)
     if len(audited) != min(study.promotion.num_audited, rest) or any(t.index in top for t in audited):
-        raise Broken(f"{len(audited)} of {rest} are audited")
+        raise Broken(f"audited are {[t.index for t in audited]}, and the top is {sorted(top)} with {rest} others")
     if any(t.inclusion_probability != len(audited) / rest for t in audited):
         raise Broken("an audited trial has a wrong inclusion probability")
     baseline = next((t for t in trials if t.origin is Origin.BASELINE), None)

@@ -1,0 +1,384 @@
+"""The tick as a whole: it acts only on what is written, writes once, and gives way."""
+
+import json
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from ledgers import NOW, a_job, a_ledger, a_reading, a_study, a_trial, continued, ended, paused, running
+from study_operator.designer import DesignerError, Suggestion
+from study_operator.errors import ConflictError
+from study_operator.planner import Launch
+from study_operator.reconcile import TickResult, tick
+from study_operator.runner import JobKind, JobPhase, JobSpec, JobStatus
+from study_operator.settings import Settings
+from study_operator.status import parse_status, render_status
+from study_operator.study import Study
+from study_operator.trial import Ledger, Outcome, SearchEnd, Stage, StageState, Trial, TrialState
+from trial_trainer.artifacts import ArtifactError
+from trial_trainer.contract import (
+    DatasetSummary,
+    JudgeConfig,
+    PrepareConfig,
+    SplitSummary,
+    TrialConfig,
+    from_json,
+    to_json,
+)
+
+
+@dataclass
+class Desk:
+    """Status, jobs, objects and proposals of one study, as the test lays them out."""
+
+    status: Mapping[str, Any] | None = None
+    version: int = 0
+    statuses: list[JobStatus] = field(default_factory=list)
+    objects: dict[str, bytes] = field(default_factory=dict)
+    proposals: list[Suggestion] = field(default_factory=list)
+    log: list[str] = field(default_factory=list)
+    """What was done, in order."""
+    launched: list[JobSpec] = field(default_factory=list)
+    is_written_behind: bool = False
+    is_bucket_away: bool = False
+    problem: str = ""
+    uri: str = "desk"
+
+    def read(self, key: str | None = None) -> Any:
+        """Read the status, or an object."""
+        if key is None:
+            return self.status, self.version
+        if self.is_bucket_away:
+            raise ArtifactError("s3://bucket: timed out")
+        return self.objects.get(key)
+
+    def write(self, status: Mapping[str, Any], version: int) -> int:
+        """Write the status."""
+        if self.is_written_behind or version != self.version:
+            raise ConflictError("somebody else was first")
+        self.log.append("write")
+        self.status, self.version = json.loads(json.dumps(status, allow_nan=False)), version + 1
+        return self.version
+
+    def jobs(self) -> Sequence[JobStatus]:
+        """List the jobs."""
+        return self.statuses
+
+    def launch(self, spec: JobSpec) -> None:
+        """Note a job."""
+        self.log.append(f"launch {spec.name}")
+        self.launched.append(spec)
+
+    def delete(self, name: str) -> None:
+        """Note the end of a job."""
+        self.log.append(f"delete {name}")
+
+    def suggest(self, study: Study, trials: Sequence[Trial], count: int) -> tuple[Suggestion, ...]:
+        """Hand out what is laid out."""
+        self.log.append(f"suggest {count} after {len(trials)} for {study.name}")
+        if self.problem:
+            raise DesignerError(self.problem)
+        return tuple(self.proposals[:count])
+
+    def list(self, prefix: str = "") -> Iterator[str]:
+        """Yield the keys under a prefix."""
+        yield from (key for key in self.objects if key.startswith(prefix))
+
+    @property
+    def ledger(self) -> Ledger:
+        """What is written."""
+        return parse_status(self.status).ledger
+
+
+def a_desk(ledger: Ledger | None = None, *jobs: JobStatus, study: Study | None = None, **changes: Any) -> Desk:
+    """Return a desk on which a ledger is written."""
+    status = None if ledger is None else render_status(study or a_study(), ledger, now=NOW)
+    status = None if status is None else {**status, "reportURI": "/bucket/team/s1-01234567/report/report.json"}
+    return Desk(status=status, version=int(status is not None), statuses=list(jobs), **changes)
+
+
+def run(desk: Desk, study: Study | None = None, **changes: Any) -> TickResult:
+    """Run one tick."""
+    return tick(
+        study or a_study(),
+        statuses=desk,
+        runner=desk,
+        artifacts=desk,  # type: ignore[arg-type]
+        designer=desk,
+        **{"now": NOW, **changes},
+    )
+
+
+def a_proposal(rate: float = 5e-4) -> Suggestion:
+    """Return an arm of the optimizer."""
+    return Suggestion(arm={"learning_rate": rate}, generation_node="Sobol")
+
+
+def test_the_first_tick_writes_and_only_the_second_launches() -> None:
+    desk = a_desk()
+    assert not run(desk).is_idle
+    assert desk.log == ["write"]
+    run(desk)
+    assert desk.log == ["write", "launch s1-prepare"]
+
+
+def test_a_trial_is_launched_only_once_it_is_written() -> None:
+    desk = a_desk(a_ledger(), proposals=[a_proposal()])
+    run(desk)
+    assert desk.log == ["suggest 1 after 1 for s1", "write"]
+    assert [t.state for t in desk.ledger.trials] == [TrialState.PENDING, TrialState.PENDING]
+    assert desk.ledger.trials[1].generation_node == "Sobol"
+    run(desk)
+    assert desk.log[2:] == ["launch s1-t000-r0", "launch s1-t001-r0"]
+
+
+def test_the_optimizer_is_asked_after_everything_was_launched() -> None:
+    desk = a_desk(a_ledger(a_trial(0)), proposals=[a_proposal()])
+    run(desk)
+    assert desk.log == ["launch s1-t000-r0", "suggest 1 after 1 for s1", "write"]
+
+
+def test_a_tick_that_changes_nothing_writes_nothing() -> None:
+    desk = a_desk(a_ledger(running(a_trial(0)), running(a_trial(1))), a_job(), a_job("s1-t001-r0"))
+    result = run(desk)
+    assert desk.log == []
+    assert result.is_idle
+    assert not result.is_done
+
+
+def test_an_end_is_written_before_the_job_is_deleted_and_its_next_attempt_launched() -> None:
+    study = a_study(num_trials=1)
+    desk = a_desk(a_ledger(running(a_trial(0))), ended(1))
+    result = run(desk, study)
+    assert desk.log == ["write"]
+    assert result.wake_at == NOW + timedelta(minutes=1, seconds=10)
+    late = NOW + timedelta(minutes=2)
+    run(desk, study, now=late)
+    assert desk.log == ["write", "delete s1-t000-r0"]
+    desk.statuses.clear()
+    run(desk, study, now=late)
+    assert desk.log == ["write", "delete s1-t000-r0", "launch s1-t000-r0"]
+
+
+def test_suspending_is_written_before_jobs_are_deleted() -> None:
+    study = a_study(suspend=True)
+    desk = a_desk(a_ledger(running(a_trial(0))), a_job())
+    run(desk, study)
+    assert desk.log == ["write"]
+    run(desk, study)
+    assert desk.log == ["write", "delete s1-t000-r0"]
+
+
+def test_a_conflict_drops_the_tick() -> None:
+    desk = a_desk(a_ledger(), proposals=[a_proposal()], is_written_behind=True)
+    result = run(desk)
+    assert result.is_dropped
+    assert not result.is_idle
+    assert (result.events, desk.ledger.trials) == ((), ())
+
+
+def test_while_the_bucket_is_away_nothing_is_decided_and_it_is_said() -> None:
+    desk = a_desk(a_ledger(a_trial(0), running(a_trial(1))), is_bucket_away=True)
+    result = run(desk)
+    assert desk.log == ["write"]
+    storage = next(c for c in result.status["conditions"] if c["type"] == "StorageReady")
+    assert (storage["status"], storage["message"]) == ("False", "s3://bucket: timed out")
+    assert run(desk).is_idle
+    desk.is_bucket_away = False
+    run(desk)
+    assert desk.ledger.trials[1].state is TrialState.PENDING
+
+
+def test_a_reading_is_settled_with_its_trial_and_rung() -> None:
+    trial = running(a_trial(0))
+    desk = a_desk(a_ledger(trial), ended(0))
+    desk.objects["trials/t000/rungs/0/reading.json"] = to_json(a_reading(trial, 0, accuracy=0.43)).encode()
+    run(desk)
+    assert [m.value for m in desk.ledger.trials[0].measurements] == [0.43]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        pytest.param(b"{", id="half a reading"),
+        pytest.param(to_json(a_reading(a_trial(7), 0)).encode(), id="another trial's"),
+        pytest.param(to_json(a_reading(a_trial(0), 1)).encode(), id="another rung's"),
+        pytest.param(b'{"accuracy": NaN}', id="not a number"),
+    ],
+)
+def test_what_is_not_a_reading_of_this_rung_is_none(content: bytes) -> None:
+    desk = a_desk(a_ledger(running(a_trial(0))), ended(0))
+    desk.objects["trials/t000/rungs/0/reading.json"] = content
+    run(desk)
+    assert desk.ledger.trials[0].attempts[-1].reason == "NoReading"
+
+
+def test_the_prepared_dataset_is_written_down_in_numbers() -> None:
+    split = SplitSummary(pages=10, samples=40, sites=5, tokens=4000, samples_by_attribute={"price": 10})
+    summary = DatasetSummary(
+        study="s1",
+        splits={"train": split, "validation": split, "test": split},
+        skipped_pages={},
+        dropped_labels={},
+        pages_in_test_shops=0,
+        warnings=(),
+        fingerprint="00ff",
+    )
+    desk = a_desk(Ledger(), ended(0, "s1-prepare", kind=JobKind.PREPARE))
+    desk.objects["dataset/summary.json"] = to_json(summary).encode()
+    result = run(desk)
+    assert desk.ledger.dataset is not None
+    assert desk.ledger.dataset.train == 40
+    assert [e.reason for e in result.events] == ["DatasetPrepared"]
+
+
+def test_the_length_of_a_trial_follows_from_its_batch_and_the_data() -> None:
+    desk = a_desk(a_ledger(), proposals=[Suggestion(arm={"batch_size": 32}, generation_node="Sobol")])
+    run(desk)
+    # 3 epochs of 320 samples: 16 a step where the study does not say, else as many as the arm says.
+    assert [t.total_steps for t in desk.ledger.trials] == [3 * 20, 3 * 10]
+
+
+def test_a_batch_larger_than_the_data_is_an_arm_that_cannot_run() -> None:
+    desk = a_desk(a_ledger(), proposals=[Suggestion(arm={"batch_size": 512}, generation_node="Sobol")])
+    run(desk)
+    assert desk.ledger.trials[1].state is TrialState.ABANDONED
+    assert desk.ledger.trials[1].message == ("batch_size must be at most 320, the number of training samples, got 512")
+
+
+def test_an_optimizer_that_gives_up_ends_the_search_and_what_is_measured_is_promoted() -> None:
+    desk = a_desk(a_ledger(paused(0, 0.3), paused(1, 0.4)), problem="the search space is exhausted")
+    result = run(desk)
+    assert desk.ledger.search_end is SearchEnd.NO_MORE_PROPOSALS
+    assert [(e.reason, e.is_warning) for e in result.events] == [("SearchEnded", True)]
+    run(desk)
+    assert [t.rung for t in desk.ledger.trials] == [1, 1]
+
+
+def test_an_empty_proposal_with_nothing_running_is_no_reason_to_wait() -> None:
+    desk = a_desk(a_ledger(paused(0, 0.3)))
+    run(desk)
+    assert desk.ledger.search_message == "it proposed nothing"
+    waiting = a_desk(a_ledger(running(a_trial(0))), a_job())
+    run(waiting)
+    assert waiting.ledger.search_end is None
+
+
+def test_the_test_set_is_read_only_after_the_winner_is_written() -> None:
+    trials = (continued(paused(0, 0.3), 0.4), continued(paused(1, 0.2), 0.6))
+    desk = a_desk(a_ledger(*trials, search_end=SearchEnd.ALL_TRIALS_MEASURED))
+    study = a_study(promotion=replace(a_study().promotion, num_promoted=1))
+    run(desk, study)
+    assert (desk.log, desk.ledger.winner) == (["write"], 1)
+    run(desk, study)
+    assert desk.log == ["write", "launch s1-judge"]
+    config = from_json(JudgeConfig, desk.launched[0].config)
+    assert config.winner.adapter == "/bucket/team/s1-01234567/trials/t001/rungs/1/adapter"
+    assert config.baseline is not None
+    assert config.baseline.trial == "t000"
+
+
+def test_a_winning_baseline_is_judged_once() -> None:
+    ledger = a_ledger(continued(paused(0, 0.3), 0.4), search_end=SearchEnd.ALL_TRIALS_MEASURED, winner=0)
+    desk = a_desk(ledger)
+    run(desk, a_study(num_trials=1))
+    assert from_json(JudgeConfig, desk.launched[0].config).baseline is None
+
+
+def test_a_study_is_done_when_its_end_is_written_and_none_of_its_jobs_lives() -> None:
+    over = a_ledger(running(a_trial(0)), outcome=Outcome(failed=True, reason="StudyCannotRun", message="no price"))
+    desk = a_desk(over, a_job())
+    assert not run(desk).is_done
+    assert not run(desk).is_done
+    assert desk.log == ["write", "delete s1-t000-r0"]
+    desk.statuses.clear()
+    assert not run(desk).is_done
+    assert run(desk).is_done
+
+
+def test_reports_are_written_of_what_is_recorded_at_most_once_a_minute_and_always_at_the_end() -> None:
+    reports: list[str] = []
+
+    def reporter(study: Study, ledger: Ledger, status: Mapping[str, Any]) -> None:
+        reports.append(f"{study.name} {sum(len(t.measurements) for t in ledger.trials)} {status['winner']}")
+
+    settings = Settings(report_interval_seconds=60)
+    trials = (paused(0, 0.3), running(a_trial(1)))
+    desk = a_desk(a_ledger(*trials), a_job("s1-t001-r0"))
+    study = a_study(num_trials=2)
+    run(desk, study, reporter=reporter, settings=settings)
+    assert reports == ["s1 1 None"]
+    desk.objects["trials/t001/rungs/0/reading.json"] = to_json(a_reading(a_trial(1), 0)).encode()
+    desk.statuses[:] = [ended(0, "s1-t001-r0")]
+    result = run(desk, study, reporter=reporter, settings=settings)
+    assert result.wake_at == NOW + timedelta(seconds=60)
+    run(desk, study, reporter=reporter, settings=settings, now=NOW + timedelta(seconds=59))
+    assert reports == ["s1 1 None"]
+    run(desk, study, reporter=reporter, settings=settings, now=NOW + timedelta(seconds=60))
+    assert reports[1:] == ["s1 2 None"]
+
+    over = a_desk(replace(desk.ledger, winner=0, outcome=Outcome(failed=False, reason="Completed", message="")))
+    assert not run(over, study, reporter=reporter, settings=settings).is_done
+    assert reports[2:] == ["s1 2 0"]
+    assert run(over, study, reporter=reporter, settings=settings).is_done
+
+
+def test_a_report_that_cannot_be_written_is_written_later() -> None:
+    def reporter(study: Study, ledger: Ledger, status: Mapping[str, Any]) -> None:
+        raise ArtifactError(f"{study.name}: {len(ledger.trials)} of {len(status)}")
+
+    desk = a_desk(a_ledger(paused(0, 0.3), running(a_trial(1))), a_job("s1-t001-r0"))
+    result = run(desk, a_study(num_trials=2), reporter=reporter)
+    assert result.status["reported"] is None
+    assert next(c for c in result.status["conditions"] if c["type"] == "StorageReady")["status"] == "False"
+
+
+def test_one_line_is_logged_for_an_action_and_none_for_a_tick_that_did_nothing(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.INFO, "study_operator")
+    desk = a_desk(a_ledger(a_trial(0), a_trial(1)))
+    run(desk)
+    assert caplog.messages == [
+        "launched job s1-t000-r0 for trial t000 (rung 0, stop at step 20 of 100)",
+        "launched job s1-t001-r0 for trial t001 (rung 0, stop at step 20 of 100)",
+    ]
+    caplog.clear()
+    desk.statuses[:] = [a_job(f"s1-t00{i}-r0", phase=JobPhase.PENDING, started_at=None) for i in (0, 1)]
+    run(desk)
+    assert caplog.messages == []
+
+
+def test_jobs_are_told_what_the_contract_says() -> None:
+    study = a_study(early_evaluation=replace(a_study().early_evaluation, extra_percents=(10, 50)))
+    first, second = a_trial(1), continued(paused(2, 0.4), None)
+    desk = a_desk(a_ledger(replace(first, index=0), replace(second, index=1)))
+    result = run(desk, study)
+    assert [a.rung for a in result.actions if isinstance(a, Launch)] == [0, 1]
+    new, continuing = (from_json(TrialConfig, spec.config) for spec in desk.launched)
+    root = "/bucket/team/s1-01234567"
+    assert (new.stop_step, new.evaluate_at_steps, new.resume_from) == (20, (10,), None)
+    assert (continuing.stop_step, continuing.evaluate_at_steps) == (100, (50,))
+    assert continuing.resume_from == f"{root}/trials/t001/rungs/0"
+    assert continuing.output == f"{root}/trials/t001/rungs/1"
+    assert new.progress == f"{root}/trials/t000/progress.json"
+    assert new.dataset == f"{root}/dataset"
+    assert new.arm["lora_alpha"] == 32
+
+
+def test_prepare_is_told_what_the_contract_says() -> None:
+    desk = a_desk(Ledger())
+    run(desk)
+    config = from_json(PrepareConfig, desk.launched[0].config)
+    assert (config.source, config.dataset) == ("/pages", "/bucket/team/s1-01234567/dataset")
+
+
+def test_a_finished_preparation_is_not_looked_for_again() -> None:
+    ledger = a_ledger(running(a_trial(0)), running(a_trial(1)), prepare=Stage(state=StageState.COMPLETED))
+    desk = a_desk(ledger, a_job(), a_job("s1-t001-r0"), is_bucket_away=True)
+    # Nothing is awaited, so nothing is read: the bucket may be away.
+    assert run(desk).is_idle

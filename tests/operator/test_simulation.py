@@ -1,0 +1,112 @@
+"""Whole studies in a simulated cluster: in calm weather by the book, in storms without breaking a promise."""
+
+import logging
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+import simulated_cluster
+from simulated_cluster import CALM, Broken, run_study
+from study_operator import planner, promotion, reconcile, settle
+from study_operator.study import Study
+from study_operator.trial import Attempt, EndReason, Trial, TrialState
+
+
+@pytest.fixture(autouse=True)
+def _quiet() -> None:
+    logging.getLogger("study_operator").setLevel(logging.ERROR)
+
+
+def test_in_calm_weather_every_study_completes_with_every_trial_it_asked_for() -> None:
+    for seed in range(1, 40):
+        ledger = run_study(seed, CALM)
+        assert ledger.outcome is not None
+        assert ledger.outcome.reason in ("Completed", "BudgetExhausted")
+        assert all(len(t.attempts) == 1 + t.rung for t in ledger.trials)
+
+
+def test_in_storms_300_of_300_studies_end_correctly() -> None:
+    outcomes = Counter(str(ledger.outcome and ledger.outcome.reason) for ledger in map(run_study, range(300)))
+    assert outcomes.total() == 300
+    assert outcomes["Completed"] > 150
+
+
+def test_the_same_seed_is_the_same_story() -> None:
+    assert run_study(5) == run_study(5)
+
+
+def _first_broken(seeds: range) -> str:
+    for seed in seeds:
+        try:
+            run_study(seed)
+        except Broken as broken:
+            return str(broken)
+    return ""
+
+
+def _launch_unwritten(self: Any, index: int) -> bool:
+    return index < len(self.ledger.trials)
+
+
+def _launch_all(study: Study, trials: Sequence[Trial], jobs: Mapping[str, Any], *_: Any) -> list[planner.Launch]:
+    return [
+        planner.Launch(index=t.index, rung=t.rung, reason="it waits")
+        for t in trials
+        if t.state is TrialState.PENDING and f"{study.name}-{t.name}-r{t.rung}" not in jobs
+    ]
+
+
+def _choose_any(study: Study, trials: Sequence[Trial]) -> Trial | None:
+    return next((t for t in trials if t.rung), None) if study else None
+
+
+def _rank_early_by_index(study: Study, trials: Iterable[Trial], rung: int) -> list[Trial]:
+    measured = list(trials)
+    return _rank(study, measured, rung) if rung else [t for t in measured if t.measurement(0)]
+
+
+def _forget_attempts(*arguments: Any, **options: Any) -> tuple[Attempt, ...] | None:
+    ended = _close(*arguments, **options)
+    return None if ended is None else tuple(a for a in ended if a.reason != EndReason.SUCCEEDED)
+
+
+_close, _rank = settle._close, promotion.rank
+
+
+@pytest.mark.parametrize(
+    ("place", "name", "mutant", "complaint"),
+    [
+        pytest.param(planner, "_plan_launches", _launch_all, "is one more than", id="a planner that does not count"),
+        pytest.param(promotion, "rank", _rank_early_by_index, "audited are", id="a promotion that does not rank"),
+        pytest.param(settle, "_close", _forget_attempts, "is in no ledger", id="a settlement that forgets"),
+        pytest.param(
+            planner,
+            "choose_winner",
+            _choose_any,
+            "the winner is",
+            id="a winner by chance",
+        ),
+        pytest.param(reconcile, "is_live", lambda _job: False, "never ends", id="an end with jobs alive"),
+    ],
+)
+def test_the_onlooker_sees_a_broken_promise(
+    monkeypatch: pytest.MonkeyPatch, place: Any, name: str, mutant: Any, complaint: str
+) -> None:
+    monkeypatch.setattr(place, name, mutant)
+    monkeypatch.setattr(simulated_cluster, "LONGEST_STUDY_TICKS", 1500)
+    assert complaint in _first_broken(range(300))
+
+
+def test_the_onlooker_sees_a_job_that_was_launched_before_it_was_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reconcile._Written, "trial", _launch_unwritten)
+    assert "is in no ledger" in _first_broken(range(300))
+
+
+def test_every_promise_is_looked_at_in_twice_as_bad_weather_too() -> None:
+    storm = simulated_cluster.STORMY
+    assert simulated_cluster._twice_as_bad(storm) == replace(
+        storm, **{name: 2 * chance for name, chance in vars(storm).items()}
+    )
