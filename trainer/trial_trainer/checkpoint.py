@@ -1,0 +1,162 @@
+"""Checkpoints that a run continues from as if it had not stopped.
+
+A checkpoint is the adapter, the optimizer's moments and the counters, under ``checkpoints/<step>-<attempt>/``. Its
+``manifest.json`` with the digest of each file is written last: a checkpoint without it, or that does not match it, is
+not whole and is passed over. `latest.json` is a hint for people.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import tempfile
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from trial_trainer.artifacts import ArtifactStore
+from trial_trainer.contract import CHECKPOINTS, LATEST, ContractError, from_json
+from trial_trainer.errors import StudyError
+
+log = logging.getLogger(__name__)
+
+WEIGHTS, OPTIMIZER, STATE, MANIFEST = "adapter.safetensors", "optimizer.safetensors", "state.json", "manifest.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Identity:
+    """What must be the same for a run to go on bit for bit."""
+
+    seed: int
+    arm: Mapping[str, float | int | str]
+    total_steps: int
+    dataset: str
+    """The dataset's fingerprint."""
+    ranks: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunState:
+    """Where a run stands, besides weights and moments."""
+
+    identity: Identity
+    step: int
+    samples_seen: int
+    first_loss: float | None
+    recent_losses: tuple[float, ...]
+    """Up to ten, the newest last."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checkpoint:
+    """A whole checkpoint, read."""
+
+    key: str
+    state: RunState
+    weights: Mapping[str, Tensor]
+    moments: Mapping[str, Tensor]
+
+
+def save_checkpoint(
+    store: ArtifactStore,
+    *,
+    attempt: str,
+    state: RunState,
+    parameters: Mapping[str, nn.Parameter],
+    optimizer: torch.optim.Optimizer,
+) -> str:
+    """Write a checkpoint, its manifest last, and return its key."""
+    key = f"{CHECKPOINTS}/{state.step:06d}-{attempt}"
+    with tempfile.TemporaryDirectory() as name:
+        directory = Path(name)
+        save_file({n: p.detach().contiguous() for n, p in parameters.items()}, directory / WEIGHTS)
+        save_file(_moments(parameters, optimizer), directory / OPTIMIZER)
+        (directory / STATE).write_text(json.dumps(asdict(state), sort_keys=True))
+        files = {}
+        for file in (WEIGHTS, OPTIMIZER, STATE):
+            files[file] = hashlib.sha256((directory / file).read_bytes()).hexdigest()
+            store.upload(f"{key}/{file}", directory / file)
+    store.write(f"{key}/{MANIFEST}", json.dumps({"step": state.step, "sha256": files}).encode())
+    store.write(LATEST, json.dumps({"step": state.step, "checkpoint": key}).encode())
+    return key
+
+
+def find_checkpoint(store: ArtifactStore) -> Checkpoint | None:
+    """Return the newest whole checkpoint under a rung's output prefix; damaged ones are passed over with a warning."""
+    keys = {key.rsplit("/", 1)[0] for key in store.list(f"{CHECKPOINTS}/") if key.endswith(f"/{MANIFEST}")}
+    for key in sorted(keys, reverse=True):
+        checkpoint = _read(store, key)
+        if checkpoint is not None:
+            return checkpoint
+    return None
+
+
+def restore(
+    checkpoint: Checkpoint,
+    identity: Identity,
+    parameters: Mapping[str, nn.Parameter],
+    optimizer: torch.optim.Optimizer,
+) -> None:
+    """Put weights and moments back.
+
+    Raises:
+        StudyError: where the checkpoint belongs to another run.
+    """
+    theirs, ours = asdict(checkpoint.state.identity), asdict(identity)
+    different = [f"{name} must be {ours[name]!r}, got {theirs[name]!r}" for name in ours if ours[name] != theirs[name]]
+    if checkpoint.weights.keys() != parameters.keys():
+        different.append("its adapter has other layers")
+    if different:
+        raise StudyError(f"checkpoint {checkpoint.key} belongs to another run: {'; '.join(different)}")
+    with torch.no_grad():
+        for name, parameter in parameters.items():
+            parameter.copy_(checkpoint.weights[name])
+            optimizer.state[parameter] = {
+                "step": checkpoint.moments[f"{name}.step"].clone(),
+                "exp_avg": checkpoint.moments[f"{name}.exp_avg"].to(parameter.device),
+                "exp_avg_sq": checkpoint.moments[f"{name}.exp_avg_sq"].to(parameter.device),
+            }
+
+
+def delete_older(store: ArtifactStore, *, attempt: str, keep: str) -> None:
+    """Delete this attempt's checkpoints before the one to keep; other attempts' stay, they may still be written."""
+    keys = {"/".join(key.split("/")[:2]) for key in store.list(f"{CHECKPOINTS}/")}
+    for key in keys:
+        if key.endswith(f"-{attempt}") and key < keep:
+            # The manifest first, so that what is half deleted is not taken for whole.
+            store.delete(f"{key}/{MANIFEST}")
+            store.delete(key)
+
+
+def _moments(parameters: Mapping[str, nn.Parameter], optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    moments = {}
+    for name, parameter in parameters.items():
+        for field, value in optimizer.state[parameter].items():
+            moments[f"{name}.{field}"] = value.detach().contiguous().clone()
+    return moments
+
+
+def _read(store: ArtifactStore, key: str) -> Checkpoint | None:
+    with tempfile.TemporaryDirectory() as name:
+        directory = Path(name)
+        try:
+            manifest = json.loads(store.read(f"{key}/{MANIFEST}") or b"")
+            for file, digest in manifest["sha256"].items():
+                found = store.download(f"{key}/{file}", directory / file)
+                if not found or hashlib.sha256((directory / file).read_bytes()).hexdigest() != digest:
+                    raise ValueError(f"{file} does not match its digest")
+            return Checkpoint(
+                key=key,
+                state=from_json(RunState, (directory / STATE).read_bytes()),
+                weights=load_file(directory / WEIGHTS),
+                moments=load_file(directory / OPTIMIZER),
+            )
+        except (ValueError, KeyError, TypeError, AttributeError, ContractError, SafetensorError) as error:
+            log.warning("checkpoint %s of %s is not whole and is passed over: %s", key, store.uri, error)
+            return None

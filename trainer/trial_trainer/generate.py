@@ -1,0 +1,398 @@
+"""Greedy answers to all questions of many pages, without changing one token.
+
+Pages are computed once. The gold answer is a draft: one forward pass of page, questions and drafts tells how much of
+each draft greedy decoding would have written itself. A draft token is accepted only if it is the argmax, the lowest id
+among equals. Where the draft ends being right, or the two best logits are closer than `MARGIN` (where one pass for many
+tokens and one for a single token may round differently), decoding goes on token by token from there, for the open
+questions of several pages at once, over the keys and values of the first pass.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from trial_trainer.attention import PackedAttention, attending
+from trial_trainer.data import Group, build_row, micro_batches, separate
+from trial_trainer.dataset import DatasetIndex, Page
+from trial_trainer.model import LoadedModel
+
+MARGIN = {torch.bfloat16: 0.25, torch.float32: 1e-3}
+"""Distance of the two best logits under which a draft token is not trusted. bf16 logits between 16 and 32 are an
+eighth apart, and a different order of summing moves them by one such step."""
+ROW_TOKENS = {"cpu": 2048, "cuda": 32768}
+PAGES_AT_ONCE = {"cpu": 12, "cuda": 64}
+"""Pages whose open questions are decoded together: a step costs the reading of all weights, however many rows."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answered:
+    """The model's answer to one question."""
+
+    page: int
+    question: int
+    tokens: tuple[int, ...]
+    """Generated ids without the end of turn."""
+    finished: bool
+    """Whether an end of turn came within the limit."""
+    loss: float | None
+    """Mean token cross-entropy (nats) of the gold answer; None where it does not stand in the page."""
+    answer_tokens: int
+    """Tokens that ``loss`` is a mean of."""
+
+
+@dataclass(kw_only=True)
+class _Branch:
+    """One question while it is answered."""
+
+    page: int
+    question: int
+    prompt: tuple[int, ...]
+    draft: tuple[int, ...]
+    loss: float | None
+    tokens: list[int] = field(default_factory=list)
+    finished: bool = False
+    cached: int = 0
+    """Branch tokens whose keys and values are valid."""
+    next_input: int = 0
+    """Token to feed next."""
+    first: int = 0
+    """Index of the branch's first token in its row."""
+
+    def is_open(self, limit: int) -> bool:
+        return not self.finished and len(self.tokens) < limit
+
+
+@dataclass(kw_only=True)
+class _OpenPage:
+    """A page with open questions, and the keys and values of its first pass."""
+
+    prefix_tokens: int
+    keys: list[Tensor]
+    """For each layer (key heads, prefix tokens, head size)."""
+    values: list[Tensor]
+    branches: list[_Branch]
+    branch_keys: list[list[Tensor]]
+    """For each branch and layer (key heads, cached tokens, head size)."""
+    branch_values: list[list[Tensor]]
+
+
+class _CapturingAttention(PackedAttention):
+    """Attention of a first pass that keeps keys and values by layer."""
+
+    def __init__(self, *args: object, **options: object) -> None:
+        super().__init__(*args, **options)  # type: ignore[arg-type]
+        self.keys: list[Tensor] = []
+        self.values: list[Tensor] = []
+
+    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
+        self.keys.append(key[0])
+        self.values.append(value[0])
+        return super().attend(layer, query, key, value, scaling)
+
+
+@torch.no_grad()
+def answer_pages(loaded: LoadedModel, pages: Sequence[Page], index: DatasetIndex) -> list[Answered]:
+    """Answer every question of every page, in dataset order.
+
+    Args:
+        loaded: the model; it is put into evaluation mode.
+        pages: with drafts in ``Question.answer``.
+        index: says what ends an answer and how long answers may become.
+    """
+    loaded.module.eval()
+    limit = index.longest_answer_tokens
+    stops = frozenset(index.end_of_turn)
+    branches: list[_Branch] = []
+    waiting: list[_OpenPage] = []
+    numbers = {id(page): number for number, page in enumerate(pages)}
+    groups = [Group(page=page, questions=page.questions) for page in pages if page.questions]
+    if not loaded.shares_prefix:
+        return [answer for group in groups for answer in _answer_separately(loaded, numbers, group, limit, stops)]
+    groups.sort(key=lambda group: -group.tokens)
+    for batch in micro_batches(groups, ROW_TOKENS[loaded.device.type]):
+        found, still_open = _verify(loaded, batch, numbers, limit, stops)
+        branches.extend(found)
+        waiting.extend(still_open)
+        if len(waiting) >= PAGES_AT_ONCE[loaded.device.type]:
+            _continue(loaded, waiting, limit, stops)
+            waiting = []
+    if waiting:
+        _continue(loaded, waiting, limit, stops)
+    branches.sort(key=lambda branch: (branch.page, branch.question))
+    return [_answered(branch) for branch in branches]
+
+
+def _answered(branch: _Branch) -> Answered:
+    return Answered(
+        page=branch.page,
+        question=branch.question,
+        tokens=tuple(branch.tokens),
+        finished=branch.finished,
+        loss=branch.loss,
+        answer_tokens=len(branch.draft),
+    )
+
+
+# --- The first pass ----------------------------------------------------------------------------------------------
+
+
+def _verify(
+    loaded: LoadedModel, groups: list[Group], numbers: dict[int, int], limit: int, stops: frozenset[int]
+) -> tuple[list[_Branch], list[_OpenPage]]:
+    row = build_row(groups, loaded.device)
+    attention = _CapturingAttention(row.segments, device=loaded.device, dtype=loaded.dtype)
+    with attending(attention):
+        logits = loaded.module(
+            input_ids=row.input_ids,
+            position_ids=row.position_ids,
+            logits_to_keep=row.label_positions,
+            use_cache=False,
+        ).logits[0]
+    best, is_close = _argmax(logits)
+    losses = F.cross_entropy(logits.float(), row.labels, reduction="none").cpu()
+    best_ids, close = best.tolist(), is_close.tolist()
+    all_branches: list[_Branch] = []
+    open_pages: list[_OpenPage] = []
+    label, start = 0, 0
+    for group in groups:
+        prefix = len(group.page.prefix)
+        first = start + prefix
+        mine: list[_Branch] = []
+        for number, question in enumerate(group.questions):
+            ends = label + len(question.answer)
+            loss = float(losses[label:ends].mean()) if question.derived else None
+            branch = _Branch(
+                page=numbers[id(group.page)],
+                question=number,
+                prompt=question.prompt,
+                draft=question.answer,
+                loss=loss,
+                first=first,
+            )
+            _accept(branch, best_ids[label:ends], close[label:ends], limit, stops)
+            mine.append(branch)
+            first += len(question.prompt) + len(question.answer) - 1
+            label = ends
+        all_branches.extend(mine)
+        still_open = [branch for branch in mine if branch.is_open(limit)]
+        if still_open:
+            open_pages.append(_open_page(attention, start, prefix, still_open))
+        start = first
+    return all_branches, open_pages
+
+
+def _argmax(logits: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the lowest id among the highest logits, and whether another logit is within the margin."""
+    top = torch.topk(logits.float(), 2, dim=-1).values
+    best = (logits == logits.max(dim=-1, keepdim=True).values).to(torch.uint8).argmax(dim=-1)
+    return best, top[:, 0] - top[:, 1] < MARGIN[logits.dtype]
+
+
+def _accept(branch: _Branch, best: list[int], close: list[bool], limit: int, stops: frozenset[int]) -> None:
+    """Walk along the draft as far as greedy decoding would have written it."""
+    for position, token in enumerate(branch.draft):
+        if len(branch.tokens) == limit:
+            return
+        if close[position]:
+            # Ask again with the token before, alone.
+            branch.cached = len(branch.prompt) + position - 1
+            branch.next_input = branch.draft[position - 1] if position else branch.prompt[-1]
+            return
+        chosen = best[position]
+        if chosen in stops:
+            branch.finished = True
+            return
+        branch.tokens.append(chosen)
+        if chosen != token:
+            branch.cached = len(branch.prompt) + position
+            branch.next_input = chosen
+            return
+    # The whole draft was right and did not end the turn: its last token is not computed yet.
+    branch.cached = len(branch.prompt) + len(branch.draft) - 1
+    branch.next_input = branch.draft[-1]
+
+
+def _open_page(attention: _CapturingAttention, start: int, prefix: int, branches: list[_Branch]) -> _OpenPage:
+    def cut(states: list[Tensor], first: int, tokens: int) -> list[Tensor]:
+        return [layer[:, first : first + tokens] for layer in states]
+
+    return _OpenPage(
+        prefix_tokens=prefix,
+        keys=cut(attention.keys, start, prefix),
+        values=cut(attention.values, start, prefix),
+        branches=branches,
+        branch_keys=[cut(attention.keys, branch.first, branch.cached) for branch in branches],
+        branch_values=[cut(attention.values, branch.first, branch.cached) for branch in branches],
+    )
+
+
+# --- Token by token ----------------------------------------------------------------------------------------------
+
+
+def _continue(loaded: LoadedModel, pages: list[_OpenPage], limit: int, stops: frozenset[int]) -> None:
+    size = PAGES_AT_ONCE[loaded.device.type]
+    pages = sorted(pages, key=lambda page: -len(page.branches))
+    for start in range(0, len(pages), size):
+        attention = _SteppingAttention(pages[start : start + size], limit, loaded.device, loaded.dtype)
+        while attention.pages:
+            _step(loaded, attention, limit, stops)
+            attention.drop_finished(limit)
+
+
+def _step(loaded: LoadedModel, attention: _SteppingAttention, limit: int, stops: frozenset[int]) -> None:
+    ids, positions = attention.inputs()
+    with attending(attention):
+        logits = loaded.module(input_ids=ids, position_ids=positions, use_cache=False).logits[0]
+    best = _argmax(logits)[0].tolist()
+    for row, branch in attention.rows():
+        if not branch.is_open(limit):
+            continue
+        branch.cached += 1
+        chosen = best[row]
+        if chosen in stops:
+            branch.finished = True
+        else:
+            branch.tokens.append(chosen)
+            branch.next_input = chosen
+
+
+class _SteppingAttention:
+    """Attention of one new token for each of (pages x slots) branches, over padded pages and branches."""
+
+    def __init__(self, pages: list[_OpenPage], limit: int, device: torch.device, dtype: torch.dtype) -> None:
+        self.pages = pages
+        self._slots = max(len(page.branches) for page in pages)
+        self._device = device
+        longest_prefix = max(page.prefix_tokens for page in pages)
+        room = max(len(branch.prompt) for page in pages for branch in page.branches) + limit + 1
+        self._branch_room = room
+        self._page_keys = [_pad_pages([p.keys[i] for p in pages], longest_prefix) for i in range(len(pages[0].keys))]
+        self._page_values = [_pad_pages([p.values[i] for p in pages], longest_prefix) for i in range(len(pages[0].keys))]
+        self._branch_keys = [self._pad_branches(i, "branch_keys") for i in range(len(pages[0].keys))]
+        self._branch_values = [self._pad_branches(i, "branch_values") for i in range(len(pages[0].keys))]
+        lengths = torch.tensor([page.prefix_tokens for page in pages], device=device)
+        outside = torch.arange(longest_prefix, device=device)[None] >= lengths[:, None]
+        # (pages, 1, 1, prefix)
+        self._page_mask = torch.zeros(outside.shape, dtype=dtype, device=device).masked_fill_(outside, float("-inf"))[
+            :, None, None, :
+        ]
+        self._dtype = dtype
+        self._layer = 0
+
+    def rows(self) -> list[tuple[int, _Branch]]:
+        """Return the branches with their row in a step."""
+        return [
+            (number * self._slots + slot, branch)
+            for number, page in enumerate(self.pages)
+            for slot, branch in enumerate(page.branches)
+        ]
+
+    def inputs(self) -> tuple[Tensor, Tensor]:
+        """Return (1, rows) ids and positions of the next step. A slot without a branch computes what nobody reads."""
+        rows = len(self.pages) * self._slots
+        ids, cached, positions = [0] * rows, [0] * rows, [0] * rows
+        for row, branch in self.rows():
+            page = self.pages[row // self._slots]
+            ids[row] = branch.next_input
+            cached[row] = min(branch.cached, self._branch_room - 1)
+            positions[row] = page.prefix_tokens + cached[row]
+        self._cached = torch.tensor(cached, device=self._device)
+        shape = (len(self.pages), 1, self._slots, 1, self._branch_room)
+        outside = torch.arange(self._branch_room, device=self._device)[None] > self._cached[:, None]
+        mask = torch.zeros(outside.shape, dtype=self._dtype, device=self._device)
+        self._branch_mask = mask.masked_fill_(outside, float("-inf")).view(shape)
+        self._layer = 0
+        return torch.tensor([ids], device=self._device), torch.tensor([positions], device=self._device)
+
+    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
+        """See `Attention.attend`; layers come in the order in which the first pass captured them."""
+        number, self._layer = self._layer, self._layer + 1
+        pages, slots = len(self.pages), self._slots
+        key_heads, size = key.shape[1], key.shape[3]
+        per_key = query.shape[1] // key_heads
+        row = torch.arange(pages * slots, device=self._device)
+        self._branch_keys[number][row // slots, :, row % slots, self._cached] = key[0].transpose(0, 1)
+        self._branch_values[number][row // slots, :, row % slots, self._cached] = value[0].transpose(0, 1)
+        # (key heads, per key, pages, slots, size) -> (pages, key heads, slots, per key, size)
+        grouped = (query[0] * scaling).view(key_heads, per_key, pages, slots, size).permute(2, 0, 3, 1, 4)
+        flat = grouped.reshape(pages, key_heads, slots * per_key, size)
+        on_page = torch.matmul(flat, self._page_keys[number].transpose(-1, -2)) + self._page_mask
+        on_branch = torch.matmul(grouped, self._branch_keys[number].transpose(-1, -2)) + self._branch_mask
+        prefix = on_page.shape[-1]
+        scores = torch.cat([on_page.view(pages, key_heads, slots, per_key, prefix), on_branch], dim=-1)
+        weights = torch.softmax(scores, dim=-1)
+        from_page = torch.matmul(
+            weights[..., :prefix].reshape(pages, key_heads, slots * per_key, prefix), self._page_values[number]
+        )
+        output = torch.matmul(weights[..., prefix:], self._branch_values[number])
+        output = output + from_page.view(pages, key_heads, slots, per_key, -1)
+        # (pages, key heads, slots, per key, size) -> (1, heads, rows, size)
+        return output.permute(1, 3, 0, 2, 4).reshape(1, query.shape[1], pages * slots, -1)
+
+    def drop_finished(self, limit: int) -> None:
+        """Forget pages whose questions are all answered, once they are half of what is computed."""
+        live = [n for n, page in enumerate(self.pages) if any(branch.is_open(limit) for branch in page.branches)]
+        if live and len(live) * 2 > len(self.pages):
+            return
+        self.pages = [self.pages[n] for n in live]
+        index = torch.tensor(live, dtype=torch.long, device=self._device)
+        for states in (self._page_keys, self._page_values, self._branch_keys, self._branch_values):
+            states[:] = [tensor.index_select(0, index) for tensor in states]
+        self._page_mask = self._page_mask.index_select(0, index)
+
+    def _pad_branches(self, layer: int, name: str) -> Tensor:
+        """Return (pages, key heads, slots, room, size)."""
+        sample = getattr(self.pages[0], name)[0][layer]
+        shape = (len(self.pages), sample.shape[0], self._slots, self._branch_room, sample.shape[2])
+        padded = sample.new_zeros(shape)
+        for number, page in enumerate(self.pages):
+            for slot, states in enumerate(getattr(page, name)):
+                padded[number, :, slot, : states[layer].shape[1]] = states[layer]
+        return padded
+
+
+def _pad_pages(states: list[Tensor], tokens: int) -> Tensor:
+    """Return (pages, key heads, tokens, size)."""
+    padded = states[0].new_zeros((len(states), states[0].shape[0], tokens, states[0].shape[2]))
+    for number, state in enumerate(states):
+        padded[number, :, : state.shape[1]] = state
+    return padded
+
+
+# --- Models that cannot share a page's tokens ----------------------------------------------------------------------
+
+
+def _answer_separately(
+    loaded: LoadedModel, numbers: dict[int, int], group: Group, limit: int, stops: frozenset[int]
+) -> list[Answered]:
+    answers = []
+    for number, alone in enumerate(separate([group])):
+        question = alone.questions[0]
+        row = build_row([alone], loaded.device)
+        loss = F.cross_entropy(loaded.logits(row).float(), row.labels).item() if question.derived else None
+        prompt = torch.tensor([[*alone.page.prefix, *question.prompt]], device=loaded.device)
+        generated = loaded.module.generate(  # type: ignore[operator]
+            prompt,
+            attention_mask=torch.ones_like(prompt),
+            do_sample=False,
+            max_new_tokens=limit,
+            eos_token_id=sorted(stops),
+            pad_token_id=min(stops),
+        )[0, prompt.shape[1] :].tolist()
+        ends = next((n for n, token in enumerate(generated) if token in stops), None)
+        answers.append(
+            Answered(
+                page=numbers[id(group.page)],
+                question=number,
+                tokens=tuple(generated[: limit if ends is None else ends]),
+                finished=ends is not None,
+                loss=loss,
+                answer_tokens=len(question.answer),
+            )
+        )
+    return answers

@@ -1,0 +1,30 @@
+"""The judge with real models: the untrained base, then each candidate's adapter on a base of its own."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from trial_trainer.contract import Candidate, JudgeConfig
+from trial_trainer.dataset import DatasetIndex, Page
+from trial_trainer.judge import judge
+from trial_trainer.measure import Prediction
+from trial_trainer.model import choose_device, load_adapter, load_base
+from trial_trainer.predict import predict
+
+
+def judge_with_models(config: JudgeConfig) -> None:
+    """Read the test set once and write the judgement."""
+
+    def answer(candidate: Candidate | None, pages: Sequence[Page], index: DatasetIndex) -> list[Prediction]:
+        page = max(pages, key=lambda page: len(page.questions))
+        loaded = load_base(config.base_model, config.trainer, choose_device(), page)
+        if candidate is None:
+            return predict(loaded, pages, index, config.base_model)
+        with tempfile.TemporaryDirectory() as directory:
+            return predict(
+                load_adapter(loaded, candidate.adapter, Path(directory)), pages, index, config.base_model
+            )
+
+    judge(config, answer=answer)

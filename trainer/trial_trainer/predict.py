@@ -1,0 +1,44 @@
+"""A model's answers as text, ready to be measured."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+from trial_trainer.base_model import load_tokenizer
+from trial_trainer.contract import BaseModel
+from trial_trainer.dataset import DatasetIndex, Page
+from trial_trainer.generate import answer_pages
+from trial_trainer.measure import Prediction
+from trial_trainer.model import LoadedModel
+
+
+def predict(
+    loaded: LoadedModel, pages: Sequence[Page], index: DatasetIndex, base_model: BaseModel
+) -> list[Prediction]:
+    """Answer every question of every page, in dataset order."""
+    tokenizer = _tokenizer(base_model)
+    predictions = []
+    for answered in answer_pages(loaded, pages, index):
+        page = pages[answered.page]
+        question = page.questions[answered.question]
+        predictions.append(
+            Prediction(
+                page=page.id,
+                site=page.site,
+                attribute=question.attribute,
+                answer=tokenizer.decode(answered.tokens, skip_special_tokens=True).strip(),
+                finished=answered.finished,
+                gold=question.gold,
+                origin=question.origin,
+                loss=answered.loss,
+                answer_tokens=answered.answer_tokens,
+            )
+        )
+    return predictions
+
+
+@functools.lru_cache(maxsize=1)
+def _tokenizer(base_model: BaseModel) -> Any:
+    return load_tokenizer(base_model)

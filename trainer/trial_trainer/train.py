@@ -1,0 +1,502 @@
+"""One rung of one trial, top to bottom: load, train up to the stop step, evaluate, write the reading last.
+
+    TRIAL_CONFIG='{"study": …}' python -m trial_trainer            # one process, on the CPU or one accelerator
+    TRIAL_CONFIG='{… "processes": 4 …}' python -m trial_trainer    # starts accelerate's launcher itself
+
+The loss of a step is (1 / batch size) x the sum over its samples of the mean token cross-entropy of the answer (nats),
+the same however the step's pages are spread over rows and ranks. Nothing in a step depends on where the run stops.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import math
+import os
+import platform
+import resource
+import secrets
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+
+import accelerate
+import peft
+import torch
+import torch.nn.functional as F
+import transformers
+from accelerate import Accelerator
+from accelerate.utils import gather_object
+from torch import Tensor, nn
+
+from trial_trainer.artifacts import ArtifactStore, join, open_object, open_store
+from trial_trainer.checkpoint import (
+    Checkpoint,
+    Identity,
+    RunState,
+    delete_older,
+    find_checkpoint,
+    restore,
+    save_checkpoint,
+)
+from trial_trainer.contract import (
+    ADAPTER,
+    ATTEMPT,
+    PREDICTIONS,
+    READING,
+    READINGS,
+    ExitCode,
+    Metric,
+    Progress,
+    Reading,
+    TrialConfig,
+    to_json,
+)
+from trial_trainer.data import MICRO_BATCH_TOKENS, Group, Row, build_row, micro_batches, share_among_ranks, step_groups
+from trial_trainer.dataset import TRAIN, VALIDATION, Page, count_samples, read_index, read_split, read_summary
+from trial_trainer.errors import ArmError, Diverged, StudyError
+from trial_trainer.measure import Prediction, measure
+from trial_trainer.model import LoadedModel, adapter_parameters, add_adapter, choose_device, load_base
+from trial_trainer.predict import predict
+from trial_trainer.schedule import learning_rate
+from trial_trainer.stop import StopRequest
+
+log = logging.getLogger(__name__)
+
+MAX_GRADIENT_NORM = 1.0
+LOSS_WINDOW_STEPS = 10
+EXPLODED = 3.0
+"""A run has diverged when the mean loss of the last ten steps is this many times the first step's."""
+CHECKPOINT_SECONDS = 300
+"""Time between checkpoints on the way: what a lost node can cost at most."""
+PROGRESS_SECONDS = 2.0
+OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory", "bad allocation", "std::bad_alloc")
+
+
+def train(config: TrialConfig, stop: StopRequest) -> ExitCode:
+    """Run one rung in this rank.
+
+    Returns:
+        `ExitCode.STOP_STEP_REACHED` with the reading written, or `ExitCode.ASKED_TO_STOP` with a checkpoint.
+
+    Raises:
+        Diverged: the loss is not finite, or exploded.
+        ArmError: the arm cannot run here.
+        StudyError: data, model or checkpoint cannot be used.
+    """
+    store = open_store(config.output)
+    if store.read(READING) is not None:
+        log.info("the reading of rung %d is already there", config.rung)
+        return ExitCode.STOP_STEP_REACHED
+    clock = _Clock()
+    with clock.phase("load"):
+        run = _prepare_run(config, store)
+    run.clock = clock
+    log.info("step %d of %d, stop at %d", run.step, config.total_steps, config.stop_step)
+    with clock.phase("train"):
+        while run.step < config.stop_step:
+            run.train_step()
+            if run.step in config.evaluate_at_steps and run.step < config.stop_step:
+                run.write_reading(f"{READINGS}/{run.step}.json")
+            if run.agree_to_stop(stop):
+                run.save()
+                return ExitCode.ASKED_TO_STOP
+            run.save_now_and_then()
+    run.save()
+    run.write_reading(READING)
+    return ExitCode.STOP_STEP_REACHED
+
+
+@dataclass(kw_only=True)
+class _Clock:
+    """Wall seconds by phase. A phase inside another counts for itself alone."""
+
+    seconds: dict[str, float] = field(default_factory=dict)
+    _open: list[str] = field(default_factory=list)
+    _since: float = field(default_factory=time.monotonic)
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        self._switch()
+        self._open.append(name)
+        try:
+            yield
+        finally:
+            self._switch()
+            self._open.pop()
+
+    def _switch(self) -> None:
+        now = time.monotonic()
+        if self._open:
+            self.seconds[self._open[-1]] = self.seconds.get(self._open[-1], 0.0) + now - self._since
+        self._since = now
+
+    @property
+    def current(self) -> str:
+        return self._open[-1] if self._open else "load"
+
+
+@dataclass(kw_only=True)
+class _Run:
+    """What the loop works on."""
+
+    config: TrialConfig
+    store: ArtifactStore
+    accelerator: Accelerator
+    loaded: LoadedModel
+    parameters: Mapping[str, nn.Parameter]
+    optimizer: torch.optim.Optimizer
+    pages: tuple[Page, ...]
+    identity: Identity
+    attempt: str
+    batch_size: int
+    peak_learning_rate: float
+    warmup_percent: float
+    clock: _Clock = field(default_factory=_Clock)
+    step: int = 0
+    samples_seen: int = 0
+    first_loss: float | None = None
+    recent_losses: tuple[float, ...] = ()
+    tokens_trained: int = 0
+    checkpoint: str = ""
+    saved_at: float = field(default_factory=time.monotonic)
+    told_at: float = 0.0
+    started_at: float = field(default_factory=time.monotonic)
+    started_at_step: int = 0
+
+    # --- One step ----------------------------------------------------------------------------------------------
+
+    def train_step(self) -> None:
+        """Take one optimizer step, the same in every rank."""
+        self.loaded.module.train()
+        groups = step_groups(self.pages, step=self.step, batch_size=self.batch_size, seed=self.config.seed)
+        mine = share_among_ranks(groups, self.accelerator.num_processes)[self.accelerator.process_index]
+        loss, fits = self._accumulate(mine)
+        loss, misfits = self._sum_over_ranks(torch.tensor([loss, 0.0 if fits else 1.0], dtype=torch.float64)).tolist()
+        if misfits:
+            raise ArmError(f"batch_size {self.batch_size} with this adapter does not fit into memory")
+        self._refuse_divergence(loss)
+        self._sum_gradients()
+        for group in self.optimizer.param_groups:
+            group["lr"] = self._learning_rate()
+        torch.nn.utils.clip_grad_norm_(self.parameters.values(), MAX_GRADIENT_NORM)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=False)
+        self.step += 1
+        self.samples_seen += self.batch_size
+        self.tell_progress()
+
+    def _accumulate(self, groups: Sequence[Group]) -> tuple[float, bool]:
+        """Add this rank's share of the step's gradient; return its share of the loss, and whether it fit."""
+        total = torch.zeros((), dtype=torch.float64)
+        rows = micro_batches(self.loaded.arrange(groups), MICRO_BATCH_TOKENS[self.loaded.device.type])
+        try:
+            for number, batch in enumerate(rows):
+                self.loaded.masks.seed(_mask_seed(self.config.seed, self.step, number, self.accelerator.process_index))
+                row = build_row(batch, self.loaded.device)
+                loss = answer_loss(self.loaded.logits(row), row) / self.batch_size
+                loss.backward()  # type: ignore[no-untyped-call]
+                total += loss.detach().double().cpu()
+                self.tokens_trained += row.tokens
+        except (MemoryError, torch.OutOfMemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error):
+                raise
+            return 0.0, False
+        return float(total), True
+
+    def _learning_rate(self) -> float:
+        return learning_rate(
+            self.step,
+            peak=self.peak_learning_rate,
+            total_steps=self.config.total_steps,
+            warmup_percent=self.warmup_percent,
+        )
+
+    def _refuse_divergence(self, loss: float) -> None:
+        if self.first_loss is None:
+            self.first_loss = loss
+        self.recent_losses = (*self.recent_losses, loss)[-LOSS_WINDOW_STEPS:]
+        if not math.isfinite(loss):
+            raise Diverged(f"the loss of step {self.step + 1} is {loss}")
+        mean = sum(self.recent_losses) / len(self.recent_losses)
+        if len(self.recent_losses) == LOSS_WINDOW_STEPS and mean > EXPLODED * self.first_loss:
+            raise Diverged(
+                f"the mean loss of steps {self.step - LOSS_WINDOW_STEPS + 2} to {self.step + 1} is {mean:.3f}, "
+                f"over {EXPLODED:g} times the first step's {self.first_loss:.3f}"
+            )
+
+    def _sum_gradients(self) -> None:
+        if self.accelerator.num_processes == 1:
+            return
+        gradients = [p.grad if p.grad is not None else torch.zeros_like(p) for p in self.parameters.values()]
+        flat = self._sum_over_ranks(torch.cat([gradient.reshape(-1) for gradient in gradients]))
+        for parameter, gradient in zip(
+            self.parameters.values(), flat.split([g.numel() for g in gradients]), strict=True
+        ):
+            parameter.grad = gradient.view_as(parameter).clone()
+
+    def _sum_over_ranks(self, values: Tensor) -> Tensor:
+        if self.accelerator.num_processes == 1:
+            return values
+        reduced: Tensor = self.accelerator.reduce(values.to(self.loaded.device), reduction="sum")
+        return reduced.to(values.device)
+
+    # --- Between steps -----------------------------------------------------------------------------------------
+
+    def agree_to_stop(self, stop: StopRequest) -> bool:
+        """Return whether any rank was asked to stop: all of them answer alike."""
+        if self.accelerator.num_processes == 1:
+            return stop.requested
+        return bool(self._sum_over_ranks(torch.tensor([1.0 if stop.requested else 0.0])).item())
+
+    def save_now_and_then(self) -> None:
+        """Write a checkpoint when the last one is too old, by the first rank's clock."""
+        due = 1.0 if self.is_first and time.monotonic() - self.saved_at > CHECKPOINT_SECONDS else 0.0
+        if self._sum_over_ranks(torch.tensor([due])).item():
+            self.save()
+
+    def save(self) -> None:
+        """Write a checkpoint, then drop this attempt's older ones."""
+        with self.clock.phase("save"):
+            if self.is_first:
+                self.tell_progress(force=True)
+                state = RunState(
+                    identity=self.identity,
+                    step=self.step,
+                    samples_seen=self.samples_seen,
+                    first_loss=self.first_loss,
+                    recent_losses=self.recent_losses,
+                )
+                self.checkpoint = save_checkpoint(
+                    self.store,
+                    attempt=self.attempt,
+                    state=state,
+                    parameters=self.parameters,
+                    optimizer=self.optimizer,
+                )
+                delete_older(self.store, attempt=self.attempt, keep=self.checkpoint)
+            self.accelerator.wait_for_everyone()
+        self.saved_at = time.monotonic()
+
+    def write_reading(self, key: str) -> None:
+        """Evaluate on the validation set and write a reading; that of the stop step after the adapter, and once."""
+        with self.clock.phase("evaluate"):
+            self.tell_progress(force=True)
+            predictions = self._predict_validation()
+            metrics = measure(predictions)
+        if not self.is_first:
+            return
+        with self.clock.phase("save"):
+            if key == READING:
+                self._write_adapter()
+                lines = "".join(to_json(prediction) + "\n" for prediction in predictions)
+                self.store.write(PREDICTIONS, lines.encode())
+        reading = self._reading(metrics)
+        self.tell_progress(force=True)
+        if not self.store.write_new(key, to_json(reading).encode()):
+            log.info("another attempt wrote %s first", key)
+
+    def _predict_validation(self) -> list[Prediction]:
+        pages = read_split(open_store(self.config.dataset), VALIDATION)
+        index = read_index(open_store(self.config.dataset))
+        rank, ranks = self.accelerator.process_index, self.accelerator.num_processes
+        mine = predict(self.loaded, pages[rank::ranks], index, self.config.base_model)
+        return list(gather_object(mine)) if ranks > 1 else mine
+
+    def _write_adapter(self) -> None:
+        with tempfile.TemporaryDirectory() as name:
+            self.loaded.module.save_pretrained(name)  # type: ignore[operator]
+            for path in sorted(Path(name).iterdir()):
+                self.store.upload(f"{ADAPTER}/{path.name}", path)
+
+    def _reading(self, metrics: Mapping[str, Metric]) -> Reading:
+        config = self.config
+        return Reading(
+            study=config.study,
+            trial=config.trial,
+            rung=config.rung,
+            step=self.step,
+            total_steps=config.total_steps,
+            checkpoint=self.checkpoint,
+            metrics=metrics,
+            samples_seen=self.samples_seen,
+            tokens_per_second=self.tokens_trained / max(self.clock.seconds.get("train", 0.0), 1e-9),
+            peak_memory_bytes=_peak_memory_bytes(self.loaded.device),
+            seconds=dict(self.clock.seconds),
+            versions=versions(),
+        )
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this rank writes."""
+        return self.accelerator.is_main_process
+
+    def tell_progress(self, *, force: bool = False) -> None:
+        """Refresh the progress object, at most every few seconds."""
+        now = time.monotonic()
+        if self.config.progress is None or not self.is_first or (now - self.told_at < PROGRESS_SECONDS and not force):
+            return
+        self.told_at = now
+        done = self.step - self.started_at_step
+        eta = (now - self.started_at) / done * (self.config.stop_step - self.step) if done else None
+        losses = self.recent_losses
+        progress = Progress(
+            step=self.step,
+            stop_step=self.config.stop_step,
+            total_steps=self.config.total_steps,
+            loss=sum(losses) / len(losses) if losses else None,
+            phase=self.clock.current,
+            eta_seconds=eta,
+            updated_at=datetime.now(UTC).isoformat(timespec="seconds"),
+        )
+        store, key = open_object(self.config.progress)
+        store.write(key, to_json(progress).encode())
+
+
+# --- Before the first step -------------------------------------------------------------------------------------------
+
+
+def _prepare_run(config: TrialConfig, store: ArtifactStore) -> _Run:
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.utils.deterministic.fill_uninitialized_memory = False
+    accelerator = Accelerator(cpu=not torch.cuda.is_available())
+    if accelerator.num_processes != config.trainer.processes:
+        raise RuntimeError(f"{config.trainer.processes} ranks must run, got {accelerator.num_processes}")
+    dataset = open_store(config.dataset)
+    pages = read_split(dataset, TRAIN)
+    batch_size = int(config.arm.get("batch_size", 16))
+    _refuse_impossible(config, pages, batch_size)
+    identity = Identity(
+        seed=config.seed,
+        arm=dict(config.arm),
+        total_steps=config.total_steps,
+        dataset=read_summary(dataset).fingerprint,
+        ranks=accelerator.num_processes,
+    )
+    checkpoint = _newest_checkpoint(config, store)
+    loaded = load_base(config.base_model, config.trainer, choose_device(), max(pages, key=lambda p: len(p.questions)))
+    loaded = add_adapter(loaded, config.arm, config.trainer, config.seed)
+    parameters = adapter_parameters(loaded.module)
+    optimizer = torch.optim.AdamW(
+        list(parameters.values()),
+        lr=0.0,
+        weight_decay=float(config.arm.get("weight_decay", config.trainer.weight_decay)),
+    )
+    run = _Run(
+        config=config,
+        store=store,
+        accelerator=accelerator,
+        loaded=loaded,
+        parameters=parameters,
+        optimizer=optimizer,
+        pages=pages,
+        identity=identity,
+        attempt=_attempt(accelerator),
+        batch_size=batch_size,
+        peak_learning_rate=float(config.arm["learning_rate"]),
+        warmup_percent=float(config.arm.get("warmup_percent", config.trainer.warmup_percent)),
+    )
+    if checkpoint is not None:
+        restore(checkpoint, identity, parameters, optimizer)
+        run.step, run.started_at_step = checkpoint.state.step, checkpoint.state.step
+        run.samples_seen = checkpoint.state.samples_seen
+        run.first_loss, run.recent_losses = checkpoint.state.first_loss, checkpoint.state.recent_losses
+        log.info("goes on from %s", checkpoint.key)
+    _print_derived(run)
+    return run
+
+
+def _refuse_impossible(config: TrialConfig, pages: Sequence[Page], batch_size: int) -> None:
+    problems = []
+    samples = count_samples(pages)
+    if "learning_rate" not in config.arm:
+        problems.append("TrialConfig.arm['learning_rate'] must be given")
+    if not 0 < batch_size <= samples:
+        problems.append(
+            f"TrialConfig.arm['batch_size'] must be from 1 to the {samples} training samples, got {batch_size}"
+        )
+    if not 0 < config.stop_step <= config.total_steps:
+        problems.append(
+            f"TrialConfig.stop_step must be from 1 to total_steps {config.total_steps}, got {config.stop_step}"
+        )
+    if problems:
+        raise StudyError("; ".join(problems))
+
+
+def _newest_checkpoint(config: TrialConfig, store: ArtifactStore) -> Checkpoint | None:
+    """Return this rung's newest whole checkpoint, else the earlier rung's."""
+    found = find_checkpoint(store)
+    if found is None and config.resume_from is not None:
+        found = find_checkpoint(open_store(config.resume_from))
+        if found is None:
+            raise StudyError(f"TrialConfig.resume_from must hold a whole checkpoint, got {config.resume_from!r}")
+    return found
+
+
+def _attempt(accelerator: Accelerator) -> str:
+    """Return this attempt's word. Only the first rank writes with it."""
+    del accelerator
+    return (os.environ.get(ATTEMPT) or secrets.token_hex(4))[:8]
+
+
+def _mask_seed(seed: int, step: int, micro_step: int, rank: int) -> int:
+    digest = hashlib.sha256(f"{seed}/{step}/{micro_step}/{rank}".encode()).digest()
+    return int.from_bytes(digest[:8], "big") >> 1
+
+
+def _print_derived(run: _Run) -> None:
+    samples = count_samples(run.pages)
+    steps = samples // run.batch_size
+    epochs = run.config.trainer.epochs
+    trained = sum(parameter.numel() for parameter in run.parameters.values())
+    log.info("samples: %d on %d pages; %d dropped an epoch", samples, len(run.pages), samples - steps * run.batch_size)
+    log.info("steps: %d epochs x floor(%d / %d) = %d", epochs, samples, run.batch_size, run.config.total_steps)
+    log.info("trained parameters: %s", f"{trained:,}")
+    log.info("threads: %d; ranks: %d", torch.get_num_threads(), run.accelerator.num_processes)
+
+
+# --- The loss --------------------------------------------------------------------------------------------------------
+
+
+def answer_loss(logits: Tensor, row: Row) -> Tensor:
+    """Return the sum over a row's samples of the mean token cross-entropy of each answer, in nats.
+
+    Args:
+        logits: (labels, vocabulary), of any type; computed in fp32.
+        row: tells which labels belong to which sample.
+    """
+    losses = F.cross_entropy(logits.float(), row.labels, reduction="none")
+    lengths = torch.bincount(row.sample_of_label, minlength=row.samples)
+    return (losses / lengths[row.sample_of_label]).sum()
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Tell an allocation that failed from other errors; torch names it differently on each device."""
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    text = str(error).lower()
+    return any(words in text for words in OUT_OF_MEMORY)
+
+
+def _peak_memory_bytes(device: torch.device) -> int:
+    if device.type == "cuda":
+        return int(torch.cuda.max_memory_allocated(device))
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return int(peak if platform.system() == "Darwin" else peak * 1024)
+
+
+def versions() -> dict[str, str]:
+    """Return what a reading depends on besides its configuration."""
+    return {
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+        "peft": peft.__version__,
+        "accelerate": accelerate.__version__,
+        "processor": torch.backends.cpu.get_cpu_capability(),
+    }
