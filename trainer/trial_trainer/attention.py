@@ -69,18 +69,18 @@ class Segment:
         return self.branches_start + sum(self.branch_tokens)
 
 
-_current: Attention | None = None
+_attending: list[Attention] = []
+"""The innermost last."""
 
 
 @contextlib.contextmanager
 def attending(attention: Attention) -> Iterator[None]:
     """Use this attention in every forward pass inside."""
-    global _current
-    before, _current = _current, attention
+    _attending.append(attention)
     try:
         yield
     finally:
-        _current = before
+        _attending.pop()
 
 
 def _attend(
@@ -88,19 +88,19 @@ def _attend(
     query: Tensor,
     key: Tensor,
     value: Tensor,
-    attention_mask: Tensor | None,
+    attention_mask: Tensor | None,  # noqa: ARG001 - transformers passes it; the segments say all
     scaling: float | None = None,
     dropout: float = 0.0,
     **options: Any,
 ) -> tuple[Tensor, None]:
-    if _current is None:
+    if not _attending:
         raise UnsupportedAttentionError("a forward pass outside `attending`")
     asked = [name for name in ("sliding_window", "softcap", "s_aux", "position_bias") if options.get(name) is not None]
     if asked or dropout or not getattr(module, "is_causal", True):
         raise UnsupportedAttentionError(f"the model's attention asks for {', '.join(asked) or 'dropout'}")
     layer = getattr(module, "layer_idx", None)
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-    output = _current.attend(-1 if layer is None else layer, query, key, value, scale)
+    output = _attending[-1].attend(-1 if layer is None else layer, query, key, value, scale)
     return output.transpose(1, 2).contiguous(), None
 
 
@@ -113,7 +113,7 @@ class PackedAttention:
     def __init__(self, segments: Sequence[Segment], *, device: torch.device, dtype: torch.dtype) -> None:
         self._blocks = [block for segment in segments for block in _blocks(segment, device, dtype)]
 
-    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
+    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:  # noqa: ARG002
         """See `Attention.attend`; ``layer`` does not matter."""
         return torch.cat([block.attend(query, key, value, scaling) for block in self._blocks], dim=2)
 

@@ -6,9 +6,8 @@ import time
 
 from trial_trainer.artifacts import open_store
 from trial_trainer.contract import TrialConfig
-from trial_trainer.data import build_row, micro_batches, step_groups
+from trial_trainer.data import MICRO_BATCH_TOKENS, build_row, micro_batches, step_groups
 from trial_trainer.dataset import TRAIN, VALIDATION, read_index, read_split
-from trial_trainer.data import MICRO_BATCH_TOKENS
 from trial_trainer.generate import answer_pages
 from trial_trainer.model import add_adapter, choose_device, load_base
 from trial_trainer.train import answer_loss

@@ -148,9 +148,7 @@ def _read(store: ArtifactStore, key: str) -> Checkpoint | None:
         try:
             manifest = json.loads(store.read(f"{key}/{MANIFEST}") or b"")
             for file, digest in manifest["sha256"].items():
-                found = store.download(f"{key}/{file}", directory / file)
-                if not found or hashlib.sha256((directory / file).read_bytes()).hexdigest() != digest:
-                    raise ValueError(f"{file} does not match its digest")
+                _download(store, f"{key}/{file}", directory / file, digest)
             return Checkpoint(
                 key=key,
                 state=from_json(RunState, (directory / STATE).read_bytes()),
@@ -160,3 +158,9 @@ def _read(store: ArtifactStore, key: str) -> Checkpoint | None:
         except (ValueError, KeyError, TypeError, AttributeError, ContractError, SafetensorError) as error:
             log.warning("checkpoint %s of %s is not whole and is passed over: %s", key, store.uri, error)
             return None
+
+
+def _download(store: ArtifactStore, key: str, target: Path, digest: str) -> None:
+    found = store.download(key, target)
+    if not found or hashlib.sha256(target.read_bytes()).hexdigest() != digest:
+        raise ValueError(f"{target.name} does not match its digest")

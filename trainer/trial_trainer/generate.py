@@ -272,12 +272,14 @@ class _SteppingAttention:
         room = max(len(branch.prompt) for page in pages for branch in page.branches) + limit + 1
         self._branch_room = room
         self._page_keys = [_pad_pages([p.keys[i] for p in pages], longest_prefix) for i in range(len(pages[0].keys))]
-        self._page_values = [_pad_pages([p.values[i] for p in pages], longest_prefix) for i in range(len(pages[0].keys))]
+        self._page_values = [
+            _pad_pages([p.values[i] for p in pages], longest_prefix) for i in range(len(pages[0].keys))
+        ]
         self._branch_keys = [self._pad_branches(i, "branch_keys") for i in range(len(pages[0].keys))]
         self._branch_values = [self._pad_branches(i, "branch_values") for i in range(len(pages[0].keys))]
         lengths = torch.tensor([page.prefix_tokens for page in pages], device=device)
         outside = torch.arange(longest_prefix, device=device)[None] >= lengths[:, None]
-        # (pages, 1, 1, prefix)
+        # Added to the scores; its shape is pages, 1, 1, prefix.
         self._page_mask = torch.zeros(outside.shape, dtype=dtype, device=device).masked_fill_(outside, float("-inf"))[
             :, None, None, :
         ]
@@ -309,7 +311,7 @@ class _SteppingAttention:
         self._layer = 0
         return torch.tensor([ids], device=self._device), torch.tensor([positions], device=self._device)
 
-    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
+    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:  # noqa: ARG002
         """See `Attention.attend`; layers come in the order in which the first pass captured them."""
         number, self._layer = self._layer, self._layer + 1
         pages, slots = len(self.pages), self._slots
@@ -349,7 +351,7 @@ class _SteppingAttention:
         """Return (pages, key heads, slots, room, size)."""
         sample = getattr(self.pages[0], name)[0][layer]
         shape = (len(self.pages), sample.shape[0], self._slots, self._branch_room, sample.shape[2])
-        padded = sample.new_zeros(shape)
+        padded: Tensor = sample.new_zeros(shape)
         for number, page in enumerate(self.pages):
             for slot, states in enumerate(getattr(page, name)):
                 padded[number, :, slot, : states[layer].shape[1]] = states[layer]

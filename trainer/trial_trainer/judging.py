@@ -23,8 +23,6 @@ def judge_with_models(config: JudgeConfig) -> None:
         if candidate is None:
             return predict(loaded, pages, index, config.base_model)
         with tempfile.TemporaryDirectory() as directory:
-            return predict(
-                load_adapter(loaded, candidate.adapter, Path(directory)), pages, index, config.base_model
-            )
+            return predict(load_adapter(loaded, candidate.adapter, Path(directory)), pages, index, config.base_model)
 
     judge(config, answer=answer)

@@ -41,7 +41,14 @@ class _LoraLinear(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, a: Tensor, b: Tensor, scaling: float, mask: Tensor | None
+        ctx: Any,
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        a: Tensor,
+        b: Tensor,
+        scaling: float,
+        mask: Tensor | None,
     ) -> Tensor:
         rows = x.reshape(-1, x.shape[-1])
         a_low, b_low = a.to(x.dtype), (b * scaling).to(x.dtype)
@@ -90,8 +97,10 @@ def _forward(module: peft_lora.Linear, masks: DropoutMasks) -> Any:
 
     def forward(x: Tensor, *args: Any, **options: Any) -> Tensor:
         if module.disable_adapters:
-            return base(x)
+            plain: Tensor = base(x)
+            return plain
         mask = masks.draw(x, probability) if module.training and probability > 0 else None
-        return _LoraLinear.apply(x, base.weight, base.bias, a.weight, b.weight, scaling, mask)
+        output: Tensor = _LoraLinear.apply(x, base.weight, base.bias, a.weight, b.weight, scaling, mask)
+        return output
 
     return forward

@@ -140,16 +140,16 @@ def _can_share_prefix(loaded: LoadedModel, page: Page) -> bool:
         shared = loaded.logits(build_row([group], loaded.device)).float()
     except (UnsupportedAttentionError, TypeError, RuntimeError, ValueError) as error:
         log.info("shared page tokens do not work with this model: %s", error)
-        loaded.module.set_attn_implementation(PLAIN_ATTENTION)
+        loaded.module.set_attn_implementation(PLAIN_ATTENTION)  # type: ignore[operator]
         return False
-    loaded.module.set_attn_implementation(PLAIN_ATTENTION)
+    loaded.module.set_attn_implementation(PLAIN_ATTENTION)  # type: ignore[operator]
     plain = replace(loaded, shares_prefix=False)
     separated = plain.logits(build_row(separate([group]), loaded.device)).float()
     distance = float((shared - separated).norm() / separated.norm())
     if distance > SHARED_PREFIX_TOLERANCE[loaded.dtype]:
         log.info("shared page tokens change this model's logits by %.3f", distance)
         return False
-    loaded.module.set_attn_implementation(IMPLEMENTATION)
+    loaded.module.set_attn_implementation(IMPLEMENTATION)  # type: ignore[operator]
     return True
 
 

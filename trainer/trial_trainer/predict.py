@@ -14,9 +14,7 @@ from trial_trainer.measure import Prediction
 from trial_trainer.model import LoadedModel
 
 
-def predict(
-    loaded: LoadedModel, pages: Sequence[Page], index: DatasetIndex, base_model: BaseModel
-) -> list[Prediction]:
+def predict(loaded: LoadedModel, pages: Sequence[Page], index: DatasetIndex, base_model: BaseModel) -> list[Prediction]:
     """Answer every question of every page, in dataset order."""
     tokenizer = _tokenizer(base_model)
     predictions = []

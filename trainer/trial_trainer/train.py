@@ -10,7 +10,6 @@ the same however the step's pages are spread over rows and ranks. Nothing in a s
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
 import math
 import os
@@ -19,7 +18,7 @@ import resource
 import secrets
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -34,7 +33,7 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 from torch import Tensor, nn
 
-from trial_trainer.artifacts import ArtifactStore, join, open_object, open_store
+from trial_trainer.artifacts import ArtifactStore, open_object, open_store
 from trial_trainer.checkpoint import (
     Checkpoint,
     Identity,
@@ -235,9 +234,8 @@ class _Run:
             return
         gradients = [p.grad if p.grad is not None else torch.zeros_like(p) for p in self.parameters.values()]
         flat = self._sum_over_ranks(torch.cat([gradient.reshape(-1) for gradient in gradients]))
-        for parameter, gradient in zip(
-            self.parameters.values(), flat.split([g.numel() for g in gradients]), strict=True
-        ):
+        shares = torch.split(flat, [gradient.numel() for gradient in gradients])
+        for parameter, gradient in zip(self.parameters.values(), shares, strict=True):
             parameter.grad = gradient.view_as(parameter).clone()
 
     def _sum_over_ranks(self, values: Tensor) -> Tensor:
@@ -334,7 +332,7 @@ class _Run:
     @property
     def is_first(self) -> bool:
         """Whether this rank writes."""
-        return self.accelerator.is_main_process
+        return bool(self.accelerator.is_main_process)
 
     def tell_progress(self, *, force: bool = False) -> None:
         """Refresh the progress object, at most every few seconds."""
@@ -363,7 +361,7 @@ class _Run:
 
 def _prepare_run(config: TrialConfig, store: ArtifactStore) -> _Run:
     torch.use_deterministic_algorithms(True, warn_only=True)
-    torch.utils.deterministic.fill_uninitialized_memory = False
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     accelerator = Accelerator(cpu=not torch.cuda.is_available())
     if accelerator.num_processes != config.trainer.processes:
         raise RuntimeError(f"{config.trainer.processes} ranks must run, got {accelerator.num_processes}")
