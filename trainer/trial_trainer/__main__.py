@@ -11,6 +11,7 @@ so that a process can be stopped at any moment, and a wrong configuration is ans
 from __future__ import annotations
 
 import json
+import logging
 import os
 import sys
 from collections.abc import Sequence
@@ -32,6 +33,7 @@ def main(arguments: Sequence[str]) -> int:
     """Do what the arguments and the environment order; return the exit code of the contract."""
     speaker = _Speaker()
     stop = StopRequest(before_leaving=speaker.say_end).install()
+    _configure_logs()
     try:
         code, sentence = _run(arguments, stop, speaker), ""
     except (TrainerError, ContractError, ArtifactError) as error:
@@ -75,6 +77,14 @@ def _run(arguments: Sequence[str], stop: StopRequest, speaker: _Speaker) -> int:
                 return launch.run_ranks(["trial_trainer", *arguments], config.trainer.processes, stop)
             return _train(config, stop, None)
     return ExitCode.STOP_STEP_REACHED
+
+
+def _configure_logs() -> None:
+    """Log for a file: a line for each thing that was done, no bars. Of several ranks only the first says it."""
+    logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", level=logging.WARNING)
+    if os.environ.get("RANK", "0") == "0":
+        logging.getLogger("trial_trainer").setLevel(logging.INFO)
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 
 
 def _read_arguments(arguments: Sequence[str]) -> tuple[str | None, str | None]:

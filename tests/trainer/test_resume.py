@@ -1,0 +1,167 @@
+"""Resuming equals not having stopped: to the bit, in losses, weights, moments and the final reading."""
+
+import json
+import random
+import signal
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+import tiny_study
+from tiny_study import Trainer, digest, wait_until, with_processes
+from trial_trainer.contract import ExitCode, Reading, TrialConfig, from_json
+from trial_trainer.errors import StudyError
+from trial_trainer.stop import StopRequest
+from trial_trainer.train import train
+
+both = pytest.mark.parametrize("processes", [1, 2], ids=["one process", "two ranks"])
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory) -> TrialConfig:
+    config = tiny_study.build_study(tmp_path_factory.mktemp("study"))
+    assert config.arm["lora_dropout"] > 0
+    return config
+
+
+class StopAfter(StopRequest):
+    """Requested once it was asked so many times: after that many steps."""
+
+    def __init__(self, steps: int) -> None:
+        self._left = steps
+        super().__init__()
+
+    @property
+    def requested(self) -> bool:
+        self._left -= 1
+        return self._left < 0
+
+    @requested.setter
+    def requested(self, value: bool) -> None:
+        assert value is False
+
+
+def never() -> StopRequest:
+    return StopRequest()
+
+
+def outcome(config: TrialConfig) -> dict:
+    """Return all that must be equal: nothing of time, and not the attempt's name."""
+    output = Path(config.output)
+    reading = from_json(Reading, (output / "reading.json").read_bytes())
+    checkpoint = output / reading.checkpoint
+    state = json.loads((checkpoint / "state.json").read_bytes())
+    return {
+        "step": reading.step,
+        "samples": reading.samples_seen,
+        "metrics": reading.metrics,
+        "losses": (state["first_loss"], state["recent_losses"]),
+        "adapter": digest(output / "adapter" / "adapter_model.safetensors"),
+        "weights": digest(checkpoint / "adapter.safetensors"),
+        "moments": digest(checkpoint / "optimizer.safetensors"),
+        "predictions": digest(output / "predictions.jsonl"),
+    }
+
+
+@pytest.fixture(scope="module")
+def straight(study, tmp_path_factory) -> dict:
+    config = replace(study, output=str(tmp_path_factory.mktemp("straight")))
+    assert train(config, never()) == ExitCode.STOP_STEP_REACHED
+    found = outcome(config)
+    assert found["step"] == 20 and len(found["losses"][1]) == 10
+    return found
+
+
+@pytest.mark.parametrize("early", [1, 4, 7, 19], ids=lambda step: f"after step {step}")
+def test_an_early_reading_and_its_continuation_equal_the_straight_run(study, straight, tmp_path, early) -> None:
+    first = replace(study, output=str(tmp_path / "first"), stop_step=early)
+    second = replace(study, output=str(tmp_path / "second"), rung=1, resume_from=first.output)
+    assert train(first, never()) == ExitCode.STOP_STEP_REACHED
+    assert from_json(Reading, Path(first.output, "reading.json").read_bytes()).step == early
+    assert train(second, never()) == ExitCode.STOP_STEP_REACHED
+    assert outcome(second) == straight
+
+
+def test_extra_readings_on_the_way_change_nothing(study, straight, tmp_path) -> None:
+    config = replace(study, output=str(tmp_path / "output"), evaluate_at_steps=(3, 11))
+    train(config, never())
+    assert {path.name for path in Path(config.output, "readings").iterdir()} == {"3.json", "11.json"}
+    assert outcome(config) == straight
+
+
+def test_any_number_of_stops_changes_nothing(study, straight, tmp_path) -> None:
+    config = replace(study, output=str(tmp_path / "output"))
+    stops = 0
+    while train(config, StopAfter(random.choice([0, 1, 4]))) == ExitCode.ASKED_TO_STOP:
+        stops += 1
+        assert not Path(config.output, "reading.json").exists()
+    assert stops >= 3
+    assert outcome(config) == straight
+
+
+def test_a_damaged_newest_checkpoint_is_passed_over(study, straight, tmp_path) -> None:
+    config = replace(study, output=str(tmp_path / "output"))
+    assert train(config, StopAfter(5)) == ExitCode.ASKED_TO_STOP
+    assert train(config, StopAfter(5)) == ExitCode.ASKED_TO_STOP
+    older, newest = sorted(Path(config.output, "checkpoints").iterdir())
+    weights = newest / "adapter.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1])
+    assert older.name < newest.name
+    assert train(config, never()) == ExitCode.STOP_STEP_REACHED
+    assert outcome(config) == straight
+
+
+def test_another_dropout_mask_would_have_been_seen(study, straight, tmp_path) -> None:
+    config = replace(study, output=str(tmp_path / "output"), seed=1)
+    train(config, never())
+    assert outcome(config)["weights"] != straight["weights"]
+
+
+def test_a_checkpoint_of_another_number_of_ranks_is_refused(study, tmp_path) -> None:
+    config = replace(study, output=str(tmp_path / "output"))
+    assert train(config, StopAfter(2)) == ExitCode.ASKED_TO_STOP
+    (state,) = Path(config.output).glob("checkpoints/*/state.json")
+    document = json.loads(state.read_bytes())
+    document["identity"]["ranks"] = 2
+    state.write_text(json.dumps(document))
+    manifest = json.loads((state.parent / "manifest.json").read_bytes())
+    manifest["sha256"]["state.json"] = digest(state)
+    (state.parent / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(StudyError, match="ranks must be 1, got 2"):
+        train(config, never())
+
+
+@pytest.mark.slow
+@both
+def test_processes_that_are_stopped_and_continued_equal_the_straight_run(study, tmp_path, processes) -> None:
+    steps = 150
+    whole = replace(with_processes(study, processes), total_steps=steps, stop_step=steps, rung=1)
+    straight = replace(whole, output=str(tmp_path / "straight"))
+    early = replace(whole, output=str(tmp_path / "early"), stop_step=steps // 5 + 1, rung=0)
+    promoted = replace(
+        whole,
+        output=str(tmp_path / "promoted"),
+        resume_from=early.output,
+        progress=str(tmp_path / "progress.json"),
+    )
+    run_to_its_end(straight)
+    run_to_its_end(early)
+    stopped = Trainer(promoted)
+    wait_until(Path(promoted.progress).exists)
+    time.sleep(random.uniform(0, 0.5))
+    stopped.process.send_signal(signal.SIGTERM)
+    ended = stopped.wait()
+    assert ended.code == ExitCode.ASKED_TO_STOP, ended
+    assert not ended.left_behind
+    assert not Path(promoted.output, "reading.json").exists()
+    assert list(Path(promoted.output).glob("checkpoints/*/manifest.json"))
+    run_to_its_end(promoted)
+    assert outcome(promoted) == outcome(straight)
+
+
+def run_to_its_end(config: TrialConfig) -> None:
+    ended = Trainer(config).wait()
+    assert ended.code == ExitCode.STOP_STEP_REACHED, ended
+    assert not ended.left_behind
