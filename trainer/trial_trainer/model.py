@@ -140,9 +140,9 @@ def _can_share_prefix(loaded: LoadedModel, page: Page) -> bool:
         shared = loaded.logits(build_row([group], loaded.device)).float()
     except (UnsupportedAttentionError, TypeError, RuntimeError, ValueError) as error:
         log.info("shared page tokens do not work with this model: %s", error)
-        loaded.module.set_attn_implementation(PLAIN_ATTENTION)  # type: ignore[operator]
+        _use_plain_attention(loaded.module)
         return False
-    loaded.module.set_attn_implementation(PLAIN_ATTENTION)  # type: ignore[operator]
+    _use_plain_attention(loaded.module)
     plain = replace(loaded, shares_prefix=False)
     separated = plain.logits(build_row(separate([group]), loaded.device)).float()
     distance = float((shared - separated).norm() / separated.norm())
@@ -151,6 +151,14 @@ def _can_share_prefix(loaded: LoadedModel, page: Page) -> bool:
         return False
     loaded.module.set_attn_implementation(IMPLEMENTATION)  # type: ignore[operator]
     return True
+
+
+def _use_plain_attention(module: Any) -> None:
+    """Go back to the model's own attention; those that cap their scores or have sinks know no fused one."""
+    try:
+        module.set_attn_implementation(PLAIN_ATTENTION)
+    except (ValueError, ImportError):
+        module.set_attn_implementation("eager")
 
 
 def add_adapter(
