@@ -21,7 +21,7 @@ from typing import TypeVar
 from trial_trainer import contract, launch
 from trial_trainer.artifacts import ArtifactError, open_store
 from trial_trainer.contract import ContractError, ExitCode, JudgeConfig, PrepareConfig, TrialConfig
-from trial_trainer.errors import ENVIRONMENT, StudyError, TrainerError
+from trial_trainer.errors import ENVIRONMENT, ArmError, StudyError, TrainerError
 from trial_trainer.stop import StopRequest
 
 COMMANDS = ("prepare", "judge", "calibrate")
@@ -135,7 +135,7 @@ def _count_cores() -> int:
 def _train(config: TrialConfig, stop: StopRequest, membership: launch.Membership | None) -> int:
     from trial_trainer.base_model import BaseModelError
     from trial_trainer.dataset import DatasetError
-    from trial_trainer.train import train
+    from trial_trainer.train import is_out_of_memory, train
 
     if membership is not None:
         membership.start_training()
@@ -144,6 +144,11 @@ def _train(config: TrialConfig, stop: StopRequest, membership: launch.Membership
         return train(config, stop)
     except (BaseModelError, DatasetError) as error:
         raise StudyError(str(error)) from error
+    except (MemoryError, RuntimeError) as error:
+        # Where a batch doesn't fit, the loop agrees with all ranks. This is the adapter, or the optimizer's moments.
+        if not is_out_of_memory(error):
+            raise
+        raise ArmError(f"this arm does not fit into memory: {' '.join(str(error).split())}") from error
 
 
 def _prepare(config: PrepareConfig) -> None:
