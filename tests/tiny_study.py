@@ -29,7 +29,7 @@ from trial_trainer.contract import (
 
 ROOT = Path(__file__).parents[1]
 ARM = {"learning_rate": 1e-3, "lora_rank": 4, "lora_alpha": 8, "lora_dropout": 0.1, "batch_size": 5}
-PATIENCE_SECONDS = 120
+PATIENCE_SECONDS = 300
 """How long a process may take before a test gives it up."""
 
 

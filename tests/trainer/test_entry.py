@@ -137,7 +137,7 @@ def test_a_stop_before_training_ends_at_once_and_writes_nothing(trial, processes
     trainer.process.send_signal(number)
     ended = trainer.wait()
     assert ended.code == ExitCode.ASKED_TO_STOP, ended
-    assert time.monotonic() - asked_at < 10
+    assert time.monotonic() - asked_at < tiny_study.PATIENCE_SECONDS / 10
     assert not ended.left_behind
     assert not Path(trial.output).exists()
 
@@ -175,7 +175,7 @@ def test_the_first_process_of_a_container_can_be_stopped(study, tmp_path) -> Non
     ("changes", "code", "sentence"),
     [
         # Norms keep such a model's loss in bounds until its weights overflow.
-        pytest.param({"arm": {"learning_rate": 1e30}}, ExitCode.DIVERGED, "the loss of step 4 is nan", id="diverged"),
+        pytest.param({"arm": {"learning_rate": 1e30}}, ExitCode.DIVERGED, "the loss of step", id="diverged"),
         pytest.param(
             {"trainer": {"target_modules": ("no_such_module",)}},
             ExitCode.ARM_CANNOT_RUN,
