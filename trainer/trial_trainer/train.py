@@ -74,7 +74,14 @@ EXPLODED = 3.0
 CHECKPOINT_SECONDS = 300
 """Time between checkpoints on the way: what a lost node can cost at most."""
 PROGRESS_SECONDS = 2.0
-OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory", "bad allocation", "std::bad_alloc")
+OUT_OF_MEMORY = (
+    "out of memory",
+    "can't allocate memory",
+    "not enough memory",
+    "bad allocation",
+    "std::bad_alloc",
+    "_status_alloc_failed",
+)
 
 
 def train(config: TrialConfig, stop: StopRequest) -> ExitCode:
