@@ -251,6 +251,9 @@ class _Session:
         self._began = time.monotonic()
         set_storage_environment(study)
         self.artifacts = open_store(artifacts_uri(study))
+        # A bucket that cannot be reached now is a user's mistake; one that is away later is waited for.
+        self.artifacts.read(names.LEDGER)
+        self._storage_problem = ""
         self._recorded = parse_status(self._statuses.read()[0])
         self.runner = LocalRunner(
             workspace.directory,
@@ -274,11 +277,19 @@ class _Session:
             reporter=self._write_report,
         )
         self._recorded = parse_status(result.status)
+        self._tell_storage()
         return Ticked(
             is_done=result.is_done or (self.study.suspend and result.is_idle and not self.runner.running()),
             is_idle=result.is_idle,
             wake_in_seconds=_seconds_until(result, now),
         )
+
+    def _tell_storage(self) -> None:
+        condition = self._recorded.conditions.get("StorageReady")
+        problem = condition.message if condition is not None and not condition.is_true else ""
+        if problem != self._storage_problem:
+            log.warning("%s", f"{problem}; it is tried again" if problem else "the storage is back")
+            self._storage_problem = problem
 
     def snapshot(self) -> Snapshot:
         """Return what a person sees now."""

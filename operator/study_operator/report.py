@@ -228,16 +228,18 @@ def loading_lines(report: Report) -> str:
     model = report.study.base_model
     name = model.uri.removeprefix("hf://")
     revision = f", revision={model.revision!r}" if model.revision else ""
-    return "\n".join(
-        [
-            "from peft import PeftModel",
-            "from transformers import AutoModelForCausalLM, AutoTokenizer",
-            "",
-            f"tokenizer = AutoTokenizer.from_pretrained({name!r}{revision})",
-            f'model = AutoModelForCausalLM.from_pretrained({name!r}{revision}, dtype="bfloat16")',
-            f"model = PeftModel.from_pretrained(model, {(report.adapter or '')!r})",
-        ]
-    )
+    adapter = report.adapter or ""
+    lines = [
+        "from peft import PeftModel",
+        "from transformers import AutoModelForCausalLM, AutoTokenizer",
+        "",
+        f"tokenizer = AutoTokenizer.from_pretrained({name!r}{revision})",
+        f'model = AutoModelForCausalLM.from_pretrained({name!r}{revision}, dtype="bfloat16")',
+    ]
+    if adapter.startswith("s3://"):
+        lines.insert(0, f"# First: aws s3 cp --recursive {adapter} adapter")
+        adapter = "adapter"
+    return "\n".join([*lines, f"model = PeftModel.from_pretrained(model, {adapter!r})"])
 
 
 def _describe_validation(report: Report, winner: Trial) -> str:

@@ -51,6 +51,13 @@ def a_manifest() -> dict[str, Any]:
     }
 
 
+def changed(**changes: Any) -> dict[str, Any]:
+    """Return the manifest with fields of its spec changed."""
+    manifest = a_manifest()
+    manifest["spec"] |= changes
+    return manifest
+
+
 class Bench:
     """A directory with a manifest, and the command started on it."""
 
@@ -364,13 +371,6 @@ def test_a_calibrated_plan_prepares_the_data_once(bench):
 
 
 # --- Bad input --------------------------------------------------------------------------------------------------
-
-
-def changed(**changes: Any) -> dict[str, Any]:
-    """Return the manifest with fields of its spec changed."""
-    manifest = a_manifest()
-    manifest["spec"] |= changes
-    return manifest
 
 
 @pytest.mark.parametrize(
