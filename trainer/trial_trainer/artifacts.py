@@ -9,12 +9,11 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-import tempfile
+import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
-from urllib.parse import urlsplit
 
 
 class ArtifactError(Exception):
@@ -64,12 +63,15 @@ def open_store(uri: str) -> ArtifactStore:
     Raises:
         ArtifactError: where the scheme is none of these.
     """
-    parts = urlsplit(uri)
-    if parts.scheme == "s3":
-        return S3Store(uri)
-    if parts.scheme in ("", "file"):
-        return DirectoryStore(parts.path if parts.scheme == "file" else uri)
-    raise ArtifactError(f"the storage URI must start with s3:// or file://, or be a path, got {uri!r}")
+    scheme, separator, rest = uri.partition("://")
+    match scheme if separator else "":
+        case "s3":
+            return S3Store(uri)
+        case "file" if rest.startswith("/"):
+            return DirectoryStore(rest)
+        case "" if uri:
+            return DirectoryStore(uri)
+    raise ArtifactError(f"the storage URI must start with s3:// or file:///, or be a path, got {uri!r}")
 
 
 def join(uri: str, *keys: str) -> str:
@@ -79,8 +81,22 @@ def join(uri: str, *keys: str) -> str:
 
 def open_object(uri: str) -> tuple[ArtifactStore, str]:
     """Split the URI of one object into its store and its key."""
-    head, _, tail = uri.rstrip("/").rpartition("/")
-    return open_store(head or "/"), tail
+    scheme, separator, path = uri.rpartition("://")
+    head, slash, key = path.rstrip("/").rpartition("/")
+    if not key or (scheme == "s3" and not head):
+        raise ArtifactError(f"the URI of an object must name a store and a key, got {uri!r}")
+    return open_store(f"{scheme}{separator}{head or slash or '.'}"), key
+
+
+def _check_key(key: str) -> str:
+    """Return a key that stays in its store."""
+    if key.startswith("/") or ".." in key.split("/"):
+        raise ArtifactError(f"the key must be relative to its store, without '..', got {key!r}")
+    return key
+
+
+def _is_under(key: str, prefix: str) -> bool:
+    return not prefix or key == prefix or key.startswith(f"{prefix.rstrip('/')}/")
 
 
 @dataclass(frozen=True)
@@ -95,77 +111,85 @@ class DirectoryStore:
         return Path(self.uri)
 
     def read(self, key: str) -> bytes | None:
-        try:
-            return (self.root / key).read_bytes()
-        except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
-            return None
+        with self._translated(key) as path:
+            return path.read_bytes() if path.is_file() else None
 
     def write(self, key: str, data: bytes) -> None:
-        with self._replacing(key) as temporary:
+        with self._translated(key) as path, _written_beside(path) as temporary:
             temporary.write_bytes(data)
+            os.replace(temporary, path)
 
     def write_new(self, key: str, data: bytes) -> bool:
-        target = self.root / key
-        target.parent.mkdir(parents=True, exist_ok=True)
-        temporary = _temporary_beside(target)
-        try:
+        with self._translated(key) as path, _written_beside(path) as temporary:
             temporary.write_bytes(data)
-            # A hard link fails where the name is taken: the same promise as `If-None-Match: *`.
-            os.link(temporary, target)
-        except FileExistsError:
-            return False
-        finally:
-            temporary.unlink(missing_ok=True)
-        return True
+            try:
+                # A hard link fails where the name is taken: the same promise as `If-None-Match: *`.
+                os.link(temporary, path)
+            except FileExistsError:
+                return False
+            return True
 
     def upload(self, key: str, source: Path) -> None:
-        with self._replacing(key) as temporary:
-            shutil.copyfile(source, temporary)
+        with source.open("rb") as file, self._translated(key) as path, _written_beside(path) as temporary:
+            with temporary.open("wb") as copy:
+                shutil.copyfileobj(file, copy)
+            os.replace(temporary, path)
 
     def download(self, key: str, target: Path) -> bool:
-        if not (self.root / key).is_file():
-            return False
-        target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(self.root / key, target)
-        return True
+        with self._translated(key) as path:
+            if not path.is_file():
+                return False
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, target)
+            return True
 
     def list(self, prefix: str = "") -> Iterator[str]:
-        paths = sorted(self.root.rglob("*")) if self.root.is_dir() else []
-        for path in paths:
-            key = path.relative_to(self.root).as_posix()
-            if key.startswith(prefix) and path.is_file() and not path.name.startswith(_TEMPORARY):
-                yield key
+        # Only the deepest directory of the prefix: a study's store holds thousands of files beside it.
+        with self._translated(prefix.rpartition("/")[0]) as top:
+            keys = sorted(
+                Path(directory, name).relative_to(self.root).as_posix()
+                for directory, _, names in os.walk(top, onerror=_raise_unless_missing)
+                for name in names
+                if not name.startswith(_TEMPORARY)
+            )
+        return (key for key in keys if key.startswith(prefix))
 
     def delete(self, prefix: str) -> int:
-        keys = [key for key in self.list(prefix) if key == prefix or key.startswith(prefix.rstrip("/") + "/")]
-        for key in keys:
-            (self.root / key).unlink(missing_ok=True)
-        if prefix and (self.root / prefix).is_dir():
-            shutil.rmtree(self.root / prefix)
+        name = prefix.rstrip("/")
+        keys = [*self.list(f"{name}/" if name else "")]
+        with self._translated(name) as path:
+            if path.is_dir():
+                shutil.rmtree(path)
+            elif name == prefix and path.exists():
+                path.unlink()
+                keys.append(name)
         return len(keys)
 
     @contextlib.contextmanager
-    def _replacing(self, key: str) -> Iterator[Path]:
-        target = self.root / key
+    def _translated(self, key: str) -> Iterator[Path]:
         try:
-            target.parent.mkdir(parents=True, exist_ok=True)
-            temporary = _temporary_beside(target)
-        except (FileExistsError, NotADirectoryError, PermissionError) as error:
-            raise ArtifactError(f"the directory {target.parent} cannot be written: {error}") from error
-        try:
-            yield temporary
-            os.replace(temporary, target)
-        finally:
-            temporary.unlink(missing_ok=True)
+            yield self.root / _check_key(key)
+        except OSError as error:
+            raise ArtifactError(f"the directory {self.root} cannot be used: {error}") from error
 
 
 _TEMPORARY = ".writing-"
 
 
-def _temporary_beside(target: Path) -> Path:
-    handle, name = tempfile.mkstemp(prefix=_TEMPORARY, dir=target.parent)
-    os.close(handle)
-    return Path(name)
+@contextlib.contextmanager
+def _written_beside(target: Path) -> Iterator[Path]:
+    """Make a file with the usual mode beside the target, to be moved over it; what is left of it goes."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = target.with_name(f"{_TEMPORARY}{uuid.uuid4().hex}")
+    try:
+        yield temporary
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _raise_unless_missing(error: OSError) -> None:
+    if not isinstance(error, FileNotFoundError | NotADirectoryError):
+        raise error
 
 
 class S3Store:
@@ -173,13 +197,18 @@ class S3Store:
     ``AWS_ENDPOINT_URL_S3``, ``AWS_REGION``, ``S3_ADDRESSING_STYLE`` (``path`` or ``virtual``) and boto3's own chain."""
 
     def __init__(self, uri: str) -> None:
-        parts = urlsplit(uri)
-        if not parts.netloc:
+        # By hand: `#` and `?` are letters of a key.
+        self._bucket, _, prefix = uri.removeprefix("s3://").partition("/")
+        if not self._bucket:
             raise ArtifactError(f"the storage URI must name a bucket, got {uri!r}")
         self.uri = uri
-        self._bucket = parts.netloc
-        self._prefix = parts.path.strip("/")
-        self._client = _s3_client()
+        self._prefix = prefix.strip("/")
+        with self._translated(""):
+            try:
+                self._client = _s3_client()
+            except ValueError as error:
+                # Such as "Invalid endpoint".
+                raise ArtifactError(f"s3://{self._bucket} cannot be used: {error}") from error
 
     def read(self, key: str) -> bytes | None:
         with self._translated(key):
@@ -217,9 +246,11 @@ class S3Store:
             try:
                 self._client.download_file(self._bucket, self._key(key), str(target))
             except ClientError as error:
-                if error.response["Error"]["Code"] in ("404", "NoSuchKey"):
-                    return False
-                raise
+                if error.response["Error"]["Code"] not in ("404", "NoSuchKey"):
+                    raise
+                # The answer to a HEAD does not tell a missing object from a missing bucket.
+                self._client.list_objects_v2(Bucket=self._bucket, Prefix=self._key(key), MaxKeys=1)
+                return False
             return True
 
     def list(self, prefix: str = "") -> Iterator[str]:
@@ -233,14 +264,17 @@ class S3Store:
                     yield entry["Key"][skip:]
 
     def delete(self, prefix: str) -> int:
-        keys = [key for key in self.list(prefix) if not prefix or key == prefix or key.startswith(f"{prefix.rstrip('/')}/")]
+        keys = [key for key in self.list(prefix) if _is_under(key, prefix)]
         with self._translated(prefix):
             for start in range(0, len(keys), 1000):
                 batch = [{"Key": self._key(key)} for key in keys[start : start + 1000]]
-                self._client.delete_objects(Bucket=self._bucket, Delete={"Objects": batch, "Quiet": True})
+                answer = self._client.delete_objects(Bucket=self._bucket, Delete={"Objects": batch, "Quiet": True})
+                for error in answer.get("Errors", []):
+                    raise ArtifactError(f"s3://{self._bucket}/{error['Key']} cannot be deleted: {error['Message']}")
         return len(keys)
 
     def _key(self, key: str) -> str:
+        _check_key(key)
         return f"{self._prefix}/{key}" if self._prefix else key
 
     @contextlib.contextmanager
@@ -251,7 +285,7 @@ class S3Store:
         try:
             yield
         except (BotoCoreError, ClientError, Boto3Error) as error:
-            raise ArtifactError(f"s3://{self._bucket}/{self._key(key)}: {error}") from error
+            raise ArtifactError(f"s3://{self._bucket}/{self._key(key)} cannot be used: {error}") from error
 
 
 def _s3_client() -> Any:
@@ -261,7 +295,7 @@ def _s3_client() -> Any:
     style = os.environ.get("S3_ADDRESSING_STYLE", "auto")
     return boto3.client(
         "s3",
-        region_name=os.environ.get("AWS_REGION", "us-east-1"),
+        region_name=os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION") or "us-east-1",
         config=Config(
             s3={"addressing_style": style},
             connect_timeout=5,
