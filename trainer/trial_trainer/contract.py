@@ -390,32 +390,68 @@ def _parse_dataclass(kind: Any, raw: Any, path: str, problems: list[str]) -> Any
             values[name] = _parse(hints[name], raw[name], f"{path}.{name}", problems)
         elif spec.default is dataclasses.MISSING and spec.default_factory is dataclasses.MISSING:
             problems.append(f"{path}.{name} must be given")
-    return kind(**values) if len(problems) == before else None
+    if len(problems) != before:
+        return None
+    value = kind(**values)
+    problems.extend(f"{path}.{problem}" for problem in _broken_rules(value))
+    return value
+
+
+def _broken_rules(value: Any) -> list[str]:
+    """Say what no trainer could do, so that it is refused before anything heavy is loaded."""
+    limits: dict[str, tuple[float, float]] = {}
+    match value:
+        case TrainerSettings():
+            limits = {
+                "epochs": (1, math.inf),
+                "max_length_tokens": (1, math.inf),
+                "warmup_percent": (0, 100),
+                "weight_decay": (0, math.inf),
+                "processes": (1, math.inf),
+            }
+        case TrialConfig():
+            limits = {"rung": (0, math.inf), "total_steps": (1, math.inf)}
+    problems = []
+    for name, (low, high) in limits.items():
+        number = getattr(value, name)
+        if not low <= number <= high:
+            rule = f"at least {low}" if math.isinf(high) else f"from {low} to {high}"
+            problems.append(f"{name} must be {rule}, got {number!r}")
+    if isinstance(value, TrialConfig) and not problems and not 1 <= value.stop_step <= value.total_steps:
+        problems.append(f"stop_step must be from 1 to total_steps {value.total_steps}, got {value.stop_step}")
+    return problems
 
 
 def _parse_union(kinds: tuple[Any, ...], raw: Any, path: str, problems: list[str]) -> Any:
     if raw is None and type(None) in kinds:
         return None
+    kinds = tuple(kind for kind in kinds if kind is not type(None))
+    # What is wrong with a list may be an item of it.
+    fitting = [kind for kind in kinds if isinstance(raw, list) == (typing.get_origin(kind) is tuple)]
     attempts: list[list[str]] = []
-    for kind in kinds:
-        if kind is type(None):
-            continue
+    for kind in fitting or kinds:
         attempt: list[str] = []
         value = _parse(kind, raw, path, attempt)
         if not attempt:
             return value
         attempts.append(attempt)
-    fewest: list[str] = min(attempts, key=len)
-    problems.extend(fewest)
+    is_told = (isinstance(raw, list) and fitting) or (isinstance(raw, float) and float in kinds)
+    if len(kinds) == 1 or is_told:
+        problems.extend(attempts[0])
+    else:
+        names = [_WORDS.get(kind, "a list") for kind in kinds if not (kind is int and float in kinds)]
+        problems.append(f"{path} must be {' or '.join(names)}, got {raw!r}")
     return None
 
 
+_WORDS = {str: "a string", int: "a whole number", float: "a number", bool: "true or false"}
+
+
 def _parse_scalar(kind: Any, raw: Any, path: str, problems: list[str]) -> Any:
-    words = {str: "a string", int: "a whole number", float: "a number", bool: "true or false"}
     if kind is float and isinstance(raw, int) and not isinstance(raw, bool):
         return raw
     if not isinstance(raw, kind) or (kind is not bool and isinstance(raw, bool)):
-        problems.append(f"{path} must be {words[kind]}, got {raw!r}")
+        problems.append(f"{path} must be {_WORDS[kind]}, got {raw!r}")
         return None
     if kind is float and not math.isfinite(raw):
         problems.append(f"{path} must be finite, got {raw!r}")
