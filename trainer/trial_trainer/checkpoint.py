@@ -147,8 +147,8 @@ def _read(store: ArtifactStore, key: str) -> Checkpoint | None:
         directory = Path(name)
         try:
             manifest = json.loads(store.read(f"{key}/{MANIFEST}") or b"")
-            for file, digest in manifest["sha256"].items():
-                _download(store, f"{key}/{file}", directory / file, digest)
+            for file in (WEIGHTS, OPTIMIZER, STATE):
+                _download(store, f"{key}/{file}", directory / file, manifest["sha256"][file])
             return Checkpoint(
                 key=key,
                 state=from_json(RunState, (directory / STATE).read_bytes()),

@@ -1,0 +1,77 @@
+"""Answers are those of greedy decoding by transformers, token for token, whatever was drafted."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from tiny_models import END_OF_TURN, SEPARATE, SHARING, a_page, an_index, load_random_model, with_adapter
+from trial_trainer.generate import _argmax, answer_pages
+
+PAGES = [a_page(number, questions=1 + number % 4) for number in range(5)]
+LIMIT = 6
+
+
+def generated(loaded, pages):
+    """Return the answers of `model.generate`, each question alone."""
+    found = []
+    for page in pages:
+        for question in page.questions:
+            prompt = torch.tensor([[*page.prefix, *question.prompt]])
+            ids = loaded.module.generate(
+                prompt,
+                attention_mask=torch.ones_like(prompt),
+                do_sample=False,
+                max_new_tokens=LIMIT,
+                eos_token_id=END_OF_TURN,
+                pad_token_id=0,
+            )[0, prompt.shape[1] :].tolist()
+            found.append(tuple(ids[: ids.index(END_OF_TURN)] if END_OF_TURN in ids else ids))
+    return found
+
+
+def answers(loaded, pages):
+    return [answer.tokens for answer in answer_pages(loaded, pages, an_index(LIMIT))]
+
+
+def drafted(pages, drafts):
+    """Return the pages with these drafts, each followed by the end of turn."""
+    left = iter(drafts)
+    return [
+        replace(page, questions=tuple(replace(q, answer=(*next(left), END_OF_TURN)) for q in page.questions))
+        for page in pages
+    ]
+
+
+@pytest.mark.parametrize("name", [*SHARING, *SEPARATE])
+def test_answers_equal_those_of_transformers_and_no_draft_changes_them(name, tmp_path):
+    loaded = with_adapter(load_random_model(tmp_path, name))
+    loaded.module.eval()
+
+    found = answers(loaded, PAGES)
+    right = drafted(PAGES, found)
+    swapped = drafted(PAGES, found[::-1])
+    half_right = drafted(PAGES, [(*tokens[:3], 9, 9) for tokens in found])
+
+    assert answers(loaded, right) == answers(loaded, swapped) == answers(loaded, half_right) == found
+    if loaded.shares_prefix:
+        loaded.module.get_base_model().set_attn_implementation("eager")
+    assert found == generated(loaded, PAGES)
+
+
+def test_answers_come_in_the_order_of_the_dataset_and_within_the_limit(tmp_path):
+    loaded = load_random_model(tmp_path, "llama")
+
+    found = answer_pages(loaded, PAGES, an_index(2))
+
+    expected = [(number, n) for number, page in enumerate(PAGES) for n in range(len(page.questions))]
+    assert [(answer.page, answer.question) for answer in found] == expected
+    assert all(len(answer.tokens) <= 2 and END_OF_TURN not in answer.tokens for answer in found)
+    assert all(answer.finished or len(answer.tokens) == 2 for answer in found)
+
+
+def test_among_equals_the_lowest_id_is_chosen_and_called_close():
+    best, close = _argmax(torch.tensor([[0.0, 2.0, 2.0, 1.0], [3.0, 0.0, 0.0, 0.0]]))
+
+    assert best.tolist() == [1, 0]
+    assert close.tolist() == [True, False]
