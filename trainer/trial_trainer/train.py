@@ -144,7 +144,7 @@ class _Clock:
 
     @property
     def current(self) -> str:
-        return self._open[-1] if self._open else "load"
+        return self._open[-1] if self._open else "save"
 
 
 @dataclass(kw_only=True)
