@@ -6,6 +6,7 @@ reads values that it is given and decides nothing.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
@@ -227,19 +228,19 @@ def loading_lines(report: Report) -> str:
     """Return the lines of Python that load the winner's adapter."""
     model = report.study.base_model
     name = model.uri.removeprefix("hf://")
-    revision = f", revision={model.revision!r}" if model.revision else ""
+    revision = f", revision={json.dumps(model.revision)}" if model.revision else ""
     adapter = report.adapter or ""
     lines = [
         "from peft import PeftModel",
         "from transformers import AutoModelForCausalLM, AutoTokenizer",
         "",
-        f"tokenizer = AutoTokenizer.from_pretrained({name!r}{revision})",
-        f'model = AutoModelForCausalLM.from_pretrained({name!r}{revision}, dtype="bfloat16")',
+        f"tokenizer = AutoTokenizer.from_pretrained({json.dumps(name)}{revision})",
+        f'model = AutoModelForCausalLM.from_pretrained({json.dumps(name)}{revision}, dtype="bfloat16")',
     ]
     if adapter.startswith("s3://"):
         lines.insert(0, f"# First: aws s3 cp --recursive {adapter} adapter")
         adapter = "adapter"
-    return "\n".join([*lines, f"model = PeftModel.from_pretrained(model, {adapter!r})"])
+    return "\n".join([*lines, f"model = PeftModel.from_pretrained(model, {json.dumps(adapter)})"])
 
 
 def _describe_validation(report: Report, winner: Trial) -> str:

@@ -82,7 +82,7 @@ def test_the_lines_that_load_the_adapter_are_python():
 
     compile(loading_lines(report), "loading", "exec")
     assert "PeftModel.from_pretrained(model, '/runs/t002/adapter')" in loading_lines(report)
-    assert "AutoTokenizer.from_pretrained('owner/model', revision='abc')" in loading_lines(replace(report, study=study))
+    assert 'AutoTokenizer.from_pretrained("owner/model", revision="abc")' in loading_lines(replace(report, study=study))
 
 
 def test_trials_are_ranked_by_the_direction_and_unmeasured_ones_stand_last():
