@@ -773,7 +773,7 @@ def test_a_source_that_is_not_there_is_refused(config, tmp_path) -> None:
         "texts must hold .html, .htm files, got 1 other files",
     )
     assert sentences(replace(config, source="ftp://host/pages")) == (
-        "pages cannot be read: the storage URI must start with s3:// or file://, or be a path, got 'ftp://host/pages'",
+        "pages cannot be read: the storage URI must start with s3:// or file:///, or be a path, got 'ftp://host/pages'",
     )
     assert sentences(replace(config, source=missing, attributes=())) == (
         f"nowhere must end in .jsonl, .jsonl.gz, .parquet for ready samples, got '{missing}'",
