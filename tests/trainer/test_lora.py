@@ -199,3 +199,17 @@ def test_evaluating_drops_nothing_and_shifts_no_mask():
     assert torch.equal(after, second)
     assert torch.equal(evaluated, evaluated_again)
     assert not torch.equal(evaluated, first)
+
+
+def test_layers_that_read_the_same_tensor_share_its_mask_until_the_next_micro_batch():
+    masks = DropoutMasks(torch.device("cpu"))
+    masks.seed(1)
+    read, other = torch.ones(64, 64), torch.ones(64, 64)
+
+    first = masks.mask_of(read, 0.5)
+
+    assert masks.mask_of(read, 0.5) is first
+    assert not torch.equal(masks.mask_of(read, 0.25), first)
+    assert not torch.equal(masks.mask_of(other, 0.5), masks.mask_of(read, 0.5))
+    masks.seed(1)
+    assert torch.equal(masks.mask_of(read, 0.5), first)

@@ -18,10 +18,19 @@ class DropoutMasks:
 
     def __init__(self, device: torch.device) -> None:
         self._generator = torch.Generator(device=device)
+        self._last: tuple[Tensor, float, Tensor] | None = None
 
     def seed(self, seed: int) -> None:
         """Start the sequence of masks of one micro-batch."""
         self._generator.manual_seed(seed)
+        self._last = None
+
+    def mask_of(self, read: Tensor, probability: float) -> Tensor:
+        """Return the mask of a layer's input: layers that read the same tensor one after the other (queries, keys and
+        values; gate and up) share one, where PEFT draws one for each. Each layer's own dropout is the same in law."""
+        if self._last is None or self._last[0] is not read or self._last[1] != probability:
+            self._last = (read, probability, self.draw(read, probability))
+        return self._last[2]
 
     def draw(self, like: Tensor, probability: float) -> Tensor:
         """Return a mask of ``like``'s shape and type: 0 with the probability, else 1 / (1 - probability).
@@ -99,7 +108,7 @@ def _forward(module: peft_lora.Linear, masks: DropoutMasks) -> Any:
         if module.disable_adapters:
             plain: Tensor = base(x)
             return plain
-        mask = masks.draw(x, probability) if module.training and probability > 0 else None
+        mask = masks.mask_of(x, probability) if module.training and probability > 0 else None
         output: Tensor = _LoraLinear.apply(x, base.weight, base.bias, a.weight, b.weight, scaling, mask)
         return output
 
