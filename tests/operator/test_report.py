@@ -81,7 +81,7 @@ def test_the_lines_that_load_the_adapter_are_python():
     study = replace(report.study, base_model=BaseModel(uri="hf://owner/model", revision="abc"))
 
     compile(loading_lines(report), "loading", "exec")
-    assert "PeftModel.from_pretrained(model, '/runs/t002/adapter')" in loading_lines(report)
+    assert 'PeftModel.from_pretrained(model, "/runs/t002/adapter")' in loading_lines(report)
     assert 'AutoTokenizer.from_pretrained("owner/model", revision="abc")' in loading_lines(replace(report, study=study))
 
 
