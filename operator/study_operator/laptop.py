@@ -79,7 +79,7 @@ class Opened:
 
     raw: Mapping[str, Any]
     study: Study
-    """Its uid is that of a run study, or a placeholder."""
+    """Its uid is that of the study that was run here, else the parser's default."""
     workspace: Workspace
 
     @property

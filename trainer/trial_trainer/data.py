@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from trial_trainer.attention import Segment
-from trial_trainer.dataset import Page, Question
+from trial_trainer.dataset import Page, Question, count_samples
 
 MICRO_BATCH_TOKENS = {"cpu": 1024, "cuda": 16384}
 """Tokens of one row: on a CPU one or two pages fill the cores; on an accelerator a row fills the device."""
@@ -60,8 +60,7 @@ class Row:
 
 def step_groups(pages: Sequence[Page], *, step: int, batch_size: int, seed: int) -> list[Group]:
     """Return the samples of one optimizer step (counted from 0), grouped by page."""
-    row = [(page, question) for page in pages for question in page.questions]
-    steps_an_epoch = len(row) // batch_size
+    steps_an_epoch = count_samples(pages) // batch_size
     epoch, within = divmod(step, steps_an_epoch)
     chosen = _epoch_order(pages, seed, epoch)[within * batch_size : (within + 1) * batch_size]
     groups: dict[int, list[int]] = {}

@@ -147,12 +147,7 @@ def _verify(
     row = build_row(groups, loaded.device)
     attention = _CapturingAttention(row.segments, device=loaded.device, dtype=loaded.dtype)
     with attending(attention):
-        logits = loaded.module(
-            input_ids=row.input_ids,
-            position_ids=row.position_ids,
-            logits_to_keep=row.label_positions,
-            use_cache=False,
-        ).logits[0]
+        logits = loaded.forward(row)
     best, is_close = _argmax(logits)
     losses = F.cross_entropy(logits.float(), row.labels, reduction="none").cpu()
     best_ids, close = best.tolist(), is_close.tolist()

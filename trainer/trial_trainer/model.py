@@ -55,9 +55,10 @@ class LoadedModel:
         if not self.shares_prefix:
             return self._plain_logits(row)
         with attending(PackedAttention(row.segments, device=self.device, dtype=self.dtype)):
-            return self._forward(row)
+            return self.forward(row)
 
-    def _forward(self, row: Row) -> Tensor:
+    def forward(self, row: Row) -> Tensor:
+        """Return the same by the attention in use, which the caller has set."""
         output = self.module(
             input_ids=row.input_ids,
             position_ids=row.position_ids,
@@ -78,7 +79,7 @@ class LoadedModel:
                 position_ids=row.position_ids[:, segment.start : segment.end],
                 label_positions=row.label_positions[inside] - segment.start,
             )
-            found.append(self._forward(alone))
+            found.append(self.forward(alone))
         return torch.cat(found)
 
 

@@ -10,7 +10,7 @@ from trial_trainer.base_model import load_tokenizer
 from trial_trainer.contract import BaseModel
 from trial_trainer.dataset import DatasetIndex, Page
 from trial_trainer.generate import answer_pages
-from trial_trainer.measure import Prediction
+from trial_trainer.measure import Prediction, build_prediction
 from trial_trainer.model import LoadedModel
 
 
@@ -20,16 +20,12 @@ def predict(loaded: LoadedModel, pages: Sequence[Page], index: DatasetIndex, bas
     predictions = []
     for answered in answer_pages(loaded, pages, index):
         page = pages[answered.page]
-        question = page.questions[answered.question]
         predictions.append(
-            Prediction(
-                page=page.id,
-                site=page.site,
-                attribute=question.attribute,
+            build_prediction(
+                page,
+                page.questions[answered.question],
                 answer=tokenizer.decode(answered.tokens, skip_special_tokens=True).strip(),
                 finished=answered.finished,
-                gold=question.gold,
-                origin=question.origin,
                 loss=answered.loss,
                 answer_tokens=answered.answer_tokens,
             )

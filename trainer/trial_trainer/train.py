@@ -307,8 +307,8 @@ class _Run:
             log.info("another attempt wrote %s first", key)
 
     def _predict_validation(self) -> list[Prediction]:
-        pages = read_split(open_store(self.config.dataset), VALIDATION)
-        index = read_index(open_store(self.config.dataset))
+        dataset = open_store(self.config.dataset)
+        pages, index = read_split(dataset, VALIDATION), read_index(dataset)
         rank, ranks = self.accelerator.process_index, self.accelerator.num_processes
         mine = predict(self.loaded, pages[rank::ranks], index, self.config.base_model)
         return list(gather_object(mine)) if ranks > 1 else mine
@@ -401,7 +401,7 @@ def _prepare_run(config: TrialConfig, store: ArtifactStore) -> _Run:
         optimizer=optimizer,
         pages=pages,
         identity=identity,
-        attempt=_attempt(accelerator),
+        attempt=_attempt(),
         batch_size=batch_size,
         peak_learning_rate=float(config.arm["learning_rate"]),
         warmup_percent=float(config.arm.get("warmup_percent", config.trainer.warmup_percent)),
@@ -443,9 +443,8 @@ def _newest_checkpoint(config: TrialConfig, store: ArtifactStore) -> Checkpoint 
     return found
 
 
-def _attempt(accelerator: Accelerator) -> str:
+def _attempt() -> str:
     """Return this attempt's word. Only the first rank writes with it."""
-    del accelerator
     return (os.environ.get(ATTEMPT) or secrets.token_hex(4))[:8]
 
 
