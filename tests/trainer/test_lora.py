@@ -38,7 +38,7 @@ def adapters(bias=True, rs_lora=False, dropout=0.0, dtype=torch.float32, targets
             if "lora_" in name:
                 parameter.copy_(torch.randn_like(parameter) * 0.3)
     fast, masks = copy.deepcopy(plain), DropoutMasks(CPU)
-    use_fast_lora(fast, masks)
+    use_fast_lora(fast, masks, lambda: fast(torch.zeros(1, 24, dtype=dtype)))
     return plain, fast, masks
 
 
@@ -119,7 +119,7 @@ def test_a_disabled_adapter_is_the_base_layer():
 def test_layers_of_other_kinds_keep_their_own_forward():
     _, fast, masks = adapters(targets=("words", "first"))
 
-    assert use_fast_lora(fast, masks) == 1
+    assert use_fast_lora(fast, masks, lambda: None) == 1
     assert type(fast.base_model.model.words) is peft_lora.Embedding
     assert "forward" not in vars(fast.base_model.model.words)
 
@@ -127,7 +127,7 @@ def test_layers_of_other_kinds_keep_their_own_forward():
 def test_weight_decomposed_layers_keep_their_own_forward():
     _, fast, masks = adapters(use_dora=True)
 
-    assert use_fast_lora(fast, masks) == 0
+    assert use_fast_lora(fast, masks, lambda: None) == 0
 
 
 @pytest.mark.parametrize("probability", [0.05, 0.1, 0.5, 0.9])
@@ -201,15 +201,106 @@ def test_evaluating_drops_nothing_and_shifts_no_mask():
     assert not torch.equal(evaluated, first)
 
 
-def test_layers_that_read_the_same_tensor_share_its_mask_until_the_next_micro_batch():
-    masks = DropoutMasks(torch.device("cpu"))
-    masks.seed(1)
-    read, other = torch.ones(64, 64), torch.ones(64, 64)
+class Heads(nn.Module):
+    """Three layers that read one tensor, and one that reads what they make of it."""
 
-    first = masks.mask_of(read, 0.5)
+    def __init__(self, bias):
+        super().__init__()
+        self.query = nn.Linear(24, 32, bias=bias)
+        self.key = nn.Linear(24, 16, bias=bias)
+        self.value = nn.Linear(24, 16, bias=bias)
+        self.out = nn.Linear(32, 24, bias=bias)
 
-    assert masks.mask_of(read, 0.5) is first
-    assert not torch.equal(masks.mask_of(read, 0.25), first)
-    assert not torch.equal(masks.mask_of(other, 0.5), masks.mask_of(read, 0.5))
-    masks.seed(1)
-    assert torch.equal(masks.mask_of(read, 0.5), first)
+    def forward(self, x):
+        x = torch.tanh(x)
+        return self.out(torch.cat([self.key(x) * self.value(x), self.query(x)[..., :16]], dim=-1))
+
+
+def heads(bias=False, dropout=0.0, ranks=None):
+    """Return PEFT's own net and ours, whose first three layers are one product."""
+    torch.manual_seed(1)
+    config = LoraConfig(
+        r=4,
+        lora_alpha=12,
+        lora_dropout=dropout,
+        target_modules=["query", "key", "value", "out"],
+        rank_pattern=ranks or {},
+    )
+    plain = get_peft_model(Heads(bias), config)
+    with torch.no_grad():
+        for name, parameter in plain.named_parameters():
+            if "lora_" in name:
+                parameter.copy_(torch.randn_like(parameter) * 0.3)
+    fast, masks = copy.deepcopy(plain), DropoutMasks(CPU)
+    use_fast_lora(fast, masks, lambda: fast(torch.zeros(2, 24)))
+    return plain, fast, masks
+
+
+def stacked(model):
+    """Return the names of layers by the storage of their base weights."""
+    storages = {}
+    for name in ("query", "key", "value", "out"):
+        weight = getattr(model.base_model.model, name).base_layer.weight
+        storages.setdefault(weight.untyped_storage().data_ptr(), []).append(name)
+    return sorted(sorted(names) for names in storages.values())
+
+
+@pytest.mark.parametrize("bias", [False, True], ids=["without bias", "with bias"])
+@pytest.mark.parametrize("shape", [(5, 24), (2, 7, 24)], ids=["rows", "batches"])
+def test_layers_that_read_the_same_tensor_are_one_product_and_the_result_is_that_of_peft(bias, shape):
+    plain, fast, _ = heads(bias)
+    assert stacked(fast) == [["key", "query", "value"], ["out"]]
+    x = torch.randn(shape)
+
+    output, x_gradient, gradients = run(fast, x)
+
+    expected, expected_x_gradient, expected_gradients = run(plain, x)
+    assert far(output, expected) < 1e-6
+    assert far(x_gradient, expected_x_gradient) < 1e-6
+    assert gradients.keys() == expected_gradients.keys()
+    assert all(far(gradients[name], expected_gradients[name]) < 1e-6 for name in gradients)
+
+
+def test_layers_of_different_ranks_are_not_stacked():
+    plain, fast, _ = heads(ranks={"key": 8})
+
+    assert stacked(fast) == [["key"], ["out"], ["query", "value"]]
+    assert far(fast(torch.ones(3, 24)), plain(torch.ones(3, 24))) < 1e-6
+
+
+def test_layers_that_read_the_same_tensor_share_its_mask():
+    _, fast, masks = heads(dropout=0.5)
+    fast.train()
+    x = torch.randn(6, 24)
+    masks.seed(5)
+    net = fast.base_model.model
+
+    found = [getattr(net, name)(x) for name in ("query", "key", "value")]
+
+    masks.seed(5)
+    mask = masks.draw(x, 0.5)
+    for name, output in zip(("query", "key", "value"), found, strict=True):
+        layer = getattr(net, name)
+        a, b = layer.lora_A["default"].weight, layer.lora_B["default"].weight
+        assert far(output, layer.base_layer(x) + 3 * (x * mask) @ a.t() @ b.t()) < 1e-6
+
+
+def test_stacked_layers_are_computed_again_for_each_pass():
+    _, fast, _ = heads()
+    x = torch.randn(3, 24)
+    before = fast(x)
+    with torch.no_grad():
+        fast.base_model.model.key.lora_B["default"].weight.mul_(2)
+
+    after = fast(x)
+
+    assert not torch.equal(after, before)
+    assert torch.equal(fast(x), after)
+
+
+def test_the_state_of_a_stacked_model_is_that_of_peft():
+    plain, fast, _ = heads(bias=True)
+
+    assert all(torch.equal(value, fast.state_dict()[name]) for name, value in plain.state_dict().items())
+    fast.load_state_dict(plain.state_dict())
+    assert far(fast(torch.ones(2, 24)), plain(torch.ones(2, 24))) < 1e-6

@@ -1,11 +1,16 @@
-"""PEFT's LoRA layers, computed in three matrix products in the base model's type, with dropout that can be replayed.
+"""PEFT's LoRA layers, computed in few matrix products in the base model's type, with dropout that can be replayed.
 
 PEFT keeps adapters in fp32 and computes them so, which on a CPU costs more than the base layer. Here the fp32 weights
-are rounded to the base's type for the product, as autocast does, and their gradients come back in fp32.
+are rounded to the base's type for the product, as autocast does, and their gradients come back in fp32. Layers that
+read the same tensor (queries, keys and values; gate and up) are computed together, by the first of them that is called:
+one product with all their weights, and one dropout mask where PEFT draws one for each, which is the same in law for
+each of them.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import peft.tuners.lora as peft_lora
@@ -18,98 +23,216 @@ class DropoutMasks:
 
     def __init__(self, device: torch.device) -> None:
         self._generator = torch.Generator(device=device)
-        self._last: tuple[Tensor, float, Tensor] | None = None
 
     def seed(self, seed: int) -> None:
         """Start the sequence of masks of one micro-batch."""
         self._generator.manual_seed(seed)
-        self._last = None
-
-    def mask_of(self, read: Tensor, probability: float) -> Tensor:
-        """Return the mask of a layer's input: layers that read the same tensor one after the other (queries, keys and
-        values; gate and up) share one, where PEFT draws one for each. Each layer's own dropout is the same in law."""
-        if self._last is None or self._last[0] is not read or self._last[1] != probability:
-            self._last = (read, probability, self.draw(read, probability))
-        return self._last[2]
 
     def draw(self, like: Tensor, probability: float) -> Tensor:
         """Return a mask of ``like``'s shape and type: 0 with the probability, else 1 / (1 - probability).
 
-        The probability is rounded to 1/65536: four draws come out of one 64-bit number, which is four times as fast
-        as a draw each.
+        The probability is rounded to 1/32768: four draws come out of one 64-bit number, which is four times as fast as
+        a draw each, and integer shifts make the mask, which is four times as fast as comparing and converting.
         """
-        threshold = round(probability * 65536)
+        threshold = round(probability * 32768)
+        kept = torch.tensor(32768 / (32768 - threshold), dtype=like.dtype)
+        bits = _INTEGERS[like.element_size()]
         words = torch.empty((like.numel() + 3) // 4, dtype=torch.int64, device=like.device)
         words.random_(-(2**63), None, generator=self._generator)
-        kept = words.view(torch.int16)[: like.numel()].view(like.shape) >= threshold - 32768
-        return kept.to(like.dtype).mul_(65536 / (65536 - threshold))
+        # Fifteen bits each, from -16384 on; after the subtraction only what is dropped is negative.
+        draws = words.view(torch.int16)[: like.numel()].view(like.shape).bitwise_right_shift(1).sub_(threshold - 16384)
+        dropped = draws.bitwise_right_shift_(15)
+        # All ones where dropped: its complement keeps the bits of the factor, or none.
+        return dropped.bitwise_not_().to(bits).bitwise_and_(int(kept.view(bits))).view(like.dtype)
 
 
-class _LoraLinear(torch.autograd.Function):
-    """y = x Wᵀ + b + s · (m ∘ x) Aᵀ Bᵀ for a frozen W."""
+_INTEGERS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
+"""Integers of a number's size in bytes."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Stack:
+    """What a group of layers that read the same tensor multiplies with; the base weights are frozen."""
+
+    weight: Tensor
+    """(sum of outputs, inputs): the base weights one below the other."""
+    bias: Tensor | None
+    outputs: tuple[int, ...]
+    """Width of each layer's output."""
+    scalings: tuple[float, ...]
+
+
+class _LoraLinears(torch.autograd.Function):
+    """yᵢ = x Wᵢᵀ + bᵢ + sᵢ (m ∘ x) Aᵢᵀ Bᵢᵀ for layers i that read the same x, with frozen Wᵢ and bᵢ."""
 
     @staticmethod
-    def forward(
-        ctx: Any,
-        x: Tensor,
-        weight: Tensor,
-        bias: Tensor | None,
-        a: Tensor,
-        b: Tensor,
-        scaling: float,
-        mask: Tensor | None,
-    ) -> Tensor:
+    def forward(ctx: Any, x: Tensor, stack: _Stack, mask: Tensor | None, *adapters: Tensor) -> tuple[Tensor, ...]:
         rows = x.reshape(-1, x.shape[-1])
-        a_low, b_low = a.to(x.dtype), (b * scaling).to(x.dtype)
-        hidden = torch.mm(rows if mask is None else rows * mask.view_as(rows), a_low.t())
-        output = torch.addmm(nn.functional.linear(rows, weight, bias), hidden, b_low.t())
-        ctx.save_for_backward(rows, weight, a_low, b_low, hidden, mask)
-        ctx.scaling = scaling
-        return output.view(*x.shape[:-1], weight.shape[0])
+        a_all, b_all = _low(adapters, stack, x.dtype)
+        hidden = torch.mm(rows if mask is None else rows * mask.view_as(rows), a_all.t())
+        output = nn.functional.linear(rows, stack.weight, stack.bias).addmm_(hidden, b_all.t())
+        ctx.save_for_backward(rows, a_all, b_all, hidden, mask)
+        ctx.stack = stack
+        return tuple(part.view(*x.shape[:-1], -1) for part in torch.split(output, stack.outputs, dim=1))
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        rows, weight, a_low, b_low, hidden, mask = ctx.saved_tensors
-        output = gradients[0].reshape(-1, weight.shape[0])
-        hidden_gradient = torch.mm(output, b_low)
-        masked = rows if mask is None else rows * mask.view_as(rows)
-        a_gradient = torch.mm(hidden_gradient.t(), masked).float()
-        b_gradient = torch.mm(output.t(), hidden).float().mul_(ctx.scaling)
+        rows, a_all, b_all, hidden, mask = ctx.saved_tensors
+        stack: _Stack = ctx.stack
+        parts = [gradient.reshape(len(rows), -1) for gradient in gradients]
+        output = parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
+        hidden_gradient = torch.mm(output, b_all)
+        a_gradients = torch.mm(hidden_gradient.t(), rows if mask is None else rows * mask.view_as(rows)).float()
+        ranks = a_all.shape[0] // len(parts)
+        adapters: list[Tensor] = []
+        for part, a, h, scaling in zip(
+            parts, torch.split(a_gradients, ranks), torch.split(hidden, ranks, dim=1), stack.scalings, strict=True
+        ):
+            adapters += [a, torch.mm(part.t(), h).float().mul_(scaling)]
         x_gradient = None
         if ctx.needs_input_grad[0]:
-            through_base = torch.mm(output, weight)
+            x_gradient = torch.mm(output, stack.weight)
             if mask is None:
-                x_gradient = through_base.addmm_(hidden_gradient, a_low)
+                x_gradient.addmm_(hidden_gradient, a_all)
             else:
-                x_gradient = through_base.addcmul_(torch.mm(hidden_gradient, a_low), mask.view_as(rows))
-            x_gradient = x_gradient.view(*gradients[0].shape[:-1], weight.shape[1])
-        return x_gradient, None, None, a_gradient, b_gradient, None, None
+                x_gradient.addcmul_(torch.mm(hidden_gradient, a_all), mask.view_as(rows))
+            x_gradient = x_gradient.view(*gradients[0].shape[:-1], stack.weight.shape[1])
+        return x_gradient, None, None, *adapters
 
 
-def use_fast_lora(model: nn.Module, masks: DropoutMasks) -> int:
-    """Let every plain LoRA layer over a linear layer compute itself by `_LoraLinear`; return how many do.
+def _low(adapters: Sequence[Tensor], stack: _Stack, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Return all A, one below the other, and all scaled B as blocks of a diagonal, in the base's type."""
+    a_all = torch.cat(list(adapters[::2])).to(dtype)
+    if len(stack.outputs) == 1:
+        return a_all, (adapters[1] * stack.scalings[0]).to(dtype)
+    b_all = a_all.new_zeros(stack.weight.shape[0], a_all.shape[0])
+    row = column = 0
+    for b, scaling in zip(adapters[1::2], stack.scalings, strict=True):
+        b_all[row : row + b.shape[0], column : column + b.shape[1]] = b * scaling
+        row, column = row + b.shape[0], column + b.shape[1]
+    return a_all, b_all
+
+
+@dataclass(kw_only=True)
+class _Group:
+    """Layers that read the same tensor, one call after the other."""
+
+    layers: Sequence[peft_lora.Linear]
+    masks: DropoutMasks
+    stack: _Stack
+    probability: float
+    _read: Tensor | None = None
+    _waiting: dict[int, Tensor] = field(default_factory=dict)
+    """Outputs of ``_read`` that were computed and not yet asked for, by number of the layer."""
+
+    def output(self, number: int, x: Tensor) -> Tensor:
+        """Return what one layer makes of its input; the first that is asked computes all."""
+        if self._read is not x or number not in self._waiting:
+            self._waiting = dict(enumerate(self._compute(x)))
+            self._read = x
+        output = self._waiting.pop(number)
+        if not self._waiting:
+            self._read = None
+        return output
+
+    def _compute(self, x: Tensor) -> tuple[Tensor, ...]:
+        is_dropping = self.layers[0].training and self.probability > 0
+        mask = self.masks.draw(x, self.probability) if is_dropping else None
+        adapters = [
+            parameter
+            for layer in self.layers
+            for parameter in (layer.lora_A["default"].weight, layer.lora_B["default"].weight)
+        ]
+        outputs: tuple[Tensor, ...] = _LoraLinears.apply(x, self.stack, mask, *adapters)
+        return outputs
+
+
+def use_fast_lora(model: nn.Module, masks: DropoutMasks, probe: Callable[[], object]) -> int:
+    """Let every plain LoRA layer over a linear layer compute itself by `_LoraLinears`; return how many do.
 
     Layers of other kinds (embeddings, convolutions, quantized bases) keep PEFT's forward and its dropout.
+
+    Args:
+        model: with PEFT's adapter.
+        masks: where dropout masks are drawn.
+        probe: runs the model once, on anything: it shows which layers read the same tensor.
     """
-    count = 0
-    for module in model.modules():
-        if type(module) is peft_lora.Linear and type(module.base_layer) is nn.Linear and not module.use_dora["default"]:
-            module.forward = _forward(module, masks)  # type: ignore[method-assign]
-            count += 1
-    return count
+    plain = [module for module in model.modules() if _is_plain(module)]
+    for layers in _find_groups(plain, probe):
+        group = _Group(
+            layers=layers, masks=masks, stack=_build_stack(layers), probability=_dropout_probability(layers[0])
+        )
+        for number, layer in enumerate(layers):
+            layer.forward = _forward(layer, group, number)
+    return len(plain)
 
 
-def _forward(module: peft_lora.Linear, masks: DropoutMasks) -> Any:
-    base, a, b = module.base_layer, module.lora_A["default"], module.lora_B["default"]
-    scaling = module.scaling["default"]
-    probability = getattr(module.lora_dropout["default"], "p", 0.0)
+def _is_plain(module: nn.Module) -> bool:
+    return type(module) is peft_lora.Linear and type(module.base_layer) is nn.Linear and not module.use_dora["default"]
 
+
+@torch.no_grad()
+def _find_groups(layers: Sequence[Any], probe: Callable[[], object]) -> list[list[Any]]:
+    """Group the layers that are called one after the other with the same tensor; one that is not called is alone."""
+    groups: list[list[Any]] = []
+    last: list[Tensor] = []
+
+    def note(layer: Any, arguments: tuple[Tensor, ...]) -> None:
+        if any(layer is known for group in groups for known in group):
+            return
+        if last and last[0] is arguments[0] and _are_alike(groups[-1][0], layer):
+            groups[-1].append(layer)
+        else:
+            groups.append([layer])
+        last[:] = arguments[:1]
+
+    hooks = [layer.register_forward_pre_hook(note) for layer in layers]
+    try:
+        probe()
+    finally:
+        for hook in hooks:
+            hook.remove()
+    uncalled = [layer for layer in layers if not any(layer is known for group in groups for known in group)]
+    return groups + [[layer] for layer in uncalled]
+
+
+def _are_alike(one: Any, other: Any) -> bool:
+    """Say whether two layers can be one product: of one type and place, one rank, one dropout, both with a bias or
+    both without."""
+    a, b = one.base_layer, other.base_layer
+    return (
+        (a.weight.dtype, a.weight.device, a.bias is None) == (b.weight.dtype, b.weight.device, b.bias is None)
+        and one.r["default"] == other.r["default"]
+        and _dropout_probability(one) == _dropout_probability(other)
+    )
+
+
+def _dropout_probability(layer: Any) -> float:
+    return float(getattr(layer.lora_dropout["default"], "p", 0.0))
+
+
+def _build_stack(layers: Sequence[Any]) -> _Stack:
+    """Lay the base weights one below the other; the layers keep views of them, so that nothing is held twice."""
+    bases = [layer.base_layer for layer in layers]
+    weight = bases[0].weight.data
+    if len(bases) > 1:
+        weight = torch.cat([base.weight.data for base in bases])
+        for base, part in zip(bases, torch.split(weight, [base.out_features for base in bases]), strict=True):
+            base.weight.data = part
+    biases = [base.bias.data for base in bases if base.bias is not None]
+    return _Stack(
+        weight=weight,
+        bias=torch.cat(biases) if biases else None,
+        outputs=tuple(base.out_features for base in bases),
+        scalings=tuple(float(layer.scaling["default"]) for layer in layers),
+    )
+
+
+def _forward(layer: Any, group: _Group, number: int) -> Any:
     def forward(x: Tensor, *args: Any, **options: Any) -> Tensor:
-        if module.disable_adapters:
-            plain: Tensor = base(x)
+        if layer.disable_adapters:
+            plain: Tensor = layer.base_layer(x)
             return plain
-        mask = masks.mask_of(x, probability) if module.training and probability > 0 else None
-        output: Tensor = _LoraLinear.apply(x, base.weight, base.bias, a.weight, b.weight, scaling, mask)
-        return output
+        return group.output(number, x)
 
     return forward

@@ -18,7 +18,7 @@ from trial_trainer.attention import IMPLEMENTATION, PackedAttention, Unsupported
 from trial_trainer.base_model import BaseModelError, local_path
 from trial_trainer.contract import BaseModel, ParameterValue, Precision, TrainerSettings
 from trial_trainer.data import Group, Row, build_row, separate
-from trial_trainer.dataset import Page
+from trial_trainer.dataset import Page, Question
 from trial_trainer.errors import ArmError, StudyError
 from trial_trainer.lora import DropoutMasks, use_fast_lora
 
@@ -186,8 +186,7 @@ def add_adapter(
         module = get_peft_model(loaded.module, config)
     except ValueError as error:
         raise ArmError(f"the adapter cannot be made: {error}") from error
-    use_fast_lora(module, loaded.masks)
-    return replace(loaded, module=module)
+    return _with_fast_lora(replace(loaded, module=module))
 
 
 def load_adapter(loaded: LoadedModel, uri: str, directory: Path) -> LoadedModel:
@@ -202,8 +201,19 @@ def load_adapter(loaded: LoadedModel, uri: str, directory: Path) -> LoadedModel:
             raise StudyError(f"the adapter {uri} must hold {name}")
     module = PeftModel.from_pretrained(loaded.module, str(directory))
     module.eval()
-    use_fast_lora(module, loaded.masks)
-    return replace(loaded, module=module)
+    return _with_fast_lora(replace(loaded, module=module))
+
+
+def _with_fast_lora(loaded: LoadedModel) -> LoadedModel:
+    """Let the adapter's layers compute themselves; two tokens show which of them read the same tensor."""
+    question = Question(attribute="", prompt=(0,), answer=(0,), answer_text="", gold=(), origin="")
+    page = Page(id="", site="", url=None, prefix=(0,), questions=(question,))
+    row = build_row([Group(page=page, questions=page.questions)], loaded.device)
+    is_training = loaded.module.training
+    loaded.module.eval()
+    use_fast_lora(loaded.module, loaded.masks, lambda: loaded.logits(row))
+    loaded.module.train(is_training)
+    return loaded
 
 
 def adapter_parameters(module: nn.Module) -> dict[str, nn.Parameter]:
