@@ -73,7 +73,7 @@ class _LoraLinears(torch.autograd.Function):
         output = nn.functional.linear(rows, stack.weight, stack.bias).addmm_(hidden, b_all.t())
         ctx.save_for_backward(rows, a_all, b_all, hidden, mask)
         ctx.stack = stack
-        return tuple(part.view(*x.shape[:-1], -1) for part in torch.split(output, stack.outputs, dim=1))
+        return tuple(part.view(*x.shape[:-1], -1) for part in torch.split(output, list(stack.outputs), dim=1))
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
