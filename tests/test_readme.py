@@ -70,6 +70,7 @@ spec:
     attributes: [name, price]
     labels: {from: Markup}
     split: {by: Site, validationPercent: 20, testPercent: 0}
+    template: {spec: {containers: [{name: trainer, image: "trainer:1"}]}}
   trainer:
     baseModel: {uri: "hf://owner/model", revision: main}
     epochs: 3
@@ -79,8 +80,18 @@ spec:
     rsLora: true
     warmupPercent: 5
     weightDecay: "0.1"
+    nodes: 2
     acceleratorsPerNode: 2
-  storage: {uri: "s3://bucket/prefix", endpoint: "https://s3.example", region: here, addressingStyle: Path}
+    template: {spec: {containers: [{name: trainer, image: "trainer:1"}]}}
+  storage:
+    uri: s3://bucket/prefix
+    endpoint: https://s3.example
+    region: here
+    addressingStyle: Path
+    caBundle: {configMapName: certificates, key: s3.crt}
+    secretName: credentials
+    deletionPolicy: Delete
+  ttlSecondsAfterFinished: 3600
 """
 
 
@@ -214,7 +225,7 @@ def test_the_picture_is_of_the_demo():
 
 
 def taken_fields(raw: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> set[str]:
-    """Return the path of every field that the parser takes; an arm's own parameters are the user's, not fields."""
+    """Return the path of every field that the parser takes; what an arm or a template holds is the user's own."""
     taken: set[str] = set()
     real = study_module._Fields.take
 
@@ -224,7 +235,7 @@ def taken_fields(raw: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> set[st
 
     monkeypatch.setattr(study_module._Fields, "take", take)
     parse_study(raw)
-    return {path for path in taken if not path.startswith(("spec.baseline.", "spec.startingArms[]."))}
+    return {path for path in taken if not re.match(r"spec\.(baseline|startingArms\[\]|\w+\.template)\.", path)}
 
 
 def test_the_table_names_the_fields_that_the_parser_accepts(monkeypatch: pytest.MonkeyPatch):

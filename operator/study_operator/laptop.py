@@ -41,7 +41,7 @@ from study_operator.reconcile import TickResult, tick
 from study_operator.report import Report, render_json
 from study_operator.report_page import render_page
 from study_operator.status import Recorded, parse_status
-from study_operator.study import Categorical, Study, Uniform, parse_study
+from study_operator.study import Categorical, DeletionPolicy, Study, Uniform, parse_study
 from study_operator.trial import Ledger, Origin, StageState, Trial, TrialState
 from study_operator.workspace import SpecChangedError, Workspace
 from trial_trainer import contract
@@ -177,6 +177,9 @@ def run(
     workspace = opened.workspace
     with sentences(workspace), exclusive(workspace.directory):
         study = _accept(opened, trainer)
+        ignored = [f"`{field}`" for field in name_cluster_fields(study)]
+        if ignored:
+            display.say(f"for a cluster, and ignored here: {', '.join(ignored)}")
         session = _Session(study, workspace, trainer, designer, grace_seconds)
         with handling_signals(session.wakes):
             ending = drive(
@@ -195,9 +198,24 @@ def run(
         )
 
 
+def name_cluster_fields(study: Study) -> list[str]:
+    """Name the given fields that mean something on a cluster only."""
+    given = {
+        "spec.ttlSecondsAfterFinished": study.ttl_seconds_after_finished is not None,
+        "spec.data.template": study.data.template is not None,
+        "spec.trainer.template": study.trainer_template is not None,
+        "spec.storage.caBundle": study.storage.ca_bundle is not None,
+        "spec.storage.secretName": study.storage.secret_name is not None,
+        "spec.storage.deletionPolicy": study.storage.deletion_policy is DeletionPolicy.DELETE,
+    }
+    return [field for field, is_given in given.items() if is_given]
+
+
 def _accept(opened: Opened, trainer: Sequence[str]) -> Study:
-    """Take the manifest's spec for the study, where the paths that it needs exist."""
+    """Take the manifest's spec for the study, where this machine can run it and the paths that it needs exist."""
     study, workspace = opened.study, opened.workspace
+    if study.nodes > 1:
+        raise UsageError(f"`spec.trainer.nodes` must be 1 on one machine, got {study.nodes}")
     status, _ = workspace.status.read()
     is_prepared = bool(status and status.get("dataset"))
     places = {"spec.trainer.baseModel.uri": study.base_model.uri}

@@ -6,6 +6,7 @@ Called by everything; must not know of Kubernetes objects beyond the raw dict th
 from __future__ import annotations
 
 import functools
+import json
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -108,6 +109,10 @@ class Budget:
     active_deadline_seconds: int | None = None
 
 
+PodTemplate = Mapping[str, Any]
+"""A corev1.PodTemplateSpec as it was written, opaque here: a cluster checks it when a study is accepted."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Data:
     """Where pages come from and what is asked of them."""
@@ -118,6 +123,25 @@ class Data:
     split: Split
     test_source: str | None = None
     max_pages: int | None = None
+    template: PodTemplate | None = None
+    """Pod of the prepare job on a cluster; None means the trainer's, without accelerators."""
+
+
+class DeletionPolicy(StrEnum):
+    """What becomes of a study's prefix in the bucket when the study is deleted on a cluster."""
+
+    RETAIN = "Retain"
+    DELETE = "Delete"
+
+
+@dataclass(frozen=True, kw_only=True)
+class CaBundle:
+    """Certificates that a bucket's endpoint is checked with: a key of a ConfigMap or of a Secret."""
+
+    config_map_name: str | None = None
+    secret_name: str | None = None
+    """One of the two is given."""
+    key: str = "ca.crt"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,6 +152,11 @@ class Storage:
     endpoint: str | None = None
     region: str | None = None
     addressing_style: str = "Auto"
+    ca_bundle: CaBundle | None = None
+    """None means the certificates that the system trusts."""
+    secret_name: str | None = None
+    """Secret of the study's namespace with the bucket's credentials; None means the operator's own identity."""
+    deletion_policy: DeletionPolicy = DeletionPolicy.RETAIN
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -155,11 +184,20 @@ class Study:
     data: Data
     base_model: BaseModel
     trainer: TrainerSettings
-    accelerators: int = 1
-    """Accelerators of one trial; on a laptop, its processes."""
+    nodes: int = 1
+    """Nodes of one trial, each with as many ranks as `TrainerSettings.processes`; more than one need a cluster."""
+    trainer_template: PodTemplate | None = None
+    """Pod of the trials on a cluster; its container ``trainer`` trains. None means the operator's default."""
     storage: Storage
+    ttl_seconds_after_finished: int | None = None
+    """Wait after the end until a cluster's Jobs and the checkpoints that nobody needs go; None means that they stay."""
     generation: int = 0
     """``metadata.generation`` of the manifest: what ``observedGeneration`` reports."""
+
+    @property
+    def accelerators(self) -> int:
+        """Accelerators of one trial; on a laptop, its processes."""
+        return self.nodes * self.trainer.processes
 
 
 DEFAULT_ARM: Arm = {"learning_rate": 2e-4, "lora_rank": 16, "lora_dropout": 0.0, "batch_size": 16}
@@ -227,6 +265,12 @@ among 50 thousand tokens in nats."""
 MAX_TRIALS = 500
 MAX_PARALLEL = 100
 MAX_NAME = 40
+MAX_NODES = 64
+MAX_TEMPLATE_BYTES = 64 * 1024
+"""Of a pod template as compact JSON: what a person writes takes a tenth, and the object must fit into etcd."""
+
+TRAINER_CONTAINER = "trainer"
+"""Name of the container that runs the trainer, in a pod template and in every pod that is made of it."""
 
 
 @dataclass(frozen=True)
@@ -292,7 +336,7 @@ def parse_study(raw: Mapping[str, Any]) -> Study:
     parameters = _parse_parameters(spec)
     # Where the parameters themselves are wrong, what an arm must name is not known.
     are_known = len(problems) == count
-    base_model, trainer, accelerators = _parse_trainer(spec.child("trainer"))
+    base_model, trainer, nodes, template = _parse_trainer(spec.child("trainer"))
     num_trials = spec.whole("numTrials", 1, MAX_TRIALS)
     baseline, starting = _parse_arms(spec, parameters, are_known=are_known)
     study = Study(
@@ -317,8 +361,10 @@ def parse_study(raw: Mapping[str, Any]) -> Study:
         data=data,
         base_model=base_model,
         trainer=trainer,
-        accelerators=accelerators,
+        nodes=nodes,
+        trainer_template=template,
         storage=_parse_storage(spec.child("storage")),
+        ttl_seconds_after_finished=spec.whole("ttlSecondsAfterFinished", 0, 2**31 - 1, None),
     )
     spec.done()
     if spec.raw.get("numTrials") == study.num_trials:
@@ -607,6 +653,7 @@ def _parse_data(fields: _Fields) -> Data:
         split.refuse("validationPercent", rule, parsed.validation_percent)
     split.done()
     max_pages = fields.whole("maxPages", 1, 10**9, None)
+    template = _parse_template(fields)
     fields.done()
     return Data(
         source=source,
@@ -615,17 +662,17 @@ def _parse_data(fields: _Fields) -> Data:
         split=parsed,
         test_source=test_source,
         max_pages=max_pages,
+        template=template,
     )
 
 
-def _parse_trainer(fields: _Fields) -> tuple[BaseModel, TrainerSettings, int]:
+def _parse_trainer(fields: _Fields) -> tuple[BaseModel, TrainerSettings, int, PodTemplate | None]:
     model = fields.child("baseModel")
     base_model = BaseModel(
         uri=model.place("uri", ("hf", "s3", "file")),
         revision=model.text("revision", longest=200) if model.has("revision") else None,
     )
     model.done()
-    accelerators = fields.whole("acceleratorsPerNode", 1, 64, 1)
     decay = fields.number("weightDecay", 0.0)
     if decay is not None and not 0 <= decay <= 1:
         fields.refuse("weightDecay", "must be from 0 to 1")
@@ -644,10 +691,31 @@ def _parse_trainer(fields: _Fields) -> tuple[BaseModel, TrainerSettings, int]:
         rs_lora=fields.flag("rsLora", False),
         warmup_percent=fields.whole("warmupPercent", 0, 100, 10),
         weight_decay=decay or 0.0,
-        processes=accelerators,
+        processes=fields.whole("acceleratorsPerNode", 1, 64, 1),
     )
+    nodes = fields.whole("nodes", 1, MAX_NODES, 1)
+    template = _parse_template(fields)
     fields.done()
-    return base_model, settings, accelerators
+    return base_model, settings, nodes, template
+
+
+def _parse_template(fields: _Fields) -> PodTemplate | None:
+    """Take a pod template as it is. What is looked at is what the operator itself must find in it."""
+    if not fields.has("template"):
+        return None
+    template = fields.child("template")
+    size = len(json.dumps(template.raw, separators=(",", ":"), ensure_ascii=False, default=str).encode())
+    if size > MAX_TEMPLATE_BYTES:
+        fields.refuse("template", f"must have at most {MAX_TEMPLATE_BYTES} bytes as JSON", size)
+    spec = template.child("spec", {})
+    containers = spec.sequence("containers", 0, 100, ())
+    names = [item.get("name") if isinstance(item, Mapping) else None for item in containers]
+    if containers and TRAINER_CONTAINER not in names:
+        spec.refuse("containers", f"must hold one that is named {TRAINER_CONTAINER!r}", names)
+    return template.raw
+
+
+_OBJECT_NAME = r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*"
 
 
 def _parse_storage(fields: _Fields) -> Storage:
@@ -658,9 +726,29 @@ def _parse_storage(fields: _Fields) -> Storage:
         else None,
         region=fields.text("region", pattern=r"[a-z0-9-]+", longest=50) if fields.has("region") else None,
         addressing_style=fields.choice("addressingStyle", AddressingStyle, AddressingStyle.AUTO),
+        ca_bundle=_parse_ca_bundle(fields.child("caBundle")) if fields.has("caBundle") else None,
+        secret_name=_parse_object_name(fields, "secretName"),
+        deletion_policy=fields.choice("deletionPolicy", DeletionPolicy, DeletionPolicy.RETAIN),
     )
     fields.done()
     return storage
+
+
+def _parse_ca_bundle(fields: _Fields) -> CaBundle:
+    bundle = CaBundle(
+        config_map_name=_parse_object_name(fields, "configMapName"),
+        secret_name=_parse_object_name(fields, "secretName"),
+        key=fields.text("key", CaBundle.key, pattern=r"[-._a-zA-Z0-9]+", longest=253),
+    )
+    if fields.has("configMapName") == fields.has("secretName"):
+        fields.refuse("", "must name either a configMapName or a secretName", sorted(fields.raw))
+    fields.done()
+    return bundle
+
+
+def _parse_object_name(fields: _Fields, name: str) -> str | None:
+    """Return the name of a Kubernetes object, where one is given."""
+    return fields.text(name, pattern=_OBJECT_NAME, longest=253) if fields.has(name) else None
 
 
 class AddressingStyle(StrEnum):
@@ -704,7 +792,7 @@ class _Fields:
 
     def has(self, name: str) -> bool:
         """Say whether a field is given; null is as not given."""
-        return self.raw.get(name) is not None
+        return self.take(name) is not None
 
     def take(self, name: str, default: Any = None) -> Any:
         """Return a field unread."""

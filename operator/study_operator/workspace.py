@@ -21,7 +21,7 @@ from typing import Any
 
 from study_operator.errors import ConflictError, StatusUnreadableError
 
-CHANGEABLE = ("suspend", "parallelTrials", "numTrials", "budget")
+CHANGEABLE = ("suspend", "parallelTrials", "numTrials", "budget", "ttlSecondsAfterFinished")
 """Fields of the spec that may change once the study has trials; `numTrials` only upwards."""
 
 

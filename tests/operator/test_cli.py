@@ -330,6 +330,19 @@ def test_a_suspended_study_runs_nothing(bench):
     assert bench.lines("start") == []
 
 
+def test_what_is_for_a_cluster_is_ignored_in_one_sentence(bench):
+    manifest = a_manifest()
+    manifest["spec"] |= {"suspend": True, "ttlSecondsAfterFinished": 60}
+    manifest["spec"]["trainer"]["template"] = {"spec": {"containers": [{"name": "trainer"}]}}
+    manifest["spec"]["storage"]["secretName"] = "credentials"
+    bench.write(manifest)
+
+    _, output, _ = bench.call()
+
+    fields = "`spec.ttlSecondsAfterFinished`, `spec.trainer.template`, `spec.storage.secretName`"
+    assert f"for a cluster, and ignored here: {fields}\n" in output
+
+
 def test_a_terminal_gets_a_live_table(bench):
     bench.behaviour["seconds"] = 1.5
     master, slave = pty.openpty()
@@ -419,6 +432,11 @@ def test_a_calibrated_plan_prepares_the_data_once(bench):
             changed(baseline={"learning_rate": "1", "batch_size": "8"}),
             ["`spec.baseline.learning_rate` must lie in the search space: from 0.0001 to 0.01, got '1'"],
             id="a baseline outside the space",
+        ),
+        pytest.param(
+            changed(trainer={"baseModel": {"uri": "model"}, "epochs": 1, "nodes": 2}),
+            ["`spec.trainer.nodes` must be 1 on one machine, got 2"],
+            id="more nodes than one machine has",
         ),
         pytest.param(
             changed(warmStartFrom=[]),

@@ -216,7 +216,7 @@ def test_what_a_number_means_is_stated_with_it() -> None:
 def test_usage_says_what_was_spent_and_what_full_runs_would_have_taken_more() -> None:
     # Ten minutes each for 20 of 100 steps; the one that stopped would have taken forty more.
     ledger = a_ledger(continued(paused(0, 0.3), None), stopped(1, 0.2))
-    usage = render_status(a_study(accelerators=2), ledger, now=NOW)["usage"]
+    usage = render_status(a_study(nodes=2), ledger, now=NOW)["usage"]
     assert float(usage["acceleratorHours"]) == pytest.approx(2 * 20 / 60)
     assert float(usage["savedAcceleratorHours"]) == pytest.approx(2 * 40 / 60)
     assert float(usage["activeSeconds"]) == 600

@@ -12,7 +12,9 @@ from hypothesis import strategies as st
 
 from study_operator.errors import StudyInvalidError
 from study_operator.study import (
+    CaBundle,
     Categorical,
+    DeletionPolicy,
     LogUniform,
     Objective,
     Uniform,
@@ -465,6 +467,65 @@ WRONG_MANIFESTS = [
         ["`spec.storage.addressingStyle` must be one of Auto, Path, Virtual, got 'path'"],
         id="an unknown addressing style",
     ),
+    pytest.param(
+        {"spec.storage.deletionPolicy": "Keep"},
+        ["`spec.storage.deletionPolicy` must be one of Retain, Delete, got 'Keep'"],
+        id="an unknown deletion policy",
+    ),
+    pytest.param(
+        {"spec.storage.secretName": "Bucket_Credentials"},
+        [
+            "`spec.storage.secretName` must match ^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$, got 'Bucket_Credentials'"
+        ],
+        id="a Secret whose name no Secret can have",
+    ),
+    pytest.param(
+        {"spec.storage.caBundle": {"key": "ca.crt"}},
+        ["`spec.storage.caBundle` must name either a configMapName or a secretName, got ['key']"],
+        id="certificates from nowhere",
+    ),
+    pytest.param(
+        {"spec.storage.caBundle": {"configMapName": "a", "secretName": "b"}},
+        [
+            "`spec.storage.caBundle` must name either a configMapName or a secretName, got ['configMapName', 'secretName']"
+        ],
+        id="certificates from two places",
+    ),
+    pytest.param(
+        {"spec.storage.caBundle": {"configMapName": "a", "key": "a/b"}},
+        ["`spec.storage.caBundle.key` must match ^[-._a-zA-Z0-9]+$, got 'a/b'"],
+        id="a key that is a path",
+    ),
+    pytest.param(
+        {"spec.trainer.nodes": 65},
+        ["`spec.trainer.nodes` must be a whole number from 1 to 64, got 65"],
+        id="too many nodes",
+    ),
+    pytest.param(
+        {"spec.trainer.template": "trainer:latest"},
+        ["`spec.trainer.template` must be an object, got 'trainer:latest'"],
+        id="a template that is an image",
+    ),
+    pytest.param(
+        {"spec.trainer.template": {"spec": {"containers": [{"name": "main"}, {"image": "i"}, "x"]}}},
+        ["`spec.trainer.template.spec.containers` must hold one that is named 'trainer', got ['main', None, None]"],
+        id="a template without the trainer's container",
+    ),
+    pytest.param(
+        {"spec.data.template": {"spec": {"containers": {"name": "trainer"}}}},
+        ["`spec.data.template.spec.containers` must be a list, got {'name': 'trainer'}"],
+        id="containers that are no list",
+    ),
+    pytest.param(
+        {"spec.trainer.template": {"metadata": {"annotations": {"note": "é" * 40_000}}}},
+        ["`spec.trainer.template` must have at most 65536 bytes as JSON, got 80040"],
+        id="a template that is too large",
+    ),
+    pytest.param(
+        {"spec.ttlSecondsAfterFinished": -1},
+        ["`spec.ttlSecondsAfterFinished` must be a whole number from 0 to 2147483647, got -1"],
+        id="a wait of less than nothing",
+    ),
 ]
 
 
@@ -518,6 +579,33 @@ def test_an_independent_test_set_leaves_nothing_to_split_off() -> None:
 def test_ready_samples_need_no_attributes() -> None:
     study = parse_study(a_manifest({"spec.data.labels": {"from": "Given"}, "spec.data.attributes": []}))
     assert (study.data.labels_from, study.data.attributes) == (LabelSource.GIVEN, ())
+
+
+def test_what_is_for_a_cluster_is_kept_as_it_was_written() -> None:
+    template = {"spec": {"containers": [{"name": "trainer", "image": "trainer:1"}], "nodeSelector": {"gpu": "a100"}}}
+    changes = {
+        "spec.trainer.template": template,
+        "spec.trainer.nodes": 2,
+        "spec.trainer.acceleratorsPerNode": 8,
+        "spec.storage.caBundle": {"secretName": "s3-certificates"},
+        "spec.storage.secretName": "bucket-credentials",
+        "spec.storage.deletionPolicy": "Delete",
+        "spec.ttlSecondsAfterFinished": 0,
+    }
+    study = parse_study(a_manifest(changes))
+    assert (study.trainer_template, study.data.template) == (template, None)
+    assert (study.nodes, study.trainer.processes, study.accelerators) == (2, 8, 16)
+    assert study.storage.ca_bundle == CaBundle(secret_name="s3-certificates")
+    assert (study.storage.secret_name, study.storage.deletion_policy) == ("bucket-credentials", DeletionPolicy.DELETE)
+    assert study.ttl_seconds_after_finished == 0
+
+
+@pytest.mark.parametrize("path", ["spec.storage.endpoint", "spec.storage.region", "spec.data.testSource"])
+def test_null_is_as_if_the_field_were_not_given(path: str) -> None:
+    raw = a_manifest({path: "a word"})
+    section, field = path.split(".")[1:]
+    raw["spec"][section][field] = None
+    assert parse_study(raw) == parse_study(a_manifest())
 
 
 def test_a_study_without_a_baseline_is_a_study() -> None:
