@@ -205,8 +205,6 @@ def with_readings(trials: Sequence[Trial], found: Sequence[float | None]) -> lis
             value=worst if nll is None else nll,
             standard_error=None,
             metrics={},
-            standard_errors={},
-            counts={},
             checkpoint="" if nll is None else trial.name,
             diverged=nll is None,
         )

@@ -145,8 +145,6 @@ def a_ledger(case: Case, measured: int, seed: int) -> list[Trial]:
                 value=value,
                 standard_error=0.02,
                 metrics={"accuracy": value, "invalid_output_rate": min(max(dice.gauss(0.15, 0.1), 0.0), 1.0)},
-                standard_errors={},
-                counts={},
                 checkpoint="checkpoint",
             )
             trial = replace(trial, state=TrialState.PAUSED, measurements=(reading,))

@@ -25,6 +25,7 @@ from study_operator.reconcile import tick
 from study_operator.runner import JobKind, JobPhase, JobSpec, JobStatus
 from study_operator.status import render_status
 from study_operator.study import (
+    METRICS,
     Categorical,
     Data,
     Direction,
@@ -227,10 +228,9 @@ def _measured(trial: Trial) -> Trial:
         step=240,
         value=value,
         standard_error=0.02,
-        metrics={name: m.value for name, m in reading.metrics.items()} | {"accuracy": value},
-        standard_errors=dict.fromkeys(reading.metrics, 0.02),
-        counts={name: m.n for name, m in reading.metrics.items()},
-        checkpoint="/bucket/default/large-01234567/trials/t000/rungs/0/checkpoints/240-a",
+        n=160,
+        metrics={name: m.value for name, m in reading.metrics.items() if name in METRICS and name != "accuracy"},
+        checkpoint="trials/t000/rungs/0/checkpoints/240-a",
     )
     attempt = Attempt(
         rung=0,

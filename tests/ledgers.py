@@ -71,9 +71,8 @@ def a_measurement(rung: int, value: float, **changes: Any) -> Measurement:
         step=(20, 100)[rung],
         value=value,
         standard_error=0.02,
-        metrics={"accuracy": value, "invalid_output_rate": 0.1},
-        standard_errors={"accuracy": 0.02},
-        counts={"accuracy": 100, "invalid_output_rate": 100},
+        n=100,
+        metrics={"invalid_output_rate": 0.1},
         checkpoint="/checkpoint",
     )
     return replace(measurement, **changes)

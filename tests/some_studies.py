@@ -87,9 +87,8 @@ def measured(trial: Trial, value: float, *, rung: int = 0, diverged: bool = Fals
         step=24 if rung == 0 else 120,
         value=value,
         standard_error=None if diverged else 0.02,
-        metrics={"accuracy": value},
-        standard_errors={"accuracy": 0.02},
-        counts={"accuracy": 160},
+        n=None if diverged else 160,
+        metrics={"validation_loss": 1.5},
         checkpoint="/runs/t/checkpoints/24-a",
         diverged=diverged,
     )

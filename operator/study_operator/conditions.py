@@ -114,7 +114,11 @@ def _say_stage(study: Study, ledger: Ledger, stage: str) -> str:
 
 
 def _dated(condition: Condition, before: Condition | None, now: datetime) -> Condition:
-    since = before.since if before is not None and before.is_true == condition.is_true else now.isoformat()
+    since = (
+        before.since
+        if before is not None and before.is_true == condition.is_true
+        else now.isoformat().replace("+00:00", "Z")
+    )
     if before is not None and (before.reason, before.message, before.since) == (
         condition.reason,
         condition.message,

@@ -15,7 +15,6 @@ from study_operator.runner import JobKind, JobPhase, JobStatus
 from study_operator.settings import DEFAULTS, Settings
 from study_operator.study import Arm, Study
 from study_operator.trial import (
-    Attempt,
     Continuation,
     EndReason,
     Ledger,
@@ -149,7 +148,7 @@ def plan(
     # Before a GPU is touched: the data.
     if ledger.prepare.state is not StageState.COMPLETED:
         name = names.prepare_job(study.name)
-        if _is_launchable(ledger.prepare.attempts, 0, jobs.get(name), now, settings):
+        if _is_launchable(ledger.prepare, jobs.get(name), now, settings):
             return [*deletions, Prepare(reason="the dataset is not prepared")]
         return deletions
 
@@ -160,7 +159,7 @@ def plan(
     # First rung: fill free slots until every trial has been proposed, then wait for all of them.
     is_decided = any(t.continuation or t.state is TrialState.STOPPED for t in trials)
     if not is_decided:
-        end = _find_search_end(study, ledger, trials, now)
+        end = _find_search_end(study, ledger, now)
         if end is None:
             return actions + _plan_proposals(study, trials, free=study.parallel_trials - busy)
         return actions if busy else actions + _plan_promotion(study, ledger, trials, end)
@@ -221,7 +220,7 @@ def _plan_deletions(
     for name, stage in stages:
         is_waiting = stage.state in (StageState.PENDING, StageState.RUNNING)
         if name in jobs and is_waiting:
-            reason = _why_delete(stage.attempts, 0, jobs[name], now, settings, is_halted=is_halted)
+            reason = _why_delete(stage, 0, jobs[name], now, settings, is_halted=is_halted)
             if reason:
                 actions.append(DeleteJob(name=name, index=None, reason=reason))
     for trial in trials:
@@ -229,19 +228,19 @@ def _plan_deletions(
             continue
         name = names.trial_job(study.name, trial.name, trial.rung)
         if name in jobs:
-            reason = _why_delete(trial.attempts, trial.rung, jobs[name], now, settings, is_halted=is_halted)
+            reason = _why_delete(trial, trial.rung, jobs[name], now, settings, is_halted=is_halted)
             if reason:
                 actions.append(DeleteJob(name=name, index=trial.index, reason=reason))
     return actions
 
 
 def _why_delete(
-    attempts: Sequence[Attempt], rung: int, job: JobStatus, now: datetime, settings: Settings, *, is_halted: bool
+    of: Trial | Stage, rung: int, job: JobStatus, now: datetime, settings: Settings, *, is_halted: bool
 ) -> str:
-    attempt = next((a for a in reversed(attempts) if a.rung == rung and a.id == job.attempt), None)
+    attempt = next((a for a in reversed(of.attempts) if a.rung == rung and a.id == job.attempt), None)
     if job.phase is JobPhase.FINISHED:
         is_recorded = attempt is not None and not attempt.is_open
-        is_due = is_recorded and not is_halted and _is_due(attempts, rung, now, settings)
+        is_due = is_recorded and not is_halted and _is_due(of, now, settings)
         return "it ended and makes way for the next attempt" if is_due else ""
     if attempt is None:
         return "it must not start" if is_halted and job.phase is JobPhase.PENDING else ""
@@ -261,9 +260,7 @@ def _plan_launches(
     if free <= 0:
         return []
     waiting = [
-        t
-        for t, name in busy
-        if t.state is TrialState.PENDING and _is_launchable(t.attempts, t.rung, jobs.get(name), now, settings)
+        t for t, name in busy if t.state is TrialState.PENDING and _is_launchable(t, jobs.get(name), now, settings)
     ]
     ranks = {t.index: position for position, t in enumerate(rank(study, waiting, 0))}
     waiting.sort(key=lambda t: (not any(a.rung == t.rung for a in t.attempts), ranks.get(t.index, -1), t.index))
@@ -276,23 +273,21 @@ def _why_launch(trial: Trial) -> str:
     return f"it continues: {trial.continuation}" if trial.continuation else "it is new"
 
 
-def _is_launchable(
-    attempts: Sequence[Attempt], rung: int, job: JobStatus | None, now: datetime, settings: Settings
-) -> bool:
-    return job is None and _is_due(attempts, rung, now, settings)
+def _is_launchable(of: Trial | Stage, job: JobStatus | None, now: datetime, settings: Settings) -> bool:
+    return job is None and _is_due(of, now, settings)
 
 
-def _is_due(attempts: Sequence[Attempt], rung: int, now: datetime, settings: Settings) -> bool:
-    due = retry_at(attempts, rung, settings)
+def _is_due(of: Trial | Stage, now: datetime, settings: Settings) -> bool:
+    due = retry_at(of, settings)
     return due is None or due <= now
 
 
-def _find_search_end(study: Study, ledger: Ledger, trials: Sequence[Trial], now: datetime) -> SearchEnd | None:
+def _find_search_end(study: Study, ledger: Ledger, now: datetime) -> SearchEnd | None:
     if ledger.search_end is not None:
         return ledger.search_end
-    if len(trials) >= study.num_trials:
+    if len(ledger.trials) >= study.num_trials:
         return SearchEnd.ALL_TRIALS_MEASURED
-    return SearchEnd.BUDGET_EXHAUSTED if is_budget_exhausted(study, trials, now) else None
+    return SearchEnd.BUDGET_EXHAUSTED if is_budget_exhausted(study, ledger, now) else None
 
 
 def _plan_proposals(study: Study, trials: Sequence[Trial], *, free: int) -> list[Action]:
@@ -368,7 +363,7 @@ def _plan_end(
     has_test = ledger.dataset is not None and ledger.dataset.test > 0
     if has_test and ledger.judge.state is not StageState.COMPLETED:
         name = names.judge_job(study.name)
-        if _is_launchable(ledger.judge.attempts, 0, jobs.get(name), now, settings):
+        if _is_launchable(ledger.judge, jobs.get(name), now, settings):
             return [Judge(reason="the winner is chosen")]
         return []
     is_short = ledger.search_end is SearchEnd.BUDGET_EXHAUSTED

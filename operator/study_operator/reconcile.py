@@ -49,7 +49,15 @@ from study_operator.planner import (
 from study_operator.runner import JobStatus, TrialRunner
 from study_operator.settings import DEFAULTS, Settings
 from study_operator.settle import Results, is_live, list_awaited, settle
-from study_operator.status import Event, Recorded, Reported, events_between, parse_status, render_status
+from study_operator.status import (
+    Event,
+    Recorded,
+    Reported,
+    events_between,
+    is_same_status,
+    parse_status,
+    render_status,
+)
 from study_operator.study import Arm, Study
 from study_operator.trial import (
     Ledger,
@@ -169,7 +177,7 @@ def tick(
         storage_problem=storage_problem,
         report_uri=join(artifacts_uri(study), names.REPORT),
     )
-    is_changed = status != recorded.raw
+    is_changed = not is_same_status(status, recorded.raw)
     if is_changed:
         try:
             statuses.write(status, version)
@@ -398,10 +406,8 @@ def _report_due(last: Reported, settings: Settings) -> datetime:
 def _find_wake(
     ledger: Ledger, reported: Reported | None, is_reporting: bool, now: datetime, settings: Settings
 ) -> datetime | None:
-    waits = [retry_at(t.attempts, t.rung, settings) for t in ledger.trials if t.state is TrialState.PENDING]
-    waits += [
-        retry_at(s.attempts, 0, settings) for s in (ledger.prepare, ledger.judge) if s.state is StageState.PENDING
-    ]
+    waits = [retry_at(t, settings) for t in ledger.trials if t.state is TrialState.PENDING]
+    waits += [retry_at(s, settings) for s in (ledger.prepare, ledger.judge) if s.state is StageState.PENDING]
     if is_reporting and reported is not None and reported.key != report_key(ledger):
         waits.append(_report_due(reported, settings))
     return min((at for at in waits if at is not None and at > now), default=None)

@@ -17,7 +17,7 @@ from rich.syntax import Syntax
 from rich.table import Table
 from rich.text import Text
 
-from study_operator.study import Study
+from study_operator.study import Study, is_share
 from study_operator.trial import Measurement, Trial
 from trial_trainer.contract import DatasetSummary, Interval, Judgement, Metric
 
@@ -207,11 +207,6 @@ def describe_value(metric: str, value: float, standard_error: float | None) -> s
     return f"{value:.4g}" + (f" ± {standard_error:.2g}" if standard_error is not None else "")
 
 
-def is_share(metric: str) -> bool:
-    """Say whether a metric lies between 0 and 1 and is best read in percent."""
-    return metric.startswith("accuracy") or metric.endswith("_rate")
-
-
 def describe_metric(metric: Metric) -> str:
     """Return one cell of the test set's table."""
     return "–" if metric.n == 0 else describe_value("accuracy", metric.value, metric.standard_error)
@@ -248,7 +243,7 @@ def _describe_validation(report: Report, winner: Trial) -> str:
     last = winner.measurement(1) or winner.measurement(0)
     said = f"Validation {metric}: {describe_measurement(metric, last)}"
     if last is not None:
-        said += f" (n = {last.counts.get(metric, 0)}, step {last.step} of {winner.total_steps})"
+        said += f" (n = {last.n or 0}, step {last.step} of {winner.total_steps})"
     baseline = next((trial for trial in report.trials if trial.origin == "Baseline"), None)
     reference = baseline.measurement(1) if baseline else None
     if last is None or reference is None or baseline is winner:
@@ -285,7 +280,7 @@ def _trial_as_json(trial: Trial) -> dict[str, Any]:
         "totalSteps": trial.total_steps,
         "continuation": trial.continuation,
         "measurements": [asdict(measurement) for measurement in trial.measurements],
-        "attempts": len(trial.attempts),
+        "attempts": trial.attempts_so_far,
         "message": trial.message,
     }
 

@@ -13,7 +13,7 @@ from datetime import datetime
 from study_operator import names
 from study_operator.runner import JobPhase, JobStatus
 from study_operator.settings import DEFAULTS, Settings
-from study_operator.study import WORST_VALUES, Study
+from study_operator.study import METRICS, WORST_VALUES, Study, parse_outcome_constraint
 from study_operator.trial import (
     Attempt,
     DatasetCounts,
@@ -27,6 +27,7 @@ from study_operator.trial import (
     count_attempts_against,
     move,
 )
+from study_operator.usage import fold_attempts
 from trial_trainer.artifacts import join
 from trial_trainer.contract import DatasetSummary, ExitCode, Reading
 
@@ -71,7 +72,9 @@ def settle(
     dataset = ledger.dataset
     if dataset is None and results.summary is not None and prepare.state is StageState.COMPLETED:
         dataset = _count_samples(results.summary)
-    return replace(ledger, trials=give_worst_values(study, trials), prepare=prepare, judge=judge, dataset=dataset)
+    return fold_attempts(
+        replace(ledger, trials=give_worst_values(study, trials), prepare=prepare, judge=judge, dataset=dataset)
+    )
 
 
 def is_live(job: JobStatus | None) -> bool:
@@ -84,7 +87,7 @@ def give_worst_values(study: Study, trials: tuple[Trial, ...]) -> tuple[Trial, .
     if not any(m.diverged for t in trials for m in t.measurements):
         return trials
     worst = _find_worst_value(study, trials)
-    return tuple(_with_worst_value(study, t, worst) if any(m.diverged for m in t.measurements) else t for t in trials)
+    return tuple(_with_worst_value(t, worst) if any(m.diverged for m in t.measurements) else t for t in trials)
 
 
 def why_it_ended(job: JobStatus) -> str:
@@ -144,20 +147,15 @@ def _settle_reading(trial: Trial, job: JobStatus | None, reading: Reading, seen:
     if metric not in reading.metrics:
         said = f"the reading must hold the objective's metric {metric}, got {', '.join(sorted(reading.metrics))}"
         return move(_blame(trial, EndReason.STUDY_CANNOT_RUN, seen), TrialState.FAILED, message=said)
-    study = seen.study
-    output = join(
-        names.study_uri(study.storage.uri, study.namespace, study.name, study.uid),
-        names.rung_key(trial.name, trial.rung),
-    )
+    objective = reading.metrics[metric]
     measurement = Measurement(
         rung=trial.rung,
         step=reading.step,
-        value=reading.metrics[metric].value,
-        standard_error=reading.metrics[metric].standard_error,
-        metrics={name: m.value for name, m in reading.metrics.items()},
-        standard_errors={name: m.standard_error for name, m in reading.metrics.items() if m.standard_error is not None},
-        counts={name: m.n for name, m in reading.metrics.items()},
-        checkpoint=join(output, reading.checkpoint),
+        value=objective.value,
+        standard_error=objective.standard_error,
+        n=objective.n,
+        metrics={name: reading.metrics[name].value for name in kept_metrics(seen.study) if name in reading.metrics},
+        checkpoint=join(names.rung_key(trial.name, trial.rung), reading.checkpoint),
     )
     return _measured(trial, measurement)
 
@@ -174,10 +172,10 @@ def _settle_end(trial: Trial, attempt: Attempt, message: str, seen: _Seen) -> Tr
             return move(trial, TrialState.FAILED, message=message or "the data or the model cannot be used")
         case EndReason.ASKED_TO_STOP:
             return _wait_again(trial, "")
-    problem = _find_limit(trial.attempts, trial.rung, seen.settings)
+    problem = _find_limit(trial, trial.rung, seen.settings)
     if problem is not None:
         return move(trial, TrialState.FAILED, message=f"{problem}, the last with {_say(attempt, message)}")
-    return _wait_again(trial, f"attempt {len(trial.attempts)} ended with {_say(attempt, message)}; it is tried again")
+    return _wait_again(trial, f"attempt {trial.attempts_so_far} ended with {_say(attempt, message)}; it is tried again")
 
 
 def _wait_again(trial: Trial, message: str) -> Trial:
@@ -221,7 +219,7 @@ def _settle_stage(stage: Stage, job: JobStatus | None, seen: _Seen, *, is_done: 
     if attempt.reason in (EndReason.STUDY_CANNOT_RUN, EndReason.ARM_CANNOT_RUN, EndReason.DIVERGED):
         said = message or "the data or the model cannot be used"
         return replace(stage, state=StageState.FAILED, reason=attempt.reason, message=said)
-    problem = _find_limit(stage.attempts, 0, seen.settings)
+    problem = _find_limit(stage, 0, seen.settings)
     if problem is not None:
         said = f"{problem}, the last with {_say(attempt, message)}"
         return replace(stage, state=StageState.FAILED, reason=attempt.reason, message=said)
@@ -300,8 +298,8 @@ def _replaced(attempts: Sequence[Attempt], old: Attempt, new: Attempt) -> tuple[
     return tuple(new if a is old else a for a in attempts)
 
 
-def _find_limit(attempts: Sequence[Attempt], rung: int, settings: Settings) -> str | None:
-    faults, interruptions = count_attempts_against(attempts, rung)
+def _find_limit(of: Trial | Stage, rung: int, settings: Settings) -> str | None:
+    faults, interruptions = count_attempts_against(of.attempts, rung, of.earlier)
     if faults >= settings.attempts_limit:
         return f"the environment ended {faults} attempts"
     if interruptions >= settings.interruptions_limit:
@@ -328,16 +326,23 @@ def _diverged(study: Study, rung: int, step: int) -> Measurement:
         step=step,
         value=value,
         standard_error=None,
-        metrics=_diverged_metrics(study, value),
-        standard_errors={},
-        counts={},
+        metrics=_diverged_metrics(study),
         checkpoint="",
         diverged=True,
     )
 
 
-def _diverged_metrics(study: Study, value: float) -> dict[str, float]:
-    return {"accuracy": 0.0, "invalid_output_rate": 1.0, study.objective.metric: value}
+def kept_metrics(study: Study) -> list[str]:
+    """Return the metrics that the ledger keeps beside the objective's."""
+    constrained = (parse_outcome_constraint(text) for text in study.outcome_constraints)
+    kept = dict.fromkeys([*METRICS, *(c.metric for c in constrained if c is not None)])
+    return [metric for metric in kept if metric != study.objective.metric]
+
+
+def _diverged_metrics(study: Study) -> dict[str, float]:
+    metrics = {"accuracy": 0.0, "invalid_output_rate": 1.0}
+    metrics.pop(study.objective.metric, None)
+    return metrics
 
 
 def _find_worst_value(study: Study, trials: Sequence[Trial]) -> float:
@@ -349,11 +354,8 @@ def _find_worst_value(study: Study, trials: Sequence[Trial]) -> float:
     return min(values, key=study.objective.merit, default=bound)
 
 
-def _with_worst_value(study: Study, trial: Trial, worst: float) -> Trial:
+def _with_worst_value(trial: Trial, worst: float) -> Trial:
     if all(m.value == worst for m in trial.measurements if m.diverged):
         return trial
-    measurements = tuple(
-        replace(m, value=worst, metrics=_diverged_metrics(study, worst)) if m.diverged else m
-        for m in trial.measurements
-    )
+    measurements = tuple(replace(m, value=worst) if m.diverged else m for m in trial.measurements)
     return replace(trial, measurements=measurements)

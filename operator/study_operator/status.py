@@ -1,7 +1,10 @@
 """The study's status: the ledger and what people read of it, as plain JSON values, and back.
 
-The ledger makes the round trip exactly: fractional numbers and parameter values are strings, as `repr` writes them.
-`events_between` says what happened from one written ledger to the next.
+The ledger makes the round trip exactly: fractional numbers and parameter values are strings, as `repr` writes them, and
+only texts for people are cut, at lengths that keep the largest study's object small. The keys of every object but a
+trial's are always there, with null for what is not known, because a merge patch takes away only what it names; but
+nothing here relies on nulls, because an API server leaves them out. `events_between` says what happened between two
+written ledgers.
 """
 
 from __future__ import annotations
@@ -16,11 +19,13 @@ from study_operator.agreement import Agreement, describe_agreement, measure_agre
 from study_operator.conditions import Condition, derive_conditions, is_promoting
 from study_operator.errors import StatusUnreadableError
 from study_operator.promotion import choose_winner, rank
-from study_operator.study import Study
+from study_operator.study import Study, is_share
 from study_operator.trial import (
     Attempt,
     Continuation,
     DatasetCounts,
+    EarlierAttempts,
+    Folded,
     Ledger,
     Measurement,
     Origin,
@@ -31,10 +36,22 @@ from study_operator.trial import (
     Trial,
     TrialState,
 )
-from study_operator.usage import measure_usage
+from study_operator.usage import Usage, measure_usage
 from trial_trainer.contract import ParameterValue
 
 Raw = Mapping[str, Any]
+
+TRIAL_MESSAGE_BYTES = 250
+"""As JSON, like the others here. There are up to 500 trials, and the whole object stays below a mebibyte."""
+
+MESSAGE_BYTES = 2_000
+"""Of what is told of the whole study."""
+
+ACCEPTED_MESSAGE_BYTES = 16_000
+"""Of the condition that names everything that is wrong with a manifest at once."""
+
+WORD_LENGTH = 64
+"""Of a reason, which is one CamelCase word."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,15 +104,61 @@ def render_status(
         "conditions": [_render_condition(c) for c in conditions],
         "trials": _render_trials(ledger.trials, recorded),
         **_render_summaries(study, ledger, recorded),
+        "foldedAttempts": _render_folded(ledger.folded),
         "prepare": _render_stage(ledger.prepare),
         "dataset": _render_dataset(ledger.dataset),
-        "search": {"end": ledger.search_end, "message": ledger.search_message} if ledger.search_end else None,
+        "search": {"end": ledger.search_end, "message": cut(ledger.search_message, MESSAGE_BYTES)}
+        if ledger.search_end
+        else None,
         "winner": ledger.winner,
         "judge": _render_stage(ledger.judge),
         "outcome": _render_outcome(ledger.outcome),
         "reportURI": report_uri,
-        "reported": {"key": reported.key, "at": reported.at.isoformat()} if reported else None,
+        "reported": {"key": reported.key, "at": _render_time(reported.at)} if reported else None,
     }
+
+
+def is_same_status(one: Raw, other: Raw) -> bool:
+    """Say whether two statuses say the same: a key that holds null is as good as one that is not there."""
+    # A trial holds no nulls, and a ledger of hundreds is compared in each tick.
+    if one.get("trials") != other.get("trials"):
+        return False
+    a, b = (_without_nulls({k: v for k, v in raw.items() if k != "trials"}) for raw in (one, other))
+    return bool(a == b)
+
+
+def _without_nulls(value: Any) -> Any:
+    return {k: _without_nulls(v) for k, v in value.items() if v is not None} if isinstance(value, Mapping) else value
+
+
+def cut(text: str, most_bytes: int) -> str:
+    """Return a text that takes at most so many bytes in an API server's JSON; one that was cut ends in an ellipsis."""
+    # What no UTF-8 can hold (half a surrogate pair) would be refused.
+    text = text.encode("utf-8", "replace").decode()
+    if len(text) * 6 <= most_bytes or sum(map(_stored_bytes, text)) <= most_bytes:
+        return text
+    room = most_bytes - len("…".encode())
+    for end, character in enumerate(text):
+        room -= _stored_bytes(character)
+        if room < 0:
+            return f"{text[:end]}…"
+    return text
+
+
+def _stored_bytes(character: str) -> int:
+    """Return the bytes of a character as Go's encoder writes it into JSON, which escapes for HTML too."""
+    if character in '"\\\n\r\t\b\f':
+        return 2
+    return 6 if character < " " or character in "<>&\u2028\u2029" else len(character.encode())
+
+
+def _word(reason: str) -> str:
+    """Return a reason as conditions take it, whatever the environment's own word was."""
+    return "".join(c for c in reason if c.isascii() and c.isalnum()).lstrip("0123456789")[:WORD_LENGTH] or "Unknown"
+
+
+def _render_time(time: datetime) -> str:
+    return time.isoformat().replace("+00:00", "Z")
 
 
 def _render_trials(trials: Sequence[Trial], recorded: Recorded) -> list[Raw]:
@@ -113,7 +176,7 @@ def _render_trials(trials: Sequence[Trial], recorded: Recorded) -> list[Raw]:
     return rendered
 
 
-_SUMMARIES = ("trialCounts", "best", "baseline", "agreement", "usage")
+_SUMMARIES = ("summary", "trialCounts", "best", "baseline", "agreement", "usage")
 
 
 def _render_summaries(study: Study, ledger: Ledger, recorded: Recorded) -> dict[str, Any]:
@@ -124,11 +187,13 @@ def _render_summaries(study: Study, ledger: Ledger, recorded: Recorded) -> dict[
     trials = ledger.trials
     best = choose_winner(study, trials) or next((t for t in rank(study, trials, 0) if not _has_diverged(t)), None)
     baseline = next((t for t in trials if t.origin is Origin.BASELINE), None)
-    usage = measure_usage(study, trials, None)
+    usage = measure_usage(study, ledger, None)
     agreement = measure_agreement(study, trials) if is_promoting(trials) else None
+    rendered = _render_best(study, best, baseline)
     return {
+        "summary": _summarize(study, rendered, usage),
         "trialCounts": _count(trials),
-        "best": _render_best(study, best, baseline),
+        "best": rendered,
         "baseline": _render_best(study, baseline, None),
         "agreement": _render_agreement(agreement) if agreement else None,
         "usage": {
@@ -136,6 +201,17 @@ def _render_summaries(study: Study, ledger: Ledger, recorded: Recorded) -> dict[
             "savedAcceleratorHours": repr(usage.saved_accelerator_hours),
             "activeSeconds": repr(usage.active_seconds),
         },
+    }
+
+
+def _summarize(study: Study, best: Raw | None, usage: Usage) -> dict[str, Any]:
+    """Return what `kubectl get` shows in its columns, rounded for people."""
+    value, gain = (None if best is None or best[key] is None else float(best[key]) for key in ("value", "gain"))
+    in_percent = is_share(study.objective.metric)
+    return {
+        "best": None if value is None else f"{value:.1%}" if in_percent else f"{value:.4g}",
+        "gain": None if gain is None else f"{gain * 100:+.1f} points" if in_percent else f"{gain:+.4g}",
+        "saved": f"{usage.saved_accelerator_hours:.1f} h",
     }
 
 
@@ -158,19 +234,17 @@ def _render_best(study: Study, trial: Trial | None, baseline: Trial | None) -> d
     if trial is None or last is None:
         return None
     objective = study.objective
-    rendered: dict[str, Any] = {
+    reference = baseline.measurement(last.rung) if baseline is not None and baseline is not trial else None
+    return {
         "trial": trial.name,
         "metric": objective.metric,
         "direction": objective.direction,
         "value": repr(last.value),
         "standardError": None if last.standard_error is None else repr(last.standard_error),
-        "n": last.counts.get(objective.metric),
+        "n": last.n,
         "rung": last.rung,
+        "gain": None if reference is None else repr(last.value - reference.value),
     }
-    reference = baseline.measurement(last.rung) if baseline is not None and baseline is not trial else None
-    if reference is not None:
-        rendered["gain"] = repr(last.value - reference.value)
-    return rendered
 
 
 def _render_agreement(agreement: Agreement) -> dict[str, Any]:
@@ -218,8 +292,10 @@ def render_trial(trial: Trial, measurements: Sequence[Raw] | None = None) -> dic
         raw["measurements"] = measurements or [_render_measurement(m) for m in trial.measurements]
     if trial.attempts:
         raw["attempts"] = [_render_attempt(a) for a in trial.attempts]
+    if trial.earlier is not None:
+        raw["earlierAttempts"] = _render_earlier(trial.earlier)
     if trial.message:
-        raw["message"] = trial.message
+        raw["message"] = cut(trial.message, TRIAL_MESSAGE_BYTES)
     return raw
 
 
@@ -229,44 +305,61 @@ def _render_measurement(measurement: Measurement) -> dict[str, Any]:
         "step": measurement.step,
         "value": repr(measurement.value),
         "metrics": {name: repr(value) for name, value in measurement.metrics.items()},
-        "standardErrors": {name: repr(value) for name, value in measurement.standard_errors.items()},
-        "counts": dict(measurement.counts),
-        "checkpoint": measurement.checkpoint,
     }
     if measurement.standard_error is not None:
         raw["standardError"] = repr(measurement.standard_error)
+    if measurement.n is not None:
+        raw["n"] = measurement.n
+    if measurement.checkpoint:
+        raw["checkpoint"] = measurement.checkpoint
     if measurement.diverged:
         raw["diverged"] = True
     return raw
 
 
 def _render_attempt(attempt: Attempt) -> dict[str, Any]:
-    raw: dict[str, Any] = {"rung": attempt.rung, "id": attempt.id, "startedAt": attempt.started_at.isoformat()}
+    raw: dict[str, Any] = {"rung": attempt.rung, "id": attempt.id, "startedAt": _render_time(attempt.started_at)}
     if attempt.finished_at is not None:
-        raw["finishedAt"] = attempt.finished_at.isoformat()
+        raw["finishedAt"] = _render_time(attempt.finished_at)
     if attempt.exit_code is not None:
         raw["exitCode"] = attempt.exit_code
     if attempt.reason:
-        raw["reason"] = str(attempt.reason)
+        raw["reason"] = _word(attempt.reason)
     return raw
+
+
+def _render_earlier(earlier: EarlierAttempts) -> dict[str, Any]:
+    return {
+        "attempts": earlier.attempts,
+        "seconds": repr(earlier.seconds),
+        "firstRungSeconds": repr(earlier.first_rung_seconds),
+        "rung": earlier.rung,
+        "faults": earlier.faults,
+        "interruptions": earlier.interruptions,
+    }
+
+
+def _render_folded(folded: Folded | None) -> dict[str, Any] | None:
+    if folded is None:
+        return None
+    return {"until": _render_time(folded.until), "activeSeconds": repr(folded.active_seconds)}
 
 
 def _render_stage(stage: Stage) -> dict[str, Any]:
-    raw: dict[str, Any] = {"state": stage.state.value}
-    if stage.attempts:
-        raw["attempts"] = [_render_attempt(a) for a in stage.attempts]
-    if stage.reason:
-        raw["reason"] = str(stage.reason)
-    if stage.message:
-        raw["message"] = stage.message
-    return raw
+    return {
+        "state": stage.state.value,
+        "attempts": [_render_attempt(a) for a in stage.attempts] or None,
+        "earlierAttempts": None if stage.earlier is None else _render_earlier(stage.earlier),
+        "reason": _word(stage.reason) if stage.reason else None,
+        "message": cut(stage.message, MESSAGE_BYTES) or None,
+    }
 
 
 def _render_dataset(dataset: DatasetCounts | None) -> dict[str, Any] | None:
     if dataset is None:
         return None
     return {
-        "fingerprint": dataset.fingerprint,
+        "fingerprint": cut(dataset.fingerprint, 200),
         "trainSamples": dataset.train,
         "validationSamples": dataset.validation,
         "testSamples": dataset.test,
@@ -276,15 +369,19 @@ def _render_dataset(dataset: DatasetCounts | None) -> dict[str, Any] | None:
 def _render_outcome(outcome: Outcome | None) -> dict[str, Any] | None:
     if outcome is None:
         return None
-    return {"failed": outcome.failed, "reason": outcome.reason, "message": outcome.message}
+    return {
+        "failed": outcome.failed,
+        "reason": _word(outcome.reason),
+        "message": cut(outcome.message, MESSAGE_BYTES),
+    }
 
 
 def _render_condition(condition: Condition) -> dict[str, Any]:
     return {
         "type": condition.type,
         "status": "True" if condition.is_true else "False",
-        "reason": str(condition.reason),
-        "message": condition.message,
+        "reason": _word(condition.reason),
+        "message": cut(condition.message, ACCEPTED_MESSAGE_BYTES if condition.type == "Accepted" else MESSAGE_BYTES),
         "lastTransitionTime": condition.since,
     }
 
@@ -305,16 +402,19 @@ def parse_status(raw: Raw | None) -> Recorded:
             raw=raw,
             ledger=_parse_ledger(raw),
             conditions={c["type"]: _parse_condition(c) for c in raw["conditions"]},
-            reported=Reported(key=r["key"], at=datetime.fromisoformat(r["at"])) if (r := raw["reported"]) else None,
+            reported=Reported(key=r["key"], at=datetime.fromisoformat(r["at"])) if (r := raw.get("reported")) else None,
         )
     except (KeyError, TypeError, ValueError, SyntaxError, AttributeError) as error:
         raise StatusUnreadableError(f"the study's status must be one that this operator wrote: {error!r}") from error
 
 
 def _parse_ledger(raw: Raw) -> Ledger:
-    search, outcome, dataset = raw["search"], raw["outcome"], raw["dataset"]
+    search, outcome, dataset, folded = (raw.get(key) for key in ("search", "outcome", "dataset", "foldedAttempts"))
     return Ledger(
         trials=tuple([parse_trial(t) for t in raw["trials"]]),
+        folded=None
+        if folded is None
+        else Folded(until=datetime.fromisoformat(folded["until"]), active_seconds=float(folded["activeSeconds"])),
         prepare=_parse_stage(raw["prepare"]),
         dataset=None
         if dataset is None
@@ -326,7 +426,7 @@ def _parse_ledger(raw: Raw) -> Ledger:
         ),
         search_end=SearchEnd(search["end"]) if search else None,
         search_message=search["message"] if search else "",
-        winner=raw["winner"],
+        winner=raw.get("winner"),
         judge=_parse_stage(raw["judge"]),
         outcome=Outcome(**outcome) if outcome else None,
     )
@@ -353,6 +453,7 @@ def parse_trial(raw: Raw) -> Trial:
         inclusion_probability=None if probability is None else float(probability),
         measurements=tuple([_parse_measurement(m) for m in raw.get("measurements", ())]),
         attempts=tuple([_parse_attempt(a) for a in raw.get("attempts", ())]),
+        earlier=_parse_earlier(raw.get("earlierAttempts")),
         message=raw.get("message", ""),
     )
 
@@ -374,10 +475,9 @@ def _parse_measurement(raw: Raw) -> Measurement:
         step=raw["step"],
         value=float(raw["value"]),
         standard_error=None if error is None else float(error),
+        n=raw.get("n"),
         metrics={name: float(value) for name, value in raw["metrics"].items()},
-        standard_errors={name: float(value) for name, value in raw["standardErrors"].items()},
-        counts=raw["counts"],
-        checkpoint=raw["checkpoint"],
+        checkpoint=raw.get("checkpoint", ""),
         diverged=raw.get("diverged", False),
     )
 
@@ -397,9 +497,23 @@ def _parse_attempt(raw: Raw) -> Attempt:
 def _parse_stage(raw: Raw) -> Stage:
     return Stage(
         state=StageState(raw["state"]),
-        attempts=tuple([_parse_attempt(a) for a in raw.get("attempts", ())]),
-        reason=raw.get("reason", ""),
-        message=raw.get("message", ""),
+        attempts=tuple([_parse_attempt(a) for a in raw.get("attempts") or ()]),
+        earlier=_parse_earlier(raw.get("earlierAttempts")),
+        reason=raw.get("reason") or "",
+        message=raw.get("message") or "",
+    )
+
+
+def _parse_earlier(raw: Raw | None) -> EarlierAttempts | None:
+    if raw is None:
+        return None
+    return EarlierAttempts(
+        attempts=raw["attempts"],
+        seconds=float(raw["seconds"]),
+        first_rung_seconds=float(raw["firstRungSeconds"]),
+        rung=raw["rung"],
+        faults=raw["faults"],
+        interruptions=raw["interruptions"],
     )
 
 
@@ -408,7 +522,7 @@ def _parse_condition(raw: Raw) -> Condition:
         type=raw["type"],
         is_true=raw["status"] == "True",
         reason=raw["reason"],
-        message=raw["message"],
+        message=raw.get("message", ""),
         since=raw["lastTransitionTime"],
     )
 

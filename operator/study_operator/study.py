@@ -262,6 +262,12 @@ WORST_VALUES: Mapping[str, float] = {
 """What a trial that diverged is given: the bound of a share; for a loss only until a worse one is read, a uniform guess
 among 50 thousand tokens in nats."""
 
+
+def is_share(metric: str) -> bool:
+    """Say whether a metric lies between 0 and 1 and is best read in percent."""
+    return metric.startswith("accuracy") or metric.endswith("_rate")
+
+
 MAX_TRIALS = 500
 MAX_PARALLEL = 100
 MAX_NAME = 40

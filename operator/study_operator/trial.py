@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
@@ -73,12 +73,13 @@ class Measurement:
     value: float
     """The objective's metric; always finite (a diverged trial gets the objective's worst value)."""
     standard_error: float | None
+    n: int | None = None
+    """What the value is a mean of; None where the trial diverged."""
     metrics: Mapping[str, float]
-    """Every metric by name, finite."""
-    standard_errors: Mapping[str, float]
-    counts: Mapping[str, int]
+    """The other metrics that hold for every answer, and those that the study constrains, by name, finite. All that was
+    measured, with standard errors, stands in the reading in the bucket."""
     checkpoint: str
-    """URI; empty where the trial diverged."""
+    """Key under the study's prefix; empty where the trial diverged."""
     diverged: bool = False
 
 
@@ -102,6 +103,30 @@ class Attempt:
 
 
 @dataclass(frozen=True, kw_only=True)
+class EarlierAttempts:
+    """What is still known of attempts that were folded, so that a ledger of many attempts stays small."""
+
+    attempts: int
+    seconds: float
+    """Of all of them, on every rung."""
+    first_rung_seconds: float
+    rung: int
+    """Of the last one; the two counts are of this rung."""
+    faults: int
+    interruptions: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Folded:
+    """What the study as a whole still knows of folded attempts."""
+
+    until: datetime
+    """All of them had ended by then: a run that ended before and is not in the ledger has been counted."""
+    active_seconds: float
+    """Time before that with at least one trial running."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Trial:
     """One arm with all its rungs."""
 
@@ -119,6 +144,8 @@ class Trial:
     """Probability with which this trial came to be measured at full length (1 for promoted and baseline)."""
     measurements: tuple[Measurement, ...] = ()
     attempts: tuple[Attempt, ...] = ()
+    earlier: EarlierAttempts | None = None
+    """Attempts before these."""
     message: str = ""
     """One sentence for a person where the state needs one."""
 
@@ -131,6 +158,11 @@ class Trial:
     def is_busy(self) -> bool:
         """Whether it holds, or waits for, a place among the running trials."""
         return self.state is TrialState.PENDING or self.state is TrialState.RUNNING
+
+    @property
+    def attempts_so_far(self) -> int:
+        """How many attempts there were, on all rungs."""
+        return len(self.attempts) + (self.earlier.attempts if self.earlier is not None else 0)
 
     def measurement(self, rung: int) -> Measurement | None:
         """Return what was measured at a rung."""
@@ -178,6 +210,8 @@ class Stage:
 
     state: StageState = StageState.PENDING
     attempts: tuple[Attempt, ...] = ()
+    earlier: EarlierAttempts | None = None
+    """Attempts before these."""
     reason: str = ""
     """Why it failed, a CamelCase word."""
     message: str = ""
@@ -219,6 +253,7 @@ class Ledger:
 
     trials: tuple[Trial, ...] = ()
     """By index, without gaps."""
+    folded: Folded | None = None
     prepare: Stage = Stage()
     dataset: DatasetCounts | None = None
     search_end: SearchEnd | None = None
@@ -229,9 +264,13 @@ class Ledger:
     outcome: Outcome | None = None
 
 
-def count_attempts_against(attempts: Iterable[Attempt], rung: int) -> tuple[int, int]:
+def count_attempts_against(
+    attempts: Iterable[Attempt], rung: int, earlier: EarlierAttempts | None = None
+) -> tuple[int, int]:
     """Return how many attempts of a rung the environment ended, and how many of a rung were interrupted."""
     faults = interruptions = 0
+    if earlier is not None and earlier.rung == rung:
+        faults, interruptions = earlier.faults, earlier.interruptions
     for attempt in attempts:
         if attempt.rung != rung or attempt.is_open or attempt.reason in _NOBODYS:
             continue
@@ -245,9 +284,10 @@ def count_attempts_against(attempts: Iterable[Attempt], rung: int) -> tuple[int,
 _NOBODYS = frozenset({EndReason.SUCCEEDED, EndReason.ASKED_TO_STOP, "OperatorStopped"})
 
 
-def retry_at(attempts: Sequence[Attempt], rung: int, settings: Settings) -> datetime | None:
-    """Return when a rung may be attempted again; None means at once."""
-    faults, _ = count_attempts_against(attempts, rung)
+def retry_at(of: Trial | Stage, settings: Settings) -> datetime | None:
+    """Return when a trial's rung, or a stage, may be attempted again; None means at once."""
+    attempts = of.attempts
+    faults, _ = count_attempts_against(attempts, of.rung if isinstance(of, Trial) else 0, of.earlier)
     last = attempts[-1] if attempts else None
     if not faults or last is None or last.finished_at is None or last.reason in _NOBODYS:
         return None

@@ -1,16 +1,37 @@
-"""Accelerator time spent, saved and reserved, summed from the attempts in the ledger.
+"""Accelerator time spent, saved and reserved, summed from the attempts in the ledger, and old attempts made into sums.
 
-Called by the planner (budgets) and by the status. Hours are accelerator-hours; seconds are wall seconds.
+Called by settle (folding), by the planner (budgets) and by the status. Hours are accelerator-hours; seconds are wall
+seconds.
 """
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
+from typing import TypeVar
 
 from study_operator.study import Study
-from study_operator.trial import Attempt, Origin, Trial, TrialState
+from study_operator.trial import (
+    Attempt,
+    EarlierAttempts,
+    Folded,
+    Ledger,
+    Origin,
+    Stage,
+    StageState,
+    Trial,
+    TrialState,
+    count_attempts_against,
+)
+
+ATTEMPTS_KEPT = 200
+"""Of all trials together. An attempt takes 200 bytes of an object that must stay below a megabyte, and a study that is
+preempted every hour for a weekend, or suspended every night, makes thousands."""
+
+STAGE_ATTEMPTS_KEPT = 20
+"""Of prepare and of judge, each."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,29 +45,112 @@ class Usage:
     """Time with at least one trial running."""
 
 
-def measure_usage(study: Study, trials: Sequence[Trial], now: datetime | None) -> Usage:
+def measure_usage(study: Study, ledger: Ledger, now: datetime | None) -> Usage:
     """Sum up the attempts; those that still run count up to ``now``, or not at all where it is None."""
+    trials, folded = ledger.trials, ledger.folded
     attempts = [a for t in trials for a in t.attempts]
-    seconds = sum(_seconds(a, now) for a in attempts)
+    seconds = sum(_seconds(a, now) for a in attempts) + sum(t.earlier.seconds for t in trials if t.earlier is not None)
+    active = _union_seconds(attempts, now, folded.until if folded is not None else None)
     saved = sum(_remainder_seconds(t) for t in trials if _is_stopped_early(t))
     return Usage(
         accelerator_hours=seconds * study.accelerators / 3600,
         saved_accelerator_hours=saved * study.accelerators / 3600,
-        active_seconds=_union_seconds(attempts, now),
+        active_seconds=active + (folded.active_seconds if folded is not None else 0.0),
     )
 
 
-def is_budget_exhausted(study: Study, trials: Sequence[Trial], now: datetime) -> bool:
+def is_budget_exhausted(study: Study, ledger: Ledger, now: datetime) -> bool:
     """Say whether what is spent and the reserve for who continues reach a limit of the study."""
+    trials = ledger.trials
     hours, deadline = study.budget.accelerator_hours, study.budget.active_deadline_seconds
     if hours is None and deadline is None:
         return False
-    usage = measure_usage(study, trials, now)
+    usage = measure_usage(study, ledger, now)
     each, count = _mean_remainder_seconds(trials), _count_continuing(study, trials)
     if hours is not None and usage.accelerator_hours + each * count * study.accelerators / 3600 >= hours:
         return True
     rounds = -(-count // study.parallel_trials)
     return deadline is not None and usage.active_seconds + each * rounds >= deadline
+
+
+def fold_attempts(ledger: Ledger, most: int = ATTEMPTS_KEPT, most_of_stage: int = STAGE_ATTEMPTS_KEPT) -> Ledger:
+    """Return the ledger with its oldest ended attempts folded into sums, as many as it has too many.
+
+    No usage changes by it, and no count. What runs stays, and so does the last attempt of a rung that is not over: the
+    wait for the next one begins with its end.
+    """
+    prepare, judge = (_fold_stage(stage, most_of_stage) for stage in (ledger.prepare, ledger.judge))
+    if prepare is not ledger.prepare or judge is not ledger.judge:
+        ledger = replace(ledger, prepare=prepare, judge=judge)
+    excess = sum(len(t.attempts) for t in ledger.trials) - most
+    if excess <= 0:
+        return ledger
+    ended = [(end, t.index, i) for t in ledger.trials for i, end in _foldable(t.attempts, t.rung if t.is_busy else -1)]
+    oldest = sorted(ended)[:excess]
+    if not oldest:
+        return ledger
+    chosen = defaultdict[int, set[int]](set)
+    for _, index, i in oldest:
+        chosen[index].add(i)
+    until, before = oldest[-1][0], ledger.folded
+    active = _union_seconds(
+        (_cut(a, until) for t in ledger.trials for a in t.attempts if a.started_at < until),
+        None,
+        before.until if before is not None else None,
+    )
+    return replace(
+        ledger,
+        trials=tuple(_fold(t, chosen[t.index]) if t.index in chosen else t for t in ledger.trials),
+        folded=Folded(
+            until=max(until, before.until) if before is not None else until,
+            active_seconds=active + (before.active_seconds if before is not None else 0.0),
+        ),
+    )
+
+
+def _foldable(attempts: Sequence[Attempt], rung: int) -> list[tuple[int, datetime]]:
+    """Return position and end of the attempts that may go; of the rung, the last one stays."""
+    last = max((i for i, a in enumerate(attempts) if a.rung == rung), default=-1)
+    return [(i, a.finished_at) for i, a in enumerate(attempts) if a.finished_at is not None and i != last]
+
+
+def _fold_stage(stage: Stage, most: int) -> Stage:
+    is_over = stage.state in (StageState.COMPLETED, StageState.FAILED)
+    excess = len(stage.attempts) - most
+    if excess <= 0:
+        return stage
+    return _fold(stage, {i for i, _ in _foldable(stage.attempts, -1 if is_over else 0)[:excess]})
+
+
+OfAttempts = TypeVar("OfAttempts", Trial, Stage)
+
+
+def _fold(of: OfAttempts, positions: set[int]) -> OfAttempts:
+    """Move attempts, given by their positions, into the sums."""
+    going = [a for i, a in enumerate(of.attempts) if i in positions]
+    if not going:
+        return of
+    before = of.earlier
+    rung = max(a.rung for a in going)
+    if before is not None:
+        rung = max(rung, before.rung)
+    faults, interruptions = count_attempts_against(going, rung, before)
+    earlier = EarlierAttempts(
+        attempts=len(going) + (before.attempts if before is not None else 0),
+        seconds=sum(_seconds(a, None) for a in going) + (before.seconds if before is not None else 0.0),
+        first_rung_seconds=sum(_seconds(a, None) for a in going if a.rung == 0)
+        + (before.first_rung_seconds if before is not None else 0.0),
+        rung=rung,
+        faults=faults,
+        interruptions=interruptions,
+    )
+    return replace(of, attempts=tuple(a for i, a in enumerate(of.attempts) if i not in positions), earlier=earlier)
+
+
+def _cut(attempt: Attempt, until: datetime) -> Attempt:
+    """Return the part of an attempt that lies before a time."""
+    end = attempt.finished_at
+    return attempt if end is not None and end <= until else replace(attempt, finished_at=until)
 
 
 def _is_stopped_early(trial: Trial) -> bool:
@@ -66,6 +170,8 @@ def _remainder_seconds(trial: Trial) -> float:
     if first is None or first.step <= 0:
         return 0.0
     spent = sum(_seconds(a, None) for a in trial.attempts if a.rung == 0)
+    if trial.earlier is not None:
+        spent += trial.earlier.first_rung_seconds
     return spent * (trial.total_steps / first.step - 1)
 
 
@@ -81,12 +187,13 @@ def _seconds(attempt: Attempt, now: datetime | None) -> float:
     return max(0.0, (end - attempt.started_at).total_seconds()) if end else 0.0
 
 
-def _union_seconds(attempts: Iterable[Attempt], now: datetime | None) -> float:
+def _union_seconds(attempts: Iterable[Attempt], now: datetime | None, since: datetime | None) -> float:
+    """Return the time in which at least one attempt ran; what lies before ``since`` does not count."""
     spans = sorted((a.started_at, end) for a in attempts if (end := a.finished_at or now))
-    total, reached = 0.0, None
+    total, reached = 0.0, since
     for start, end in spans:
-        since = start if reached is None or start > reached else reached
-        if end > since:
-            total += (end - since).total_seconds()
+        begin = start if reached is None or start > reached else reached
+        if end > begin:
+            total += (end - begin).total_seconds()
             reached = end
     return total

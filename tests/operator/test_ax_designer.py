@@ -76,8 +76,6 @@ def measured(index: int, arm: Arm, value: float, *, diverged: bool = False, **me
         value=value,
         standard_error=0.02,
         metrics=metrics,
-        standard_errors={},
-        counts={},
         checkpoint="" if diverged else f"t{index:03d}",
         diverged=diverged,
     )
@@ -361,8 +359,6 @@ def test_what_comes_after_the_first_rung_teaches_nothing(state: TrialState) -> N
         value=123.0,
         standard_error=None,
         metrics={},
-        standard_errors={},
-        counts={},
         checkpoint="t003",
     )
     promoted = Trial(**(vars(trials[3]) | {"state": state, "rung": 1, "measurements": (*trials[3].measurements, last)}))

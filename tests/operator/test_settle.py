@@ -77,8 +77,18 @@ def test_a_reading_is_a_measurement_whatever_the_exit_code_says() -> None:
         trial = settle_one(before, job, results)
         assert trial.state is TrialState.PAUSED
         assert [m.value for m in trial.measurements] == [0.43]
-        assert trial.measurements[0].checkpoint == ("/bucket/team/s1-01234567/trials/t000/rungs/0/checkpoints/20-a1")
+        assert trial.measurements[0].checkpoint == "trials/t000/rungs/0/checkpoints/20-a1"
         assert trial.attempts[-1].reason == EndReason.SUCCEEDED
+
+
+def test_the_ledger_keeps_what_holds_for_every_answer_and_what_is_constrained() -> None:
+    study = a_study(outcome_constraints=("accuracy/price >= 0.5",))
+    read = {"accuracy": 0.4, "validation_loss": 1.2, "accuracy/price": 0.6, "accuracy/brand": 0.2}
+    before = running(a_trial(0))
+    results = Results(readings={(0, 0): a_reading(before, 0, **read)})
+    measurement = settle_one(before, ended(0), results, study=study).measurements[0]
+    assert (measurement.value, measurement.standard_error, measurement.n) == (0.4, 0.02, 100)
+    assert measurement.metrics == {"validation_loss": 1.2, "accuracy/price": 0.6}
 
 
 def test_a_reading_of_full_length_completes_the_trial() -> None:
@@ -168,7 +178,7 @@ def test_an_end_that_we_asked_for_counts_against_nobody(code: int) -> None:
     trial = settle_one(asked, ended(code))
     assert trial.state is TrialState.PENDING
     assert count_attempts_against(trial.attempts, 0) == (0, 0)
-    assert retry_at(trial.attempts, 0, Settings()) is None
+    assert retry_at(trial, Settings()) is None
 
 
 def test_an_arm_that_ran_out_of_memory_while_we_asked_it_to_stop_is_abandoned() -> None:
@@ -189,7 +199,7 @@ def test_waits_between_attempts_double_up_to_a_limit() -> None:
     for n in range(4):
         crashed = Attempt(rung=0, started_at=NOW, finished_at=NOW, exit_code=1, reason="Crashed", id=str(n))
         attempts = (*attempts, crashed)
-        due = retry_at(attempts, 0, settings)
+        due = retry_at(a_trial(0, attempts=attempts), settings)
         assert due is not None
         waits.append((due - NOW).total_seconds())
     assert waits == [10, 20, 35, 35]
@@ -205,7 +215,7 @@ def test_a_diverged_trial_has_no_accuracy_and_nothing_but_invalid_output() -> No
     trial = settle_one(running(a_trial(0)), ended(10, message="loss 9.1 after 3 steps"))
     measurement = trial.measurements[0]
     assert (measurement.value, measurement.diverged, measurement.checkpoint) == (0.0, True, "")
-    assert measurement.metrics == {"accuracy": 0.0, "invalid_output_rate": 1.0}
+    assert measurement.metrics == {"invalid_output_rate": 1.0}
     assert trial.message == "loss 9.1 after 3 steps"
 
 
@@ -217,7 +227,7 @@ def test_a_diverged_loss_is_the_worst_that_was_read_also_when_a_worse_one_comes_
     second = settle(study, a_ledger(diverged, paused(1, 1.5)), {}, Results(), LATER).trials[0]
     assert second.measurements[0].value == 1.5
     third = settle(study, a_ledger(second, paused(1, 1.5), paused(2, 2.5)), {}, Results(), LATER).trials[0]
-    assert (third.measurements[0].value, third.measurements[0].metrics["validation_loss"]) == (2.5, 2.5)
+    assert (third.measurements[0].value, third.measurements[0].metrics["accuracy"]) == (2.5, 0.0)
 
 
 def test_what_diverges_late_keeps_its_first_reading() -> None:

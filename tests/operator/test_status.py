@@ -1,6 +1,7 @@
 """The ledger makes the round trip through the status exactly, and people can read what stands beside it."""
 
 import json
+import re
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
@@ -8,11 +9,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ledgers import NOW, a_ledger, a_study, a_trial, continued, paused, running, stopped
+from ledgers import NOW, a_ledger, a_study, a_trial, continued, minimizing, paused, running, stopped
 from study_operator.errors import StatusUnreadableError
 from study_operator.status import (
     Reported,
+    cut,
     events_between,
+    is_same_status,
     parse_status,
     parse_trial,
     parse_value,
@@ -24,6 +27,9 @@ from study_operator.trial import (
     Attempt,
     Continuation,
     DatasetCounts,
+    EarlierAttempts,
+    EndReason,
+    Folded,
     Ledger,
     Measurement,
     Origin,
@@ -44,7 +50,7 @@ attempts = st.builds(
     started_at=times,
     finished_at=st.none() | times,
     exit_code=st.none() | st.integers(0, 255),
-    reason=st.text(max_size=8),
+    reason=st.sampled_from(["", "Evicted", *EndReason]),
     id=st.text(max_size=8),
 )
 measurements = st.builds(
@@ -54,8 +60,7 @@ measurements = st.builds(
     value=numbers,
     standard_error=st.none() | numbers,
     metrics=st.dictionaries(names, numbers, max_size=3),
-    standard_errors=st.dictionaries(names, numbers, max_size=3),
-    counts=st.dictionaries(names, st.integers(0, 10**6), max_size=3),
+    n=st.none() | st.integers(0, 10**6),
     checkpoint=st.text(max_size=8),
     diverged=st.booleans(),
 )
@@ -72,6 +77,16 @@ trials = st.builds(
     inclusion_probability=st.none() | st.floats(0, 1),
     measurements=st.lists(measurements, max_size=2).map(tuple),
     attempts=st.lists(attempts, max_size=3).map(tuple),
+    earlier=st.none()
+    | st.builds(
+        EarlierAttempts,
+        attempts=st.integers(1, 999),
+        seconds=numbers,
+        first_rung_seconds=numbers,
+        rung=st.integers(0, 1),
+        faults=st.integers(0, 9),
+        interruptions=st.integers(0, 99),
+    ),
     message=st.text(max_size=20),
 )
 
@@ -96,6 +111,7 @@ LEDGERS = [
     a_ledger(
         continued(paused(0, 0.3), 0.4, Continuation.BASELINE),
         stopped(1, 0.2),
+        folded=Folded(until=NOW, active_seconds=12.5),
         search_end=SearchEnd.NO_MORE_PROPOSALS,
         search_message="the space is exhausted",
         winner=0,
@@ -124,6 +140,53 @@ def test_what_did_not_change_is_taken_as_it_was_and_what_did_is_rendered_anew() 
     rendered = render_status(study, after, now=NOW, recorded=before)
     assert rendered["trials"][0] is before.raw["trials"][0]
     assert rendered == render_status(study, after, now=NOW) | {"conditions": rendered["conditions"]}
+
+
+@given(st.text(), st.integers(3, 60))
+def test_a_text_is_cut_to_the_bytes_that_an_api_server_stores(text: str, most: int) -> None:
+    said = cut(text, most)
+    # Go escapes what HTML would read, and the two line ends of JavaScript.
+    stored = json.dumps(said, ensure_ascii=False)[1:-1]
+    assert len(stored.encode()) + 5 * sum(map(said.count, "<>&")) + 3 * sum(map(said.count, "\u2028\u2029")) <= most
+    assert cut(said, most) == said
+    assert said == text.encode("utf-8", "replace").decode() or (said.endswith("…") and text.startswith(said[:-1]))
+
+
+def test_half_a_character_is_replaced_because_no_api_server_would_take_it() -> None:
+    assert cut("path \udcff", 100) == "path ?"
+
+
+def test_long_words_of_an_environment_make_no_status_that_is_refused() -> None:
+    stage = Stage(state=StageState.FAILED, reason="9 Lives: " + "x" * 300, message="m" * 10_000)
+    trial = a_trial(0, state=TrialState.FAILED, message="é" * 1000)
+    status = render_status(a_study(), a_ledger(trial, prepare=stage), now=NOW)
+    prepared = next(c for c in status["conditions"] if c["type"] == "Prepared")
+    assert re.fullmatch("Livesx{59}", prepared["reason"]) and prepared["reason"] == status["prepare"]["reason"]
+    assert len(prepared["message"]) < 2000
+    assert len(status["trials"][0]["message"].encode()) <= 250
+
+
+def test_a_status_whose_nulls_were_left_out_is_the_same_status() -> None:
+    study, ledger = a_study(), a_ledger(paused(0, 0.3), running(a_trial(1)))
+    status = render_status(study, ledger, now=NOW)
+    stored = json.loads(json.dumps(status), object_hook=lambda o: {k: v for k, v in o.items() if v is not None})
+    assert stored != status
+    recorded = parse_status(stored)
+    again = render_status(study, recorded.ledger, now=NOW + timedelta(hours=1), recorded=recorded)
+    assert recorded.ledger == ledger
+    assert is_same_status(again, stored) and is_same_status(stored, again)
+    assert not is_same_status(again | {"winner": 0}, stored)
+    assert not is_same_status(again | {"trials": []}, stored)
+
+
+def test_columns_are_rounded_for_people() -> None:
+    ledger = a_ledger(continued(paused(0, 1 / 3), None), stopped(1, 0.4375))
+    assert render_status(a_study(), ledger, now=NOW)["summary"] == {
+        "best": "43.8%",
+        "gain": "+10.4 points",
+        "saved": "0.7 h",
+    }
+    assert render_status(minimizing(), ledger, now=NOW)["summary"]["best"] == "0.3333"
 
 
 def test_a_status_that_is_not_ours_is_refused() -> None:
@@ -185,8 +248,8 @@ def test_a_transition_time_moves_only_with_the_status() -> None:
     before = parse_status(render_status(study, Ledger(), now=NOW))
     after = render_status(study, a_ledger(a_trial(0)), now=later, recorded=before)
     times = {c["type"]: c["lastTransitionTime"] for c in after["conditions"]}
-    assert times["Complete"] == NOW.isoformat()
-    assert times["Prepared"] == later.isoformat()
+    assert datetime.fromisoformat(times["Complete"]) == NOW
+    assert datetime.fromisoformat(times["Prepared"]) == later
 
 
 def test_raising_the_number_of_trials_too_late_is_told() -> None:
