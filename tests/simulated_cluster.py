@@ -20,7 +20,7 @@ from study_operator import names
 from study_operator.designer import DesignerError, Suggestion
 from study_operator.errors import ConflictError
 from study_operator.reconcile import TickResult, tick
-from study_operator.runner import JobKind, JobPhase, JobSpec, JobStatus
+from study_operator.runner import EndedAttempt, JobKind, JobPhase, JobSpec, JobStatus
 from study_operator.settings import Settings
 from study_operator.status import parse_status
 from study_operator.study import (
@@ -63,6 +63,10 @@ class Weather:
     """Of one attempt, as the next ones."""
     interrupted: float = 0.05
     no_reading: float = 0.02
+    replaced: float = 0.5
+    """Of one attempt that the environment ended, or that ran out of memory: the cluster starts another in its place."""
+    stuck: float = 0.02
+    """Of one job: its image cannot be pulled, until it is deleted."""
     out_of_memory: float = 0.06
     """Of one arm, as the next one."""
     diverged: float = 0.1
@@ -81,6 +85,8 @@ CALM = Weather(
     node_lost=0,
     interrupted=0,
     no_reading=0,
+    replaced=0,
+    stuck=0,
     out_of_memory=0,
     diverged=0,
     unusable=0,
@@ -103,6 +109,9 @@ class Job:
     reason: str = ""
     is_ended: bool = False
     stopped_at: datetime | None = None
+    is_stuck: bool = False
+    created_at: datetime = START
+    earlier: tuple[EndedAttempt, ...] = ()
 
 
 @dataclass
@@ -122,6 +131,10 @@ class World:
     objects: dict[str, bytes] = field(default_factory=dict)
     ended_attempts: list[tuple[str, str]] = field(default_factory=list)
     """Name and attempt of every run whose end was there to be seen."""
+    replaced: set[str] = field(default_factory=set)
+    """Jobs of which the cluster itself started another attempt."""
+    told: set[str] = field(default_factory=set)
+    """Attempts whose end the tick under way was told while their job goes on."""
     faults_of_arms: set[str] = field(default_factory=set)
     """Jobs that ended by their arm's fault, where the operator was told: they must never run again."""
     status_read: Mapping[str, Any] | None = None
@@ -146,6 +159,13 @@ class World:
             version = self.chance.randrange(max(0, version - 3), version)
         self.status_read = self.status_of(version)
         return self.status_read, version
+
+    def confirm(self, version: Any) -> None:
+        """Conflict where the status that was read is stale."""
+        self._may_crash()
+        if version != len(self.versions) - 1:
+            raise ConflictError("stale")
+        self._may_crash()
 
     def write(self, status: Any, version: Any) -> Any:
         """Write the status, or conflict."""
@@ -193,10 +213,14 @@ class World:
         self._may_crash()
         fresh = {name: self._status_of(name, job) for name, job in self.live.items()}
         if self._happens(self.weather.stale_jobs):
-            return list({**fresh, **self.seen}.values())
+            stale = {**fresh, **self.seen}
+            self.told = {past.attempt for job in stale.values() for past in job.earlier}
+            return list(stale.values())
         self.seen = fresh
+        self.told = {past.attempt for job in fresh.values() for past in job.earlier}
         for name, job in self.live.items():
-            if job.is_ended and (job.exit_code in (10, 11) or job.reason == "OOMKilled"):
+            has_ended = job.is_ended and (job.exit_code in (10, 11) or job.reason == "OOMKilled")
+            if has_ended or any(past.reason == "OOMKilled" for past in job.earlier):
                 self.faults_of_arms.add(name)
         return list(fresh.values())
 
@@ -215,6 +239,9 @@ class World:
         if job is not None and name:
             if not job.is_ended and self.now >= job.starts_at:
                 job.stopped_at = self.now
+            # A job that is deleted takes along what this tick did not know of it.
+            unseen = {(name, past.attempt) for past in job.earlier if past.attempt not in self.told}
+            self.ended_attempts = [ended for ended in self.ended_attempts if ended not in unseen]
             del self.live[name]
         self._may_crash()
 
@@ -240,23 +267,54 @@ class World:
         """Let time pass: jobs end, and write what they found."""
         self.now = until
         for job in self.live.values():
-            if not job.is_ended and job.ends_at <= until:
-                job.is_ended = True
-                self._end(job)
+            while not job.is_stuck and not job.is_ended and job.ends_at <= until:
+                if self._is_replaced(job):
+                    self._replace(job)
+                else:
+                    job.is_ended = True
+                    self._end(job)
 
     def next_event(self) -> datetime | None:
         """Return when a job starts or ends next."""
-        times = [at for j in self.live.values() if not j.is_ended for at in (j.starts_at, j.ends_at)]
+        times = [at for j in self.live.values() if not (j.is_ended or j.is_stuck) for at in (j.starts_at, j.ends_at)]
         return min((at for at in times if at > self.now), default=None)
 
     def _start(self, spec: JobSpec) -> Job:
         self.attempts += 1
+        is_stuck = self._happens(self.weather.stuck)
         starts = self.now + timedelta(seconds=self.chance.choice((0, 0, 30)))
         ends = starts + timedelta(seconds=self.chance.randrange(1, 400))
         code, reason = self._fate(spec)
         return Job(
-            spec=spec, attempt=f"a{self.attempts}", starts_at=starts, ends_at=ends, exit_code=code, reason=reason
+            spec=spec,
+            attempt=f"a{self.attempts}",
+            starts_at=starts,
+            ends_at=ends,
+            exit_code=code,
+            reason=reason,
+            is_stuck=is_stuck,
+            created_at=self.now,
         )
+
+    def _is_replaced(self, job: Job) -> bool:
+        """Say whether the cluster itself starts another attempt: where a job's policy ignores how this one ended."""
+        return job.exit_code in (137, 143) and self._happens(min(0.9, self.weather.replaced))
+
+    def _replace(self, job: Job) -> None:
+        self.ended_attempts.append((job.spec.name, job.attempt))
+        self.replaced.add(job.spec.name)
+        past = EndedAttempt(
+            attempt=job.attempt,
+            started_at=job.starts_at,
+            finished_at=job.ends_at,
+            exit_code=job.exit_code,
+            reason=job.reason,
+        )
+        self.attempts += 1
+        job.earlier, job.attempt = (*job.earlier, past), f"a{self.attempts}"
+        job.starts_at = job.ends_at + timedelta(seconds=self.chance.choice((0, 20)))
+        job.ends_at = job.starts_at + timedelta(seconds=self.chance.randrange(1, 400))
+        job.exit_code, job.reason = self._fate(job.spec)
 
     def _fate(self, spec: JobSpec) -> tuple[int, str]:
         weather = self.weather
@@ -298,7 +356,7 @@ class World:
         phase = JobPhase.PENDING
         if job.is_ended:
             phase = JobPhase.FINISHED
-        elif self.now >= job.starts_at:
+        elif self.now >= job.starts_at and not job.is_stuck:
             phase = JobPhase.RUNNING
         return JobStatus(
             name=name,
@@ -308,8 +366,16 @@ class World:
             started_at=None if phase is JobPhase.PENDING else job.starts_at,
             finished_at=job.ends_at if job.is_ended else None,
             exit_code=job.exit_code if job.is_ended else None,
-            reason=job.reason if job.is_ended and job.reason != "Nothing" else "",
+            reason=self._reason_of(job),
+            earlier=job.earlier,
+            waits_since=job.created_at if job.is_stuck else None,
+            is_stuck=job.is_stuck,
         )
+
+    def _reason_of(self, job: Job) -> str:
+        if job.is_stuck:
+            return "ImagePullBackOff"
+        return job.reason if job.is_ended and job.reason != "Nothing" else ""
 
     # What must hold at every moment.
 
@@ -469,7 +535,11 @@ def _check_end(world: World, ledger: Ledger) -> None:
 
 def _check_nothing_lost(world: World, trials: Sequence[Trial]) -> None:
     for (name, rung), value in world.values.items():
-        measurement = trials[int(name[1:])].measurement(rung)
+        trial = trials[int(name[1:])]
+        measurement = trial.measurement(rung)
+        if trial.state is TrialState.FAILED and names.trial_job(world.study.name, name, rung) in world.replaced:
+            # Given up by how an attempt ended, while the cluster already ran the next one.
+            continue
         if measurement is None or measurement.value != value or measurement.diverged:
             raise Broken(f"the reading {value} of {name} on rung {rung} is lost: {measurement}")
     by_name = {names.trial_job(world.study.name, t.name, r): t for t in trials for r in (0, 1)}

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from study_operator.study import Study
-from study_operator.trial import Ledger, SearchEnd, Stage, StageState, Trial, TrialState
+from study_operator.trial import WAITS, Ledger, SearchEnd, Stage, StageState, Trial, TrialState
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,11 +106,19 @@ def _say_stage(study: Study, ledger: Ledger, stage: str) -> str:
         return ledger.prepare.message
     measured = sum(bool(t.measurements) for t in ledger.trials)
     if stage == "Exploring":
-        return f"{measured} of {study.num_trials} trials measured"
+        return f"{measured} of {study.num_trials} trials measured{_say_waiting(ledger.trials)}"
     if stage == "Promoting":
         running = sum(t.is_busy for t in ledger.trials)
-        return f"{running} trials are on their way to full length"
+        return f"{running} trials are on their way to full length{_say_waiting(ledger.trials)}"
     return ledger.judge.message if stage == "Judging" else ""
+
+
+def _say_waiting(trials: Sequence[Trial]) -> str:
+    waiting = [t for t in trials if t.is_busy and t.message.startswith(WAITS)]
+    if not waiting:
+        return ""
+    others = f" and {len(waiting) - 1} more" if len(waiting) > 1 else ""
+    return f"; trial {waiting[0].name}{others}: {waiting[0].message}"
 
 
 def _dated(condition: Condition, before: Condition | None, now: datetime) -> Condition:

@@ -15,6 +15,7 @@ from study_operator.runner import JobKind, JobPhase, JobStatus
 from study_operator.settings import DEFAULTS, Settings
 from study_operator.study import Arm, Study
 from study_operator.trial import (
+    GIVEN_UP,
     Continuation,
     EndReason,
     Ledger,
@@ -218,19 +219,26 @@ def _plan_deletions(
     stages: list[tuple[str, Stage]] = [(names.prepare_job(study.name), ledger.prepare)]
     stages.append((names.judge_job(study.name), ledger.judge))
     for name, stage in stages:
-        is_waiting = stage.state in (StageState.PENDING, StageState.RUNNING)
-        if name in jobs and is_waiting:
-            reason = _why_delete(stage, 0, jobs[name], now, settings, is_halted=is_halted)
-            if reason:
-                actions.append(DeleteJob(name=name, index=None, reason=reason))
-    for trial in trials:
-        if not trial.is_busy:
+        if name not in jobs:
             continue
+        reason = ""
+        if stage.state in (StageState.PENDING, StageState.RUNNING):
+            reason = _why_delete(stage, 0, jobs[name], now, settings, is_halted=is_halted)
+        elif stage.state is StageState.FAILED and jobs[name].phase is not JobPhase.FINISHED:
+            reason = "it is given up"
+        if reason:
+            actions.append(DeleteJob(name=name, index=None, reason=reason))
+    for trial in trials:
         name = names.trial_job(study.name, trial.name, trial.rung)
-        if name in jobs:
+        if name not in jobs:
+            continue
+        reason = ""
+        if trial.is_busy:
             reason = _why_delete(trial, trial.rung, jobs[name], now, settings, is_halted=is_halted)
-            if reason:
-                actions.append(DeleteJob(name=name, index=trial.index, reason=reason))
+        elif trial.state in GIVEN_UP and jobs[name].phase is not JobPhase.FINISHED:
+            reason = "its trial is given up"
+        if reason:
+            actions.append(DeleteJob(name=name, index=trial.index, reason=reason))
     return actions
 
 
@@ -244,7 +252,9 @@ def _why_delete(
         return "it ended and makes way for the next attempt" if is_due else ""
     if attempt is None:
         return "it must not start" if is_halted and job.phase is JobPhase.PENDING else ""
-    return "it must stop" if attempt.is_open and attempt.reason == EndReason.ASKED_TO_STOP else ""
+    if not attempt.is_open:
+        return "its attempt is given up"
+    return "it must stop" if attempt.reason == EndReason.ASKED_TO_STOP else ""
 
 
 def _plan_launches(

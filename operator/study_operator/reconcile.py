@@ -6,6 +6,7 @@ that they hand in. It is level-triggered: it may run at any time, any number of 
 What makes it safe to kill between any two steps:
 
 * a job is created or deleted only for a trial whose recorded entry is what the tick still believes;
+* before the first job is touched the status store confirms that what the tick read is still what is written;
 * what a tick decides is written once, last, with the version that it read; a conflict drops the tick;
 * job names and object keys are functions of study, trial and rung, so that doing something twice does it once;
 * an ended job is deleted only after its end is in the ledger.
@@ -46,7 +47,7 @@ from study_operator.planner import (
     Suggest,
     plan,
 )
-from study_operator.runner import JobStatus, TrialRunner
+from study_operator.runner import JobSpec, JobStatus, TrialRunner
 from study_operator.settings import DEFAULTS, Settings
 from study_operator.settle import Results, is_live, list_awaited, settle
 from study_operator.status import (
@@ -91,6 +92,14 @@ class StatusStore(Protocol):
 
     def read(self) -> tuple[Mapping[str, Any] | None, Any]:
         """Return the status (None before the first write) and its version."""
+        ...
+
+    def confirm(self, version: Any) -> None:
+        """Make sure that nothing was written since a version was read, where `read` may have been behind.
+
+        Raises:
+            ConflictError: where something was.
+        """
         ...
 
     def write(self, status: Mapping[str, Any], version: Any) -> Any:
@@ -164,7 +173,12 @@ def tick(
     if results is not None:
         ledger = settle(study, recorded.ledger, jobs, results, now, settings)
         actions = plan(study, ledger, jobs, now, settings)
-        ledger, done, launched = _act(study, actions, ledger, recorded, runner, designer)
+        hands = _Hands(runner, lambda: statuses.confirm(version))
+        try:
+            ledger, done = _act(study, actions, ledger, recorded, hands, designer)
+        except ConflictError as error:
+            return _dropped(recorded, error)
+        launched = hands.has_launched
     reported, storage_problem = _report(study, recorded, reporter, now, settings, storage_problem)
 
     # Record: once, last, and only if nobody wrote in between.
@@ -182,8 +196,7 @@ def tick(
         try:
             statuses.write(status, version)
         except ConflictError as error:
-            log.debug("tick dropped: %s", error)
-            return TickResult(status=recorded.raw, ledger=recorded.ledger, is_idle=False, is_dropped=True)
+            return _dropped(recorded, error)
     events = events_between(recorded.ledger, ledger)
     for event in events:
         log.log(logging.WARNING if event.is_warning else logging.INFO, "%s", event.message)
@@ -198,8 +211,13 @@ def tick(
         events=events,
         is_idle=not is_changed and not launched,
         is_done=is_over and not is_changed,
-        wake_at=_find_wake(ledger, reported, reporter is not None, now, settings),
+        wake_at=_find_wake(ledger, jobs, reported, reporter is not None, now, settings),
     )
+
+
+def _dropped(recorded: Recorded, error: ConflictError) -> TickResult:
+    log.debug("tick dropped: %s", error)
+    return TickResult(status=recorded.raw, ledger=recorded.ledger, is_idle=False, is_dropped=True)
 
 
 def report_key(ledger: Ledger) -> str:
@@ -248,44 +266,43 @@ def _act(
     actions: Sequence[Action],
     ledger: Ledger,
     recorded: Recorded,
-    runner: TrialRunner,
+    hands: _Hands,
     designer: Designer,
-) -> tuple[Ledger, list[Action], bool]:
-    """Carry out the actions; return the ledger with what was decided, what was done, and whether a job was launched."""
+) -> tuple[Ledger, list[Action]]:
+    """Carry out the actions; return the ledger with what was decided, and what was done."""
     written = _Written(recorded, ledger)
     done: list[Action] = []
-    launched = False
     for action in actions:
         match action:
             case Prepare():
                 if not written.prepare():
                     continue
-                launched |= _launch(runner, build_prepare_job(study), "to prepare the dataset")
+                hands.launch(build_prepare_job(study), "to prepare the dataset")
             case Launch(index=index):
                 trial = ledger.trials[index]
                 if not written.trial(index):
                     continue
-                launched |= _launch(runner, build_trial_job(study, trial), _say_rung(study, trial))
+                hands.launch(build_trial_job(study, trial), _say_rung(study, trial))
             case Judge():
                 winner = ledger.trials[ledger.winner or 0]
                 if not written.judge():
                     continue
                 job = build_judge_job(study, winner, find_finished_baseline(ledger.trials))
-                launched |= _launch(runner, job, f"to judge trial {winner.name} on the test set")
+                hands.launch(job, f"to judge trial {winner.name} on the test set")
             case DeleteJob(name=name, index=None):
                 if not (written.prepare() if name == names.prepare_job(study.name) else written.judge()):
                     continue
-                runner.delete(name)
+                hands.delete(name)
             case DeleteJob(name=name, index=int(index)):
                 if not written.trial(index):
                     continue
-                runner.delete(name)
+                hands.delete(name)
             case Suggest(count=count):
                 ledger = _suggest(study, ledger, designer, count)
             case _:
                 ledger = _decide(study, ledger, action)
         done.append(action)
-    return ledger, done, launched
+    return ledger, done
 
 
 @dataclass(frozen=True)
@@ -300,17 +317,38 @@ class _Written:
         return index < len(known) and known[index] is self.ledger.trials[index]
 
     def prepare(self) -> bool:
-        return bool(self.recorded.raw) and self.recorded.ledger.prepare == self.ledger.prepare
+        accepted = self.recorded.conditions.get("Accepted")
+        is_accepted = accepted is not None and accepted.is_true
+        return is_accepted and self.recorded.ledger.prepare == self.ledger.prepare
 
     def judge(self) -> bool:
         known = self.recorded.ledger
         return known.winner is not None and known.winner == self.ledger.winner and known.judge == self.ledger.judge
 
 
-def _launch(runner: TrialRunner, job: Any, why: str) -> bool:
-    runner.launch(job)
-    log.info("launched job %s %s", job.name, why)
-    return True
+class _Hands:
+    """Touches jobs, after it was confirmed once that the tick has read what is written."""
+
+    def __init__(self, runner: TrialRunner, confirm: Callable[[], None]) -> None:
+        self._runner = runner
+        self._confirm = confirm
+        self._is_confirmed = False
+        self.has_launched = False
+
+    def launch(self, job: JobSpec, why: str) -> None:
+        self._confirm_once()
+        self._runner.launch(job)
+        self.has_launched = True
+        log.info("launched job %s %s", job.name, why)
+
+    def delete(self, name: str) -> None:
+        self._confirm_once()
+        self._runner.delete(name)
+
+    def _confirm_once(self) -> None:
+        if not self._is_confirmed:
+            self._confirm()
+            self._is_confirmed = True
 
 
 def _say_rung(study: Study, trial: Trial) -> str:
@@ -404,10 +442,19 @@ def _report_due(last: Reported, settings: Settings) -> datetime:
 
 
 def _find_wake(
-    ledger: Ledger, reported: Reported | None, is_reporting: bool, now: datetime, settings: Settings
+    ledger: Ledger,
+    jobs: Mapping[str, JobStatus],
+    reported: Reported | None,
+    is_reporting: bool,
+    now: datetime,
+    settings: Settings,
 ) -> datetime | None:
     waits = [retry_at(t, settings) for t in ledger.trials if t.state is TrialState.PENDING]
     waits += [retry_at(s, settings) for s in (ledger.prepare, ledger.judge) if s.state is StageState.PENDING]
+    for job in jobs.values():
+        if job.waits_since is not None:
+            limits = (settings.waiting_said_after_seconds, settings.stuck_limit_seconds if job.is_stuck else 0)
+            waits += [job.waits_since + timedelta(seconds=limit) for limit in limits]
     if is_reporting and reported is not None and reported.key != report_key(ledger):
         waits.append(_report_due(reported, settings))
     return min((at for at in waits if at is not None and at > now), default=None)

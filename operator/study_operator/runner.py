@@ -39,6 +39,18 @@ class JobSpec:
 
 
 @dataclass(frozen=True, kw_only=True)
+class EndedAttempt:
+    """A run of a job that has ended while the job itself goes on: a cluster may have put another one in its place."""
+
+    attempt: str
+    started_at: datetime | None = None
+    finished_at: datetime | None = None
+    exit_code: int | None = None
+    reason: str = ""
+    message: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
 class JobStatus:
     """What is seen of one job now."""
 
@@ -53,6 +65,13 @@ class JobStatus:
     reason: str = ""
     """A CamelCase word from the environment, such as ``OOMKilled`` or ``NodeLost``; empty where the code says all."""
     message: str = ""
+    earlier: tuple[EndedAttempt, ...] = ()
+    """Runs of the same job before this one, in the order of time."""
+    waits_since: datetime | None = None
+    """Since when a job that is not running cannot start; ``reason`` and ``message`` say why. None: it just begins."""
+    is_stuck: bool = False
+    """Whether that is the environment's fault (an image that cannot be pulled, a quota), so that there is a limit to
+    it. A job that waits in a queue or for a free accelerator is not stuck: no clock runs."""
 
 
 class TrialRunner(Protocol):

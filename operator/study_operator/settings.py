@@ -23,6 +23,13 @@ class Settings:
     backoff_limit_seconds: float = 600.0
     """Longest wait between two attempts: an hour's outage then costs at most ten minutes more."""
 
+    waiting_said_after_seconds: float = 120.0
+    """How long a job may wait (for an image, an accelerator, its queue) before the study's conditions say so."""
+
+    stuck_limit_seconds: float = 900.0
+    """How long a job may be kept from starting by what only the environment can mend (an image that cannot be pulled, a
+    quota, a refused pod) before that counts as an attempt that the environment ended."""
+
     report_interval_seconds: float = 60.0
     """Least time between two reports of a study that goes on; its end is always reported at once."""
 

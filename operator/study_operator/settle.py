@@ -8,13 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from study_operator import names
-from study_operator.runner import JobPhase, JobStatus
+from study_operator.runner import EndedAttempt, JobPhase, JobStatus
 from study_operator.settings import DEFAULTS, Settings
 from study_operator.study import METRICS, WORST_VALUES, Study, parse_outcome_constraint
 from study_operator.trial import (
+    GIVEN_UP,
+    WAITS,
     Attempt,
     DatasetCounts,
     EndReason,
@@ -61,8 +63,10 @@ def settle(
     settings: Settings = DEFAULTS,
 ) -> Ledger:
     """Return the ledger with all that is seen now."""
-    seen = _Seen(study, jobs, results, now, settings, is_halted=study.suspend or ledger.outcome is not None)
-    trials = tuple(_settle_trial(trial, seen) if trial.is_busy else trial for trial in ledger.trials)
+    folded_until = ledger.folded.until if ledger.folded is not None else None
+    is_halted = study.suspend or ledger.outcome is not None
+    seen = _Seen(study, jobs, results, now, settings, is_halted=is_halted, folded_until=folded_until)
+    trials = tuple(_settle_trial(trial, seen) for trial in ledger.trials)
     prepare = _settle_stage(
         ledger.prepare, jobs.get(names.prepare_job(study.name)), seen, is_done=results.summary is not None
     )
@@ -90,7 +94,7 @@ def give_worst_values(study: Study, trials: tuple[Trial, ...]) -> tuple[Trial, .
     return tuple(_with_worst_value(t, worst) if any(m.diverged for m in t.measurements) else t for t in trials)
 
 
-def why_it_ended(job: JobStatus) -> str:
+def why_it_ended(job: JobStatus | EndedAttempt) -> str:
     """Return the reason of an end without a reading: whose fault it was follows from it."""
     if job.reason == OUT_OF_MEMORY_KILL:
         return EndReason.OUT_OF_MEMORY
@@ -117,10 +121,17 @@ class _Seen:
     now: datetime
     settings: Settings
     is_halted: bool
+    folded_until: datetime | None
 
 
 def _settle_trial(trial: Trial, seen: _Seen) -> Trial:
+    if not trial.is_busy and trial.state not in GIVEN_UP:
+        return trial
     job = seen.jobs.get(names.trial_job(seen.study.name, trial.name, trial.rung))
+    for past in job.earlier if job is not None else ():
+        trial = _settle_past(trial, past, seen)
+    if not trial.is_busy:
+        return _settle_given_up(trial, job, seen)
     if job is not None and is_live(job):
         return _settle_live(trial, job, seen)
     reading = seen.results.readings.get((trial.index, trial.rung))
@@ -132,12 +143,70 @@ def _settle_trial(trial: Trial, seen: _Seen) -> Trial:
     return _settle_end(replace(trial, attempts=ended), ended[-1], job.message if job else "", seen)
 
 
+def _settle_past(trial: Trial, past: EndedAttempt, seen: _Seen) -> Trial:
+    """Settle a run that has ended while its job goes on."""
+    is_folded = _is_before(past, seen.folded_until) and _find(trial.attempts, trial.rung, past.attempt) is None
+    ended = None if is_folded else _close(trial.attempts, trial.rung, past, seen.now)
+    if ended is None:
+        return trial
+    trial = replace(trial, attempts=ended)
+    return _settle_end(trial, ended[-1], past.message, seen) if trial.is_busy else trial
+
+
+def _is_before(past: EndedAttempt, time: datetime | None) -> bool:
+    """Say whether a run ended so long ago that it stands in the sums of what was folded."""
+    end = past.finished_at or past.started_at
+    return time is not None and end is not None and end <= time
+
+
+def _settle_given_up(trial: Trial, job: JobStatus | None, seen: _Seen) -> Trial:
+    """Write down what the job of a trial still costs that was given up while a cluster ran its next attempt."""
+    if job is not None and is_live(job):
+        attempts = _open(trial.attempts, trial.rung, job, is_halted=True)
+    else:
+        attempts = _close(trial.attempts, trial.rung, job, seen.now) or trial.attempts
+    return trial if attempts is trial.attempts else replace(trial, attempts=attempts)
+
+
 def _settle_live(trial: Trial, job: JobStatus, seen: _Seen) -> Trial:
+    stuck = _give_up_stuck(trial.attempts, trial.rung, job, seen)
+    if stuck is not None:
+        return _settle_end(replace(trial, attempts=stuck), stuck[-1], job.message, seen)
     attempts = _open(trial.attempts, trial.rung, job, is_halted=seen.is_halted)
     if attempts is not trial.attempts:
         trial = replace(trial, attempts=attempts)
-    is_running = job.phase is JobPhase.RUNNING and attempts and attempts[-1].is_open
-    return move(trial, TrialState.RUNNING) if is_running and trial.state is TrialState.PENDING else trial
+    attempt = _find(attempts, trial.rung, job.attempt)
+    if attempt is not None and not attempt.is_open:
+        # Given up already: the job is on its way out.
+        return trial
+    if attempt is not None and job.phase is JobPhase.RUNNING and trial.state is TrialState.PENDING:
+        return move(trial, TrialState.RUNNING)
+    said = _say_waiting(trial.message, job, seen)
+    return trial if said == trial.message else replace(trial, message=said)
+
+
+def _give_up_stuck(attempts: tuple[Attempt, ...], rung: int, job: JobStatus, seen: _Seen) -> tuple[Attempt, ...] | None:
+    """Count a job that could not start for too long as an attempt that the environment ended; None where it is not."""
+    limit = timedelta(seconds=seen.settings.stuck_limit_seconds)
+    if job.phase is not JobPhase.PENDING or not job.is_stuck or job.waits_since is None:
+        return None
+    if seen.now - job.waits_since < limit or _find(attempts, rung, job.attempt) is not None:
+        return None
+    why = job.reason or EndReason.CRASHED
+    attempt = Attempt(rung=rung, started_at=seen.now, finished_at=seen.now, reason=why, id=job.attempt)
+    return (*_without_open(attempts, seen.now), attempt)
+
+
+def _say_waiting(said: str, job: JobStatus, seen: _Seen) -> str:
+    """Return what is said of a job that does not run: why it waits, if it has waited for long; else what was said."""
+    if job.waits_since is None or not job.reason:
+        return "" if said.startswith(WAITS) else said
+    if seen.now - job.waits_since < timedelta(seconds=seen.settings.waiting_said_after_seconds):
+        return said
+    # What the environment says of one and the same reason changes every minute; each change would be a write.
+    if said.startswith(f"{WAITS}{job.reason}"):
+        return said
+    return f"{WAITS}{job.reason}" + (f": {job.message}" if job.message else "")
 
 
 def _settle_reading(trial: Trial, job: JobStatus | None, reading: Reading, seen: _Seen) -> Trial:
@@ -202,20 +271,39 @@ def _settle_stage(stage: Stage, job: JobStatus | None, seen: _Seen, *, is_done: 
     """Settle prepare or judge: as a trial, but there is no arm to be at fault."""
     if stage.state in (StageState.COMPLETED, StageState.FAILED):
         return stage
+    kept_from = stage.attempts[0].started_at if stage.earlier is not None and stage.attempts else None
+    for past in job.earlier if job is not None else ():
+        ended = None if _is_before(past, kept_from) else _close(stage.attempts, 0, past, seen.now)
+        stage = stage if ended is None else _settle_end_of_stage(replace(stage, attempts=ended), past.message, seen)
+        if stage.state is StageState.FAILED:
+            return stage
     if job is not None and is_live(job):
-        attempts = _open(stage.attempts, 0, job, is_halted=seen.is_halted)
-        state = StageState.RUNNING if job.phase is JobPhase.RUNNING else stage.state
-        return (
-            stage
-            if attempts is stage.attempts and state is stage.state
-            else replace(stage, attempts=attempts, state=state)
-        )
+        return _settle_live_stage(stage, job, seen)
     ended = _close(stage.attempts, 0, job, seen.now, reason=EndReason.SUCCEEDED if is_done else "")
     if is_done:
         return replace(stage, attempts=ended or stage.attempts, state=StageState.COMPLETED, message="")
     if ended is None:
         return stage
-    stage, attempt, message = replace(stage, attempts=ended), ended[-1], job.message if job else ""
+    return _settle_end_of_stage(replace(stage, attempts=ended), job.message if job else "", seen)
+
+
+def _settle_live_stage(stage: Stage, job: JobStatus, seen: _Seen) -> Stage:
+    stuck = _give_up_stuck(stage.attempts, 0, job, seen)
+    if stuck is not None:
+        return _settle_end_of_stage(replace(stage, attempts=stuck), job.message, seen)
+    attempts = _open(stage.attempts, 0, job, is_halted=seen.is_halted)
+    attempt = _find(attempts, 0, job.attempt)
+    if attempt is not None and not attempt.is_open:
+        return stage
+    is_new = job.phase is JobPhase.RUNNING and stage.state is not StageState.RUNNING
+    said = "" if is_new else _say_waiting(stage.message, job, seen)
+    if attempts is stage.attempts and not is_new and said == stage.message:
+        return stage
+    return replace(stage, attempts=attempts, state=StageState.RUNNING if is_new else stage.state, message=said)
+
+
+def _settle_end_of_stage(stage: Stage, message: str, seen: _Seen) -> Stage:
+    attempt = stage.attempts[-1]
     if attempt.reason in (EndReason.STUDY_CANNOT_RUN, EndReason.ARM_CANNOT_RUN, EndReason.DIVERGED):
         said = message or "the data or the model cannot be used"
         return replace(stage, state=StageState.FAILED, reason=attempt.reason, message=said)
@@ -247,7 +335,12 @@ def _open(attempts: tuple[Attempt, ...], rung: int, job: JobStatus, *, is_halted
 
 
 def _close(
-    attempts: tuple[Attempt, ...], rung: int, job: JobStatus | None, now: datetime, *, reason: str = ""
+    attempts: tuple[Attempt, ...],
+    rung: int,
+    job: JobStatus | EndedAttempt | None,
+    now: datetime,
+    *,
+    reason: str = "",
 ) -> tuple[Attempt, ...] | None:
     """Return the attempts with the ended one last; None where no attempt has newly ended."""
     if job is None:

@@ -186,6 +186,10 @@ LEGAL_MOVES: Mapping[TrialState, frozenset[TrialState]] = {
 promoted trial that failed."""
 
 
+GIVEN_UP = frozenset({TrialState.FAILED, TrialState.ABANDONED})
+"""Ends that a trial never leaves, and that may come while a cluster already runs its next attempt."""
+
+
 def move(trial: Trial, state: TrialState, *, message: str = "") -> Trial:
     """Return the trial in a new state."""
     if state is trial.state:
@@ -280,6 +284,9 @@ def count_attempts_against(
             faults += 1
     return faults, interruptions
 
+
+WAITS = "it waits: "
+"""How the message of a trial or stage begins that says why its job cannot start."""
 
 _NOBODYS = frozenset({EndReason.SUCCEEDED, EndReason.ASKED_TO_STOP, "OperatorStopped"})
 

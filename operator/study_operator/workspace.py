@@ -44,15 +44,23 @@ class StatusFile:
         raw = _read_object(self.path, ("version", "status"))
         return (None, 0) if raw is None else (raw["status"], raw["version"])
 
+    def confirm(self, version: int) -> None:
+        """Make sure that nothing was written since a version was read.
+
+        Raises:
+            ConflictError: where something was.
+        """
+        _, current = self.read()
+        if current != version:
+            raise ConflictError(f"the status has version {current}, but version {version} was read")
+
     def write(self, status: Mapping[str, Any], version: int) -> int:
         """Write the status if its version is still the one that was read; return the new version.
 
         Raises:
             ConflictError: where it is not.
         """
-        _, current = self.read()
-        if current != version:
-            raise ConflictError(f"the status has version {current}, but version {version} was read")
+        self.confirm(version)
         write_whole(self.path, json.dumps({"version": version + 1, "status": status}, allow_nan=False))
         return version + 1
 

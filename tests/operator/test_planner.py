@@ -256,6 +256,21 @@ def test_a_job_that_was_asked_to_stop_is_deleted_also_after_resuming() -> None:
     assert planned(written, a_job())[0] == "delete s1-t000-r0"
 
 
+def test_jobs_that_still_run_for_what_is_given_up_are_deleted() -> None:
+    for state in (TrialState.FAILED, TrialState.ABANDONED):
+        trial = replace(running(a_trial(0)), state=state)
+        ledger = a_ledger(trial, running(a_trial(1)))
+        assert planned(ledger, a_job(attempt="a2"), a_job("s1-t001-r0"), max_failed_trials=3)[:1] == [
+            "delete s1-t000-r0"
+        ]
+        # One that ended stays: under its name nothing can be launched by mistake.
+        assert "delete s1-t000-r0" not in planned(ledger, ended(137), a_job("s1-t001-r0"), max_failed_trials=3)
+    given_up = replace(a_trial(0), attempts=(CRASHED,))
+    assert planned(a_ledger(given_up, running(a_trial(1))), a_job(), a_job("s1-t001-r0")) == ["delete s1-t000-r0"]
+    prepare = Stage(state=StageState.FAILED, message="no such page")
+    assert planned(Ledger(prepare=prepare), a_job("s1-prepare", kind=JobKind.PREPARE))[0] == "delete s1-prepare"
+
+
 def test_starting_arms_come_between_the_baseline_and_the_optimizer() -> None:
     study = a_study(starting_arms=({"learning_rate": 2e-3}, {"learning_rate": 3e-3}), parallel_trials=4)
     actions = plan(study, a_ledger(), {}, NOW)

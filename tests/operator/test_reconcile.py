@@ -56,6 +56,11 @@ class Desk:
             raise ArtifactError("s3://bucket: timed out")
         return self.objects.get(key)
 
+    def confirm(self, version: int) -> None:
+        """Conflict where somebody else was first."""
+        if self.is_written_behind or version != self.version:
+            raise ConflictError("somebody else was first")
+
     def write(self, status: Mapping[str, Any], version: int) -> int:
         """Write the status."""
         if self.is_written_behind or version != self.version:
@@ -179,6 +184,16 @@ def test_a_conflict_drops_the_tick() -> None:
     assert result.is_dropped
     assert not result.is_idle
     assert (result.events, desk.ledger.trials) == ((), ())
+
+
+def test_a_tick_that_read_an_old_status_touches_no_job() -> None:
+    launching = a_desk(a_ledger(a_trial(0)), is_written_behind=True)
+    assert run(launching).is_dropped
+    deleting = a_desk(a_ledger(running(a_trial(0))), a_job(), is_written_behind=False)
+    run(deleting, a_study(suspend=True))
+    deleting.is_written_behind = True
+    assert run(deleting, a_study(suspend=True)).is_dropped
+    assert (launching.log, deleting.log) == ([], ["write"])
 
 
 def test_while_the_bucket_is_away_nothing_is_decided_and_it_is_said() -> None:

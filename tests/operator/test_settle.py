@@ -20,13 +20,14 @@ from ledgers import (
     paused,
     running,
 )
-from study_operator.runner import JobKind, JobPhase, JobStatus
+from study_operator.runner import EndedAttempt, JobKind, JobPhase, JobStatus
 from study_operator.settings import Settings
 from study_operator.settle import Results, list_awaited, settle
 from study_operator.study import Study
 from study_operator.trial import (
     Attempt,
     EndReason,
+    Folded,
     Ledger,
     Outcome,
     Stage,
@@ -320,3 +321,128 @@ def test_measurements_of_others_are_not_touched() -> None:
     other = replace(paused(1, 0.3), measurements=(a_measurement(0, 0.3),))
     ledger = a_ledger(running(a_trial(0)), other)
     assert settle(a_study(), ledger, by_name([ended(0)]), Results(), LATER).trials[1] is other
+
+
+# --- A cluster replaces a pod under the same job -----------------------------------------------------------------
+
+
+def a_past(attempt: str = "a1", exit_code: int | None = 143, reason: str = "") -> EndedAttempt:
+    """Return a run that ended a minute after it began, while its job goes on."""
+    return EndedAttempt(
+        attempt=attempt, started_at=NOW, finished_at=NOW + timedelta(minutes=1), exit_code=exit_code, reason=reason
+    )
+
+
+def replaced(*past: EndedAttempt, **changes: object) -> JobStatus:
+    """Return a job whose second pod has run for a minute."""
+    return a_job(**{"attempt": "a2", "started_at": NOW + timedelta(minutes=2), "earlier": past, **changes})
+
+
+def test_a_replaced_run_is_closed_with_its_own_end_and_the_trial_goes_on() -> None:
+    trial = settle_one(running(a_trial(0)), replaced(a_past()))
+    assert trial.state is TrialState.RUNNING
+    assert [(a.id, a.reason, a.is_open) for a in trial.attempts] == [("a1", "Interrupted", False), ("a2", "", True)]
+    assert trial.attempts[0].finished_at == NOW + timedelta(minutes=1)
+    assert settle_one(trial, replaced(a_past())) is trial
+
+
+def test_runs_that_nobody_saw_running_are_written_down_too() -> None:
+    pending = {"phase": JobPhase.PENDING, "started_at": None, "attempt": "a3"}
+    trial = settle_one(a_trial(0), replaced(a_past("a1"), a_past("a2", 137, "NodeLost"), **pending))
+    assert trial.state is TrialState.PENDING
+    assert [(a.id, a.reason) for a in trial.attempts] == [("a1", "Interrupted"), ("a2", "NodeLost")]
+    assert count_attempts_against(trial.attempts, 0) == (1, 1)
+
+
+def test_an_arm_that_ran_out_of_memory_is_given_up_though_its_next_run_has_begun() -> None:
+    job = replaced(a_past(exit_code=137, reason="OOMKilled"))
+    trial = settle_one(running(a_trial(0)), job)
+    assert trial.state is TrialState.ABANDONED
+    # What the next run costs until it is stopped is still counted.
+    assert [(a.id, a.reason) for a in trial.attempts] == [("a1", "OutOfMemory"), ("a2", "AskedToStop")]
+    over = settle_one(trial, None)
+    assert not any(a.is_open for a in over.attempts)
+    assert over.state is TrialState.ABANDONED
+
+
+def test_the_limit_of_attempts_is_ours_though_the_cluster_replaces_pods_for_ever() -> None:
+    limit = Settings().attempts_limit
+    past = [a_past(f"a{i}", 137, "NodeLost") for i in range(limit)]
+    below, at = (settle_one(a_trial(0), replaced(*past[:n], attempt="new")) for n in (limit - 1, limit))
+    assert (below.state, at.state) == (TrialState.RUNNING, TrialState.FAILED)
+    assert at.message == f"the environment ended {limit} attempts, the last with NodeLost (exit code 137)"
+
+
+def test_a_replaced_run_that_stands_in_the_sums_is_not_counted_again() -> None:
+    until = NOW + timedelta(minutes=1)
+    ledger = a_ledger(a_trial(0), folded=Folded(until=until, active_seconds=60.0))
+    later = replace(a_past("a2"), finished_at=until + timedelta(seconds=1))
+    jobs = by_name([replaced(a_past("a1"), later, attempt="a3")])
+    trial = settle(a_study(), ledger, jobs, Results(), LATER).trials[0]
+    assert [a.id for a in trial.attempts] == ["a2", "a3"]
+
+
+def test_a_stage_is_settled_by_its_replaced_runs_too() -> None:
+    prepare = Stage(state=StageState.RUNNING, attempts=running(a_trial(0)).attempts)
+    job = replaced(a_past(), name="s1-prepare", kind=JobKind.PREPARE)
+    ledger = settle(a_study(), Ledger(prepare=prepare), by_name([job]), Results(), LATER)
+    assert [(a.id, a.reason) for a in ledger.prepare.attempts] == [("a1", "Interrupted"), ("a2", "")]
+    assert ledger.prepare.state is StageState.RUNNING
+
+
+# --- Jobs that cannot start ----------------------------------------------------------------------------------------
+
+
+def waiting(minutes: float, reason: str = "ImagePullBackOff", *, is_stuck: bool = True, **changes: object) -> JobStatus:
+    """Return a job whose pod could not start for so long."""
+    return a_job(
+        **{
+            "phase": JobPhase.PENDING,
+            "started_at": None,
+            "reason": reason,
+            "message": "no such image",
+            "waits_since": LATER - timedelta(minutes=minutes),
+            "is_stuck": is_stuck,
+            **changes,
+        }
+    )
+
+
+def test_a_job_that_waits_is_spoken_of_after_two_minutes() -> None:
+    assert settle_one(a_trial(0), waiting(1.9)).message == ""
+    trial = settle_one(a_trial(0), waiting(2))
+    assert (trial.state, trial.message) == (TrialState.PENDING, "it waits: ImagePullBackOff: no such image")
+    # The environment's words change all the time; each change would be a write.
+    assert settle_one(trial, waiting(3, message="back-off 40s")) is trial
+    assert settle_one(trial, waiting(3, "ErrImagePull")).message == "it waits: ErrImagePull: no such image"
+    assert settle_one(trial, a_job()).message == ""
+
+
+def test_a_job_that_is_stuck_is_an_attempt_of_no_length_after_a_limit() -> None:
+    before = settle_one(a_trial(0), waiting(14.9))
+    assert before.attempts == ()
+    trial = settle_one(before, waiting(15))
+    assert trial.state is TrialState.PENDING
+    assert [(a.id, a.reason, a.started_at, a.finished_at) for a in trial.attempts] == [
+        ("a1", "ImagePullBackOff", LATER, LATER)
+    ]
+    assert trial.message == "attempt 1 ended with ImagePullBackOff: no such image; it is tried again"
+    # Until it is deleted nothing more is said or counted, whatever becomes of it.
+    assert settle_one(trial, waiting(16)) is trial
+    assert settle_one(trial, a_job()) is trial
+
+
+def test_a_job_in_a_queue_waits_without_a_clock() -> None:
+    trial = settle_one(a_trial(0), waiting(10_000, "Queued", is_stuck=False))
+    assert trial.attempts == ()
+    assert trial.message == "it waits: Queued: no such image"
+
+
+def test_a_stage_that_is_stuck_fails_in_the_end() -> None:
+    ledger = Ledger()
+    for number in range(Settings().attempts_limit):
+        job = waiting(15, name="s1-prepare", kind=JobKind.PREPARE, attempt=f"a{number}")
+        assert ledger.prepare.state is StageState.PENDING
+        ledger = settle(a_study(), ledger, by_name([job]), Results(), LATER)
+    assert ledger.prepare.state is StageState.FAILED
+    assert ledger.prepare.message == ("the environment ended 6 attempts, the last with ImagePullBackOff: no such image")

@@ -80,7 +80,7 @@ _close, _rank = settle._close, promotion.rank
     ("place", "name", "mutant", "complaint"),
     [
         pytest.param(planner, "_plan_launches", _launch_all, "is one more than", id="a planner that does not count"),
-        pytest.param(promotion, "rank", _rank_early_by_index, "audited are", id="a promotion that does not rank"),
+        pytest.param(promotion, "rank", _rank_early_by_index, "and should be", id="a promotion that does not rank"),
         pytest.param(settle, "_close", _forget_attempts, "is in no ledger", id="a settlement that forgets"),
         pytest.param(
             planner,
@@ -97,12 +97,12 @@ def test_the_onlooker_sees_a_broken_promise(
 ) -> None:
     monkeypatch.setattr(place, name, mutant)
     monkeypatch.setattr(simulated_cluster, "LONGEST_STUDY_TICKS", 1500)
-    assert complaint in _first_broken(range(300))
+    assert complaint in _first_broken(range(900))
 
 
 def test_the_onlooker_sees_a_job_that_was_launched_before_it_was_written(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reconcile._Written, "trial", _launch_unwritten)
-    assert "is in no ledger" in _first_broken(range(300))
+    assert any(said in _first_broken(range(300)) for said in ("is in no ledger", "launched though its arm cannot run"))
 
 
 def test_every_promise_is_looked_at_in_twice_as_bad_weather_too() -> None:
