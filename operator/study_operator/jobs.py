@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from study_operator import names
 from study_operator.runner import JobKind, JobSpec
 from study_operator.study import Arm, Study, complete_arm
@@ -78,7 +80,7 @@ def build_trial_job(study: Study, trial: Trial) -> JobSpec:
         output=join(root, names.rung_key(trial.name, trial.rung)),
         total_steps=trial.total_steps,
         stop_step=end,
-        trainer=study.trainer,
+        trainer=replace(study.trainer, nodes=study.nodes),
         evaluate_at_steps=_steps_on_the_way(study, trial, end),
         resume_from=join(root, names.rung_key(trial.name, trial.rung - 1)) if trial.rung > 0 else None,
         progress=join(root, names.progress_key(trial.name)),

@@ -67,14 +67,14 @@ def _run(arguments: Sequence[str], stop: StopRequest, speaker: _Speaker) -> int:
         case _:
             config = _read(TrialConfig, contract.TRIAL_CONFIG, path)
             if launch.is_rank():
-                speaker.membership = launch.join(config.trainer.processes)
+                speaker.membership = launch.join(config.trainer.ranks)
                 return _train(config, stop, speaker.membership)
             if open_store(config.output).read(contract.READING) is not None:
                 return ExitCode.STOP_STEP_REACHED
             _share_cores(config.trainer.processes)
-            if config.trainer.processes > 1:
+            if config.trainer.ranks > 1:
                 stop.protect()
-                return launch.run_ranks(["trial_trainer", *arguments], config.trainer.processes, stop)
+                return launch.run_ranks(["trial_trainer", *arguments], config.trainer, stop)
             return _train(config, stop, None)
     return ExitCode.STOP_STEP_REACHED
 

@@ -30,6 +30,13 @@ JUDGE_CONFIG = "JUDGE_CONFIG"
 ATTEMPT = "TRIAL_ATTEMPT"
 """Environment variable that tells attempts of one job apart (a pod's UID); a random word where it is not set."""
 
+GRACE = "TRIAL_GRACE_SECONDS"
+"""Environment variable: seconds that the ranks have to save a checkpoint after a request to stop."""
+MASTER_ADDRESS, MASTER_PORT = "MASTER_ADDR", "MASTER_PORT"
+"""Environment variables, torch's own: where the first of many nodes is met. One node needs neither."""
+NODE_INDEX = "JOB_COMPLETION_INDEX"
+"""Environment variable: which of many nodes this is, from 0; an Indexed Job sets it."""
+
 # Keys under the output prefix of a rung.
 READING = "reading.json"
 LATEST = "latest.json"
@@ -93,6 +100,13 @@ class TrainerSettings:
     weight_decay: float = 0.0
     processes: int = 1
     """Ranks of this trial on this node; more than one are started through accelerate's launcher."""
+    nodes: int = 1
+    """Nodes of this trial, each with as many ranks; they meet at the first one's ``MASTER_ADDR``."""
+
+    @property
+    def ranks(self) -> int:
+        """Ranks of this trial on all nodes."""
+        return self.nodes * self.processes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -408,6 +422,7 @@ def _broken_rules(value: Any) -> list[str]:
                 "warmup_percent": (0, 100),
                 "weight_decay": (0, math.inf),
                 "processes": (1, math.inf),
+                "nodes": (1, math.inf),
             }
         case TrialConfig():
             limits = {"rung": (0, math.inf), "total_steps": (1, math.inf)}

@@ -1,5 +1,7 @@
 """More than one process: ranks under accelerate's launcher, and a parent that knows how they ended.
 
+On many nodes each has a parent and a launcher of its own; the launchers join up all ranks.
+
 Launchers pass neither exit codes nor SIGTERM on, so parent and ranks speak past it, through a directory of their own:
 
     parent  (`python -m trial_trainer`)         makes the directory, signals the ranks, decides the exit code
@@ -27,12 +29,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from trial_trainer.contract import ExitCode
+from trial_trainer.contract import GRACE, MASTER_ADDRESS, MASTER_PORT, NODE_INDEX, ExitCode, TrainerSettings
 from trial_trainer.errors import ENVIRONMENT, TrainerError
 from trial_trainer.stop import StopRequest
 
-GRACE = "TRIAL_GRACE_SECONDS"
-"""Environment variable: seconds that the ranks have to save a checkpoint after a request to stop."""
 DEFAULT_GRACE_SECONDS = 300.0
 MATES_SECONDS = 30.0
 """How long ranks may go on after one of them failed: they stop by themselves, or wait in a collective forever."""
@@ -97,50 +97,57 @@ def is_rank() -> bool:
     return _DIRECTORY in os.environ
 
 
-def join(processes: int) -> Membership:
-    """Take this process's place among the ranks.
+def join(ranks: int) -> Membership:
+    """Take this process's place among the ranks of its node.
 
     Raises:
         TrainerError: where the launcher started another number of ranks than it was told.
     """
     _die_with(int(os.environ[_LAUNCHER]))
-    membership = Membership(Path(os.environ[_DIRECTORY]), int(os.environ["RANK"]))
+    membership = Membership(Path(os.environ[_DIRECTORY]), int(os.environ["LOCAL_RANK"]))
     started = os.environ.get("WORLD_SIZE")
-    if started != str(processes):
-        raise TrainerError(f"the launcher must start {processes} ranks, got {started}")
+    if started != str(ranks):
+        raise TrainerError(f"the launcher must start {ranks} ranks, got {started}")
     return membership
 
 
 # The parent's side ---------------------------------------------------------------------------------------------------
 
 
-def run_ranks(command: Sequence[str], processes: int, stop: StopRequest) -> int:
-    """Run a module as several ranks and return the exit code that they agree to, or the first failing one's.
+def run_ranks(command: Sequence[str], settings: TrainerSettings, stop: StopRequest) -> int:
+    """Run a module as several ranks and return the exit code that this node's agree to, or the first failing one's.
 
     Args:
         command: the module's name and its arguments.
-        processes: how many ranks.
+        settings: how many ranks, on how many nodes.
         stop: protected; once it is requested the ranks are signalled and may save a checkpoint.
     """
+    processes = settings.processes
     directory = Path(tempfile.mkdtemp(prefix="trial-ranks-"))
     try:
-        launcher = _start_launcher(command, processes, directory)
+        launcher = _start_launcher(command, settings, directory)
         try:
             _watch(launcher, processes, directory, stop)
         finally:
             _kill_all(launcher, processes, directory)
         ends = _read_ends(directory)
-        code = decide(ends, processes, asked_to_stop=stop.requested)
+        code = decide(ends, processes, asked_to_stop=stop.requested, is_one_of_many=settings.nodes > 1)
         _say(ends, code)
         return code
     finally:
         shutil.rmtree(directory, ignore_errors=True)
 
 
-def decide(ends: Sequence[End], processes: int, *, asked_to_stop: bool) -> int:
+def decide(ends: Sequence[End], processes: int, *, asked_to_stop: bool, is_one_of_many: bool = False) -> int:
     """Return the exit code of the trial, from what its ranks said in the order of time.
 
     A rank that knows whose fault it is outweighs its mates, whose collectives merely broke.
+
+    Args:
+        ends: what the ranks of this node said.
+        processes: how many ranks this node has.
+        asked_to_stop: whether this node was asked.
+        is_one_of_many: whether there are other nodes, one of which may have been asked.
     """
     for end in ends:
         if end.code in _ARM_OR_STUDY:
@@ -150,11 +157,15 @@ def decide(ends: Sequence[End], processes: int, *, asked_to_stop: bool) -> int:
         return ExitCode.STOP_STEP_REACHED
     if asked_to_stop and (not ends or ExitCode.ASKED_TO_STOP in codes):
         return ExitCode.ASKED_TO_STOP
+    # Another node was asked, and all ranks agreed to stop with it.
+    if is_one_of_many and len(ends) == processes and codes == {ExitCode.ASKED_TO_STOP}:
+        return ExitCode.ASKED_TO_STOP
     return ENVIRONMENT
 
 
-def _start_launcher(command: Sequence[str], processes: int, directory: Path) -> subprocess.Popen[bytes]:
+def _start_launcher(command: Sequence[str], settings: TrainerSettings, directory: Path) -> subprocess.Popen[bytes]:
     grace = _grace_seconds()
+    place = _find_place(settings)
     environment = os.environ | {
         _DIRECTORY: str(directory),
         _PARENT: str(os.getpid()),
@@ -162,16 +173,43 @@ def _start_launcher(command: Sequence[str], processes: int, directory: Path) -> 
         # accelerate reads a person's own configuration from there.
         "ACCELERATE_CONFIG_FILE": "",
     }
-    if sys.platform == "linux":
+    if sys.platform == "linux" and settings.nodes == 1:
         environment.setdefault("GLOO_SOCKET_IFNAME", "lo")
     # `--multi_gpu` is what its path to torch's launcher is called; with `--cpu` it starts one process. Whether ranks
     # are on accelerators they find out for themselves.
-    flags = ["--multi_gpu", "--num_processes", str(processes), "--num_machines", "1", "--mixed_precision", "no"]
-    flags += ["--dynamo_backend", "no", "--main_process_ip", "127.0.0.1", "--main_process_port", "0", "--module"]
+    flags = ["--multi_gpu", "--num_processes", str(settings.ranks), "--num_machines", str(settings.nodes)]
+    flags += ["--machine_rank", str(place.index), "--main_process_ip", place.address]
+    flags += ["--main_process_port", str(place.port), "--rdzv_backend", "static"]
+    flags += ["--mixed_precision", "no", "--dynamo_backend", "no", "--module"]
     # In a session of its own: a person's Ctrl-C is for the parent alone.
     return subprocess.Popen(
         [sys.executable, "-m", "trial_trainer.launch", *flags, *command], env=environment, start_new_session=True
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Place:
+    """Which of many nodes this is, and where the first one is met."""
+
+    index: int = 0
+    address: str = "127.0.0.1"
+    port: int = 0
+
+
+def _find_place(settings: TrainerSettings) -> _Place:
+    if settings.nodes == 1:
+        return _Place()
+    index, address, port = (os.environ.get(name, "") for name in (NODE_INDEX, MASTER_ADDRESS, MASTER_PORT))
+    if not (index.isdecimal() and int(index) < settings.nodes):
+        raise TrainerError(
+            f"{NODE_INDEX} must be from 0 to {settings.nodes - 1} on {settings.nodes} nodes, got {index!r}"
+        )
+    if not address or not port.isdecimal():
+        raise TrainerError(
+            f"{MASTER_ADDRESS} and {MASTER_PORT} must say where the first of {settings.nodes} nodes is met, "
+            f"got {address!r} and {port!r}"
+        )
+    return _Place(index=int(index), address=address, port=int(port))
 
 
 def _watch(launcher: subprocess.Popen[bytes], processes: int, directory: Path, stop: StopRequest) -> None:

@@ -370,8 +370,8 @@ def _prepare_run(config: TrialConfig, store: ArtifactStore) -> _Run:
     torch.use_deterministic_algorithms(True, warn_only=True)
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     accelerator = Accelerator(cpu=not torch.cuda.is_available())
-    if accelerator.num_processes != config.trainer.processes:
-        raise RuntimeError(f"{config.trainer.processes} ranks must run, got {accelerator.num_processes}")
+    if accelerator.num_processes != config.trainer.ranks:
+        raise RuntimeError(f"{config.trainer.ranks} ranks must run, got {accelerator.num_processes}")
     dataset = open_store(config.dataset)
     pages = read_split(dataset, TRAIN)
     batch_size = int(config.arm.get("batch_size", 16))
