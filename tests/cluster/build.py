@@ -1,0 +1,193 @@
+"""Builds the programs that cluster tests need, once, from the Go modules beside this file.
+
+    python tests/cluster/build.py [--node]         # --node: kubelet and kube-proxy too, for a real node by hand
+
+The programs of a module lie in `<cache>/<module>/<hash of go.mod, go.sum and flags>/`, where the cache is
+`FINETUNE_STUDY_CACHE`, or `.cache` of the working copy. A first build takes about seven minutes on two cores. Any
+number of builders may run at once: one builds, the others wait, and a program gets its name only when it is whole.
+"""
+
+from __future__ import annotations
+
+import argparse
+import fcntl
+import hashlib
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+REPOSITORY = HERE.parent.parent
+KUBERNETES_VERSION = "v1.36.3"
+
+
+class BuildError(Exception):
+    """The programs can't be built, and should be. The message is one line."""
+
+
+class GoMissingError(BuildError):
+    """There is no Go here, or it is too old: what needs the programs is skipped, and says so in one line."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Module:
+    """One `go.mod` and the programs that are built from it."""
+
+    directory: str
+    """Beside this file; also the name in the cache."""
+    packages: Mapping[str, str]
+    """Package by program."""
+    extra_packages: Mapping[str, str] = field(default_factory=dict)
+    """Programs that no test needs."""
+    linker_flags: str = "-s -w"
+
+    def find_directory(self) -> Path:
+        """Return where the programs lie, or will."""
+        digest = hashlib.sha256()
+        for name in ("go.mod", "go.sum"):
+            digest.update((HERE / self.directory / name).read_bytes())
+        digest.update(self.linker_flags.encode())
+        cache = os.environ.get("FINETUNE_STUDY_CACHE") or REPOSITORY / ".cache"
+        return Path(cache).absolute() / self.directory / digest.hexdigest()[:16]
+
+
+def _version_flags(version: str) -> str:
+    """Set what a Kubernetes build sets: without it the server takes itself for v0.0.0."""
+    major, minor = version.removeprefix("v").split(".")[:2]
+    values = {"gitVersion": version, "gitMajor": major, "gitMinor": minor}
+    return " ".join(f"-X k8s.io/component-base/version.{name}={value}" for name, value in values.items())
+
+
+KUBERNETES = Module(
+    directory="kubernetes",
+    packages={
+        "etcd": "go.etcd.io/etcd/server/v3",
+        "kube-apiserver": "k8s.io/kubernetes/cmd/kube-apiserver",
+        "kube-controller-manager": "k8s.io/kubernetes/cmd/kube-controller-manager",
+        "kube-scheduler": "k8s.io/kubernetes/cmd/kube-scheduler",
+        "kubectl": "k8s.io/kubernetes/cmd/kubectl",
+    },
+    extra_packages={
+        "kubelet": "k8s.io/kubernetes/cmd/kubelet",
+        "kube-proxy": "k8s.io/kubernetes/cmd/kube-proxy",
+    },
+    linker_flags=f"-s -w {_version_flags(KUBERNETES_VERSION)}",
+)
+VERSITYGW = Module(
+    directory="versitygw",
+    packages={"versitygw": "github.com/versity/versitygw/cmd/versitygw"},
+)
+
+
+def find_kubernetes() -> Path:
+    """Return the directory with etcd and Kubernetes' programs: `KUBEBUILDER_ASSETS`, or built here.
+
+    Raises:
+        BuildError: `KUBEBUILDER_ASSETS` lacks some of them, or they can't be built.
+    """
+    assets = os.environ.get("KUBEBUILDER_ASSETS")
+    if not assets:
+        return build(KUBERNETES)
+    if missing := _missing(Path(assets), KUBERNETES.packages):
+        raise BuildError(
+            f"KUBEBUILDER_ASSETS must hold {', '.join(KUBERNETES.packages)}; {assets} lacks {', '.join(missing)}"
+        )
+    return Path(assets)
+
+
+def build(module: Module, *, with_extra: bool = False) -> Path:
+    """Return the directory with a module's programs, built now if need be.
+
+    Raises:
+        GoMissingError: There is no Go here, or it is too old.
+        BuildError: The build fails.
+    """
+    packages = {**module.packages, **(module.extra_packages if with_extra else {})}
+    directory = module.find_directory()
+    if not _missing(directory, packages):
+        return directory
+    _require_go(module)
+    directory.mkdir(parents=True, exist_ok=True)
+    with (directory / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if missing := _missing(directory, packages):
+            _build_programs(module, {program: packages[program] for program in missing}, directory)
+    return directory
+
+
+def _missing(directory: Path, programs: Mapping[str, str]) -> list[str]:
+    return [program for program in programs if not os.access(directory / program, os.X_OK)]
+
+
+def _require_go(module: Module) -> None:
+    wanted = re.search(r"^go (\d+)\.(\d+)", (HERE / module.directory / "go.mod").read_text(), re.MULTILINE)
+    assert wanted is not None
+    release = ".".join(wanted.groups())
+    go = shutil.which("go")
+    if go is None:
+        raise GoMissingError(f"building {module.directory} needs Go {release} or newer, and there is no `go` here")
+    version = subprocess.run([go, "env", "GOVERSION"], capture_output=True, text=True, check=False).stdout.strip()
+    found = re.match(r"go(\d+)\.(\d+)", version)
+    # A Go that may fetch toolchains gets the one that go.mod names by itself.
+    toolchain = subprocess.run([go, "env", "GOTOOLCHAIN"], capture_output=True, text=True, check=False).stdout.strip()
+    is_old = found is None or tuple(map(int, found.groups())) < tuple(map(int, wanted.groups()))
+    if is_old and toolchain.startswith("local"):
+        found_release = version or "no Go"
+        raise GoMissingError(f"building {module.directory} needs Go {release} or newer, and this is {found_release}")
+
+
+def _build_programs(module: Module, packages: Mapping[str, str], directory: Path) -> None:
+    for left_behind in directory.glob(".build-*"):
+        shutil.rmtree(left_behind)
+    with tempfile.TemporaryDirectory(dir=directory, prefix=".build-") as place:
+        flags = ["-trimpath", "-buildvcs=false", "-ldflags", module.linker_flags, "-o", f"{place}/"]
+        _run_go(["build", *flags, *packages.values()], module)
+        for program, package in packages.items():
+            # Go names a program after the last element of its path that is no version.
+            built = [part for part in package.split("/") if not re.fullmatch(r"v\d+", part)][-1]
+            os.replace(Path(place) / built, directory / program)
+
+
+def _run_go(arguments: Sequence[str], module: Module) -> None:
+    # Static programs: they run wherever the cache is mounted.
+    environment = {**os.environ, "CGO_ENABLED": "0", "GOWORK": "off"}
+    result = subprocess.run(
+        ["go", *arguments],
+        cwd=HERE / module.directory,
+        env=environment,
+        capture_output=True,
+        text=True,
+        errors="replace",
+        check=False,
+    )
+    if result.returncode != 0:
+        last = (result.stderr.strip().splitlines() or ["no message"])[-1]
+        raise BuildError(f"go build of {module.directory} failed: {last}")
+
+
+def main() -> int:
+    """Build everything; where Go is missing say so in one line, and leave it to the tests to be skipped."""
+    parser = argparse.ArgumentParser(description="Build the programs that cluster tests need.")
+    parser.add_argument("--node", action="store_true", help="build kubelet and kube-proxy too")
+    arguments = parser.parse_args()
+    try:
+        for module in (KUBERNETES, VERSITYGW):
+            if _missing(module.find_directory(), module.packages):
+                print(f"building {module.directory}: minutes, once", flush=True)
+            print(f"{module.directory}: {build(module, with_extra=arguments.node)}", flush=True)
+    except GoMissingError as error:
+        print(f"no test cluster: {error}", flush=True)
+    except BuildError as error:
+        print(error, file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
