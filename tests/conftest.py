@@ -8,6 +8,9 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+# The real cluster and the real S3 server, for whoever asks for them.
+pytest_plugins = ["cluster.fixtures"]
+
 REPOSITORY = Path(__file__).resolve().parent.parent
 
 # Before torch, transformers or boto3 are imported, and for every process that a test starts.

@@ -1,0 +1,115 @@
+"""pytest's view of the test cluster: one for the whole run, a namespace and nodes for each test, fresh ones to break.
+
+Where there is no Go the tests that need it are skipped, with one line that says so.
+`KUBECONFIG` is honoured instead of a cluster of our own where it names a server on this machine: `make cluster` in one
+terminal saves every run in another the start. `KUBEBUILDER_ASSETS` is honoured instead of programs of our own.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import os
+import secrets
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+
+from cluster import build, shared
+from cluster.bucket import S3Server
+from cluster.kube import POOL_LABEL, Cluster, ControlPlane
+from cluster.node import StandIn
+
+LOOPBACK = {"127.0.0.1", "::1", "localhost"}
+
+
+def find_programs(find: Callable[[], Path]) -> Path:
+    """Return a directory of programs; skip the test where they can't be built."""
+    try:
+        return find()
+    except build.GoMissingError as error:
+        pytest.skip(str(error))
+
+
+@pytest.fixture(scope="session")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    """A cluster with no nodes, shared by all workers of this run; nobody may break it."""
+    given = os.environ.get("KUBECONFIG")
+    if given and urlsplit(Cluster(Path(given)).url).hostname in LOOPBACK:
+        found = Cluster(Path(given), kubectl=_find_kubectl())
+        _require_pools(found)
+        yield found
+        return
+    find_programs(build.find_kubernetes)
+    base = tmp_path_factory.getbasetemp()
+    is_worker = "PYTEST_XDIST_WORKER" in os.environ
+    with shared.borrow((base.parent if is_worker else base) / "cluster") as found:
+        yield found
+
+
+@pytest.fixture
+def namespace(cluster: Cluster, request: pytest.FixtureRequest) -> Iterator[str]:
+    """A namespace of the test's own. Its pods go to nodes of its own: see `make_nodes`."""
+    name = cluster.create_namespace(f"test-{secrets.token_hex(4)}")
+    yield name
+    cluster.delete_namespace(name)
+
+
+@pytest.fixture
+def make_nodes(cluster: Cluster, namespace: str, tmp_path: Path) -> Iterator[Callable[..., StandIn]]:
+    """Makes stand-in nodes for the pods of the test's namespace: `make_nodes(gpus=2, script=lambda pod: exits(10))`."""
+    with contextlib.ExitStack() as stack:
+        numbers = itertools.count()
+
+        def make(**options: Any) -> StandIn:
+            name = f"{namespace}-{chr(ord('a') + next(numbers))}"
+            stand_in = StandIn(cluster.kubeconfig, name=name, pool=namespace, directory=tmp_path / name, **options)
+            return stack.enter_context(stand_in)
+
+        yield make
+
+
+@pytest.fixture
+def make_control_plane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., ControlPlane]]:
+    """Makes control planes that a test may kill, freeze and restart: `make_control_plane(node_grace_seconds=8)`."""
+    programs = find_programs(build.find_kubernetes)
+    with contextlib.ExitStack() as stack:
+
+        def make(**options: Any) -> ControlPlane:
+            directory = tmp_path_factory.mktemp("control-plane")
+            return stack.enter_context(ControlPlane(directory, programs, **options))
+
+        yield make
+
+
+@pytest.fixture
+def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
+    """A real S3 server of the test's own."""
+    programs = find_programs(lambda: build.build(build.VERSITYGW))
+    with S3Server(tmp_path_factory.mktemp("s3"), programs / "versitygw") as server:
+        yield server
+
+
+def _find_kubectl() -> Path | None:
+    with contextlib.suppress(build.BuildError):
+        return build.find_kubernetes() / "kubectl"
+    return None
+
+
+def _require_pools(cluster: Cluster) -> None:
+    """Skip where a namespace can't have nodes of its own: tests would get the pods of each other."""
+    name = cluster.create_namespace(f"test-{secrets.token_hex(4)}")
+    try:
+        container = {"name": "none", "image": "none"}
+        pod = cluster.api.create(
+            f"/api/v1/namespaces/{name}/pods",
+            {"metadata": {"name": "none"}, "spec": {"containers": [container]}},
+            dryRun="All",
+        )
+        if POOL_LABEL not in pod["spec"].get("nodeSelector", {}):
+            pytest.skip(f"the cluster of KUBECONFIG must run the admission plugin PodNodeSelector: {cluster.url}")
+    finally:
+        cluster.delete_namespace(name)
