@@ -27,7 +27,7 @@ class Condition:
 
 
 def derive_conditions(
-    study: Study, ledger: Ledger, *, storage_problem: str, now: datetime, before: Mapping[str, Condition]
+    study: Study, ledger: Ledger, *, storage_problem: tuple[str, str], now: datetime, before: Mapping[str, Condition]
 ) -> tuple[Condition, ...]:
     """Return every condition, with its transition time."""
     stage = name_stage(study, ledger)
@@ -39,9 +39,9 @@ def derive_conditions(
         _accepted(study, ledger),
         Condition(
             type="StorageReady",
-            is_true=not storage_problem,
-            reason="StorageUnreachable" if storage_problem else "Reachable",
-            message=storage_problem,
+            is_true=not storage_problem[1],
+            reason=storage_problem[0] or "Reachable",
+            message=storage_problem[1],
         ),
         _prepared(ledger.prepare),
         Condition(type="Suspended", is_true=study.suspend, reason="Suspended" if study.suspend else "NotSuspended"),
@@ -51,6 +51,26 @@ def derive_conditions(
         Condition(type="Stalled", is_true=has_failed, reason=failure if has_failed else "Progressing"),
     )
     return tuple(_dated(condition, before.get(condition.type), now) for condition in conditions)
+
+
+def derive_refusal(
+    before: Mapping[str, Condition], reason: str, problems: Sequence[str], now: datetime
+) -> tuple[Condition, ...]:
+    """Return the conditions of a study that is not accepted; what else is known of it stays."""
+    said = "\n".join(problems)
+    fresh = (
+        Condition(type="Accepted", is_true=False, reason=reason, message=said),
+        Condition(type="StorageReady", is_true=False, reason="NotAccepted"),
+        Condition(type="Prepared", is_true=False, reason="NotAccepted"),
+        Condition(type="Suspended", is_true=False, reason="NotSuspended"),
+        Condition(type="SearchComplete", is_true=False, reason="NotAccepted"),
+        Condition(type="Complete", is_true=False, reason="NotAccepted", message=said),
+        Condition(type="Failed", is_true=False, reason="NotFailed"),
+        Condition(type="Stalled", is_true=True, reason=reason, message=said),
+    )
+    was_accepted = "Accepted" in before and (before["Accepted"].is_true or before["Prepared"].reason != "NotAccepted")
+    kept = {} if not was_accepted else {t: c for t, c in before.items() if t not in ("Accepted", "Stalled")}
+    return tuple(kept.get(c.type) or _dated(c, before.get(c.type), now) for c in fresh)
 
 
 def name_stage(study: Study, ledger: Ledger) -> str:

@@ -22,6 +22,10 @@ class DesignerError(Exception):
     """The optimizer cannot propose; never a reason to wait silently."""
 
 
+class ProposalPendingError(Exception):
+    """The optimizer is still at it: the same question will be answered later, and whoever asked is told when."""
+
+
 class Designer(Protocol):
     """Proposes arms from the ledger alone: the same ledger gives the same proposal."""
 
@@ -30,5 +34,6 @@ class Designer(Protocol):
 
         Raises:
             DesignerError: where no arm can be proposed and no trial is running.
+            ProposalPendingError: where the answer is not there yet.
         """
         ...

@@ -4,6 +4,7 @@
     ├── StudyInvalidError        SpecInvalid        the manifest, with every problem at once
     ├── StatusUnreadableError    StatusUnreadable   the recorded status is not one of ours
     ├── ConflictError            StatusConflict     the status was written since it was read: the tick is dropped
+    ├── LaunchRefusedError       (its own)          a cluster does not take a job: said in a condition, tried again
     └── IllegalMoveError         IllegalMove        a trial was moved in a way that the table does not know: a bug
 
 Each carries a CamelCase ``reason`` that goes unchanged into conditions and events. A trial's failure is none of these:
@@ -43,6 +44,15 @@ class ConflictError(OperatorError):
     """The status was written by somebody else since it was read."""
 
     reason = "StatusConflict"
+
+
+class LaunchRefusedError(OperatorError):
+    """A job cannot be created as things are: a quota, a policy, a name that is taken."""
+
+    def __init__(self, reason: str, message: str) -> None:
+        super().__init__(message)
+        self.word = reason
+        """The environment's CamelCase word for it."""
 
 
 class IllegalMoveError(OperatorError):

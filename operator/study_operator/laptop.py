@@ -6,7 +6,6 @@ comes from `progress` and `report`.
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import subprocess
@@ -28,7 +27,6 @@ from study_operator.designer import Designer, Suggestion
 from study_operator.drive import Ending, Ticked, Wakes, drive, handling_signals
 from study_operator.errors import StatusUnreadableError, StudyInvalidError
 from study_operator.jobs import (
-    adapter_uri,
     artifacts_uri,
     build_prepare_job,
     build_trial_job,
@@ -37,21 +35,19 @@ from study_operator.jobs import (
 from study_operator.local import GRACE_SECONDS, LocalRunner, StudyBusyError, exclusive
 from study_operator.manifest import ManifestError, read_manifest
 from study_operator.progress import Snapshot
+from study_operator.publish import build_report, read_result, write_report
 from study_operator.reconcile import TickResult, tick
-from study_operator.report import Report, render_json
-from study_operator.report_page import render_page
+from study_operator.report import Report
 from study_operator.status import Recorded, parse_status
 from study_operator.study import Categorical, DeletionPolicy, Study, Uniform, parse_study
-from study_operator.trial import Ledger, Origin, StageState, Trial, TrialState
+from study_operator.trial import Ledger, Origin, Trial, TrialState
 from study_operator.workspace import SpecChangedError, Workspace
 from trial_trainer import contract
-from trial_trainer.artifacts import ArtifactError, ArtifactStore, open_store
+from trial_trainer.artifacts import ArtifactError, ArtifactStore, S3Access, open_store
 from trial_trainer.contract import (
-    JUDGEMENT,
     SUMMARY,
     ContractError,
     DatasetSummary,
-    Judgement,
     Progress,
     TrialConfig,
     from_json,
@@ -64,6 +60,10 @@ T = TypeVar("T")
 
 TRAINER = (sys.executable, "-m", "trial_trainer")
 """The command that keeps the trial contract."""
+
+ACCESS = S3Access().impatient()
+"""How this process reaches a bucket: a person waits for it, and what cannot be read now is read at the next tick. The
+jobs keep their patience."""
 
 CALIBRATION_PATIENCE_SECONDS = 300
 """A calibration measures for 20 seconds; the rest is loading the model."""
@@ -268,7 +268,7 @@ class _Session:
         self._statuses = workspace.status
         self._began = time.monotonic()
         set_storage_environment(study)
-        self.artifacts = open_store(artifacts_uri(study))
+        self.artifacts = open_store(artifacts_uri(study), ACCESS)
         # A bucket that cannot be reached now is a user's mistake; one that is away later is waited for.
         self.artifacts.read(names.LEDGER)
         self._storage_problem = ""
@@ -315,10 +315,7 @@ class _Session:
         return take_snapshot(self.study, recorded, self.artifacts, time.monotonic() - self._began)
 
     def _write_report(self, study: Study, ledger: Ledger, raw: Mapping[str, Any]) -> None:
-        report = build_report(study, replace(parse_status(raw), ledger=ledger), self.artifacts)
-        self.artifacts.write(names.LEDGER, json.dumps(raw, allow_nan=False).encode())
-        self.artifacts.write(names.REPORT, json.dumps(render_json(report), indent=1, allow_nan=False).encode())
-        self.artifacts.write(names.REPORT_PAGE, render_page(report).encode())
+        write_report(study, ledger, raw, self.artifacts)
 
 
 def _seconds_until(result: TickResult, now: datetime) -> float | None:
@@ -386,7 +383,7 @@ def look(opened: Opened) -> Seen:
         study = replace(parse_study({**opened.raw, "spec": spec}), uid=opened.study.uid)
         set_storage_environment(study)
         recorded = parse_status(workspace.status.read()[0])
-        artifacts = open_store(artifacts_uri(study))
+        artifacts = open_store(artifacts_uri(study), ACCESS)
         return Seen(
             snapshot=take_snapshot(study, recorded, artifacts, 0.0), report=build_report(study, recorded, artifacts)
         )
@@ -398,7 +395,7 @@ def take_snapshot(study: Study, recorded: Recorded, artifacts: ArtifactStore, el
     progress: dict[str, Progress] = {}
     for trial in ledger.trials:
         if trial.state is TrialState.RUNNING:
-            value = _read(Progress, artifacts, names.progress_key(trial.name))
+            value = read_result(Progress, artifacts, names.progress_key(trial.name))
             # What an earlier rung left behind says nothing of this one.
             if value is not None and _is_of_this_attempt(trial, value):
                 progress[trial.name] = value
@@ -423,41 +420,6 @@ def _is_of_this_attempt(trial: Trial, progress: Progress) -> bool:
         return False
 
 
-def build_report(study: Study, recorded: Recorded, artifacts: ArtifactStore) -> Report:
-    """Return all that is known of a study: its ledger, its dataset, its judgement."""
-    ledger, raw = recorded.ledger, recorded.raw
-    winner = ledger.trials[ledger.winner] if ledger.winner is not None else None
-    usage: Mapping[str, str] = raw.get("usage") or {}
-    agreement: Mapping[str, Any] = raw.get("agreement") or {}
-    complete = recorded.conditions.get("Complete")
-    is_judged = ledger.judge.state is StageState.COMPLETED
-    return Report(
-        study=study,
-        stage=name_stage(study, ledger),
-        message=complete.message if complete is not None else "",
-        trials=ledger.trials,
-        winner=winner.name if winner is not None else None,
-        adapter=adapter_uri(study, winner) if winner is not None else None,
-        summary=_read(DatasetSummary, artifacts, f"{names.DATASET}/{SUMMARY}"),
-        judgement=_read(Judgement, artifacts, f"{names.JUDGE}/{JUDGEMENT}") if is_judged else None,
-        agreement=tuple(agreement.get("sentences", ())),
-        spent_hours=float(usage.get("acceleratorHours", "0")),
-        saved_hours=float(usage.get("savedAcceleratorHours", "0")),
-        written_at=datetime.now(UTC),
-    )
-
-
-def _read(cls: type[T], artifacts: ArtifactStore, key: str) -> T | None:
-    text = artifacts.read(key)
-    if text is None:
-        return None
-    try:
-        return from_json(cls, text)
-    except ContractError as error:
-        log.warning("%s/%s cannot be used: %s", artifacts.uri, key, error)
-        return None
-
-
 # --- Plan -------------------------------------------------------------------------------------------------------
 
 
@@ -467,7 +429,8 @@ def read_summary(opened: Opened) -> DatasetSummary | None:
         return None
     set_storage_environment(opened.study)
     with sentences(opened.workspace):
-        return _read(DatasetSummary, open_store(artifacts_uri(opened.study)), f"{names.DATASET}/{SUMMARY}")
+        store = open_store(artifacts_uri(opened.study), ACCESS)
+        return read_result(DatasetSummary, store, f"{names.DATASET}/{SUMMARY}")
 
 
 def calibrate(opened: Opened, *, trainer: Sequence[str] = TRAINER) -> tuple[DatasetSummary, Calibration]:
@@ -486,8 +449,8 @@ def calibrate(opened: Opened, *, trainer: Sequence[str] = TRAINER) -> tuple[Data
 
 
 def _prepare(study: Study, workspace: Workspace, trainer: Sequence[str]) -> DatasetSummary:
-    artifacts = open_store(artifacts_uri(study))
-    summary = _read(DatasetSummary, artifacts, f"{names.DATASET}/{SUMMARY}")
+    artifacts = open_store(artifacts_uri(study), ACCESS)
+    summary = read_result(DatasetSummary, artifacts, f"{names.DATASET}/{SUMMARY}")
     if summary is not None:
         return summary
     wakes = Wakes()
@@ -496,7 +459,7 @@ def _prepare(study: Study, workspace: Workspace, trainer: Sequence[str]) -> Data
     runner.launch(job)
     while runner.running():
         wakes.wait(1.0)
-    summary = _read(DatasetSummary, artifacts, f"{names.DATASET}/{SUMMARY}")
+    summary = read_result(DatasetSummary, artifacts, f"{names.DATASET}/{SUMMARY}")
     if summary is None:
         status = next((status for status in runner.jobs() if status.name == job.name), None)
         said = f"exit code {status.exit_code}: {status.message}" if status is not None else "it was deleted"

@@ -45,3 +45,33 @@ def trial_job(study: str, trial: str, rung: int) -> str:
 def judge_job(study: str) -> str:
     """Return the name of the job that reads the test set."""
     return f"{study}-judge"
+
+
+# --- On a cluster -----------------------------------------------------------------------------------------------
+
+StudyKey = tuple[str, str]
+"""Which study of a cluster: namespace and name."""
+
+GROUP, VERSION = API_VERSION.split("/")
+PLURAL = "finetunestudies"
+
+STUDY_LABEL = f"{GROUP}/study"
+KIND_LABEL = f"{GROUP}/kind"
+TRIAL_LABEL = f"{GROUP}/trial"
+RUNG_LABEL = f"{GROUP}/rung"
+MANAGED_BY_LABEL = "app.kubernetes.io/managed-by"
+MANAGER = "finetune-study-operator"
+
+BUCKET_LABEL = f"{GROUP}/bucket"
+"""On a Secret, ``"true"``: the operator may read it."""
+
+QUEUE_LABELS = ("kueue.x-k8s.io/queue-name", "kueue.x-k8s.io/priority-class")
+"""Kueue reads them from a Job's own labels and from nowhere else."""
+
+FINALIZER = f"{GROUP}/bucket"
+"""On a study whose prefix in the bucket is deleted with it."""
+
+
+def service(study: str) -> str:
+    """Return the name of the headless Service through which the ranks of a study's many-node trials meet."""
+    return f"finetune-{study}"

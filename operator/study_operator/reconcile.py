@@ -21,8 +21,8 @@ from datetime import datetime, timedelta
 from typing import Any, Protocol, TypeVar, assert_never
 
 from study_operator import names
-from study_operator.designer import Designer, DesignerError
-from study_operator.errors import ConflictError
+from study_operator.designer import Designer, DesignerError, ProposalPendingError
+from study_operator.errors import ConflictError, LaunchRefusedError
 from study_operator.jobs import (
     artifacts_uri,
     build_judge_job,
@@ -61,9 +61,11 @@ from study_operator.status import (
 )
 from study_operator.study import Arm, Study
 from study_operator.trial import (
+    WAITS,
     Ledger,
     Origin,
     SearchEnd,
+    Stage,
     StageState,
     Trial,
     TrialState,
@@ -85,6 +87,7 @@ from trial_trainer.contract import (
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
+OfJob = TypeVar("OfJob", Trial, Stage)
 
 
 class StatusStore(Protocol):
@@ -110,6 +113,10 @@ class StatusStore(Protocol):
         """
         ...
 
+
+StorageProblem = tuple[str, str]
+"""Why the bucket cannot be used: a CamelCase word and a sentence; both empty where it can."""
+_NO_PROBLEM: StorageProblem = ("", "")
 
 Reporter = Callable[[Study, Ledger, Mapping[str, Any]], None]
 """Writes the report of a recorded ledger, given the whole status with it."""
@@ -162,11 +169,11 @@ def tick(
     raw, version = statuses.read()
     recorded = parse_status(raw)
     jobs = {job.name: job for job in runner.jobs()}
-    results, storage_problem = None, ""
+    results, problem = None, _NO_PROBLEM
     try:
         results = _read_results(study, recorded.ledger, jobs, artifacts)
     except ArtifactError as error:
-        storage_problem = str(error)
+        problem = (error.reason, str(error))
 
     # Settle, plan, act. Without the bucket nobody knows what was measured: everything waits.
     ledger, done, launched = recorded.ledger, list[Action](), False
@@ -179,7 +186,7 @@ def tick(
         except ConflictError as error:
             return _dropped(recorded, error)
         launched = hands.has_launched
-    reported, storage_problem = _report(study, recorded, reporter, now, settings, storage_problem)
+    reported, problem = _report(study, recorded, reporter, now, settings, problem)
 
     # Record: once, last, and only if nobody wrote in between.
     status = render_status(
@@ -188,7 +195,7 @@ def tick(
         now=now,
         recorded=recorded,
         reported=reported,
-        storage_problem=storage_problem,
+        storage_problem=problem,
         report_uri=join(artifacts_uri(study), names.REPORT),
     )
     is_changed = not is_same_status(status, recorded.raw)
@@ -201,9 +208,7 @@ def tick(
     for event in events:
         log.log(logging.WARNING if event.is_warning else logging.INFO, "%s", event.message)
     is_reported = reporter is None or (reported is not None and reported.key == report_key(ledger))
-    is_over = (
-        ledger.outcome is not None and is_reported and not any(map(is_live, jobs.values())) and not storage_problem
-    )
+    is_over = ledger.outcome is not None and is_reported and not any(map(is_live, jobs.values())) and not problem[1]
     return TickResult(
         status=status,
         ledger=ledger,
@@ -277,18 +282,21 @@ def _act(
             case Prepare():
                 if not written.prepare():
                     continue
-                hands.launch(build_prepare_job(study), "to prepare the dataset")
+                refusal = hands.launch(build_prepare_job(study), "to prepare the dataset")
+                ledger = replace(ledger, prepare=_with_refusal(ledger.prepare, refusal))
             case Launch(index=index):
                 trial = ledger.trials[index]
                 if not written.trial(index):
                     continue
-                hands.launch(build_trial_job(study, trial), _say_rung(study, trial))
+                refusal = hands.launch(build_trial_job(study, trial), _say_rung(study, trial))
+                ledger = _with_trial(ledger, _with_refusal(trial, refusal))
             case Judge():
                 winner = ledger.trials[ledger.winner or 0]
                 if not written.judge():
                     continue
                 job = build_judge_job(study, winner, find_finished_baseline(ledger.trials))
-                hands.launch(job, f"to judge trial {winner.name} on the test set")
+                refusal = hands.launch(job, f"to judge trial {winner.name} on the test set")
+                ledger = replace(ledger, judge=_with_refusal(ledger.judge, refusal))
             case DeleteJob(name=name, index=None):
                 if not (written.prepare() if name == names.prepare_job(study.name) else written.judge()):
                     continue
@@ -326,6 +334,11 @@ class _Written:
         return known.winner is not None and known.winner == self.ledger.winner and known.judge == self.ledger.judge
 
 
+def _with_refusal(of: OfJob, refusal: str) -> OfJob:
+    """Return a trial or stage that says why its job is refused; the same where there is nothing new to say."""
+    return replace(of, message=refusal) if refusal and refusal != of.message else of
+
+
 class _Hands:
     """Touches jobs, after it was confirmed once that the tick has read what is written."""
 
@@ -335,11 +348,16 @@ class _Hands:
         self._is_confirmed = False
         self.has_launched = False
 
-    def launch(self, job: JobSpec, why: str) -> None:
+    def launch(self, job: JobSpec, why: str) -> str:
+        """Launch a job; return why it is refused, or nothing."""
         self._confirm_once()
-        self._runner.launch(job)
+        try:
+            self._runner.launch(job)
+        except LaunchRefusedError as error:
+            return f"{WAITS}{error.word}: {error}"
         self.has_launched = True
         log.info("launched job %s %s", job.name, why)
+        return ""
 
     def delete(self, name: str) -> None:
         self._confirm_once()
@@ -388,6 +406,8 @@ def _suggest(study: Study, ledger: Ledger, designer: Designer, count: int) -> Le
     try:
         suggestions = designer.suggest(study, ledger.trials, count)
         problem = "" if suggestions or any(t.is_busy for t in ledger.trials) else "it proposed nothing"
+    except ProposalPendingError:
+        return ledger
     except DesignerError as error:
         suggestions, problem = (), str(error)
     if problem:
@@ -418,11 +438,16 @@ def _with_trial(ledger: Ledger, trial: Trial) -> Ledger:
 
 
 def _report(
-    study: Study, recorded: Recorded, reporter: Reporter | None, now: datetime, settings: Settings, problem: str
-) -> tuple[Reported | None, str]:
+    study: Study,
+    recorded: Recorded,
+    reporter: Reporter | None,
+    now: datetime,
+    settings: Settings,
+    problem: StorageProblem,
+) -> tuple[Reported | None, StorageProblem]:
     """Report what is recorded, if it is news and the last report is old enough; return what is reported now."""
     last, ledger = recorded.reported, recorded.ledger
-    if reporter is None or problem or not recorded.raw:
+    if reporter is None or problem[1] or not recorded.raw:
         return last, problem
     is_due = last is None or ledger.outcome is not None or _report_due(last, settings) <= now
     if not is_due:
@@ -433,7 +458,7 @@ def _report(
     try:
         reporter(study, ledger, recorded.raw)
     except ArtifactError as error:
-        return last, str(error)
+        return last, (error.reason, str(error))
     return Reported(key=key, at=now), problem
 
 

@@ -36,3 +36,17 @@ class Settings:
 
 DEFAULTS = Settings()
 """What holds where an installation says nothing."""
+
+
+# --- On a cluster -----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class Allowance:
+    """Where the operator's own identity may be used for the studies of a namespace."""
+
+    uri: str
+    """``s3://bucket`` or ``s3://bucket/prefix``, without a slash at the end: this prefix and what lies under it."""
+
+    endpoint: str | None = None
+    """The only endpoint that may be asked; None means AWS itself."""

@@ -16,7 +16,7 @@ from datetime import datetime
 from typing import Any
 
 from study_operator.agreement import Agreement, describe_agreement, measure_agreement
-from study_operator.conditions import Condition, derive_conditions, is_promoting
+from study_operator.conditions import Condition, derive_conditions, derive_refusal, is_promoting
 from study_operator.errors import StatusUnreadableError
 from study_operator.promotion import choose_winner, rank
 from study_operator.study import Study, is_share
@@ -93,7 +93,7 @@ def render_status(
     now: datetime,
     recorded: Recorded | None = None,
     reported: Reported | None = None,
-    storage_problem: str = "",
+    storage_problem: tuple[str, str] = ("", ""),
     report_uri: str = "",
 ) -> dict[str, Any]:
     """Render the status. What did not change since ``recorded`` is taken from there as it is."""
@@ -115,6 +115,32 @@ def render_status(
         "outcome": _render_outcome(ledger.outcome),
         "reportURI": report_uri,
         "reported": {"key": reported.key, "at": _render_time(reported.at)} if reported else None,
+    }
+
+
+def render_refusal(
+    recorded: Recorded, reason: str, problems: Sequence[str], generation: int, now: datetime
+) -> dict[str, Any]:
+    """Render the status of a study that is not accepted. Its ledger, where it has one, stays as it is."""
+    conditions = derive_refusal(recorded.conditions, reason, problems, now)
+    ledger = recorded.ledger
+    empty: dict[str, Any] = {
+        "trials": [],
+        "foldedAttempts": None,
+        "prepare": _render_stage(ledger.prepare),
+        "dataset": None,
+        "search": None,
+        "winner": None,
+        "judge": _render_stage(ledger.judge),
+        "outcome": None,
+        "reportURI": "",
+        "reported": None,
+        **dict.fromkeys(_SUMMARIES),
+    }
+    return {
+        **(recorded.raw or empty),
+        "observedGeneration": generation,
+        "conditions": [_render_condition(c) for c in conditions],
     }
 
 

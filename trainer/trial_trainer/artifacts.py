@@ -7,17 +7,54 @@ The only importer of boto3, which is loaded when the first ``s3://`` URI is open
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import shutil
+import threading
 import uuid
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
 
 class ArtifactError(Exception):
     """The store cannot be used: named bucket or directory, and why."""
+
+    def __init__(self, message: str, reason: str = "StorageUnreachable") -> None:
+        super().__init__(message)
+        self.reason = reason
+        """A CamelCase word for it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class S3Access:
+    """How buckets are reached."""
+
+    is_from_environment: bool = True
+    """Whether what is None below comes from the environment (``AWS_ENDPOINT_URL_S3``, ``AWS_REGION``,
+    ``S3_ADDRESSING_STYLE``, ``AWS_CA_BUNDLE``). False: from nowhere, and no endpoint is that of AWS itself."""
+    endpoint: str | None = None
+    region: str | None = None
+    addressing_style: str | None = None
+    """``path``, ``virtual`` or ``auto``."""
+    ca_bundle: str | None = None
+    """A file of certificates."""
+    access_key_id: str | None = None
+    """None: credentials come from boto3's own chain, as a workload identity does."""
+    secret_access_key: str | None = field(default=None, repr=False)
+    session_token: str | None = field(default=None, repr=False)
+    connect_seconds: float = 5.0
+    read_seconds: float = 60.0
+    attempts: int = 6
+    """Of one request, with a jittered wait between two: a trial that has trained for hours is patient."""
+
+    def impatient(self) -> S3Access:
+        """Return the access of somebody who tries again anyway, and wants to say soon that a bucket is away."""
+        return replace(self, read_seconds=20.0, attempts=2)
+
+
+FROM_ENVIRONMENT = S3Access()
 
 
 class ArtifactStore(Protocol):
@@ -57,8 +94,12 @@ class ArtifactStore(Protocol):
         ...
 
 
-def open_store(uri: str) -> ArtifactStore:
+def open_store(uri: str, access: S3Access = FROM_ENVIRONMENT) -> ArtifactStore:
     """Open the store of a URI: ``s3://bucket/prefix``, ``file:///path``, or a path.
+
+    Args:
+        uri: where the store is.
+        access: how it is reached, where it is a bucket.
 
     Raises:
         ArtifactError: where the scheme is none of these.
@@ -66,7 +107,7 @@ def open_store(uri: str) -> ArtifactStore:
     scheme, separator, rest = uri.partition("://")
     match scheme if separator else "":
         case "s3":
-            return S3Store(uri)
+            return S3Store(uri, access)
         case "file" if rest.startswith("/"):
             return DirectoryStore(rest)
         case "" if uri:
@@ -193,19 +234,20 @@ def _raise_unless_missing(error: OSError) -> None:
 
 
 class S3Store:
-    """A prefix of an S3-compatible bucket. Endpoint, region, addressing and credentials come from the environment:
-    ``AWS_ENDPOINT_URL_S3``, ``AWS_REGION``, ``S3_ADDRESSING_STYLE`` (``path`` or ``virtual``) and boto3's own chain."""
+    """A prefix of an S3-compatible bucket."""
 
-    def __init__(self, uri: str) -> None:
+    def __init__(self, uri: str, access: S3Access = FROM_ENVIRONMENT) -> None:
         # By hand: `#` and `?` are letters of a key.
         self._bucket, _, prefix = uri.removeprefix("s3://").partition("/")
         if not self._bucket:
             raise ArtifactError(f"the storage URI must name a bucket, got {uri!r}")
         self.uri = uri
         self._prefix = prefix.strip("/")
+        self._secrets = tuple(word for word in (access.secret_access_key, access.session_token) if word)
         with self._translated(""):
             try:
-                self._client = _s3_client()
+                # What the environment says may change; what is said in full may not.
+                self._client = _make_client(access) if access.is_from_environment else _find_client(access)
             except ValueError as error:
                 # Such as "Invalid endpoint".
                 raise ArtifactError(f"s3://{self._bucket} cannot be used: {error}") from error
@@ -285,23 +327,85 @@ class S3Store:
         try:
             yield
         except (BotoCoreError, ClientError, Boto3Error) as error:
-            raise ArtifactError(f"s3://{self._bucket}/{self._key(key)} cannot be used: {error}") from error
+            reason, hint = _explain(error)
+            said = f"s3://{self._bucket}/{self._key(key)} cannot be used: {f'{hint}: ' if hint else ''}{error}"
+            for word in self._secrets:
+                said = said.replace(word, "…")
+            raise ArtifactError(said, reason) from error
 
 
-def _s3_client() -> Any:
+def _explain(error: Exception) -> tuple[str, str]:
+    """Return a CamelCase word for what a bucket's server said, and what a person can do about it."""
+    response: dict[str, Any] = getattr(error, "response", None) or {}
+    code = str(response.get("Error", {}).get("Code") or "")
+    # `upload_file` and `download_file` tell the server's code in their text alone.
+    known = next((word for word in _HINTS if word == code or f"({word})" in str(error)), "")
+    if known:
+        return _HINTS[known]
+    if type(error).__name__ in ("ResponseStreamingError", "IncompleteReadError"):
+        return "ObjectTruncated", "the answer was cut off"
+    if type(error).__name__ == "NoCredentialsError":
+        return "CredentialsMissing", ""
+    return "StorageUnreachable", ""
+
+
+_DENIED = ("AccessDenied", "the credentials do not allow it")
+_REFUSED = ("CredentialsRefused", "the server does not accept the credentials")
+_HINTS = {
+    "AccessDenied": _DENIED,
+    "403": _DENIED,
+    "AllAccessDisabled": _DENIED,
+    "InvalidAccessKeyId": _REFUSED,
+    "SignatureDoesNotMatch": _REFUSED,
+    "InvalidToken": _REFUSED,
+    "ExpiredToken": ("CredentialsExpired", "the credentials have expired"),
+    "TokenRefreshRequired": ("CredentialsExpired", "the credentials have expired"),
+    "NoSuchBucket": ("BucketMissing", "the bucket must exist"),
+    "RequestTimeTooSkewed": ("ClockSkewed", "the clocks of this machine and of the server must agree to 15 minutes"),
+    "RequestExpired": ("ClockSkewed", "the clocks of this machine and of the server must agree to 15 minutes"),
+}
+
+
+_MAKING = threading.Lock()
+"""boto3's session is not made for many threads; its clients are."""
+
+
+@functools.lru_cache(maxsize=128)
+def _find_client(access: S3Access) -> Any:
+    """Return one client for all stores that are reached in the same way: it takes 50 ms and a megabyte to make."""
+    return _make_client(access)
+
+
+def _make_client(access: S3Access) -> Any:
     import boto3
     from botocore.config import Config
 
-    style = os.environ.get("S3_ADDRESSING_STYLE", "auto")
-    return boto3.client(
-        "s3",
-        region_name=os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION") or "us-east-1",
-        config=Config(
-            s3={"addressing_style": style},
-            connect_timeout=5,
-            read_timeout=60,
-            retries={"mode": "standard", "max_attempts": 6},
-            request_checksum_calculation="when_required",
-            response_checksum_validation="when_required",
-        ),
-    )
+    def given(value: str | None, *variables: str) -> str | None:
+        if value is not None or not access.is_from_environment:
+            return value
+        return next((word for name in variables if (word := os.environ.get(name))), None)
+
+    credentials: dict[str, Any] = {}
+    if access.access_key_id is not None:
+        credentials = {
+            "aws_access_key_id": access.access_key_id,
+            "aws_secret_access_key": access.secret_access_key,
+            "aws_session_token": access.session_token,
+        }
+    with _MAKING:
+        return boto3.client(
+            "s3",
+            region_name=given(access.region, "AWS_REGION", "AWS_DEFAULT_REGION") or "us-east-1",
+            endpoint_url=access.endpoint,
+            verify=access.ca_bundle,
+            config=Config(
+                s3={"addressing_style": given(access.addressing_style, "S3_ADDRESSING_STYLE") or "auto"},
+                ignore_configured_endpoint_urls=not access.is_from_environment,
+                connect_timeout=access.connect_seconds,
+                read_timeout=access.read_seconds,
+                retries={"mode": "standard", "max_attempts": access.attempts},
+                request_checksum_calculation="when_required",
+                response_checksum_validation="when_required",
+            ),
+            **credentials,
+        )

@@ -1,0 +1,194 @@
+"""What the operator does for one study on a cluster: accept it, tick, say what happened, take leave of it.
+
+Called by the queue of `visits.py`, one thread a study at a time. It reads the study as the watch told it, and the rest
+is `reconcile.tick`, the same as on a laptop.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from study_operator import names
+from study_operator.acceptance import find_problems
+from study_operator.cluster import ClusterRunner, ClusterStatuses, Studies
+from study_operator.errors import ConflictError, StatusUnreadableError, StudyInvalidError
+from study_operator.job_objects import PodDefaults
+from study_operator.kube import Kube, KubeError, Raw, path_of
+from study_operator.names import StudyKey
+from study_operator.proposals import Proposals
+from study_operator.publish import write_report
+from study_operator.reconcile import tick
+from study_operator.settings import DEFAULTS, Settings
+from study_operator.status import Event, is_same_status, parse_status, render_refusal
+from study_operator.storage import Bucket, Buckets, StorageRefusedError, UnusableStore
+from study_operator.study import Study, parse_study
+from study_operator.visits import TransientError
+from study_operator.watches import Memory
+
+log = logging.getLogger(__name__)
+
+SLOW_SECONDS = 60.0
+"""A visit without any news, for what nobody tells: a deadline, a bucket that is back, a Secret that was made."""
+
+COMPONENT = "finetune-study-operator"
+
+
+@dataclass(frozen=True)
+class Controller:
+    """Visits studies. May be used by many threads."""
+
+    kube: Kube
+    studies: Studies
+    memory: Memory
+    buckets: Buckets
+    proposals: Proposals
+    defaults: PodDefaults
+    settings: Settings = DEFAULTS
+    clock: Callable[[], datetime] = lambda: datetime.now(UTC)
+
+    def visit(self, key: StudyKey) -> float | None:
+        """Bring a study one step further.
+
+        Returns:
+            Seconds until the next visit without news; None where the study is gone.
+
+        Raises:
+            TransientError: where the API server does not answer or the visit must be made again.
+        """
+        body = self.studies.get(key)
+        if body is None:
+            self.proposals.forget(key)
+            return None
+        try:
+            return self._visit(key, body)
+        except ConflictError:
+            # What was seen of the study is old: look at it.
+            if self._refresh(key) is None:
+                return self.visit(key)
+            return 0.0
+        except KubeError as error:
+            if error.is_transient:
+                raise TransientError(str(error)) from error
+            raise
+
+    def _refresh(self, key: StudyKey) -> Raw | None:
+        try:
+            return self.studies.refresh(key)
+        except KubeError as error:
+            raise TransientError(str(error)) from error
+
+    def _visit(self, key: StudyKey, body: Raw) -> float | None:
+        if "deletionTimestamp" in body["metadata"]:
+            return SLOW_SECONDS
+        statuses = ClusterStatuses(self.kube, self.studies, body)
+        try:
+            study = parse_study(_manifest_of(body))
+            accepted = parse_status(body.get("status")).conditions.get("Accepted")
+        except StudyInvalidError as error:
+            return self._refuse(statuses, error.reason, error.problems)
+        except StatusUnreadableError as error:
+            log.warning("study %s/%s: %s", *key, error)
+            return SLOW_SECONDS
+        is_accepted = accepted is not None and accepted.is_true
+        if not is_accepted:
+            problems = find_problems(study, self.kube, self.buckets, self.defaults)
+            if problems:
+                return self._refuse(statuses, "SpecInvalid", problems)
+        return self._tick(key, study, statuses)
+
+    def _tick(self, key: StudyKey, study: Study, statuses: ClusterStatuses) -> float:
+        bucket = self._open(study)
+        now = self.clock()
+        result = tick(
+            study,
+            statuses=statuses,
+            runner=ClusterRunner(self.kube, self.memory, study, bucket.credentials, self.defaults),
+            artifacts=bucket.store,
+            designer=self.proposals.of(key),
+            now=now,
+            settings=self.settings,
+            reporter=lambda study, ledger, raw: write_report(study, ledger, raw, bucket.store),
+        )
+        if result.is_dropped:
+            raise ConflictError("somebody else wrote the study")
+        self._post(statuses.body, result.events, now)
+        self._doubt_credentials(study, result.status)
+        if not result.is_idle:
+            return 0.0
+        if result.wake_at is not None:
+            return min(SLOW_SECONDS, max(0.0, (result.wake_at - now).total_seconds()))
+        return SLOW_SECONDS
+
+    def _open(self, study: Study) -> Bucket:
+        try:
+            return self.buckets.open(study)
+        except StorageRefusedError as error:
+            return Bucket(store=UnusableStore(study.storage.uri, str(error)), credentials=None)
+
+    def _doubt_credentials(self, study: Study, status: Any) -> None:
+        for condition in status.get("conditions", ()):
+            if condition["type"] == "StorageReady" and condition["status"] == "False":
+                self.buckets.doubt(study, condition["reason"])
+
+    def _refuse(self, statuses: ClusterStatuses, reason: str, problems: Sequence[str]) -> float:
+        """Say why a study is not accepted; it is looked at again when its spec changes, and by the slow timer."""
+        raw, version = statuses.read()
+        generation = int(statuses.body["metadata"].get("generation") or 0)
+        try:
+            status = render_refusal(parse_status(raw), reason, problems, generation, self.clock())
+        except StatusUnreadableError as error:
+            log.warning("study %s: %s", statuses.body["metadata"]["name"], error)
+            return SLOW_SECONDS
+        if raw is None or not is_same_status(status, raw):
+            statuses.write(status, version)
+            event = Event(reason=reason, message="\n".join(problems), is_warning=True)
+            self._post(statuses.body, [event], self.clock())
+        return SLOW_SECONDS
+
+    def _post(self, body: Raw, events: Sequence[Event], now: datetime) -> None:
+        """Post what happened; one that cannot be posted is lost, as events may be."""
+        metadata = body["metadata"]
+        for event in events:
+            raw = build_event(metadata, event, now)
+            try:
+                self.kube.create(path_of("v1", "events", metadata["namespace"]), raw)
+            except KubeError as error:
+                log.debug("an event of study %s is lost: %s", metadata["name"], error)
+                return
+
+
+def build_event(metadata: Raw, event: Event, now: datetime) -> Raw:
+    """Build an event about a study."""
+    at = now.isoformat(timespec="seconds").replace("+00:00", "Z")
+    message = event.message if len(event.message) <= 1000 else f"{event.message[:1000]}…"
+    return {
+        "apiVersion": "v1",
+        "kind": "Event",
+        "metadata": {"generateName": f"{metadata['name']}.", "namespace": metadata["namespace"]},
+        "involvedObject": {
+            "apiVersion": names.API_VERSION,
+            "kind": names.KIND,
+            "name": metadata["name"],
+            "namespace": metadata["namespace"],
+            "uid": metadata["uid"],
+            "resourceVersion": metadata["resourceVersion"],
+        },
+        "reason": event.reason,
+        "message": message,
+        "type": "Warning" if event.is_warning else "Normal",
+        "count": 1,
+        "firstTimestamp": at,
+        "lastTimestamp": at,
+        "source": {"component": COMPONENT},
+        "reportingComponent": COMPONENT,
+        "reportingInstance": COMPONENT,
+    }
+
+
+def _manifest_of(body: Raw) -> Raw:
+    """Return what a person wrote, with what the API server has added that a study needs."""
+    return {name: body[name] for name in ("apiVersion", "kind", "metadata", "spec") if name in body}

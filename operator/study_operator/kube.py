@@ -1,0 +1,285 @@
+"""The API server: requests and watches on plain dicts. The only importer of the `kubernetes` package.
+
+Every request has a timeout, and none is tried again here: a tick that could not be finished is run again from its
+start, with a back-off. `Kube.request` is the one place through which everything goes.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import urlencode
+
+import urllib3
+from kubernetes import config
+from kubernetes.client import ApiClient, Configuration
+
+log = logging.getLogger(__name__)
+
+Raw = dict[str, Any]
+
+CONNECT_SECONDS, READ_SECONDS = 5.0, 20.0
+WATCH_SILENCE_SECONDS = 80.0
+"""The API server sends a bookmark about once a minute: a watch that is silent for longer is dead."""
+WATCH_SECONDS = 600
+"""How long the API server keeps one watch open."""
+LIST_LIMIT = 500
+CONNECTIONS = 32
+JSON, MERGE_PATCH = "application/json", "application/merge-patch+json"
+METADATA_ONLY = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1"
+
+
+class KubeError(Exception):
+    """The API server refused a request, or could not be asked."""
+
+    def __init__(self, status: int, reason: str, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+        """HTTP status; 0 where there was no answer."""
+        self.reason = reason
+        """The server's word, such as ``AlreadyExists``."""
+        self.message = message
+
+    @property
+    def is_transient(self) -> bool:
+        """Whether the same request may succeed later without anybody's doing."""
+        return self.status in (0, 401, 408, 410, 429) or self.status >= 500
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answer:
+    """What the API server answered."""
+
+    body: Raw
+    warnings: tuple[str, ...] = ()
+    """Texts of its ``Warning`` headers."""
+
+
+def path_of(api: str, plural: str, namespace: str | None = None, name: str = "", part: str = "") -> str:
+    """Return the path of a collection, an object, or a subresource.
+
+    Args:
+        api: group and version, such as ``batch/v1``; ``v1`` for the core group.
+        plural: such as ``jobs``.
+        namespace: None for all namespaces, or for what has none.
+        name: of the object; empty for the collection.
+        part: the subresource.
+    """
+    words = ["api" if "/" not in api else "apis", api]
+    words += ["namespaces", namespace] if namespace else []
+    words += [word for word in (plural, name, part) if word]
+    return "/" + "/".join(words)
+
+
+def connect() -> Kube:
+    """Connect as the pod's service account, or as ``KUBECONFIG`` says.
+
+    Raises:
+        KubeError: where neither is there.
+    """
+    settings = Configuration()
+    try:
+        try:
+            config.load_incluster_config(client_configuration=settings)  # type: ignore[no-untyped-call]
+        except config.ConfigException:
+            config.load_kube_config(client_configuration=settings)  # type: ignore[no-untyped-call]
+    except (config.ConfigException, OSError) as error:
+        raise KubeError(0, "NoConfiguration", f"the API server's address must be known: {error}") from error
+    settings.connection_pool_maxsize = CONNECTIONS
+    return Kube(ApiClient(settings))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Connection:
+    """How the API server is reached, for those who make their own requests."""
+
+    server: str
+    ca_file: str | None
+    is_verified: bool
+    certificate_file: str | None
+    key_file: str | None
+    token: str | None = field(repr=False)
+
+
+class Kube:
+    """Requests to one API server. May be used by many threads."""
+
+    def __init__(self, client: ApiClient) -> None:
+        self._client = client
+        self._pool: urllib3.PoolManager = client.rest_client.pool_manager
+
+    def connection(self) -> Connection:
+        """Return how the API server is reached, with a fresh token."""
+        settings = self._client.configuration
+        headers: dict[str, str] = {}
+        self._client.update_params_for_auth(headers, [], ["BearerToken"], "", "GET", None)
+        _, _, token = headers.get("authorization", "").partition(" ")
+        return Connection(
+            server=settings.host,
+            ca_file=settings.ssl_ca_cert,
+            is_verified=settings.verify_ssl,
+            certificate_file=settings.cert_file,
+            key_file=settings.key_file,
+            token=token or None,
+        )
+
+    def get(self, path: str, *, only_metadata: bool = False) -> Raw | None:
+        """Return an object; None where there is none."""
+        try:
+            return self.request("GET", path, accept=METADATA_ONLY if only_metadata else JSON).body
+        except KubeError as error:
+            if error.status == 404:
+                return None
+            raise
+
+    def create(self, path: str, body: Raw, query: Mapping[str, str] | None = None) -> Answer:
+        """Create an object in a collection."""
+        return self.request("POST", path, body=body, query=query)
+
+    def replace(self, path: str, body: Raw) -> Raw:
+        """Replace an object, or a subresource, whole."""
+        return self.request("PUT", path, body=body).body
+
+    def patch(self, path: str, body: Raw) -> Raw:
+        """Merge a patch into an object; its ``metadata.resourceVersion`` is a condition where it is given."""
+        return self.request("PATCH", path, body=body, content_type=MERGE_PATCH).body
+
+    def delete(self, path: str, *, uid: str) -> bool:
+        """Delete an object if it still is the one with this UID, dependants first; return whether it was there."""
+        body = {"propagationPolicy": "Foreground", "preconditions": {"uid": uid}}
+        try:
+            self.request("DELETE", path, body=body)
+        except KubeError as error:
+            if error.status in (404, 409):
+                return False
+            raise
+        return True
+
+    def list(self, path: str, query: Mapping[str, str] | None = None) -> tuple[list[Raw], str]:
+        """Return all objects of a collection, consistent, and the version to watch from."""
+        items: list[Raw] = []
+        following = ""
+        while True:
+            page = {**(query or {}), "limit": str(LIST_LIMIT), **({"continue": following} if following else {})}
+            body = self.request("GET", path, query=page).body
+            items += body.get("items") or []
+            following = body["metadata"].get("continue") or ""
+            if not following:
+                return items, body["metadata"]["resourceVersion"]
+
+    def watch(self, path: str, version: str, query: Mapping[str, str] | None = None) -> Iterator[tuple[str, Raw]]:
+        """Yield what happens in a collection from a version on, until the server ends the watch.
+
+        Raises:
+            KubeError: with status 410 where the version is too old.
+        """
+        asked = {
+            **(query or {}),
+            "watch": "true",
+            "allowWatchBookmarks": "true",
+            "resourceVersion": version,
+            "timeoutSeconds": str(WATCH_SECONDS),
+        }
+        response = self._send("GET", path, query=asked, read_seconds=WATCH_SILENCE_SECONDS)
+        try:
+            if response.status >= 400:
+                raise _error_of(response.status, response.read())
+            for line in _lines(response):
+                event = json.loads(line)
+                if event["type"] == "ERROR":
+                    status = event["object"]
+                    code, reason = int(status.get("code") or 500), str(status.get("reason") or "")
+                    raise KubeError(code, reason, str(status.get("message") or "the watch failed"))
+                yield event["type"], event["object"]
+        except urllib3.exceptions.HTTPError as error:
+            raise _unreachable(error) from error
+        finally:
+            response.close()
+
+    def request(
+        self,
+        method: str,
+        path: str,
+        *,
+        body: Raw | None = None,
+        query: Mapping[str, str] | None = None,
+        content_type: str = JSON,
+        accept: str = JSON,
+        read_seconds: float = READ_SECONDS,
+    ) -> Answer:
+        """Make one request.
+
+        Raises:
+            KubeError: where it is refused or there is no answer.
+        """
+        response = self._send(method, path, body, query, content_type, accept, read_seconds)
+        try:
+            content = response.read()
+        except urllib3.exceptions.HTTPError as error:
+            raise _unreachable(error) from error
+        finally:
+            response.release_conn()
+        if response.status >= 400:
+            raise _error_of(response.status, content)
+        warnings = tuple(_parse_warning(text) for text in response.headers.getlist("Warning"))
+        return Answer(body=json.loads(content) if content else {}, warnings=warnings)
+
+    def _send(
+        self,
+        method: str,
+        path: str,
+        body: Raw | None = None,
+        query: Mapping[str, str] | None = None,
+        content_type: str = JSON,
+        accept: str = JSON,
+        read_seconds: float = READ_SECONDS,
+    ) -> urllib3.BaseHTTPResponse:
+        headers = {"Accept": accept, "User-Agent": "finetune-study-operator"}
+        # Reads a service account's token anew once a minute.
+        self._client.update_params_for_auth(headers, [], ["BearerToken"], path, method, None)
+        if body is not None:
+            headers["Content-Type"] = content_type
+        url = f"{self._client.configuration.host}{path}" + (f"?{urlencode(query)}" if query else "")
+        try:
+            return self._pool.request(
+                method,
+                url,
+                body=None if body is None else json.dumps(body, allow_nan=False).encode(),
+                headers=headers,
+                timeout=urllib3.Timeout(connect=CONNECT_SECONDS, read=read_seconds),
+                retries=False,
+                preload_content=False,
+            )
+        except urllib3.exceptions.HTTPError as error:
+            raise _unreachable(error) from error
+
+
+def _lines(response: urllib3.BaseHTTPResponse) -> Iterator[bytes]:
+    rest = b""
+    for chunk in response.stream(amt=None, decode_content=True):
+        *lines, rest = (rest + chunk).split(b"\n")
+        yield from (line for line in lines if line)
+
+
+def _unreachable(error: Exception) -> KubeError:
+    return KubeError(0, "Unreachable", f"the API server does not answer: {error}")
+
+
+def _error_of(status: int, content: bytes) -> KubeError:
+    try:
+        body = json.loads(content)
+    except ValueError:
+        body = {}
+    if not isinstance(body, dict):
+        body = {}
+    said = str(body.get("message") or content.decode(errors="replace")[:500] or f"HTTP status {status}")
+    return KubeError(status, str(body.get("reason") or ""), said)
+
+
+def _parse_warning(text: str) -> str:
+    """Return the text of a ``Warning`` header: ``299 - "text"`` (RFC 7234, section 5.5)."""
+    _, _, quoted = text.partition('"')
+    return quoted.rpartition('"')[0].replace('\\"', '"').replace("\\\\", "\\") or text

@@ -1,0 +1,72 @@
+"""Writes a study's report and its ledger into its bucket, and collects what a report tells.
+
+Called by the command line and by the operator with what is recorded; decides nothing.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import Any, TypeVar
+
+from study_operator import names
+from study_operator.conditions import name_stage
+from study_operator.jobs import adapter_uri
+from study_operator.report import Report, render_json
+from study_operator.report_page import render_page
+from study_operator.status import Recorded, parse_status
+from study_operator.study import Study
+from study_operator.trial import Ledger, StageState
+from trial_trainer.artifacts import ArtifactStore
+from trial_trainer.contract import JUDGEMENT, SUMMARY, ContractError, DatasetSummary, Judgement, from_json
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+
+def write_report(study: Study, ledger: Ledger, raw: Mapping[str, Any], artifacts: ArtifactStore) -> None:
+    """Write ledger and report of what is recorded."""
+    report = build_report(study, replace(parse_status(raw), ledger=ledger), artifacts)
+    artifacts.write(names.LEDGER, json.dumps(raw, allow_nan=False).encode())
+    artifacts.write(names.REPORT, json.dumps(render_json(report), indent=1, allow_nan=False).encode())
+    artifacts.write(names.REPORT_PAGE, render_page(report).encode())
+
+
+def build_report(study: Study, recorded: Recorded, artifacts: ArtifactStore) -> Report:
+    """Return all that is known of a study: its ledger, its dataset, its judgement."""
+    ledger, raw = recorded.ledger, recorded.raw
+    winner = ledger.trials[ledger.winner] if ledger.winner is not None else None
+    usage: Mapping[str, str] = raw.get("usage") or {}
+    agreement: Mapping[str, Any] = raw.get("agreement") or {}
+    complete = recorded.conditions.get("Complete")
+    is_judged = ledger.judge.state is StageState.COMPLETED
+    return Report(
+        study=study,
+        stage=name_stage(study, ledger),
+        message=complete.message if complete is not None else "",
+        trials=ledger.trials,
+        winner=winner.name if winner is not None else None,
+        adapter=adapter_uri(study, winner) if winner is not None else None,
+        summary=read_result(DatasetSummary, artifacts, f"{names.DATASET}/{SUMMARY}"),
+        judgement=read_result(Judgement, artifacts, f"{names.JUDGE}/{JUDGEMENT}") if is_judged else None,
+        agreement=tuple(agreement.get("sentences", ())),
+        spent_hours=float(usage.get("acceleratorHours", "0")),
+        saved_hours=float(usage.get("savedAcceleratorHours", "0")),
+        written_at=datetime.now(UTC),
+    )
+
+
+def read_result(cls: type[T], artifacts: ArtifactStore, key: str) -> T | None:
+    """Return what a job wrote; None where it wrote nothing, or nothing that can be used."""
+    text = artifacts.read(key)
+    if text is None:
+        return None
+    try:
+        return from_json(cls, text)
+    except ContractError as error:
+        log.warning("%s/%s cannot be used: %s", artifacts.uri, key, error)
+        return None

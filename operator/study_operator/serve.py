@@ -1,0 +1,220 @@
+"""The operator's process: `finetune-study-operator`, or `python -m study_operator.serve`.
+
+    finetune-study-operator --config operator.yaml [--namespace shop-ml ...]
+
+Of several replicas one works and the others wait for its Lease. Exit codes: 0 asked to stop, 1 the Lease was lost or
+something broke (start it again), 2 a flag or the configuration cannot be used.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import signal
+import socket
+import sys
+import threading
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from study_operator.cluster import Studies
+from study_operator.controller import Controller
+from study_operator.handlers import run_kopf
+from study_operator.health import serve_health
+from study_operator.job_objects import PodDefaults
+from study_operator.kube import Kube, KubeError, connect
+from study_operator.lease import Election
+from study_operator.names import StudyKey
+from study_operator.proposals import Proposals
+from study_operator.settings import Allowance
+from study_operator.storage import Buckets
+from study_operator.visits import Visits
+from study_operator.watches import Memory, Watches
+
+log = logging.getLogger(__name__)
+
+STOPPED, BROKEN, UNUSABLE = 0, 1, 2
+
+LEASE = "finetune-study-operator"
+NAMESPACE_FILE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
+STOP_SECONDS = 20.0
+"""How long visits under way may take after a request to stop; the API server and the bucket answer within that."""
+STUCK_SECONDS = 900.0
+"""A visit that takes so long will not end: every request in it has a timeout. The process is then not well."""
+
+
+class ConfigurationError(Exception):
+    """A flag or the configuration cannot be used; one sentence."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Installation:
+    """What an installation says, in the file that ``--config`` names."""
+
+    trainer_image: str = ""
+    """``trainerImage``: for pods whose template names no image."""
+    identities: Mapping[str, tuple[Allowance, ...]] = field(default_factory=dict)
+    """``identities``: by namespace, a list of ``{uri, endpoint}``: where the operator's own identity may be used."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the operator; return its exit code."""
+    arguments = _parser().parse_args(argv)
+    logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s %(message)s", level=logging.INFO)
+    logging.getLogger("kopf").setLevel(logging.WARNING)
+    try:
+        installation = read_installation(arguments.config)
+        kube = connect()
+    except (ConfigurationError, KubeError) as error:
+        print(f"finetune-study-operator: {error}", file=sys.stderr)
+        return UNUSABLE
+    return Operator(kube, installation, arguments.namespace, arguments.threads).run(
+        lease_namespace=arguments.lease_namespace, health_port=arguments.health_port
+    )
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="finetune-study-operator", description="Runs FineTuneStudies on a cluster.")
+    parser.add_argument(
+        "--namespace", action="append", default=[], metavar="NAMESPACE", help="watch this one (may be repeated)"
+    )
+    parser.add_argument("--config", type=Path, metavar="FILE", help="the installation's YAML: trainerImage, identities")
+    parser.add_argument("--lease-namespace", default=_own_namespace(), metavar="NAMESPACE", help="of the Lease")
+    parser.add_argument("--health-port", type=int, default=8080, metavar="PORT", help="of /healthz; 0: any free one")
+    parser.add_argument("--threads", type=int, default=8, metavar="N", help="studies that are worked on at a time")
+    return parser
+
+
+def _own_namespace() -> str:
+    try:
+        return NAMESPACE_FILE.read_text(encoding="ascii").strip()
+    except OSError:
+        return "default"
+
+
+def read_installation(path: Path | None) -> Installation:
+    """Read the installation's configuration.
+
+    Raises:
+        ConfigurationError: where it cannot be read or says something that is not known.
+    """
+    if path is None:
+        return Installation()
+    try:
+        raw = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ConfigurationError(f"--config must name a YAML file: {error}") from error
+    if not isinstance(raw, Mapping):
+        raise ConfigurationError(f"{path} must hold an object, got {raw!r}")
+    unknown = sorted(set(raw) - {"trainerImage", "identities"})
+    if unknown:
+        raise ConfigurationError(f"{path}: must hold trainerImage and identities only, got {', '.join(unknown)}")
+    image = raw.get("trainerImage") or ""
+    if not isinstance(image, str):
+        raise ConfigurationError(f"{path}: trainerImage must be a string, got {image!r}")
+    return Installation(trainer_image=image, identities=_read_identities(path, raw.get("identities") or {}))
+
+
+def _read_identities(path: Path, raw: Any) -> dict[str, tuple[Allowance, ...]]:
+    if not isinstance(raw, Mapping):
+        raise ConfigurationError(f"{path}: identities must be an object of namespaces, got {raw!r}")
+    identities: dict[str, tuple[Allowance, ...]] = {}
+    for namespace, places in raw.items():
+        allowances = []
+        for i, place in enumerate(places if isinstance(places, list) else [places]):
+            where = f"{path}: identities.{namespace}[{i}]"
+            if not isinstance(place, Mapping) or set(place) - {"uri", "endpoint"}:
+                raise ConfigurationError(f"{where} must be an object of uri and endpoint, got {place!r}")
+            uri, endpoint = place.get("uri"), place.get("endpoint")
+            if not isinstance(uri, str) or not uri.startswith("s3://") or not uri.removeprefix("s3://").strip("/"):
+                raise ConfigurationError(f"{where}.uri must start with s3:// and name a bucket, got {uri!r}")
+            if endpoint is not None and not (
+                isinstance(endpoint, str) and endpoint.startswith(("http://", "https://"))
+            ):
+                raise ConfigurationError(f"{where}.endpoint must start with http:// or https://, got {endpoint!r}")
+            allowances.append(Allowance(uri=uri.rstrip("/"), endpoint=endpoint.rstrip("/") if endpoint else None))
+        identities[str(namespace)] = tuple(allowances)
+    return identities
+
+
+class Operator:
+    """Everything that one process holds."""
+
+    def __init__(self, kube: Kube, installation: Installation, namespaces: Sequence[str], threads: int) -> None:
+        self._kube = kube
+        self._namespaces = tuple(namespaces)
+        self._stop = threading.Event()
+        self._studies = Studies(kube)
+        self._memory = Memory(self._wake)
+        self._proposals = Proposals(self._wake)
+        controller = Controller(
+            kube=kube,
+            studies=self._studies,
+            memory=self._memory,
+            buckets=Buckets(kube, installation.identities),
+            proposals=self._proposals,
+            defaults=PodDefaults(image=installation.trainer_image),
+        )
+        self._visits = Visits(controller.visit, threads=threads)
+
+    def run(self, *, lease_namespace: str, health_port: int) -> int:
+        """Wait for the Lease, work until asked to stop; return the exit code."""
+        signal.signal(signal.SIGTERM, lambda *_: self._stop.set())
+        signal.signal(signal.SIGINT, lambda *_: self._stop.set())
+        health = serve_health(health_port, self._find_trouble)
+        log.info("healthz: port %d", health.server_port)
+        election = Election(
+            self._kube,
+            namespace=lease_namespace,
+            name=LEASE,
+            identity=f"{socket.gethostname()}-{uuid.uuid4().hex[:8]}",
+            on_lost=_leave_at_once,
+        )
+        election.start()
+        while not election.elected.wait(0.5):
+            if self._stop.is_set():
+                election.resign()
+                return STOPPED
+        watches = Watches(self._kube, self._memory, self._namespaces)
+        watches.start()
+        threading.Thread(target=self._visit_when_synced, args=(watches,), name="sync", daemon=True).start()
+        try:
+            run_kopf(self._kube, self._studies, self._wake, namespaces=self._namespaces)
+            code = STOPPED
+        except Exception:
+            log.exception("studies can't be watched any more")
+            code = BROKEN
+        log.info("stopping")
+        self._visits.stop(STOP_SECONDS)
+        election.resign()
+        return code
+
+    def _visit_when_synced(self, watches: Watches) -> None:
+        while not watches.wait_until_synced(60.0):
+            log.warning("waiting for the first list of Jobs, pods and events")
+        log.info("working")
+        self._visits.start()
+
+    def _wake(self, key: StudyKey) -> None:
+        self._visits.wake(key)
+
+    def _find_trouble(self) -> str:
+        seconds = self._visits.longest_running_seconds()
+        return f"a study has been visited for {seconds:.0f} s" if seconds > STUCK_SECONDS else ""
+
+
+def _leave_at_once() -> None:
+    """End this process now: somebody else may begin in a moment, and half a tick is harmless."""
+    log.error("the lease is lost")
+    logging.shutdown()
+    os._exit(BROKEN)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

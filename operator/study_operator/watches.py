@@ -1,0 +1,280 @@
+"""What the cluster has of us: Jobs, their pods and their FailedCreate events, as the watches told.
+
+A thread a watch lists, then follows; selectors work on the server, so that a cluster's other ten thousand pods cost
+nothing. Of each object only what matters is kept (`job_states.py`). Called by `cluster.py`, which puts into this memory
+what it has just created itself: whatever a watch has not told yet, an operator never forgets its own Jobs.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import threading
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from study_operator import names
+from study_operator.job_states import JobState, PodState, Refusal, read_job, read_pod, read_refusal
+from study_operator.kube import Kube, KubeError, Raw, path_of
+from study_operator.names import StudyKey
+
+log = logging.getLogger(__name__)
+
+FIRST_WAIT_SECONDS, LONGEST_WAIT_SECONDS = 0.2, 15.0
+"""Between two tries to list or watch while the API server does not answer."""
+
+
+class Memory:
+    """Jobs, pods and refusals as last seen. May be used by many threads."""
+
+    def __init__(self, on_change: Callable[[StudyKey], None] = lambda _key: None) -> None:
+        """Make an empty memory.
+
+        Args:
+            on_change: told which study has news; called from the watches' threads.
+        """
+        self._on_change = on_change
+        self._lock = threading.RLock()
+        self._jobs: dict[tuple[str, str], JobState] = {}
+        self._names: dict[str, tuple[str, str]] = {}
+        """Namespace and name of a Job by its UID."""
+        self._doubtful: set[tuple[str, str]] = set()
+        """Jobs that a watch or a list no longer knows. Only a look at the API server makes them gone."""
+        self._pods: defaultdict[str, dict[str, PodState]] = defaultdict(dict)
+        """By UID of the Job, then of the pod; pods that are gone are kept for as long as their Job."""
+        self._refusals: dict[str, Refusal] = {}
+
+    def jobs_of(self, namespace: str, owner: str) -> list[tuple[JobState, Sequence[PodState], Refusal | None]]:
+        """Return each Job that a study controls, with its pods and why its last pod could not be created."""
+        with self._lock:
+            return [
+                (job, tuple(self._pods.get(job.uid, {}).values()), self._refusals.get(job.uid))
+                for job in self._jobs.values()
+                if job.owner == owner and job.namespace == namespace
+            ]
+
+    def doubtful_of(self, namespace: str, owner: str) -> list[JobState]:
+        """Return the Jobs of a study of which nobody knows whether they are gone."""
+        with self._lock:
+            jobs = [self._jobs[key] for key in self._doubtful]
+        return [job for job in jobs if job.owner == owner and job.namespace == namespace]
+
+    def find_job(self, namespace: str, name: str) -> JobState | None:
+        """Return a Job by its name."""
+        with self._lock:
+            return self._jobs.get((namespace, name))
+
+    # Jobs.
+
+    def put_job(self, raw: Raw) -> None:
+        """Take in a Job, unless a newer state of it is known."""
+        job = read_job(raw)
+        if job is None:
+            return
+        with self._lock:
+            key = (job.namespace, job.name)
+            known = self._jobs.get(key)
+            if known is not None and known.uid == job.uid and known.version >= job.version:
+                self._doubtful.discard(key)
+                return
+            if known is not None and known.uid != job.uid:
+                self._forget(known)
+            self._jobs[key] = job
+            self._names[job.uid] = key
+            self._doubtful.discard(key)
+        self._tell(job)
+
+    def doubt_job(self, namespace: str, name: str, uid: str) -> None:
+        """Note that a Job may be gone."""
+        with self._lock:
+            job = self._jobs.get((namespace, name))
+            if job is None or job.uid != uid:
+                return
+            self._doubtful.add((namespace, name))
+        self._tell(job)
+
+    def forget_job(self, job: JobState) -> None:
+        """Forget a Job that is gone, and its pods."""
+        with self._lock:
+            if job.uid in self._names:
+                self._forget(job)
+
+    def list_jobs(self, namespace: str | None, items: Iterable[Raw]) -> None:
+        """Take in a whole list; what is not in it may be gone."""
+        seen = set()
+        for raw in items:
+            self.put_job(raw)
+            seen.add(raw["metadata"]["uid"])
+        with self._lock:
+            missing = [j for j in self._jobs.values() if j.uid not in seen and namespace in (None, j.namespace)]
+        for job in missing:
+            self.doubt_job(job.namespace, job.name, job.uid)
+
+    def see_job(self, kind: str, raw: Raw) -> None:
+        """Take in one event of a watch."""
+        if kind == "DELETED":
+            metadata = raw["metadata"]
+            self.doubt_job(metadata["namespace"], metadata["name"], metadata["uid"])
+        else:
+            self.put_job(raw)
+
+    def _forget(self, job: JobState) -> None:
+        self._jobs.pop((job.namespace, job.name), None)
+        self._names.pop(job.uid, None)
+        self._doubtful.discard((job.namespace, job.name))
+        self._pods.pop(job.uid, None)
+        self._refusals.pop(job.uid, None)
+
+    # Pods.
+
+    def list_pods(self, namespace: str | None, items: Iterable[Raw]) -> None:
+        """Take in a whole list; pods that are not in it are gone."""
+        seen = set()
+        for raw in items:
+            self.see_pod("ADDED", raw)
+            seen.add(raw["metadata"]["uid"])
+        with self._lock:
+            for uid, pods in list(self._pods.items()):
+                key = self._names.get(uid)
+                if key is None or namespace in (None, key[0]):
+                    pods.update({p.uid: replace(p, is_gone=True) for p in pods.values() if p.uid not in seen})
+
+    def see_pod(self, kind: str, raw: Raw) -> None:
+        """Take in one event of a watch."""
+        pod = read_pod(raw)
+        if pod is None:
+            return
+        with self._lock:
+            known = self._pods[pod.job].get(pod.uid)
+            if known is not None and (known.is_gone or known.version > pod.version):
+                return
+            if kind == "DELETED":
+                pod = replace(pod, is_gone=True)
+                if pod.job not in self._names:
+                    self._pods.pop(pod.job, None)
+                    return
+            self._pods[pod.job][pod.uid] = pod
+        labels = raw["metadata"].get("labels") or {}
+        self._on_change((raw["metadata"]["namespace"], labels.get(names.STUDY_LABEL, "")))
+
+    # Refusals.
+
+    def list_refusals(self, _namespace: str | None, items: Iterable[Raw]) -> None:
+        """Take in a whole list."""
+        for raw in items:
+            self.see_refusal("ADDED", raw)
+
+    def see_refusal(self, kind: str, raw: Raw) -> None:
+        """Take in one event of a watch."""
+        refusal = read_refusal(raw)
+        if refusal is None or kind == "DELETED":
+            return
+        with self._lock:
+            key = self._names.get(refusal.job)
+            if key is None:
+                return
+            job, known = self._jobs[key], self._refusals.get(refusal.job)
+            first = min(known.first_at, refusal.first_at) if known else refusal.first_at
+            self._refusals[refusal.job] = replace(refusal, first_at=first)
+        self._tell(job)
+
+    def _tell(self, job: JobState) -> None:
+        self._on_change((job.namespace, job.study))
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Kind:
+    """One collection that is watched."""
+
+    path: str
+    query: Mapping[str, str]
+    take_list: Callable[[str | None, Iterable[Raw]], None]
+    take_event: Callable[[str, Raw], None]
+    namespace: str | None
+
+
+class Watches:
+    """The threads that keep a `Memory` up to date."""
+
+    def __init__(self, kube: Kube, memory: Memory, namespaces: Sequence[str]) -> None:
+        """Prepare the watches.
+
+        Args:
+            kube: the API server.
+            memory: what is kept up to date.
+            namespaces: those to watch; empty means all.
+        """
+        self._kube = kube
+        self._kinds = [
+            kind
+            for namespace in namespaces or (None,)
+            # Jobs first: of others' pods and events nothing is kept.
+            for kind in _kinds_of(memory, namespace)
+        ]
+        self._synced = [threading.Event() for _ in self._kinds]
+
+    def start(self) -> None:
+        """Start a thread for each."""
+        for number, kind in enumerate(self._kinds):
+            name = f"watch-{kind.path.rsplit('/', 1)[-1]}"
+            threading.Thread(target=self._follow, args=(number, kind), name=name, daemon=True).start()
+
+    def wait_until_synced(self, timeout_seconds: float) -> bool:
+        """Wait until everything was listed once; say whether it was."""
+        return all(event.wait(timeout_seconds) for event in self._synced)
+
+    def _follow(self, number: int, kind: _Kind) -> None:
+        if number and not self._synced[number].is_set():
+            # After the Jobs of the same namespace.
+            self._synced[number - 1].wait()
+        version, wait = "", FIRST_WAIT_SECONDS
+        while True:
+            try:
+                if not version:
+                    items, version = self._kube.list(kind.path, kind.query)
+                    kind.take_list(kind.namespace, items)
+                    self._synced[number].set()
+                for event, raw in self._kube.watch(kind.path, version, kind.query):
+                    version, wait = raw["metadata"]["resourceVersion"], FIRST_WAIT_SECONDS
+                    if event != "BOOKMARK":
+                        kind.take_event(event, raw)
+                continue
+            except KubeError as error:
+                if error.status == 410:
+                    # What happened meanwhile is no longer told: look at everything again.
+                    version = ""
+                    continue
+                level = logging.DEBUG if error.is_transient else logging.WARNING
+                log.log(level, "cannot watch %s: %s", kind.path, error)
+            # Not all replicas of an operator, and not all watches, at once.
+            threading.Event().wait(wait * random.uniform(0.5, 1.5))
+            wait = min(LONGEST_WAIT_SECONDS, wait * 2)
+
+
+def _kinds_of(memory: Memory, namespace: str | None) -> list[_Kind]:
+    ours = {"labelSelector": f"{names.STUDY_LABEL},{names.KIND_LABEL}"}
+    refusals = {"fieldSelector": "involvedObject.kind=Job,reason=FailedCreate"}
+    return [
+        _Kind(
+            path=path_of("batch/v1", "jobs", namespace),
+            query=ours,
+            take_list=memory.list_jobs,
+            take_event=memory.see_job,
+            namespace=namespace,
+        ),
+        _Kind(
+            path=path_of("v1", "pods", namespace),
+            query=ours,
+            take_list=memory.list_pods,
+            take_event=memory.see_pod,
+            namespace=namespace,
+        ),
+        _Kind(
+            path=path_of("v1", "events", namespace),
+            query=refusals,
+            take_list=memory.list_refusals,
+            take_event=memory.see_refusal,
+            namespace=namespace,
+        ),
+    ]

@@ -1,0 +1,316 @@
+"""What Jobs and pods say, each row of "Whose fault" as Kubernetes tells it."""
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from study_operator.job_states import PodState, Refusal, describe_job, read_job, read_pod, read_refusal
+from study_operator.runner import JobKind, JobPhase, JobStatus
+from study_operator.settle import why_it_ended
+
+START = datetime(2026, 1, 1, 12, tzinfo=UTC)
+Raw = dict[str, Any]
+
+
+def at(seconds: float) -> str:
+    """Return a time as the API server writes it."""
+    return (START + timedelta(seconds=seconds)).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def a_job(*conditions: Raw, nodes: int = 1, **changes: Any) -> Raw:
+    """Return a trial's Job that was created at the start and began a second later."""
+    status: Raw = {"startTime": at(1), "conditions": list(conditions)}
+    return {
+        "metadata": {
+            "name": "s1-t003-r0",
+            "namespace": "team",
+            "uid": "job-1",
+            "resourceVersion": "10",
+            "creationTimestamp": at(0),
+            "labels": {"finetune.study/study": "s1", "finetune.study/kind": "trial"},
+            "ownerReferences": [{"kind": "FineTuneStudy", "uid": "study-1", "controller": True}],
+            **changes.pop("metadata", {}),
+        },
+        "spec": {"completions": nodes, "suspend": False, **changes.pop("spec", {})},
+        "status": {**status, **changes.pop("status", {})},
+    }
+
+
+def a_pod(uid: str = "pod-1", *, created: float = 2, index: int = 0, **changes: Any) -> Raw:
+    """Return a pod of that Job."""
+    raw: Raw = {
+        "metadata": {
+            "name": f"s1-t003-r0-{uid}",
+            "namespace": "team",
+            "uid": uid,
+            "resourceVersion": "20",
+            "creationTimestamp": at(created),
+            "labels": {"batch.kubernetes.io/job-completion-index": str(index)},
+            "ownerReferences": [{"kind": "Job", "uid": "job-1", "controller": True}],
+            **changes.pop("metadata", {}),
+        },
+        "spec": {"containers": [{"name": "trainer", "resources": {"limits": {"memory": "32Gi"}}}]},
+        "status": {"phase": "Pending", **changes.pop("status", {})},
+    }
+    assert not changes
+    return raw
+
+
+def container(state: Raw, name: str = "trainer") -> Raw:
+    return {"containerStatuses": [{"name": name, "state": state}]}
+
+
+def scheduled(seconds: float = 3) -> Raw:
+    return {"type": "PodScheduled", "status": "True", "lastTransitionTime": at(seconds)}
+
+
+def running(uid: str = "pod-1", *, started: float = 10, **changes: Any) -> Raw:
+    state = container({"running": {"startedAt": at(started)}})
+    return a_pod(
+        uid, status={"phase": "Running", **state, "conditions": [scheduled()], **changes.pop("status", {})}, **changes
+    )
+
+
+def ended(
+    uid: str = "pod-1", code: int = 0, *, reason: str = "", message: str = "", started: float = 10, **changes: Any
+) -> Raw:
+    reason = reason or ("Completed" if code == 0 else "Error")
+    state = {"exitCode": code, "reason": reason, "startedAt": at(started), "finishedAt": at(started + 60)}
+    status = container({"terminated": {**state, "message": message}})
+    phase = "Succeeded" if code == 0 else "Failed"
+    return a_pod(uid, status={"phase": phase, **status, **changes.pop("status", {})}, **changes)
+
+
+def disrupted(reason: str) -> Raw:
+    return {"type": "DisruptionTarget", "status": "True", "reason": reason, "lastTransitionTime": at(65)}
+
+
+def waiting(reason: str, message: str = "it said so") -> Raw:
+    return a_pod(status={**container({"waiting": {"reason": reason, "message": message}}), "conditions": [scheduled()]})
+
+
+COMPLETE = {"type": "Complete", "status": "True", "lastTransitionTime": at(80)}
+
+
+def failed(reason: str = "PodFailurePolicy", message: str = "") -> Raw:
+    return {"type": "Failed", "status": "True", "reason": reason, "message": message, "lastTransitionTime": at(80)}
+
+
+def describe(job: Raw, *pods: Raw, gone: tuple[str, ...] = (), refusal: Refusal | None = None) -> JobStatus:
+    """Read and describe."""
+    state = read_job(job)
+    assert state is not None
+    read = [pod for raw in pods if (pod := read_pod(raw)) is not None]
+    assert len(read) == len(pods)
+    from dataclasses import replace
+
+    return describe_job(state, [replace(p, is_gone=p.uid in gone) for p in read], refusal)
+
+
+@pytest.mark.parametrize(
+    ("job", "pod", "why", "message"),
+    [
+        pytest.param(a_job(COMPLETE), ended(code=0), "NoReading", "", id="done: whether there is a reading says the bucket"),
+        pytest.param(a_job(failed()), ended(code=10, message="loss\nthe loss is nan\n"), "Diverged", "the loss is nan", id="diverged"),
+        pytest.param(a_job(failed()), ended(code=11, message="out of memory"), "ArmCannotRun", "out of memory", id="the arm cannot run"),
+        pytest.param(a_job(failed()), ended(code=12, message="no page"), "StudyCannotRun", "no page", id="the study cannot run"),
+        pytest.param(
+            a_job(failed("BackoffLimitExceeded")), ended(code=1, message="bucket away"), "Crashed", "bucket away", id="a crash"
+        ),
+        pytest.param(
+            a_job(failed("BackoffLimitExceeded")), ended(code=137, reason="OOMKilled"), "OutOfMemory",
+            "the kernel killed it for lack of memory; its memory limit is 32Gi", id="out of memory",
+        ),
+        pytest.param(
+            a_job(failed()), ended(code=1, reason="OOMKilled"), "OutOfMemory",
+            "the kernel killed it for lack of memory; its memory limit is 32Gi", id="one of its processes out of memory",
+        ),
+        pytest.param(
+            a_job(failed("BackoffLimitExceeded")), ended(code=128, reason="StartError", message="no such file"), "StartError",
+            "no such file", id="a command that cannot be started",
+        ),
+        pytest.param(
+            a_job(failed("BackoffLimitExceeded")), a_pod(status={"phase": "Failed", "reason": "UnexpectedAdmissionError", "message": "no GPU"}),
+            "UnexpectedAdmissionError", "no GPU", id="refused by its node",
+        ),
+    ],
+)  # fmt: skip
+def test_a_job_that_ended_tells_whose_fault_it_was(job: Raw, pod: Raw, why: str, message: str) -> None:
+    status = describe(job, pod)
+    assert status.phase is JobPhase.FINISHED
+    assert (why_it_ended(status), status.message) == (why, message)
+    assert (status.name, status.kind, status.attempt) == ("s1-t003-r0", JobKind.TRIAL, "pod-1")
+
+
+@pytest.mark.parametrize(
+    ("pod", "why"),
+    [
+        pytest.param(ended(code=143), "Interrupted", id="asked to stop, and it saved"),
+        pytest.param(ended(code=143, status={"conditions": [disrupted("TerminationByKubelet")]}), "Interrupted", id="evicted in time"),
+        pytest.param(ended(code=137), "Killed", id="killed after the grace period"),
+        pytest.param(ended(code=137, status={"conditions": [disrupted("TerminationByKubelet")]}), "Evicted", id="evicted"),
+        pytest.param(ended(code=137, status={"conditions": [disrupted("EvictionByEvictionAPI")]}), "Evicted", id="drained"),
+        pytest.param(ended(code=137, status={"conditions": [disrupted("PreemptionByScheduler")]}), "Preempted", id="preempted"),
+        pytest.param(
+            a_pod(status={"phase": "Failed", **container({"running": {"startedAt": at(10)}}), "conditions": [disrupted("DeletionByPodGC")]}),
+            "NodeLost", id="its node was declared dead",
+        ),
+        pytest.param(
+            a_pod(status={"phase": "Failed", "reason": "Evicted", **container({"running": {"startedAt": at(10)}})}), "Evicted",
+            id="evicted, as the kubelet says it",
+        ),
+        pytest.param(ended(code=137, reason="OOMKilled"), "OutOfMemory", id="out of memory"),
+    ],
+)  # fmt: skip
+def test_a_pod_that_was_replaced_is_an_earlier_run_with_its_own_end(pod: Raw, why: str) -> None:
+    status = describe(a_job(), pod, running("pod-2", created=70, started=75))
+    assert (status.phase, status.attempt, status.started_at) == (
+        JobPhase.RUNNING,
+        "pod-2",
+        START + timedelta(seconds=75),
+    )
+    (past,) = status.earlier
+    assert (past.attempt, why_it_ended(past)) == ("pod-1", why)
+    assert past.started_at == START + timedelta(seconds=10)
+
+
+def test_a_job_is_live_until_its_controller_has_decided() -> None:
+    # The reading is looked for only then, and a replacement may come.
+    for code in (0, 1, 143):
+        status = describe(a_job(), ended(code=code))
+        assert (status.phase, status.attempt, status.earlier) == (JobPhase.RUNNING, "pod-1", ())
+
+
+def test_a_pod_that_is_taken_away_without_a_word_was_interrupted() -> None:
+    deleting = running(metadata={"deletionTimestamp": at(50)})
+    status = describe(a_job(), deleting, gone=("pod-1",))
+    assert (status.phase, status.attempt) == (JobPhase.PENDING, "job-1")
+    assert [(p.attempt, why_it_ended(p)) for p in status.earlier] == [("pod-1", "Interrupted")]
+    lost = describe(a_job(), running(), gone=("pod-1",))
+    assert [why_it_ended(p) for p in lost.earlier] == ["PodLost"]
+
+
+def test_a_job_that_its_queue_has_suspended_waits_without_being_stuck() -> None:
+    held = describe(a_job(spec={"suspend": True}, status={"startTime": None}))
+    assert (held.phase, held.reason, held.is_stuck, held.waits_since) == (JobPhase.PENDING, "Queued", False, START)
+    # Preempted by its queue: the run is over, and the Job is not.
+    preempted = describe(a_job(spec={"suspend": True}), ended(code=143))
+    assert (preempted.phase, preempted.attempt, preempted.reason) == (JobPhase.PENDING, "job-1", "Queued")
+    assert [why_it_ended(p) for p in preempted.earlier] == ["Interrupted"]
+
+
+def test_a_job_that_is_being_deleted_has_ended_once_its_pods_have() -> None:
+    deleting = {"deletionTimestamp": at(50)}
+    stopping = describe(a_job(metadata=deleting), running(metadata=deleting))
+    assert (stopping.phase, stopping.attempt) == (JobPhase.RUNNING, "pod-1")
+    stopped = describe(a_job(metadata=deleting), ended(code=143, metadata=deleting))
+    assert (stopped.phase, stopped.attempt, stopped.exit_code) == (JobPhase.FINISHED, "pod-1", 143)
+    assert stopped.finished_at == START + timedelta(seconds=70)
+
+
+def test_a_pod_on_a_dead_node_is_waited_for_and_that_is_said() -> None:
+    pod = running(
+        metadata={"deletionTimestamp": at(66)},
+        status={"conditions": [scheduled(), disrupted("DeletionByTaintManager")]},
+    )
+    status = describe(a_job(), pod)
+    assert (status.phase, status.reason, status.is_stuck) == (JobPhase.RUNNING, "NodeLost", False)
+    assert status.waits_since == START + timedelta(seconds=65)
+    assert "it is replaced once it is gone" in status.message
+
+
+@pytest.mark.parametrize(
+    ("pod", "reason", "seconds", "is_stuck"),
+    [
+        pytest.param(waiting("ImagePullBackOff"), "ImagePullBackOff", 3, True, id="an image that cannot be pulled"),
+        pytest.param(waiting("ErrImagePull"), "ImagePullBackOff", 3, True, id="the same, a moment before"),
+        pytest.param(waiting("CreateContainerConfigError"), "CreateContainerConfigError", 3, True, id="a missing key"),
+        pytest.param(waiting("ContainerCreating"), "ContainerCreating", 3, False, id="an image that is being pulled"),
+        pytest.param(
+            a_pod(status={"conditions": [{"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": "0/3 nodes", "lastTransitionTime": at(4)}]}),
+            "Unschedulable", 4, False, id="no free accelerator",
+        ),
+    ],
+)  # fmt: skip
+def test_why_a_pod_does_not_start_and_since_when(pod: Raw, reason: str, seconds: float, is_stuck: bool) -> None:
+    status = describe(a_job(), pod)
+    assert (status.phase, status.reason, status.is_stuck) == (JobPhase.PENDING, reason, is_stuck)
+    assert status.waits_since == START + timedelta(seconds=seconds)
+    assert status.started_at is None
+
+
+@pytest.mark.parametrize(
+    ("message", "reason"),
+    [
+        ('pods "x" is forbidden: exceeded quota: gpus, requested: 1, used: 8, limited: 8', "QuotaExceeded"),
+        ('pods "x" is forbidden: violates PodSecurity "restricted:latest": runAsNonRoot', "PodSecurityRefused"),
+        ("admission webhook denied the request", "FailedCreate"),
+    ],
+)
+def test_a_pod_that_could_not_be_created_is_told_by_an_event(message: str, reason: str) -> None:
+    refusal = read_refusal(
+        {
+            "metadata": {"creationTimestamp": at(5)},
+            "reason": "FailedCreate",
+            "message": f"Error creating: {message}",
+            "involvedObject": {"kind": "Job", "uid": "job-1"},
+            "firstTimestamp": at(4),
+        }
+    )
+    status = describe(a_job(), refusal=refusal)
+    assert (status.phase, status.reason, status.is_stuck) == (JobPhase.PENDING, reason, True)
+    assert status.waits_since == START + timedelta(seconds=4)
+    assert message in status.message
+    # It has got its pod meanwhile.
+    assert describe(a_job(), running(), refusal=refusal).reason == ""
+
+
+def test_the_exit_code_is_read_from_the_job_where_its_pod_is_gone() -> None:
+    message = "Container trainer for pod team/s1-t003-r0-abc failed with exit code 11 matching FailJob rule at index 0"
+    status = describe(a_job(failed(message=message)))
+    assert (status.exit_code, status.attempt, why_it_ended(status)) == (11, "job-1", "ArmCannotRun")
+    assert describe(a_job(COMPLETE)).exit_code == 0
+    unknown = describe(a_job(failed("BackoffLimitExceeded", "Job has reached the specified backoff limit")))
+    assert why_it_ended(unknown) == "BackoffLimitExceeded"
+
+
+@pytest.mark.parametrize(
+    ("pods", "why"),
+    [
+        pytest.param([ended("a", 1), ended("b", 11, index=1)], "ArmCannotRun", id="who knows whose fault it was decides"),
+        pytest.param([ended("a", 143), ended("b", 137, reason="OOMKilled", index=1)], "OutOfMemory", id="out of memory on one node"),
+        pytest.param([ended("a", 143), ended("b", 1, index=1)], "Crashed", id="a crash outweighs who was stopped for it"),
+        pytest.param(
+            [ended("a", 143), ended("b", 137, index=1, status={"conditions": [disrupted("DeletionByTaintManager")]})], "NodeLost",
+            id="a lost node",
+        ),
+        pytest.param([ended("a", 143), ended("b", 143, index=1)], "Interrupted", id="all were asked to stop"),
+    ],
+)  # fmt: skip
+def test_of_many_nodes_any_ranks_end_ends_the_attempt(pods: list[Raw], why: str) -> None:
+    status = describe(a_job(failed("BackoffLimitExceeded"), nodes=2), *pods)
+    assert (status.phase, why_it_ended(status), status.attempt) == (JobPhase.FINISHED, why, "a")
+    assert status.earlier == ()
+
+
+def test_a_node_that_waits_is_named_though_the_first_one_is_there() -> None:
+    status = describe(
+        a_job(nodes=2),
+        a_pod("a", status={"conditions": [scheduled()]}),
+        {**waiting("ErrImagePull"), "metadata": a_pod("b", index=1)["metadata"]},
+    )
+    assert (status.attempt, status.reason) == ("a", "ImagePullBackOff")
+
+
+def test_what_is_not_ours_is_none() -> None:
+    assert read_job(a_job(metadata={"labels": {}})) is None
+    assert read_job(a_job(metadata={"ownerReferences": []})) is None
+    assert read_pod(a_pod(metadata={"ownerReferences": []})) is None
+    assert read_refusal({"reason": "FailedCreate", "involvedObject": {"kind": "ReplicaSet"}, "metadata": {}}) is None
+
+
+def test_the_end_of_a_pod_is_kept_when_its_container_was_never_made() -> None:
+    pod = read_pod(a_pod(status={"phase": "Failed", "reason": "Evicted", "message": "the node was low on memory"}))
+    assert isinstance(pod, PodState)
+    assert (pod.has_ended, pod.exit_code, pod.started_at) == (True, None, None)
