@@ -111,31 +111,63 @@ def describe(job: Raw, *pods: Raw, gone: tuple[str, ...] = (), refusal: Refusal 
 @pytest.mark.parametrize(
     ("job", "pod", "why", "message"),
     [
-        pytest.param(a_job(COMPLETE), ended(code=0), "NoReading", "", id="done: whether there is a reading says the bucket"),
-        pytest.param(a_job(failed()), ended(code=10, message="loss\nthe loss is nan\n"), "Diverged", "the loss is nan", id="diverged"),
-        pytest.param(a_job(failed()), ended(code=11, message="out of memory"), "ArmCannotRun", "out of memory", id="the arm cannot run"),
-        pytest.param(a_job(failed()), ended(code=12, message="no page"), "StudyCannotRun", "no page", id="the study cannot run"),
         pytest.param(
-            a_job(failed("BackoffLimitExceeded")), ended(code=1, message="bucket away"), "Crashed", "bucket away", id="a crash"
+            a_job(COMPLETE), ended(code=0), "NoReading", "", id="done: whether there is a reading says the bucket"
         ),
         pytest.param(
-            a_job(failed("BackoffLimitExceeded")), ended(code=137, reason="OOMKilled"), "OutOfMemory",
-            "the kernel killed it for lack of memory; its memory limit is 32Gi", id="out of memory",
+            a_job(failed()),
+            ended(code=10, message="loss\nthe loss is nan\n"),
+            "Diverged",
+            "the loss is nan",
+            id="diverged",
         ),
         pytest.param(
-            a_job(failed()), ended(code=1, reason="OOMKilled"), "OutOfMemory",
-            "the kernel killed it for lack of memory; its memory limit is 32Gi", id="one of its processes out of memory",
+            a_job(failed()),
+            ended(code=11, message="out of memory"),
+            "ArmCannotRun",
+            "out of memory",
+            id="the arm cannot run",
         ),
         pytest.param(
-            a_job(failed("BackoffLimitExceeded")), ended(code=128, reason="StartError", message="no such file"), "StartError",
-            "no such file", id="a command that cannot be started",
+            a_job(failed()), ended(code=12, message="no page"), "StudyCannotRun", "no page", id="the study cannot run"
         ),
         pytest.param(
-            a_job(failed("BackoffLimitExceeded")), a_pod(status={"phase": "Failed", "reason": "UnexpectedAdmissionError", "message": "no GPU"}),
-            "UnexpectedAdmissionError", "no GPU", id="refused by its node",
+            a_job(failed("BackoffLimitExceeded")),
+            ended(code=1, message="bucket away"),
+            "Crashed",
+            "bucket away",
+            id="a crash",
+        ),
+        pytest.param(
+            a_job(failed("BackoffLimitExceeded")),
+            ended(code=137, reason="OOMKilled"),
+            "OutOfMemory",
+            "the kernel killed it for lack of memory; its memory limit is 32Gi",
+            id="out of memory",
+        ),
+        pytest.param(
+            a_job(failed()),
+            ended(code=1, reason="OOMKilled"),
+            "OutOfMemory",
+            "the kernel killed it for lack of memory; its memory limit is 32Gi",
+            id="one of its processes out of memory",
+        ),
+        pytest.param(
+            a_job(failed("BackoffLimitExceeded")),
+            ended(code=128, reason="StartError", message="no such file"),
+            "StartError",
+            "no such file",
+            id="a command that cannot be started",
+        ),
+        pytest.param(
+            a_job(failed("BackoffLimitExceeded")),
+            a_pod(status={"phase": "Failed", "reason": "UnexpectedAdmissionError", "message": "no GPU"}),
+            "UnexpectedAdmissionError",
+            "no GPU",
+            id="refused by its node",
         ),
     ],
-)  # fmt: skip
+)
 def test_a_job_that_ended_tells_whose_fault_it_was(job: Raw, pod: Raw, why: str, message: str) -> None:
     status = describe(job, pod)
     assert status.phase is JobPhase.FINISHED
@@ -147,22 +179,40 @@ def test_a_job_that_ended_tells_whose_fault_it_was(job: Raw, pod: Raw, why: str,
     ("pod", "why"),
     [
         pytest.param(ended(code=143), "Interrupted", id="asked to stop, and it saved"),
-        pytest.param(ended(code=143, status={"conditions": [disrupted("TerminationByKubelet")]}), "Interrupted", id="evicted in time"),
-        pytest.param(ended(code=137), "Killed", id="killed after the grace period"),
-        pytest.param(ended(code=137, status={"conditions": [disrupted("TerminationByKubelet")]}), "Evicted", id="evicted"),
-        pytest.param(ended(code=137, status={"conditions": [disrupted("EvictionByEvictionAPI")]}), "Evicted", id="drained"),
-        pytest.param(ended(code=137, status={"conditions": [disrupted("PreemptionByScheduler")]}), "Preempted", id="preempted"),
         pytest.param(
-            a_pod(status={"phase": "Failed", **container({"running": {"startedAt": at(10)}}), "conditions": [disrupted("DeletionByPodGC")]}),
-            "NodeLost", id="its node was declared dead",
+            ended(code=143, status={"conditions": [disrupted("TerminationByKubelet")]}),
+            "Interrupted",
+            id="evicted in time",
+        ),
+        pytest.param(ended(code=137), "Killed", id="killed after the grace period"),
+        pytest.param(
+            ended(code=137, status={"conditions": [disrupted("TerminationByKubelet")]}), "Evicted", id="evicted"
         ),
         pytest.param(
-            a_pod(status={"phase": "Failed", "reason": "Evicted", **container({"running": {"startedAt": at(10)}})}), "Evicted",
+            ended(code=137, status={"conditions": [disrupted("EvictionByEvictionAPI")]}), "Evicted", id="drained"
+        ),
+        pytest.param(
+            ended(code=137, status={"conditions": [disrupted("PreemptionByScheduler")]}), "Preempted", id="preempted"
+        ),
+        pytest.param(
+            a_pod(
+                status={
+                    "phase": "Failed",
+                    **container({"running": {"startedAt": at(10)}}),
+                    "conditions": [disrupted("DeletionByPodGC")],
+                }
+            ),
+            "NodeLost",
+            id="its node was declared dead",
+        ),
+        pytest.param(
+            a_pod(status={"phase": "Failed", "reason": "Evicted", **container({"running": {"startedAt": at(10)}})}),
+            "Evicted",
             id="evicted, as the kubelet says it",
         ),
         pytest.param(ended(code=137, reason="OOMKilled"), "OutOfMemory", id="out of memory"),
     ],
-)  # fmt: skip
+)
 def test_a_pod_that_was_replaced_is_an_earlier_run_with_its_own_end(pod: Raw, why: str) -> None:
     status = describe(a_job(), pod, running("pod-2", created=70, started=75))
     assert (status.phase, status.attempt, status.started_at) == (
@@ -228,11 +278,26 @@ def test_a_pod_on_a_dead_node_is_waited_for_and_that_is_said() -> None:
         pytest.param(waiting("CreateContainerConfigError"), "CreateContainerConfigError", 3, True, id="a missing key"),
         pytest.param(waiting("ContainerCreating"), "ContainerCreating", 3, False, id="an image that is being pulled"),
         pytest.param(
-            a_pod(status={"conditions": [{"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": "0/3 nodes", "lastTransitionTime": at(4)}]}),
-            "Unschedulable", 4, False, id="no free accelerator",
+            a_pod(
+                status={
+                    "conditions": [
+                        {
+                            "type": "PodScheduled",
+                            "status": "False",
+                            "reason": "Unschedulable",
+                            "message": "0/3 nodes",
+                            "lastTransitionTime": at(4),
+                        }
+                    ]
+                }
+            ),
+            "Unschedulable",
+            4,
+            False,
+            id="no free accelerator",
         ),
     ],
-)  # fmt: skip
+)
 def test_why_a_pod_does_not_start_and_since_when(pod: Raw, reason: str, seconds: float, is_stuck: bool) -> None:
     status = describe(a_job(), pod)
     assert (status.phase, status.reason, status.is_stuck) == (JobPhase.PENDING, reason, is_stuck)
@@ -278,16 +343,25 @@ def test_the_exit_code_is_read_from_the_job_where_its_pod_is_gone() -> None:
 @pytest.mark.parametrize(
     ("pods", "why"),
     [
-        pytest.param([ended("a", 1), ended("b", 11, index=1)], "ArmCannotRun", id="who knows whose fault it was decides"),
-        pytest.param([ended("a", 143), ended("b", 137, reason="OOMKilled", index=1)], "OutOfMemory", id="out of memory on one node"),
-        pytest.param([ended("a", 143), ended("b", 1, index=1)], "Crashed", id="a crash outweighs who was stopped for it"),
         pytest.param(
-            [ended("a", 143), ended("b", 137, index=1, status={"conditions": [disrupted("DeletionByTaintManager")]})], "NodeLost",
+            [ended("a", 1), ended("b", 11, index=1)], "ArmCannotRun", id="who knows whose fault it was decides"
+        ),
+        pytest.param(
+            [ended("a", 143), ended("b", 137, reason="OOMKilled", index=1)],
+            "OutOfMemory",
+            id="out of memory on one node",
+        ),
+        pytest.param(
+            [ended("a", 143), ended("b", 1, index=1)], "Crashed", id="a crash outweighs who was stopped for it"
+        ),
+        pytest.param(
+            [ended("a", 143), ended("b", 137, index=1, status={"conditions": [disrupted("DeletionByTaintManager")]})],
+            "NodeLost",
             id="a lost node",
         ),
         pytest.param([ended("a", 143), ended("b", 143, index=1)], "Interrupted", id="all were asked to stop"),
     ],
-)  # fmt: skip
+)
 def test_of_many_nodes_any_ranks_end_ends_the_attempt(pods: list[Raw], why: str) -> None:
     status = describe(a_job(failed("BackoffLimitExceeded"), nodes=2), *pods)
     assert (status.phase, why_it_ended(status), status.attempt) == (JobPhase.FINISHED, why, "a")
