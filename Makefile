@@ -4,7 +4,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DELETE_ON_ERROR:
-.PHONY: help demo test check format bench model lock environment
+.PHONY: help demo test check format bench model lock environment cluster cluster-binaries
 
 VENV := .venv
 PYTHON := $(VENV)/bin/python
@@ -17,6 +17,8 @@ SAMPLE := manifests/samples/$(if $(filter-out 0,$(QUICK)),laptop-quick,laptop).y
 WORKERS ?= $(shell n=$$(getconf _NPROCESSORS_ONLN); echo $$((n > 8 ? 8 : n)))
 # Further arguments for pytest: make test PYTEST_ARGUMENTS="tests/operator -k planner"
 PYTEST_ARGUMENTS ?=
+# Further arguments for the cluster: make cluster CLUSTER_ARGUMENTS="--nodes 2 --gpus 4"
+CLUSTER_ARGUMENTS ?=
 BENCHMARKS ?= $(filter-out benchmarks/_%,$(wildcard benchmarks/*.py))
 
 # uv from the PATH, or one of our own.
@@ -28,13 +30,14 @@ help:
 	@echo "make test             run the tests"
 	@echo "make check            ruff, mypy, import-linter"
 	@echo "make bench            run the benchmarks (installs TRL to compare with)"
+	@echo "make cluster          start a Kubernetes cluster and an S3 server for hand use, until Ctrl-C"
 	@echo "make model            fetch and convert the samples' base model"
 	@echo "make lock             pin the requirements again (make lock LOCK_ARGUMENTS=--upgrade)"
 
 demo: environment model
 	$(VENV)/bin/finetune-study run $(SAMPLE)
 
-test: environment model
+test: environment model cluster-binaries
 	$(PYTHON) -m pytest -n $(WORKERS) $(PYTEST_ARGUMENTS)
 
 check: environment
@@ -50,6 +53,14 @@ format: environment
 # One after the other, alone: they measure time. make bench BENCHMARKS=benchmarks/documents.py runs one.
 bench: $(VENV)/.installed-bench model
 	for file in $(BENCHMARKS); do echo "== $$file"; $(PYTHON) $$file; done
+
+# A control plane, nodes that run pods as processes of this machine, and an S3 server. The programs are built once, with
+# Go; where there is none the tests that need them are skipped.
+cluster: environment cluster-binaries
+	@PYTHONPATH=tests:operator:trainer $(PYTHON) -m cluster $(CLUSTER_ARGUMENTS)
+
+cluster-binaries: environment
+	@$(PYTHON) tests/cluster/build.py
 
 # The environment. A stamp says which requirements are in it, so that a second call costs nothing.
 
