@@ -8,21 +8,21 @@ trial's accuracy is a smooth function of its arm, so that a search has something
 """
 
 import json
-import math
 import os
 import signal
 import sys
 import time
-from datetime import UTC, datetime
 from pathlib import Path
 
 from trial_trainer import contract
 from trial_trainer.artifacts import ArtifactStore, open_object, open_store
-from trial_trainer.contract import Interval, Judged, Judgement, Metric, Progress, Reading
+
+# A job knows the two packages and not the tests.
+sys.path.append(str(Path(__file__).resolve().parent.parent))
+import made_up_results
 
 BEHAVIOUR = json.loads(os.environ.get("STAND_IN", "{}"))
 SECONDS_A_RUNG = float(BEHAVIOUR.get("seconds", 0.05))
-ATTRIBUTES = ("name", "price")
 
 
 def main(argv: list[str]) -> int:
@@ -46,27 +46,8 @@ def prepare(config: contract.PrepareConfig) -> int:
     if "prepare" in BEHAVIOUR.get("ends", {}):
         print("the source must be a directory or a file, got 'nowhere'", flush=True)
         return int(BEHAVIOUR["ends"]["prepare"])
-    store = open_store(config.dataset)
-    splits = {
-        name: contract.SplitSummary(
-            pages=pages,
-            samples=pages * 4,
-            sites=pages // 2,
-            tokens=pages * 400,
-            samples_by_attribute=dict.fromkeys(config.attributes, pages * 2),
-        )
-        for name, pages in (("train", 80), ("validation", 40), ("test", 140))
-    }
-    summary = contract.DatasetSummary(
-        study=config.study,
-        splits=splits,
-        skipped_pages={"empty": 2},
-        dropped_labels={"price": 7},
-        pages_in_test_shops=5,
-        warnings=("validation of brand has a standard error of 6 points",),
-        fingerprint="00ff",
-    )
-    store.write(contract.SUMMARY, contract.to_json(summary).encode())
+    summary = made_up_results.make_summary(config)
+    open_store(config.dataset).write(contract.SUMMARY, contract.to_json(summary).encode())
     note("prepare", "end")
     return 0
 
@@ -97,73 +78,20 @@ def train(config: contract.TrialConfig) -> int:
     store.write(f"{checkpoint}/state", b"weights")
     store.write(contract.LATEST, json.dumps({"step": config.stop_step, "checkpoint": checkpoint}).encode())
     store.write(f"{contract.ADAPTER}/adapter_config.json", b"{}")
-    accuracy = accuracy_of(config)
-    reading = Reading(
-        study=config.study,
-        trial=config.trial,
-        rung=config.rung,
-        step=config.stop_step,
-        total_steps=config.total_steps,
-        checkpoint=checkpoint,
-        metrics={
-            "accuracy": Metric(value=accuracy, standard_error=0.02, n=160),
-            "false_value_rate": Metric(value=0.1, standard_error=0.01, n=160),
-            "invalid_output_rate": Metric(value=0.01, standard_error=0.01, n=160),
-            "validation_loss": Metric(value=2 - accuracy, standard_error=0.05, n=160),
-            **{f"accuracy/{a}": Metric(value=accuracy, standard_error=0.04, n=80) for a in ATTRIBUTES},
-        },
-        samples_seen=config.stop_step * 8,
-        tokens_per_second=500.0,
-        peak_memory_bytes=1 << 30,
-        seconds={"load": 0.1, "train": SECONDS_A_RUNG, "evaluate": 0.1, "save": 0.0},
-    )
+    accuracy = made_up_results.accuracy_of(config)
+    reading = made_up_results.make_reading(config, accuracy, checkpoint, seconds=SECONDS_A_RUNG)
     store.write_new(contract.READING, contract.to_json(reading).encode())
     note(name, "end")
     return 0
 
 
-def accuracy_of(config: contract.TrialConfig) -> float:
-    """Best at a learning rate of 1e-3, better at full length."""
-    distance = abs(math.log10(float(config.arm["learning_rate"])) + 3)
-    return 0.6 - 0.2 * distance + (0.1 if config.rung else 0.0)
-
-
 def judge(config: contract.JudgeConfig) -> int:
     """Read a test set that does not exist."""
     note("judge", "start")
-    values = {"winner": 0.52, "untrained": 0.02, "rules": BEHAVIOUR.get("rules", 0.47), "constants": 0.2}
-    if config.baseline is not None:
-        values["baseline"] = 0.48
-    gains = {
-        f"{measure}/winner-{other}": Interval(
-            difference=0.52 - value, low=0.52 - value - 0.04, high=0.52 - value + 0.04, n=140, sites=60
-        )
-        for measure in ("hand_labelled", "all_asked")
-        for other, value in values.items()
-        if other != "winner"
-    }
-    judgement = Judgement(
-        study=config.study,
-        winner=config.winner.trial,
-        predictors={name: judged(value) for name, value in values.items()},
-        gains=gains,
-        seconds={"winner": 1.0},
-    )
+    judgement = made_up_results.make_judgement(config, rules=BEHAVIOUR.get("rules", 0.47))
     open_store(config.output).write(contract.JUDGEMENT, contract.to_json(judgement).encode())
     note("judge", "end")
     return 0
-
-
-def judged(value: float) -> Judged:
-    """Return one predictor's row, the same for every attribute."""
-    metric = Metric(value=value, standard_error=0.03, n=140)
-    return Judged(
-        hand_labelled=metric,
-        all_asked=metric,
-        by_attribute=dict.fromkeys(ATTRIBUTES, metric),
-        invalid_output_rate=metric,
-        false_value_rate=metric,
-    )
 
 
 def latest_step(store: ArtifactStore) -> int:
@@ -184,17 +112,8 @@ def write_progress(config: contract.TrialConfig, step: int) -> None:
     """Refresh what a person watches."""
     if config.progress is None:
         return
-    progress = Progress(
-        step=step,
-        stop_step=config.stop_step,
-        total_steps=config.total_steps,
-        loss=1.5,
-        phase="train",
-        eta_seconds=float(config.stop_step - step),
-        updated_at=datetime.now(UTC).isoformat(),
-    )
     store, key = open_object(config.progress)
-    store.write(key, contract.to_json(progress).encode())
+    store.write(key, contract.to_json(made_up_results.make_progress(config, step)).encode())
 
 
 def end_as_told(trial: str) -> None:

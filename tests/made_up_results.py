@@ -1,0 +1,114 @@
+"""What a trainer writes that trains nothing: whole documents of the trial contract with numbers that depend on the arm.
+
+An accuracy is a smooth function of the arm, so that a search has something to find. Used by the stand-in trainer that
+runs as a process and by the scripted one that runs in no process at all.
+"""
+
+from __future__ import annotations
+
+import math
+from datetime import UTC, datetime
+
+from trial_trainer import contract
+from trial_trainer.contract import DatasetSummary, Interval, Judged, Judgement, Metric, Progress, Reading, SplitSummary
+
+ATTRIBUTES = ("name", "price")
+
+
+def accuracy_of(config: contract.TrialConfig) -> float:
+    """Best at a learning rate of 1e-3, better at full length."""
+    distance = abs(math.log10(float(config.arm["learning_rate"])) + 3)
+    return 0.6 - 0.2 * distance + (0.1 if config.rung else 0.0)
+
+
+def make_summary(config: contract.PrepareConfig) -> DatasetSummary:
+    """Return the summary of a dataset that does not exist."""
+    splits = {
+        name: SplitSummary(
+            pages=pages,
+            samples=pages * 4,
+            sites=pages // 2,
+            tokens=pages * 400,
+            samples_by_attribute=dict.fromkeys(config.attributes, pages * 2),
+        )
+        for name, pages in (("train", 80), ("validation", 40), ("test", 140))
+    }
+    return DatasetSummary(
+        study=config.study,
+        splits=splits,
+        skipped_pages={"empty": 2},
+        dropped_labels={"price": 7},
+        pages_in_test_shops=5,
+        warnings=("validation of brand has a standard error of 6 points",),
+        fingerprint="00ff",
+    )
+
+
+def make_reading(config: contract.TrialConfig, accuracy: float, checkpoint: str, *, seconds: float = 0.0) -> Reading:
+    """Return a reading of this accuracy."""
+    return Reading(
+        study=config.study,
+        trial=config.trial,
+        rung=config.rung,
+        step=config.stop_step,
+        total_steps=config.total_steps,
+        checkpoint=checkpoint,
+        metrics={
+            "accuracy": Metric(value=accuracy, standard_error=0.02, n=160),
+            "false_value_rate": Metric(value=0.1, standard_error=0.01, n=160),
+            "invalid_output_rate": Metric(value=0.01, standard_error=0.01, n=160),
+            "validation_loss": Metric(value=2 - accuracy, standard_error=0.05, n=160),
+            **{f"accuracy/{a}": Metric(value=accuracy, standard_error=0.04, n=80) for a in ATTRIBUTES},
+        },
+        samples_seen=config.stop_step * 8,
+        tokens_per_second=500.0,
+        peak_memory_bytes=1 << 30,
+        seconds={"load": 0.1, "train": seconds, "evaluate": 0.1, "save": 0.0},
+    )
+
+
+def make_progress(config: contract.TrialConfig, step: int) -> Progress:
+    """Return what a person watches at a step."""
+    return Progress(
+        step=step,
+        stop_step=config.stop_step,
+        total_steps=config.total_steps,
+        loss=1.5,
+        phase="train",
+        eta_seconds=float(config.stop_step - step),
+        updated_at=datetime.now(UTC).isoformat(),
+    )
+
+
+def make_judgement(config: contract.JudgeConfig, *, rules: float = 0.47) -> Judgement:
+    """Return how a test set was read that does not exist."""
+    values = {"winner": 0.52, "untrained": 0.02, "rules": rules, "constants": 0.2}
+    if config.baseline is not None:
+        values["baseline"] = 0.48
+    gains = {
+        f"{measure}/winner-{other}": Interval(
+            difference=0.52 - value, low=0.52 - value - 0.04, high=0.52 - value + 0.04, n=140, sites=60
+        )
+        for measure in ("hand_labelled", "all_asked")
+        for other, value in values.items()
+        if other != "winner"
+    }
+    return Judgement(
+        study=config.study,
+        winner=config.winner.trial,
+        predictors={name: _judged(value) for name, value in values.items()},
+        gains=gains,
+        seconds={"winner": 1.0},
+    )
+
+
+def _judged(value: float) -> Judged:
+    """Return one predictor's row, the same for every attribute."""
+    metric = Metric(value=value, standard_error=0.03, n=140)
+    return Judged(
+        hand_labelled=metric,
+        all_asked=metric,
+        by_attribute=dict.fromkeys(ATTRIBUTES, metric),
+        invalid_output_rate=metric,
+        false_value_rate=metric,
+    )
