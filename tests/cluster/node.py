@@ -27,6 +27,7 @@ from typing import Any
 from cluster.api import Api, ApiError, Object, UnreachableError, Watch
 from cluster.containers import Image
 from cluster.kube import POOL_LABEL
+from cluster.logs import LogServer
 from cluster.pods import PodWorker
 from cluster.scripts import Script
 from cluster.timers import Timers
@@ -84,6 +85,7 @@ class StandIn:
         self._addresses = itertools.count(2)
         self._is_stopped = False
         self._watch: Watch | None = None
+        self._logs = LogServer(self.directory / "kubelet", self._find_log)
         self._watcher = threading.Thread(target=self._follow_pods, name=f"{name}-watch", daemon=True)
 
     def __enter__(self) -> StandIn:
@@ -110,6 +112,7 @@ class StandIn:
         if (watch := self._watch) is not None:
             watch.stop()
         self.timers.stop()
+        self._logs.stop()
         for worker in list(self._workers.values()):
             worker.kill_processes()
         self._threads.shutdown(wait=True, cancel_futures=True)
@@ -164,6 +167,15 @@ class StandIn:
         assert worker.processes is not None, "only a pod that is a process has a log"
         file = worker.processes.log(container)
         return file.read_text(errors="replace") if file.exists() else ""
+
+    def _find_log(self, namespace: str, pod: str, container: str) -> tuple[Path, Callable[[], bool]] | None:
+        try:
+            worker = self._find(namespace, pod)
+        except KeyError:
+            return None
+        if worker.processes is None:
+            return None
+        return worker.processes.log(container), lambda: not worker.is_over
 
     def _on(self, node: str) -> list[PodWorker]:
         with self._lock:
@@ -243,6 +255,7 @@ class StandIn:
                 }
                 for kind, (state, reason, message) in conditions.items()
             ],
+            "daemonEndpoints": {"kubeletEndpoint": {"Port": self._logs.port}},
             "nodeInfo": {
                 "machineID": node,
                 "systemUUID": node,

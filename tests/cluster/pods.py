@@ -152,7 +152,8 @@ class PodWorker:
         self._is_removed = False
         """The object is gone; nothing is written any more."""
         self._is_stopping = False
-        self._is_over = False
+        self.is_over = False
+        """Nothing of it runs any more."""
         self._why_failed: Object = {}
         """Reason and message of the pod itself, where it is not its containers that failed."""
         self._disruption: Object | None = None
@@ -196,7 +197,7 @@ class PodWorker:
         self._has_begun = True
         if self.pod.get("status", {}).get("phase") in {"Succeeded", "Failed"}:
             # From before this node's program was started.
-            self._is_over = True
+            self.is_over = True
         elif self._is_deleted():
             self._stop(0.0)
         else:
@@ -238,7 +239,7 @@ class PodWorker:
 
     def _start(self) -> None:
         """Start the next init container, or all the others."""
-        if self._is_stopping or self._is_over:
+        if self._is_stopping or self.is_over:
             return
         if self._script and self._script.waiting_reason:
             self._wait_in_vain(self._script)
@@ -320,10 +321,10 @@ class PodWorker:
         if self._host.is_lost(self.node):
             return
         if self._is_removed:
-            if not self._is_over:
+            if not self.is_over:
                 self._stop(self._grace_seconds())
         elif self._is_deleted():
-            if self._is_over:
+            if self.is_over:
                 self._confirm_deletion()
             else:
                 self._stop(self._grace_seconds())
@@ -337,13 +338,13 @@ class PodWorker:
 
     def _pass_deadline(self) -> None:
         message = "Pod was active on the node longer than the specified deadline"
-        if not self._is_stopping and not self._is_over:
+        if not self._is_stopping and not self.is_over:
             self._why_failed = {"reason": "DeadlineExceeded", "message": message}
             self._stop(self._grace_seconds())
 
     def _stop_for(self, reason: str, message: str, grace_seconds: float) -> None:
         """End a pod that did nothing wrong."""
-        if self._is_over:
+        if self.is_over:
             return
         self._why_failed = {"reason": reason, "message": message}
         self._disruption = {"reason": "TerminationByKubelet", "message": message}
@@ -364,9 +365,9 @@ class PodWorker:
 
     def _finish(self) -> None:
         """Say how the pod ended."""
-        if self._is_over:
+        if self.is_over:
             return
-        self._is_over = True
+        self.is_over = True
         if self._kill_timer is not None:
             self._kill_timer.cancel()
         if all(each.ended for each in self._init):
@@ -393,7 +394,7 @@ class PodWorker:
             if not self._try("PATCH", "/status", body, "application/strategic-merge-patch+json"):
                 return
             self._written = status
-        if self._is_over and self._is_deleted():
+        if self.is_over and self._is_deleted():
             self._confirm_deletion()
 
     def _confirm_deletion(self) -> None:
@@ -430,7 +431,7 @@ class PodWorker:
         init_statuses = [each.render(self.uid, is_init=True) for each in self._init]
         phase = self._phase()
         has_sandbox = any(each.started_at for each in self._init + self._main)
-        self._render_conditions(phase, has_sandbox=has_sandbox and not self._is_over)
+        self._render_conditions(phase, has_sandbox=has_sandbox and not self.is_over)
         host_address = "127.0.0.1"
         return {
             "phase": phase,
@@ -442,11 +443,11 @@ class PodWorker:
             "conditions": [{"type": kind, **condition} for kind, condition in self._conditions.items()],
             "containerStatuses": statuses,
             **({"initContainerStatuses": init_statuses} if init_statuses else {}),
-            **(self._why_failed if self._is_over else {}),
+            **(self._why_failed if self.is_over else {}),
         }
 
     def _phase(self) -> str:
-        if self._is_over:
+        if self.is_over:
             everything = self._init + self._main
             is_good = all(each.ended and each.ended["exitCode"] == 0 for each in everything) and not self._why_failed
             return "Succeeded" if is_good else "Failed"
@@ -475,7 +476,7 @@ class PodWorker:
             "ContainersReady": ready,
             "PodScheduled": {"status": "True"},
         }
-        if self._is_over and self._disruption is not None:
+        if self.is_over and self._disruption is not None:
             conditions["DisruptionTarget"] = {"status": "True", **self._disruption}
         for kind, condition in conditions.items():
             before = self._conditions.get(kind, {})

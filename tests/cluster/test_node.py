@@ -476,7 +476,7 @@ def test_a_pod_waits_for_its_secret(cluster: Cluster, place: Workplace, make_nod
     assert place.wait_for_end() == ("Complete", "CompletionsReached")
 
 
-def test_init_containers_come_first_and_sidecars_go_along(place: Workplace, make_nodes: Nodes) -> None:
+def test_init_containers_come_first(place: Workplace, make_nodes: Nodes) -> None:
     nodes = make_nodes()
     shared = {"name": "shared", "mountPath": "/shared"}
     write = "echo from init > /shared/file"
@@ -576,3 +576,16 @@ def test_many_pods_cost_no_thread_each(place: Workplace, make_nodes: Nodes) -> N
 def wait_for_log(nodes: StandIn, namespace: str, pod: str, text: str) -> None:
     while nodes.log(namespace, pod) != text:
         os.sched_yield()
+
+
+def test_kubectl_shows_what_a_process_says(cluster: Cluster, place: Workplace, make_nodes: Nodes) -> None:
+    nodes = make_nodes()
+    source = "import time; print('first'); print('second'); time.sleep(1); print('last')"
+    place.run(a_job(**a_program(source)))
+    name = place.wait_for_pod(is_running)["metadata"]["name"]
+    wait_for_log(nodes, place.namespace, name, "first\nsecond\n")
+    logs = ("-n", place.namespace, "logs", name)
+    assert cluster.kubectl(*logs, "--tail=1").stdout == "second\n"
+    assert cluster.kubectl(*logs, "--follow").stdout == "first\nsecond\nlast\n"
+    assert place.wait_for_end() == ("Complete", "CompletionsReached")
+    assert cluster.kubectl(*logs).stdout == "first\nsecond\nlast\n"
