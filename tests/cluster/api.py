@@ -51,7 +51,7 @@ class Api:
 
     def __init__(self, kubeconfig: Path, *, connections: int = 16) -> None:
         configuration = client.Configuration()
-        config.load_kube_config(str(kubeconfig), client_configuration=configuration)
+        config.load_kube_config(str(kubeconfig), client_configuration=configuration)  # type: ignore[no-untyped-call]
         configuration.connection_pool_maxsize = connections
         self._client = client.ApiClient(configuration)
         self._pool = self._client.rest_client.pool_manager

@@ -168,8 +168,8 @@ class ProcessPod:
         name = container["name"]
         variables = resolve_environment(self._api, self._pod, container)
         mounts = self._mount(container)
-        for directory in ("home", "tmp", "work"):
-            (self._place / directory).mkdir(parents=True, exist_ok=True)
+        for each in ("home", "tmp", "work"):
+            (self._place / each).mkdir(parents=True, exist_ok=True)
         environment = {
             **self._image.environment,
             "HOME": str(self._place / "home"),

@@ -37,11 +37,9 @@ def find_programs(find: Callable[[], Path]) -> Path:
 @pytest.fixture(scope="session")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     """A cluster with no nodes, shared by all workers of this run; nobody may break it."""
-    given = os.environ.get("KUBECONFIG")
-    if given and urlsplit(Cluster(Path(given)).url).hostname in LOOPBACK:
-        found = Cluster(Path(given), kubectl=_find_kubectl())
-        _require_pools(found)
-        yield found
+    if (given := find_given_cluster()) is not None:
+        _require_pools(given)
+        yield given
         return
     find_programs(build.find_kubernetes)
     base = tmp_path_factory.getbasetemp()
@@ -93,10 +91,24 @@ def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
         yield server
 
 
-def _find_kubectl() -> Path | None:
+def pytest_report_header() -> list[str]:
+    """Say it when a cluster that somebody has set is left alone."""
+    given = os.environ.get("KUBECONFIG")
+    if not given or find_given_cluster() is not None:
+        return []
+    return [f"cluster: KUBECONFIG ({given}) names no server on this machine, so that tests start one of their own"]
+
+
+def find_given_cluster() -> Cluster | None:
+    """Return the cluster of `KUBECONFIG`, if it is on this machine: tests make nodes there, and much else."""
+    given = os.environ.get("KUBECONFIG", "").split(os.pathsep)[0]
+    if not given or not Path(given).exists():
+        return None
+    kubectl = None
     with contextlib.suppress(build.BuildError):
-        return build.find_kubernetes() / "kubectl"
-    return None
+        kubectl = build.find_kubernetes() / "kubectl"
+    found = Cluster(Path(given), kubectl=kubectl)
+    return found if urlsplit(found.url).hostname in LOOPBACK else None
 
 
 def _require_pools(cluster: Cluster) -> None:

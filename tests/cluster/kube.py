@@ -402,10 +402,10 @@ class ControlPlane(Cluster):
             user = {"client-certificate-data": _base64(certificate), "client-key-data": _base64(key)}
             _write_kubeconfig(directory / f"{name}.kubeconfig", cluster=cluster, user=user)
         if not (directory / "service-accounts.key").exists():
-            key = ec.generate_private_key(ec.SECP256R1())
-            _write_secret(directory / "service-accounts.key", _private_pem(key))
+            signer = ec.generate_private_key(ec.SECP256R1())
+            _write_secret(directory / "service-accounts.key", _private_pem(signer))
             (directory / "service-accounts.pub").write_bytes(
-                key.public_key().public_bytes(
+                signer.public_key().public_bytes(
                     serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
                 )
             )

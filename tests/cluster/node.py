@@ -327,8 +327,8 @@ class StandIn:
         uid = pod["metadata"]["uid"]
         if kind == "DELETED":
             self._forget(uid)
-        elif (worker := self._workers.get(uid)) is not None:
-            worker.tell(lambda: worker.update(pod))
+        elif (known := self._workers.get(uid)) is not None:
+            known.tell(lambda: known.update(pod))
         elif pod["spec"].get("nodeName") in self.nodes:
             worker = PodWorker(self, pod, self.script(pod))
             with self._lock:

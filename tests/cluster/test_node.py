@@ -132,7 +132,7 @@ def is_over(pod: Object) -> bool:
 
 
 def is_running(pod: Object) -> bool:
-    return pod["status"].get("phase") == "Running"
+    return bool(pod["status"].get("phase") == "Running")
 
 
 def is_unschedulable(pod: Object) -> bool:
@@ -349,6 +349,20 @@ def test_a_process_runs_with_its_arguments_and_its_exit_code_ends_the_job(place:
     name = pod["metadata"]["name"]
     place_of_pod = nodes.place(pod)
     assert nodes.log(place.namespace, name) == f"{name} ['--word', 'a b'] {place_of_pod}/tmp\n"
+
+
+def test_the_real_trainer_runs_in_a_pod_and_says_what_is_wrong(place: Workplace, make_nodes: Nodes) -> None:
+    make_nodes()
+    trainer: dict[str, Any] = {
+        "command": ["python", "-m", "trial_trainer"],
+        "env": [{"name": "TRIAL_CONFIG", "value": json.dumps({"study": "s1", "contract_version": 1})}],
+        "terminationMessagePolicy": "FallbackToLogsOnError",
+    }
+    place.run(a_job(rules=(FAULTS_OF_THE_ARM,), **trainer))
+    assert place.wait_for_end() == ("Failed", "PodFailurePolicy")
+    pod = place.pods_of()[0]
+    assert end_of(pod) == ("Failed", 12, "Error")
+    assert "trial" in pod["status"]["containerStatuses"][0]["state"]["terminated"]["message"]
 
 
 def test_the_image_knows_its_command(place: Workplace, make_nodes: Nodes) -> None:
