@@ -298,6 +298,28 @@ def test_stacked_layers_are_computed_again_for_each_pass():
     assert torch.equal(fast(x), after)
 
 
+def test_weights_that_an_optimizer_or_a_load_changed_are_used_at_once():
+    plain, fast, _ = heads()
+    x = torch.randn(3, 24)
+    started = {name: value.clone() for name, value in fast.state_dict().items()}
+    outputs = []
+    for model in (plain, fast):
+        optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=0.1)
+        for _ in range(2):
+            model.eval()
+            with torch.no_grad():
+                model(x)
+            model.train()
+            model(x).square().sum().backward()
+            optimizer.step()
+        outputs.append(model(x))
+    assert far(outputs[1], outputs[0]) < 1e-4
+
+    fast.load_state_dict(started)
+    fresh, _, _ = heads()
+    assert far(fast(x), fresh(x)) < 1e-6
+
+
 def test_the_state_of_a_stacked_model_is_that_of_peft():
     plain, fast, _ = heads(bias=True)
 

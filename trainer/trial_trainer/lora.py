@@ -66,9 +66,11 @@ class _LoraLinears(torch.autograd.Function):
     """yᵢ = x Wᵢᵀ + bᵢ + sᵢ (m ∘ x) Aᵢᵀ Bᵢᵀ for layers i that read the same x, with frozen Wᵢ and bᵢ."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, stack: _Stack, mask: Tensor | None, *adapters: Tensor) -> tuple[Tensor, ...]:
+    def forward(
+        ctx: Any, x: Tensor, stack: _Stack, low: tuple[Tensor, Tensor], mask: Tensor | None, *adapters: Tensor
+    ) -> tuple[Tensor, ...]:
         rows = x.reshape(-1, x.shape[-1])
-        a_all, b_all = _low(adapters, stack, x.dtype)
+        a_all, b_all = low
         hidden = torch.mm(rows if mask is None else rows * mask.view_as(rows), a_all.t())
         output = nn.functional.linear(rows, stack.weight, stack.bias).addmm_(hidden, b_all.t())
         ctx.save_for_backward(rows, a_all, b_all, hidden, mask)
@@ -97,10 +99,11 @@ class _LoraLinears(torch.autograd.Function):
             else:
                 x_gradient.addcmul_(torch.mm(hidden_gradient, a_all), mask.view_as(rows))
             x_gradient = x_gradient.view(*gradients[0].shape[:-1], stack.weight.shape[1])
-        return x_gradient, None, None, *adapters
+        return x_gradient, None, None, None, *adapters
 
 
-def _low(adapters: Sequence[Tensor], stack: _Stack, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+@torch.no_grad()
+def _lower(adapters: Sequence[Tensor], stack: _Stack, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     """Return all A, one below the other, and all scaled B as blocks of a diagonal, in the base's type."""
     a_all = torch.cat(list(adapters[::2])).to(dtype)
     if len(stack.outputs) == 1:
@@ -124,6 +127,9 @@ class _Group:
     _read: Tensor | None = None
     _waiting: dict[int, Tensor] = field(default_factory=dict)
     """Outputs of ``_read`` that were computed and not yet asked for, by number of the layer."""
+    _low: tuple[Tensor, Tensor] | None = None
+    """The adapters in the base's type, good as long as they have the versions of ``_low_of``."""
+    _low_of: tuple[tuple[int, int], ...] = ()
 
     def output(self, number: int, x: Tensor) -> Tensor:
         """Return what one layer makes of its input; the first that is asked computes all."""
@@ -138,12 +144,16 @@ class _Group:
     def _compute(self, x: Tensor) -> tuple[Tensor, ...]:
         is_dropping = self.layers[0].training and self.probability > 0
         mask = self.masks.draw(x, self.probability) if is_dropping else None
-        adapters = [
+        adapters: list[Any] = [
             parameter
             for layer in self.layers
             for parameter in (layer.lora_A["default"].weight, layer.lora_B["default"].weight)
         ]
-        outputs: tuple[Tensor, ...] = _LoraLinears.apply(x, self.stack, mask, *adapters)
+        # An optimizer's step, and loading, change a tensor's version or its address.
+        versions = tuple((adapter._version, adapter.data_ptr()) for adapter in adapters)
+        if self._low is None or versions != self._low_of or self._low[0].dtype != x.dtype:
+            self._low, self._low_of = _lower(adapters, self.stack, x.dtype), versions
+        outputs: tuple[Tensor, ...] = _LoraLinears.apply(x, self.stack, self._low, mask, *adapters)
         return outputs
 
 
