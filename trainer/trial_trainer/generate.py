@@ -240,15 +240,13 @@ def _continue(loaded: LoadedModel, pages: list[_OpenPage], limit: int, stops: fr
 
 
 def _step(loaded: LoadedModel, attention: _SteppingAttention, limit: int, stops: frozenset[int]) -> None:
-    ids, positions = attention.inputs()
+    branches = attention.open_branches(limit)
+    ids, positions = attention.inputs(branches)
     with attending(attention):
         logits = loaded.module(input_ids=ids, position_ids=positions, use_cache=False).logits[0]
     best = _argmax(logits)[0].tolist()
-    for row, branch in attention.rows():
-        if not branch.is_open(limit):
-            continue
+    for (_, branch), chosen in zip(branches, best, strict=True):
         branch.cached += 1
-        chosen = best[row]
         if chosen in stops:
             branch.finished = True
         else:
@@ -257,7 +255,11 @@ def _step(loaded: LoadedModel, attention: _SteppingAttention, limit: int, stops:
 
 
 class _SteppingAttention:
-    """Attention of one new token for each of (pages x slots) branches, over padded pages and branches."""
+    """Attention of one new token for each open branch, over padded pages and branches.
+
+    Branches lie in a grid of pages x slots, so that those of one page share a product with its keys. The model itself
+    computes the open ones only; what stands in the other places of the grid is read by nobody.
+    """
 
     def __init__(self, pages: list[_OpenPage], limit: int, device: torch.device, dtype: torch.dtype) -> None:
         self.pages = pages
@@ -281,29 +283,29 @@ class _SteppingAttention:
         self._dtype = dtype
         self._layer = 0
 
-    def rows(self) -> list[tuple[int, _Branch]]:
-        """Return the branches with their row in a step."""
+    def open_branches(self, limit: int) -> list[tuple[int, _Branch]]:
+        """Return the branches that the next step goes on with, and their places in the grid."""
         return [
             (number * self._slots + slot, branch)
             for number, page in enumerate(self.pages)
             for slot, branch in enumerate(page.branches)
+            if branch.is_open(limit)
         ]
 
-    def inputs(self) -> tuple[Tensor, Tensor]:
-        """Return (1, rows) ids and positions of the next step. A slot without a branch computes what nobody reads."""
-        rows = len(self.pages) * self._slots
-        ids, cached, positions = [0] * rows, [0] * rows, [0] * rows
-        for row, branch in self.rows():
-            page = self.pages[row // self._slots]
-            ids[row] = branch.next_input
-            cached[row] = min(branch.cached, self._branch_room - 1)
-            positions[row] = page.prefix_tokens + cached[row]
+    def inputs(self, branches: Sequence[tuple[int, _Branch]]) -> tuple[Tensor, Tensor]:
+        """Return (1, branches) ids and positions of the next step."""
+        cached = [branch.cached for _, branch in branches]
+        positions = [self.pages[place // self._slots].prefix_tokens + branch.cached for place, branch in branches]
+        self._places = torch.tensor([place for place, _ in branches], device=self._device)
         self._cached = torch.tensor(cached, device=self._device)
-        shape = (len(self.pages), 1, self._slots, 1, self._branch_room)
-        outside = torch.arange(self._branch_room, device=self._device)[None] > self._cached[:, None]
+        last = torch.zeros(len(self.pages) * self._slots, dtype=torch.long, device=self._device)
+        last[self._places] = self._cached
+        outside = torch.arange(self._branch_room, device=self._device)[None] > last[:, None]
         mask = torch.zeros(outside.shape, dtype=self._dtype, device=self._device)
+        shape = (len(self.pages), 1, self._slots, 1, self._branch_room)
         self._branch_mask = mask.masked_fill_(outside, float("-inf")).view(shape)
         self._layer = 0
+        ids = [branch.next_input for _, branch in branches]
         return torch.tensor([ids], device=self._device), torch.tensor([positions], device=self._device)
 
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:  # noqa: ARG002
@@ -311,12 +313,15 @@ class _SteppingAttention:
         number, self._layer = self._layer, self._layer + 1
         pages, slots = len(self.pages), self._slots
         key_heads, size = key.shape[1], key.shape[3]
-        per_key = query.shape[1] // key_heads
-        row = torch.arange(pages * slots, device=self._device)
-        self._branch_keys[number][row // slots, :, row % slots, self._cached] = key[0].transpose(0, 1)
-        self._branch_values[number][row // slots, :, row % slots, self._cached] = value[0].transpose(0, 1)
+        heads = query.shape[1]
+        per_key = heads // key_heads
+        page, slot = self._places // slots, self._places % slots
+        self._branch_keys[number][page, :, slot, self._cached] = key[0].transpose(0, 1)
+        self._branch_values[number][page, :, slot, self._cached] = value[0].transpose(0, 1)
+        grid = query.new_zeros(heads, pages * slots, size)
+        grid[:, self._places] = query[0] * scaling
         # (key heads, per key, pages, slots, size) -> (pages, key heads, slots, per key, size)
-        grouped = (query[0] * scaling).view(key_heads, per_key, pages, slots, size).permute(2, 0, 3, 1, 4)
+        grouped = grid.view(key_heads, per_key, pages, slots, size).permute(2, 0, 3, 1, 4)
         flat = grouped.reshape(pages, key_heads, slots * per_key, size)
         on_page = torch.matmul(flat, self._page_keys[number].transpose(-1, -2)) + self._page_mask
         on_branch = torch.matmul(grouped, self._branch_keys[number].transpose(-1, -2)) + self._branch_mask
@@ -328,19 +333,30 @@ class _SteppingAttention:
         )
         output = torch.matmul(weights[..., prefix:], self._branch_values[number])
         output = output + from_page.view(pages, key_heads, slots, per_key, -1)
-        # (pages, key heads, slots, per key, size) -> (1, heads, rows, size)
-        return output.permute(1, 3, 0, 2, 4).reshape(1, query.shape[1], pages * slots, -1)
+        # (pages, key heads, slots, per key, size) -> (1, heads, branches, size)
+        everywhere = output.permute(1, 3, 0, 2, 4).reshape(heads, pages * slots, -1)
+        return everywhere[:, self._places][None]
 
     def drop_finished(self, limit: int) -> None:
-        """Forget pages whose questions are all answered, once they are half of what is computed."""
-        live = [n for n, page in enumerate(self.pages) if any(branch.is_open(limit) for branch in page.branches)]
-        if live and len(live) * 2 > len(self.pages):
+        """Lay out the open branches anew, once they need three quarters of the grid or less."""
+        still_open = [[slot for slot, b in enumerate(page.branches) if b.is_open(limit)] for page in self.pages]
+        live = [number for number, slots in enumerate(still_open) if slots]
+        slots = max(map(len, still_open), default=0)
+        if live and 4 * len(live) * slots > 3 * len(self.pages) * self._slots:
             return
-        self.pages = [self.pages[n] for n in live]
-        index = torch.tensor(live, dtype=torch.long, device=self._device)
-        for states in (self._page_keys, self._page_values, self._branch_keys, self._branch_values):
-            states[:] = [tensor.index_select(0, index) for tensor in states]
-        self._page_mask = self._page_mask.index_select(0, index)
+        kept = [still_open[number] for number in live]
+        pages = torch.tensor(live, dtype=torch.long, device=self._device)
+        # (pages, slots): where each branch lay; what fills a short page up is read by nobody.
+        places = torch.tensor([[*k, *[0] * (slots - len(k))] for k in kept], dtype=torch.long, device=self._device)
+        for states in (self._page_keys, self._page_values):
+            states[:] = [tensor.index_select(0, pages) for tensor in states]
+        for states in (self._branch_keys, self._branch_values):
+            states[:] = [tensor.transpose(1, 2)[pages[:, None], places].transpose(1, 2) for tensor in states]
+        self._page_mask = self._page_mask.index_select(0, pages)
+        self.pages = [self.pages[number] for number in live]
+        for page, slots_kept in zip(self.pages, kept, strict=True):
+            page.branches = [page.branches[slot] for slot in slots_kept]
+        self._slots = slots
 
     def _pad_branches(self, layer: int, name: str) -> Tensor:
         """Return (pages, key heads, slots, room, size)."""
