@@ -204,6 +204,8 @@ class World:
 
     def list(self, prefix: str = "") -> Iterator[str]:
         """Yield the keys under a prefix."""
+        if self._happens(self.weather.storage_away):
+            raise ArtifactError("the bucket is away")
         yield from sorted(key for key in self.objects if key.startswith(prefix))
 
     # The runner.
@@ -233,8 +235,10 @@ class World:
         self._may_crash()
 
     def delete(self, name: str | None = None) -> Any:
-        """Stop a job; it is gone at the next look."""
+        """Stop a job, which is gone at the next look; or delete the objects under a prefix."""
         self._may_crash()
+        if name and "/" in name:
+            return self._delete_objects(name)
         job = self.live.get(name or "")
         if job is not None and name:
             if not job.is_ended and self.now >= job.starts_at:
@@ -244,6 +248,17 @@ class World:
             self.ended_attempts = [ended for ended in self.ended_attempts if ended not in unseen]
             del self.live[name]
         self._may_crash()
+        return None
+
+    def _delete_objects(self, prefix: str) -> int:
+        status = self.status_of(-1)
+        if status is None or status["outcome"] is None or any(not job.is_ended for job in self.live.values()):
+            raise Broken(f"{prefix} deleted while a trial may need it")
+        keys = [key for key in self.objects if key.startswith(f"{prefix}/")]
+        for key in keys:
+            del self.objects[key]
+        self._may_crash()
+        return len(keys)
 
     # The optimizer.
 
@@ -351,6 +366,7 @@ class World:
             self.values[spec.trial, spec.rung] = value
             key = f"{names.rung_key(spec.trial, spec.rung)}/reading.json"
             self.objects.setdefault(key, _reading(spec.trial, spec.rung, value))
+            self.objects[f"{names.rung_key(spec.trial, spec.rung)}/checkpoints/{job.attempt}/weights"] = b""
 
     def _status_of(self, name: str, job: Job) -> JobStatus:
         phase = JobPhase.PENDING
@@ -521,6 +537,7 @@ def _check_end(world: World, ledger: Ledger) -> None:
     outcome = ledger.outcome
     if outcome is None:
         raise Broken("a study that is done must have an outcome")
+    _check_tidiness(world, trials)
     if outcome.failed:
         _check_failure(study, ledger, outcome.reason)
         return
@@ -552,6 +569,13 @@ def _check_nothing_lost(world: World, trials: Sequence[Trial]) -> None:
             raise Broken(f"an attempt of {trial.name} is counted twice: {ids}")
         if any(a.is_open for a in trial.attempts):
             raise Broken(f"an attempt of {trial.name} never ends")
+
+
+def _check_tidiness(world: World, trials: Sequence[Trial]) -> None:
+    left = {(key.split("/")[1], int(key.split("/")[3])) for key in world.objects if "/checkpoints/" in key}
+    full = {(t.name, 1) for t in trials if t.state is TrialState.COMPLETED and not t.measurements[-1].diverged}
+    if full != left and (full or len(left) > 1):
+        raise Broken(f"checkpoints are left of {sorted(left)}, and should be of {sorted(full)}")
 
 
 def _check_failure(study: Study, ledger: Ledger, reason: str) -> None:

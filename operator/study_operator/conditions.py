@@ -7,7 +7,7 @@ moves only when the status changes.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 
 from study_operator.study import Study
@@ -147,16 +147,5 @@ def _dated(condition: Condition, before: Condition | None, now: datetime) -> Con
         if before is not None and before.is_true == condition.is_true
         else now.isoformat().replace("+00:00", "Z")
     )
-    if before is not None and (before.reason, before.message, before.since) == (
-        condition.reason,
-        condition.message,
-        since,
-    ):
-        return before
-    return Condition(
-        type=condition.type,
-        is_true=condition.is_true,
-        reason=condition.reason,
-        message=condition.message,
-        since=since,
-    )
+    dated = replace(condition, since=since)
+    return before if before == dated else dated

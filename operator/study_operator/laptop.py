@@ -36,7 +36,7 @@ from study_operator.local import GRACE_SECONDS, LocalRunner, StudyBusyError, exc
 from study_operator.manifest import ManifestError, read_manifest
 from study_operator.progress import Snapshot
 from study_operator.publish import build_report, read_result, write_report
-from study_operator.reconcile import TickResult, tick
+from study_operator.reconcile import TickResult, is_of_last_attempt, tick
 from study_operator.report import Report
 from study_operator.status import Recorded, parse_status
 from study_operator.study import Categorical, DeletionPolicy, Study, Uniform, parse_study
@@ -397,7 +397,7 @@ def take_snapshot(study: Study, recorded: Recorded, artifacts: ArtifactStore, el
         if trial.state is TrialState.RUNNING:
             value = read_result(Progress, artifacts, names.progress_key(trial.name))
             # What an earlier rung left behind says nothing of this one.
-            if value is not None and _is_of_this_attempt(trial, value):
+            if value is not None and is_of_last_attempt(trial, value):
                 progress[trial.name] = value
     conditions = recorded.conditions
     storage = conditions.get("StorageReady")
@@ -410,14 +410,6 @@ def take_snapshot(study: Study, recorded: Recorded, artifacts: ArtifactStore, el
         note=storage.message if storage is not None and not storage.is_true else note,
         elapsed_seconds=elapsed_seconds,
     )
-
-
-def _is_of_this_attempt(trial: Trial, progress: Progress) -> bool:
-    started = trial.attempts[-1].started_at if trial.attempts else None
-    try:
-        return started is None or datetime.fromisoformat(progress.updated_at) >= started
-    except (ValueError, TypeError):
-        return False
 
 
 # --- Plan -------------------------------------------------------------------------------------------------------

@@ -12,6 +12,7 @@ KIND = "FineTuneStudy"
 
 DATASET = "dataset"
 JUDGE = "judge"
+TRIALS = "trials"
 LEDGER = "ledger.json"
 REPORT = "report/report.json"
 REPORT_PAGE = "report/index.html"
@@ -24,12 +25,12 @@ def study_uri(storage_uri: str, namespace: str, name: str, uid: str) -> str:
 
 def rung_key(trial: str, rung: int) -> str:
     """Return the output prefix of one rung of a trial."""
-    return f"trials/{trial}/rungs/{rung}"
+    return f"{TRIALS}/{trial}/rungs/{rung}"
 
 
 def progress_key(trial: str) -> str:
     """Return the key that a running trial refreshes."""
-    return f"trials/{trial}/progress.json"
+    return f"{TRIALS}/{trial}/progress.json"
 
 
 def prepare_job(study: str) -> str:

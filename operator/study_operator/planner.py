@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from study_operator import names
 from study_operator.promotion import choose, choose_winner, rank
@@ -123,7 +123,38 @@ class Finish:
     reason: str
 
 
-Action = Prepare | Attach | Suggest | Launch | EndSearch | Promote | Stop | ChooseWinner | Judge | DeleteJob | Finish
+@dataclass(frozen=True, kw_only=True)
+class CleanUp:
+    """Delete the checkpoints that a study that has ended does not need."""
+
+    kept: Sequence[tuple[str, int]]
+    """Trial and rung of those that stay: what people may go on from."""
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeleteExpiredJob:
+    """Delete a job that ended long ago, with its pod and its log."""
+
+    name: str
+    reason: str
+
+
+Action = (
+    Prepare
+    | Attach
+    | Suggest
+    | Launch
+    | EndSearch
+    | Promote
+    | Stop
+    | ChooseWinner
+    | Judge
+    | DeleteJob
+    | Finish
+    | CleanUp
+    | DeleteExpiredJob
+)
 
 NOTHING_TRAINS_AFTER = 5
 """Abandoned arms beside the baseline after which a study is given up."""
@@ -140,6 +171,8 @@ def plan(
     trials = sorted(ledger.trials, key=lambda t: t.index)
     is_halted = study.suspend or ledger.outcome is not None
     deletions = _plan_deletions(study, ledger, trials, jobs, now, settings, is_halted=is_halted)
+    if ledger.outcome is not None:
+        return deletions or _plan_afterwards(study, ledger, trials, jobs, now)
     if is_halted:
         return deletions
     failure = _find_failure(study, ledger, trials)
@@ -178,6 +211,34 @@ def plan(
     if replacements or busy:
         return actions + replacements
     return actions + _plan_end(study, ledger, trials, jobs, now, settings)
+
+
+def _plan_afterwards(
+    study: Study, ledger: Ledger, trials: Sequence[Trial], jobs: Mapping[str, JobStatus], now: datetime
+) -> list[Action]:
+    """Tidy up after the end: once what nobody needs, and after a time the jobs."""
+    if any(job.phase is not JobPhase.FINISHED for job in jobs.values()):
+        return []
+    if ledger.cleaned_at is None:
+        return [CleanUp(kept=_find_kept(study, trials), reason="the study has ended")]
+    expires = expires_at(study, ledger)
+    if expires is None or now < expires:
+        return []
+    reason = f"spec.ttlSecondsAfterFinished is {study.ttl_seconds_after_finished}"
+    return [DeleteExpiredJob(name=name, reason=reason) for name in sorted(jobs)]
+
+
+def expires_at(study: Study, ledger: Ledger) -> datetime | None:
+    """Return when the jobs of a study go that has ended; None where they stay."""
+    if ledger.cleaned_at is None or study.ttl_seconds_after_finished is None:
+        return None
+    return ledger.cleaned_at + timedelta(seconds=study.ttl_seconds_after_finished)
+
+
+def _find_kept(study: Study, trials: Sequence[Trial]) -> tuple[tuple[str, int], ...]:
+    """Return the checkpoints that stay: of full-length trials, or else the best of the first rung."""
+    full = [(t.name, 1) for t in trials if t.state is TrialState.COMPLETED and not t.measurements[-1].diverged]
+    return tuple(full or [(t.name, 0) for t in rank(study, trials, 0)[:1]])
 
 
 def _find_failure(study: Study, ledger: Ledger, trials: Sequence[Trial]) -> tuple[str, str] | None:

@@ -36,6 +36,8 @@ from study_operator.planner import (
     Action,
     Attach,
     ChooseWinner,
+    CleanUp,
+    DeleteExpiredJob,
     DeleteJob,
     EndSearch,
     Finish,
@@ -45,6 +47,7 @@ from study_operator.planner import (
     Promote,
     Stop,
     Suggest,
+    expires_at,
     plan,
 )
 from study_operator.runner import JobSpec, JobStatus, TrialRunner
@@ -54,6 +57,7 @@ from study_operator.status import (
     Event,
     Recorded,
     Reported,
+    TrialProgress,
     events_between,
     is_same_status,
     parse_status,
@@ -74,12 +78,14 @@ from study_operator.trial import (
 )
 from trial_trainer.artifacts import ArtifactError, ArtifactStore, join
 from trial_trainer.contract import (
+    CHECKPOINTS,
     JUDGEMENT,
     READING,
     SUMMARY,
     ContractError,
     DatasetSummary,
     Judgement,
+    Progress,
     Reading,
     from_json,
 )
@@ -152,6 +158,7 @@ def tick(
     now: datetime,
     settings: Settings = DEFAULTS,
     reporter: Reporter | None = None,
+    is_progress_wanted: bool = False,
 ) -> TickResult:
     """Bring a study one step further.
 
@@ -164,14 +171,18 @@ def tick(
         now: the time, with its zone.
         settings: the operator's limits and waits.
         reporter: writes the report; None where nobody wants one.
+        is_progress_wanted: whether to read how far the running trials are, and to write it down. Each time is a
+            request a trial and a status write, so that whoever calls decides how often.
     """
     # Observe: everything that is read is read here.
     raw, version = statuses.read()
     recorded = parse_status(raw)
     jobs = {job.name: job for job in runner.jobs()}
-    results, problem = None, _NO_PROBLEM
+    results, problem, progress = None, _NO_PROBLEM, recorded.progress
     try:
         results = _read_results(study, recorded.ledger, jobs, artifacts)
+        if is_progress_wanted:
+            progress = _read_progress(recorded.ledger, artifacts)
     except ArtifactError as error:
         problem = (error.reason, str(error))
 
@@ -180,12 +191,15 @@ def tick(
     if results is not None:
         ledger = settle(study, recorded.ledger, jobs, results, now, settings)
         actions = plan(study, ledger, jobs, now, settings)
-        hands = _Hands(runner, lambda: statuses.confirm(version))
+        hands = _Hands(runner, artifacts, lambda: statuses.confirm(version))
         try:
-            ledger, done = _act(study, actions, ledger, recorded, hands, designer)
+            ledger, done = _act(study, actions, ledger, recorded, hands, designer, now, settings)
         except ConflictError as error:
             return _dropped(recorded, error)
-        launched = hands.has_launched
+        except ArtifactError as error:
+            # Of all actions only cleaning up uses the bucket, and it comes alone.
+            problem = (error.reason, str(error))
+        launched = hands.has_more_to_do
     reported, problem = _report(study, recorded, reporter, now, settings, problem)
 
     # Record: once, last, and only if nobody wrote in between.
@@ -196,6 +210,7 @@ def tick(
         recorded=recorded,
         reported=reported,
         storage_problem=problem,
+        progress=progress,
         report_uri=join(artifacts_uri(study), names.REPORT),
     )
     is_changed = not is_same_status(status, recorded.raw)
@@ -208,7 +223,8 @@ def tick(
     for event in events:
         log.log(logging.WARNING if event.is_warning else logging.INFO, "%s", event.message)
     is_reported = reporter is None or (reported is not None and reported.key == report_key(ledger))
-    is_over = ledger.outcome is not None and is_reported and not any(map(is_live, jobs.values())) and not problem[1]
+    is_tidy = ledger.outcome is not None and ledger.cleaned_at is not None and not any(map(is_live, jobs.values()))
+    is_over = is_tidy and is_reported and not problem[1]
     return TickResult(
         status=status,
         ledger=ledger,
@@ -216,7 +232,7 @@ def tick(
         events=events,
         is_idle=not is_changed and not launched,
         is_done=is_over and not is_changed,
-        wake_at=_find_wake(ledger, jobs, reported, reporter is not None, now, settings),
+        wake_at=_find_wake(study, ledger, jobs, reported, reporter is not None, now, settings),
     )
 
 
@@ -251,6 +267,27 @@ def _read_results(study: Study, ledger: Ledger, jobs: Mapping[str, JobStatus], a
     return Results(readings=readings, summary=summary, is_judged=is_judged)
 
 
+def _read_progress(ledger: Ledger, artifacts: ArtifactStore) -> tuple[TrialProgress, ...]:
+    """Read how far each running trial is; what an earlier run left behind says nothing of this one."""
+    seen = []
+    for trial in ledger.trials:
+        if trial.state is not TrialState.RUNNING:
+            continue
+        progress = _read(Progress, artifacts, names.progress_key(trial.name))
+        if progress is not None and is_of_last_attempt(trial, progress):
+            seen.append(TrialProgress(trial=trial.name, rung=trial.rung, progress=progress))
+    return tuple(seen)
+
+
+def is_of_last_attempt(trial: Trial, progress: Progress) -> bool:
+    """Say whether a progress was written since a trial's last attempt began."""
+    started = trial.attempts[-1].started_at if trial.attempts else None
+    try:
+        return started is None or datetime.fromisoformat(progress.updated_at) >= started
+    except (ValueError, TypeError):
+        return False
+
+
 def _read(cls: type[T], artifacts: ArtifactStore, key: str) -> T | None:
     text = artifacts.read(key)
     if text is None:
@@ -273,6 +310,8 @@ def _act(
     recorded: Recorded,
     hands: _Hands,
     designer: Designer,
+    now: datetime,
+    settings: Settings,
 ) -> tuple[Ledger, list[Action]]:
     """Carry out the actions; return the ledger with what was decided, and what was done."""
     written = _Written(recorded, ledger)
@@ -305,6 +344,16 @@ def _act(
                 if not written.trial(index):
                     continue
                 hands.delete(name)
+            case CleanUp(kept=kept):
+                if recorded.ledger.outcome is None:
+                    continue
+                if hands.clean_up(kept, settings.cleaned_at_once):
+                    ledger = replace(ledger, cleaned_at=now)
+                    log.info("deleted the checkpoints that nobody needs, of study %s", study.name)
+            case DeleteExpiredJob(name=name):
+                if recorded.ledger.cleaned_at is None:
+                    continue
+                hands.delete(name)
             case Suggest(count=count):
                 ledger = _suggest(study, ledger, designer, count)
             case _:
@@ -334,19 +383,26 @@ class _Written:
         return known.winner is not None and known.winner == self.ledger.winner and known.judge == self.ledger.judge
 
 
+def _checkpoints_of(key: str) -> str:
+    """Return the prefix of all checkpoints of the rung that an object belongs to; empty where it is none of one."""
+    parts = key.split("/")
+    return "/".join(parts[:5]) if len(parts) > 5 and parts[4] == CHECKPOINTS else ""
+
+
 def _with_refusal(of: OfJob, refusal: str) -> OfJob:
     """Return a trial or stage that says why its job is refused; the same where there is nothing new to say."""
     return replace(of, message=refusal) if refusal and refusal != of.message else of
 
 
 class _Hands:
-    """Touches jobs, after it was confirmed once that the tick has read what is written."""
+    """Touches jobs and checkpoints, after it was confirmed once that the tick has read what is written."""
 
-    def __init__(self, runner: TrialRunner, confirm: Callable[[], None]) -> None:
+    def __init__(self, runner: TrialRunner, artifacts: ArtifactStore, confirm: Callable[[], None]) -> None:
         self._runner = runner
+        self._artifacts = artifacts
         self._confirm = confirm
         self._is_confirmed = False
-        self.has_launched = False
+        self.has_more_to_do = False
 
     def launch(self, job: JobSpec, why: str) -> str:
         """Launch a job; return why it is refused, or nothing."""
@@ -355,13 +411,24 @@ class _Hands:
             self._runner.launch(job)
         except LaunchRefusedError as error:
             return f"{WAITS}{error.word}: {error}"
-        self.has_launched = True
+        self.has_more_to_do = True
         log.info("launched job %s %s", job.name, why)
         return ""
 
     def delete(self, name: str) -> None:
         self._confirm_once()
         self._runner.delete(name)
+
+    def clean_up(self, kept: Sequence[tuple[str, int]], most: int) -> bool:
+        """Delete checkpoints but for those of some rungs; say whether none are left that should go."""
+        self._confirm_once()
+        spared = {f"{names.rung_key(trial, rung)}/{CHECKPOINTS}" for trial, rung in kept}
+        found = {_checkpoints_of(key) for key in self._artifacts.list(f"{names.TRIALS}/")}
+        going = sorted(prefix for prefix in found - spared if prefix)
+        for prefix in going[:most]:
+            self._artifacts.delete(prefix)
+        self.has_more_to_do |= len(going) > most
+        return len(going) <= most
 
     def _confirm_once(self) -> None:
         if not self._is_confirmed:
@@ -395,7 +462,7 @@ def _decide(study: Study, ledger: Ledger, action: Action) -> Ledger:
             return replace(ledger, winner=index)
         case Finish(outcome=outcome):
             return replace(ledger, outcome=outcome)
-        case Prepare() | Launch() | Judge() | DeleteJob() | Suggest():
+        case Prepare() | Launch() | Judge() | DeleteJob() | Suggest() | CleanUp() | DeleteExpiredJob():
             raise TypeError(f"{type(action).__name__} must be carried out, not decided")
         case _:
             assert_never(action)
@@ -467,6 +534,7 @@ def _report_due(last: Reported, settings: Settings) -> datetime:
 
 
 def _find_wake(
+    study: Study,
     ledger: Ledger,
     jobs: Mapping[str, JobStatus],
     reported: Reported | None,
@@ -480,6 +548,8 @@ def _find_wake(
         if job.waits_since is not None:
             limits = (settings.waiting_said_after_seconds, settings.stuck_limit_seconds if job.is_stuck else 0)
             waits += [job.waits_since + timedelta(seconds=limit) for limit in limits]
+    if jobs:
+        waits.append(expires_at(study, ledger))
     if is_reporting and reported is not None and reported.key != report_key(ledger):
         waits.append(_report_due(reported, settings))
     return min((at for at in waits if at is not None and at > now), default=None)

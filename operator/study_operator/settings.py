@@ -30,6 +30,9 @@ class Settings:
     """How long a job may be kept from starting by what only the environment can mend (an image that cannot be pulled, a
     quota, a refused pod) before that counts as an attempt that the environment ended."""
 
+    cleaned_at_once: int = 50
+    """Checkpoints that one tick deletes at most: each takes the bucket two requests."""
+
     report_interval_seconds: float = 60.0
     """Least time between two reports of a study that goes on; its end is always reported at once."""
 

@@ -37,7 +37,7 @@ from study_operator.trial import (
     TrialState,
 )
 from study_operator.usage import Usage, measure_usage
-from trial_trainer.contract import ParameterValue
+from trial_trainer.contract import ParameterValue, Progress
 
 Raw = Mapping[str, Any]
 
@@ -64,6 +64,15 @@ class Reported:
 
 
 @dataclass(frozen=True, kw_only=True)
+class TrialProgress:
+    """How far a running trial was when it was last looked at."""
+
+    trial: str
+    rung: int
+    progress: Progress
+
+
+@dataclass(frozen=True, kw_only=True)
 class Recorded:
     """A status that was read, parsed."""
 
@@ -72,6 +81,7 @@ class Recorded:
     ledger: Ledger
     conditions: Mapping[str, Condition]
     reported: Reported | None
+    progress: tuple[TrialProgress, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,6 +104,7 @@ def render_status(
     recorded: Recorded | None = None,
     reported: Reported | None = None,
     storage_problem: tuple[str, str] = ("", ""),
+    progress: Sequence[TrialProgress] = (),
     report_uri: str = "",
 ) -> dict[str, Any]:
     """Render the status. What did not change since ``recorded`` is taken from there as it is."""
@@ -115,7 +126,51 @@ def render_status(
         "outcome": _render_outcome(ledger.outcome),
         "reportURI": report_uri,
         "reported": {"key": reported.key, "at": _render_time(reported.at)} if reported else None,
+        "progress": _render_progress(ledger, progress),
+        "cleanedAt": _render_time(ledger.cleaned_at) if ledger.cleaned_at is not None else None,
     }
+
+
+def _render_progress(ledger: Ledger, progress: Sequence[TrialProgress]) -> list[Raw] | None:
+    """Render how far the trials are that still run."""
+    running = {(t.name, t.rung) for t in ledger.trials if t.state is TrialState.RUNNING}
+    rendered: list[Raw] = []
+    for seen in progress:
+        if (seen.trial, seen.rung) not in running:
+            continue
+        at = seen.progress
+        raw: dict[str, Any] = {
+            "trial": seen.trial,
+            "rung": seen.rung,
+            "step": at.step,
+            "stopStep": at.stop_step,
+            "totalSteps": at.total_steps,
+            "phase": cut(at.phase, WORD_LENGTH),
+            "updatedAt": at.updated_at,
+        }
+        if at.loss is not None:
+            raw["loss"] = repr(at.loss)
+        if at.eta_seconds is not None:
+            raw["etaSeconds"] = round(at.eta_seconds)
+        rendered.append(raw)
+    return rendered or None
+
+
+def _parse_progress(raw: Raw) -> TrialProgress:
+    loss, eta = raw.get("loss"), raw.get("etaSeconds")
+    return TrialProgress(
+        trial=raw["trial"],
+        rung=raw["rung"],
+        progress=Progress(
+            step=raw["step"],
+            stop_step=raw["stopStep"],
+            total_steps=raw["totalSteps"],
+            loss=None if loss is None else float(loss),
+            phase=raw["phase"],
+            eta_seconds=None if eta is None else float(eta),
+            updated_at=raw["updatedAt"],
+        ),
+    )
 
 
 def render_refusal(
@@ -135,6 +190,8 @@ def render_refusal(
         "outcome": None,
         "reportURI": "",
         "reported": None,
+        "progress": None,
+        "cleanedAt": None,
         **dict.fromkeys(_SUMMARIES),
     }
     return {
@@ -429,6 +486,7 @@ def parse_status(raw: Raw | None) -> Recorded:
             ledger=_parse_ledger(raw),
             conditions={c["type"]: _parse_condition(c) for c in raw["conditions"]},
             reported=Reported(key=r["key"], at=datetime.fromisoformat(r["at"])) if (r := raw.get("reported")) else None,
+            progress=tuple(map(_parse_progress, raw.get("progress") or ())),
         )
     except (KeyError, TypeError, ValueError, SyntaxError, AttributeError) as error:
         raise StatusUnreadableError(f"the study's status must be one that this operator wrote: {error!r}") from error
@@ -436,6 +494,7 @@ def parse_status(raw: Raw | None) -> Recorded:
 
 def _parse_ledger(raw: Raw) -> Ledger:
     search, outcome, dataset, folded = (raw.get(key) for key in ("search", "outcome", "dataset", "foldedAttempts"))
+    cleaned_at = raw.get("cleanedAt")
     return Ledger(
         trials=tuple([parse_trial(t) for t in raw["trials"]]),
         folded=None
@@ -455,6 +514,7 @@ def _parse_ledger(raw: Raw) -> Ledger:
         winner=raw.get("winner"),
         judge=_parse_stage(raw["judge"]),
         outcome=Outcome(**outcome) if outcome else None,
+        cleaned_at=datetime.fromisoformat(cleaned_at) if cleaned_at else None,
     )
 
 

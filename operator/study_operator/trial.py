@@ -266,6 +266,8 @@ class Ledger:
     """Index of the trial that validation chose. Written before the test set is read, and never changed."""
     judge: Stage = Stage()
     outcome: Outcome | None = None
+    cleaned_at: datetime | None = None
+    """When the checkpoints that nobody needs any more were deleted, which is once after the end."""
 
 
 def count_attempts_against(

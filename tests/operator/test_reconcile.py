@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from ledgers import NOW, a_job, a_ledger, a_reading, a_study, a_trial, continued, ended, paused, running
-from study_operator.designer import DesignerError, Suggestion
-from study_operator.errors import ConflictError
+from ledgers import NOW, a_job, a_ledger, a_reading, a_study, a_trial, continued, ended, paused, running, stopped
+from study_operator.designer import DesignerError, ProposalPendingError, Suggestion
+from study_operator.errors import ConflictError, LaunchRefusedError
 from study_operator.planner import Launch
 from study_operator.reconcile import TickResult, tick
 from study_operator.runner import JobKind, JobPhase, JobSpec, JobStatus
@@ -24,6 +24,7 @@ from trial_trainer.contract import (
     DatasetSummary,
     JudgeConfig,
     PrepareConfig,
+    Progress,
     SplitSummary,
     TrialConfig,
     from_json,
@@ -46,6 +47,8 @@ class Desk:
     is_written_behind: bool = False
     is_bucket_away: bool = False
     problem: str = ""
+    refusal: str = ""
+    is_thinking: bool = False
     uri: str = "desk"
 
     def read(self, key: str | None = None) -> Any:
@@ -75,22 +78,29 @@ class Desk:
 
     def launch(self, spec: JobSpec) -> None:
         """Note a job."""
+        if self.refusal:
+            raise LaunchRefusedError("QuotaExceeded", self.refusal)
         self.log.append(f"launch {spec.name}")
         self.launched.append(spec)
 
-    def delete(self, name: str) -> None:
-        """Note the end of a job."""
+    def delete(self, name: str) -> int:
+        """Note the end of a job, or of objects."""
         self.log.append(f"delete {name}")
+        return 0
 
     def suggest(self, study: Study, trials: Sequence[Trial], count: int) -> tuple[Suggestion, ...]:
         """Hand out what is laid out."""
         self.log.append(f"suggest {count} after {len(trials)} for {study.name}")
         if self.problem:
             raise DesignerError(self.problem)
+        if self.is_thinking:
+            raise ProposalPendingError
         return tuple(self.proposals[:count])
 
     def list(self, prefix: str = "") -> Iterator[str]:
         """Yield the keys under a prefix."""
+        if self.is_bucket_away:
+            raise ArtifactError("s3://bucket: timed out")
         yield from (key for key in self.objects if key.startswith(prefix))
 
     @property
@@ -313,6 +323,134 @@ def test_a_study_is_done_when_its_end_is_written_and_none_of_its_jobs_lives() ->
     desk.statuses.clear()
     assert not run(desk).is_done
     assert run(desk).is_done
+
+
+OVER = Outcome(failed=False, reason="Completed", message="t001 won")
+
+
+def test_after_the_end_the_checkpoints_that_nobody_needs_go_and_full_length_ones_stay() -> None:
+    trials = (continued(paused(0, 0.3), 0.4), continued(paused(1, 0.2), 0.6), stopped(2, 0.1))
+    desk = a_desk(a_ledger(*trials, winner=1, outcome=OVER))
+    for trial, rung in (("t000", 0), ("t000", 1), ("t001", 0), ("t001", 1), ("t002", 0)):
+        desk.objects[f"trials/{trial}/rungs/{rung}/checkpoints/000020-a1/manifest.json"] = b"{}"
+        desk.objects[f"trials/{trial}/rungs/{rung}/adapter/adapter_config.json"] = b"{}"
+    # Two at a time: no tick takes for ever.
+    settings = Settings(cleaned_at_once=2)
+    result = run(desk, settings=settings)
+    assert desk.log == ["delete trials/t000/rungs/0/checkpoints", "delete trials/t001/rungs/0/checkpoints"]
+    assert (desk.ledger.cleaned_at, result.is_idle, result.is_done) == (None, False, False)
+    for key in [key for key in desk.objects if "t002" not in key and "/0/checkpoints/" in key]:
+        del desk.objects[key]
+    run(desk, settings=settings)
+    assert desk.log[2:] == ["delete trials/t002/rungs/0/checkpoints", "write"]
+    assert desk.ledger.cleaned_at == NOW
+    assert run(desk, settings=settings).is_done
+
+
+def test_of_a_study_without_a_full_length_trial_the_best_first_reading_stays() -> None:
+    failed = Outcome(failed=True, reason="NoWinner", message="")
+    desk = a_desk(a_ledger(stopped(0, 0.3), stopped(1, 0.4), outcome=failed))
+    for trial in ("t000", "t001"):
+        desk.objects[f"trials/{trial}/rungs/0/checkpoints/000020-a1/state.json"] = b"{}"
+    run(desk)
+    assert desk.log == ["delete trials/t000/rungs/0/checkpoints", "write"]
+
+
+def test_a_bucket_that_is_away_after_the_end_is_said_and_tidied_up_later() -> None:
+    desk = a_desk(a_ledger(stopped(0, 0.3), outcome=OVER), is_bucket_away=True)
+    result = run(desk)
+    assert (desk.ledger.cleaned_at, result.is_done) == (None, False)
+    storage = next(c for c in result.status["conditions"] if c["type"] == "StorageReady")
+    assert (storage["status"], storage["reason"]) == ("False", "StorageUnreachable")
+    desk.is_bucket_away = False
+    run(desk)
+    assert desk.ledger.cleaned_at == NOW
+
+
+def test_jobs_go_when_their_time_to_live_is_over_and_the_study_stays() -> None:
+    study = a_study(ttl_seconds_after_finished=3600)
+    ledger = a_ledger(stopped(0, 0.3), outcome=OVER, cleaned_at=NOW)
+    desk = a_desk(ledger, ended(0), ended(0, "s1-prepare", kind=JobKind.PREPARE), study=study)
+    result = run(desk, study, now=NOW + timedelta(minutes=59))
+    assert (desk.log, result.wake_at) == ([], NOW + timedelta(hours=1))
+    run(desk, study, now=NOW + timedelta(hours=1))
+    assert desk.log == ["delete s1-prepare", "delete s1-t000-r0"]
+    desk.statuses.clear()
+    result = run(desk, study, now=NOW + timedelta(hours=2))
+    assert (len(desk.log), result.wake_at) == (2, None)
+
+
+def test_the_progress_of_running_trials_is_written_when_it_is_asked_for() -> None:
+    trials = (running(a_trial(0)), running(a_trial(1)))
+    desk = a_desk(a_ledger(*trials), a_job(), a_job("s1-t001-r0"))
+    fresh = Progress(
+        step=7,
+        stop_step=20,
+        total_steps=100,
+        loss=1.25,
+        phase="train",
+        eta_seconds=12.6,
+        updated_at=(NOW + timedelta(seconds=5)).isoformat(),
+    )
+    old = replace(fresh, updated_at=(NOW - timedelta(hours=1)).isoformat())
+    desk.objects["trials/t000/progress.json"] = to_json(fresh).encode()
+    # Of an earlier run: it says nothing of this one.
+    desk.objects["trials/t001/progress.json"] = to_json(old).encode()
+    assert run(desk).is_idle
+    result = run(desk, is_progress_wanted=True)
+    assert result.status["progress"] == [
+        {
+            "trial": "t000",
+            "rung": 0,
+            "step": 7,
+            "stopStep": 20,
+            "totalSteps": 100,
+            "phase": "train",
+            "updatedAt": "2026-01-01T12:00:05+00:00",
+            "loss": "1.25",
+            "etaSeconds": 13,
+        }
+    ]
+    # Nothing new, and nothing asked: nothing is written.
+    assert run(desk, is_progress_wanted=True).is_idle
+    assert run(desk).is_idle
+    desk.statuses[0] = ended(1)
+    assert run(desk).status["progress"] is None
+
+
+def test_a_job_that_is_refused_is_said_tried_again_and_keeps_no_other_from_its_launch() -> None:
+    study = a_study(parallel_trials=1, num_trials=1)
+    desk = a_desk(a_ledger(a_trial(0)), refusal="exceeded quota: count/jobs.batch=8")
+    result = run(desk, study)
+    assert desk.ledger.trials[0].message == "it waits: QuotaExceeded: exceeded quota: count/jobs.batch=8"
+    complete = next(c for c in result.status["conditions"] if c["type"] == "Complete")
+    assert complete["message"].endswith("trial t000: it waits: QuotaExceeded: exceeded quota: count/jobs.batch=8")
+    assert run(desk, study).is_idle
+    desk.refusal = ""
+    run(desk, study)
+    assert desk.log == ["write", "launch s1-t000-r0"]
+
+    preparing = a_desk(refusal="exceeded quota")
+    run(preparing)
+    run(preparing)
+    assert preparing.ledger.prepare.message == "it waits: QuotaExceeded: exceeded quota"
+
+
+def test_a_proposal_that_is_still_thought_about_ends_no_search() -> None:
+    desk = a_desk(a_ledger(paused(0, 0.3)), is_thinking=True)
+    assert run(desk).is_idle
+    assert desk.ledger.search_end is None
+
+
+def test_no_job_is_launched_by_the_tick_that_accepts_a_study() -> None:
+    desk = a_desk(Ledger())
+    refused = {**(desk.status or {})}
+    refused["conditions"] = [{**c, "status": "False"} if c["type"] == "Accepted" else c for c in refused["conditions"]]
+    desk.status = refused
+    run(desk)
+    assert desk.log == ["write"]
+    run(desk)
+    assert desk.log == ["write", "launch s1-prepare"]
 
 
 def test_reports_are_written_of_what_is_recorded_at_most_once_a_minute_and_always_at_the_end() -> None:

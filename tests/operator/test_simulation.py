@@ -89,7 +89,7 @@ _close, _rank = settle._close, promotion.rank
             "the winner is",
             id="a winner by chance",
         ),
-        pytest.param(reconcile, "is_live", lambda _job: False, "never ends", id="an end with jobs alive"),
+        pytest.param(planner, "_find_kept", lambda *_: (), "checkpoints are left", id="a broom that spares none"),
     ],
 )
 def test_the_onlooker_sees_a_broken_promise(
