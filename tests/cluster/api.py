@@ -140,7 +140,7 @@ class Api:
             response.close()
 
     def wait_for(
-        self, path: str, name: str, is_so: Callable[[Object | None], bool], *, seconds: float = 60.0
+        self, path: str, name: str, is_so: Callable[[Object | None], bool], *, seconds: float = 120.0
     ) -> Object | None:
         """Return an object of a list, or None where it is gone, as soon as something holds for it.
 

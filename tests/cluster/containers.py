@@ -135,6 +135,10 @@ def _expand(text: str, environment: Mapping[str, str]) -> str:
     return re.sub(r"\$\$|\$\(([A-Za-z_.-][\w.-]*)\)", replace, text)
 
 
+class StartError(Exception):
+    """A container's program can't be started."""
+
+
 class ProcessPod:
     """The containers of one pod as processes.
 
@@ -164,6 +168,7 @@ class ProcessPod:
 
         Raises:
             ConfigError: It can't be made as its pod asks.
+            StartError: Its program is not there.
         """
         name = container["name"]
         variables = resolve_environment(self._api, self._pod, container)
@@ -183,8 +188,7 @@ class ProcessPod:
         command = [self._localise(_expand(word, variables), mounts) for word in words]
         program = shutil.which(command[0], path=environment["PATH"])
         if program is None:
-            self._on_exit(name, 128, "StartError", f'exec: "{command[0]}": executable file not found in $PATH')
-            return
+            raise StartError(f'exec: "{command[0]}": executable file not found in $PATH')
         directory = Path(self._localise(container.get("workingDir", ""), mounts) or self._place / "work")
         process = processes.spawn(
             [program, *command[1:]], log=self.log(name), environment=environment, directory=directory

@@ -19,7 +19,14 @@ from pathlib import Path
 from typing import Protocol
 
 from cluster.api import Api, ApiError, Object, UnreachableError
-from cluster.containers import TERMINATION_MESSAGE_BYTES, ConfigError, Image, ProcessPod, resolve_environment
+from cluster.containers import (
+    TERMINATION_MESSAGE_BYTES,
+    ConfigError,
+    Image,
+    ProcessPod,
+    StartError,
+    resolve_environment,
+)
 from cluster.scripts import Ending, Script
 from cluster.timers import Timer, Timers
 
@@ -31,6 +38,8 @@ CONFIG_RETRY_SECONDS = 3.0
 """Until a container that could not be made is tried again."""
 RESTART_SECONDS = 10.0
 """Before the second restart of a container; doubles, up to five minutes."""
+PULL_SECONDS = 1.0
+"""How long an attempt to pull an image is seen to have failed before it is called a back-off."""
 MEMORY_SECONDS = 0.5
 """Between two looks at the memory of a process that has a limit."""
 EVICTION_GRACE_SECONDS = 1.0
@@ -82,7 +91,10 @@ class Container:
     """What is known of one container."""
 
     spec: Object
-    waiting_reason: str = "ContainerCreating"
+    usual_reason: str
+    """Why it does not run yet, while nothing is wrong."""
+    waiting_reason: str = ""
+    """What is wrong with it."""
     waiting_message: str = ""
     started_at: str = ""
     ended: Object | None = None
@@ -98,16 +110,23 @@ class Container:
     def is_running(self) -> bool:
         return bool(self.started_at) and self.ended is None
 
+    def has_started(self) -> bool:
+        return bool(self.started_at or (self.ended and self.ended["startedAt"]))
+
+    def has_succeeded(self) -> bool:
+        return self.ended is not None and self.ended["exitCode"] == 0
+
     def render(self, uid: str, *, is_init: bool) -> Object:
         identity = f"stand-in://{uid}/{self.name}/{self.restarts}"
         if self.ended is not None:
-            state: Object = {"terminated": {**self.ended, "containerID": identity}}
+            known = {"containerID": identity} if self.ended["startedAt"] else {}
+            state: Object = {"terminated": {**self.ended, **known}}
         elif self.started_at:
             state = {"running": {"startedAt": self.started_at}}
         else:
             message = {"message": self.waiting_message} if self.waiting_message else {}
-            state = {"waiting": {"reason": self.waiting_reason, **message}}
-        has_started = bool(self.started_at)
+            state = {"waiting": {"reason": self.waiting_reason or self.usual_reason, **message}}
+        has_started = self.has_started()
         return {
             "name": self.name,
             "image": self.spec["image"],
@@ -136,9 +155,11 @@ class PodWorker:
         self._inbox: deque[Callable[[], None]] = deque()
         self._is_busy = False
 
-        self._init = [Container(each) for each in pod["spec"].get("initContainers", ())]
-        waiting = "PodInitializing" if self._init else "ContainerCreating"
-        self._main = [Container(each, waiting_reason=waiting) for each in pod["spec"]["containers"]]
+        init = pod["spec"].get("initContainers", ())
+        waiting = "PodInitializing" if init else "ContainerCreating"
+        self._init = [Container(each, waiting) for each in init]
+        self._main = [Container(each, waiting) for each in pod["spec"]["containers"]]
+        self._has_sandbox = False
         self._runtime: Runtime
         if script is None:
             self._runtime = self.processes = ProcessPod(host.api, pod, host.place(pod), host.image, self._tell_end)
@@ -151,7 +172,10 @@ class PodWorker:
         self._has_begun = False
         self._is_removed = False
         """The object is gone; nothing is written any more."""
+        self._turns = 0
         self._is_stopping = False
+        self._is_ending = False
+        """Its containers have ended by themselves."""
         self.is_over = False
         """Nothing of it runs any more."""
         self._why_failed: Object = {}
@@ -241,6 +265,7 @@ class PodWorker:
         """Start the next init container, or all the others."""
         if self._is_stopping or self.is_over:
             return
+        self._has_sandbox = True
         if self._script and self._script.waiting_reason:
             self._wait_in_vain(self._script)
             return
@@ -260,17 +285,38 @@ class PodWorker:
                 container.started_at = ""
                 container.waiting_message = str(error)
                 self.tell_later(RETRY_SECONDS, self._start)
+            except StartError as error:
+                container.started_at = ""
+                container.ended = {
+                    "exitCode": 128,
+                    "reason": "StartError",
+                    "message": str(error),
+                    "startedAt": "1970-01-01T00:00:00Z",
+                    "finishedAt": _now(),
+                }
+                self._go_on_after(container)
         self._write()
         if self.processes is not None and any("memory" in _limits(each) for each in self._main):
             self.tell_later(MEMORY_SECONDS, self._look_at_memory)
 
     def _wait_in_vain(self, script: Script) -> None:
+        """Say why the first container does not start: a pull that fails, and fails again after a while, in turns."""
+        if self._is_stopping or self.is_over:
+            return
+        turn = self._turns
+        self._turns += 1
+        is_pull = script.waiting_reason == "ImagePullBackOff"
+        is_attempt = is_pull and turn % 2 == 0
         for container in self._init[:1] or self._main:
-            container.waiting_reason = script.waiting_reason
-            container.waiting_message = script.waiting_message
+            message = script.waiting_message
+            container.waiting_reason = "ErrImagePull" if is_attempt else script.waiting_reason
+            back_off = f'Back-off pulling image "{container.spec["image"]}": ErrImagePull: {message}'
+            container.waiting_message = back_off if is_pull and not is_attempt else message
         self._write()
-        reason = "BackOff" if script.waiting_reason == "ImagePullBackOff" else "Failed"
-        self._announce(reason, script.waiting_message)
+        self._announce("Failed" if is_attempt or not is_pull else "BackOff", script.waiting_message)
+        if is_pull:
+            seconds = PULL_SECONDS if is_attempt else min(300.0, RESTART_SECONDS * 2 ** (turn // 2))
+            self.tell_later(seconds, lambda: self._wait_in_vain(script))
 
     def _look_at_memory(self) -> None:
         if self.processes is not None and any(each.is_running() for each in self._main):
@@ -290,6 +336,12 @@ class PodWorker:
             "finishedAt": _now(),
             **({"message": message} if message else {}),
         }
+        self._go_on_after(container)
+
+    def _go_on_after(self, container: Container) -> None:
+        """Do what follows on the end of a container."""
+        assert container.ended is not None
+        code = container.ended["exitCode"]
         if self._is_stopping:
             if not any(each.is_running() for each in self._init + self._main):
                 self._finish()
@@ -298,7 +350,10 @@ class PodWorker:
         elif self._wants_restart(code):
             self._restart(container)
         elif container in self._init or all(each.ended for each in self._main):
-            self._finish()
+            # Seen with a kubelet: containers end first, the phase follows when their sandbox is gone.
+            self._is_ending = True
+            self._write()
+            self.tell(self._finish)
         else:
             self._write()
 
@@ -355,10 +410,16 @@ class PodWorker:
         """Send SIGTERM, and SIGKILL after the grace period; a later call may only shorten it."""
         is_first, self._is_stopping = not self._is_stopping, True
         if not any(each.is_running() for each in self._init + self._main):
+            # What it waited for is forgotten first, as a kubelet does.
+            for container in self._init + self._main:
+                container.waiting_reason = container.waiting_message = ""
+            if not self._is_ending:
+                self._write()
             self._finish()
             return
         if is_first:
             self._runtime.terminate()
+            self._write()
         if self._kill_timer is not None:
             self._kill_timer.cancel()
         self._kill_timer = self.tell_later(grace_seconds, self._runtime.kill)
@@ -370,7 +431,8 @@ class PodWorker:
         self.is_over = True
         if self._kill_timer is not None:
             self._kill_timer.cancel()
-        if all(each.ended for each in self._init):
+        self._has_sandbox = False
+        if all(each.has_succeeded() for each in self._init):
             for container in self._main:
                 # The kubelet calls it a failure when it can't know.
                 container.ended = container.ended or {
@@ -427,11 +489,12 @@ class PodWorker:
         return True
 
     def _render(self) -> Object:
-        statuses = [each.render(self.uid, is_init=False) for each in self._main]
+        # The kubelet sorts them, so that the first need not be the first of the spec.
+        statuses = [each.render(self.uid, is_init=False) for each in sorted(self._main, key=lambda each: each.name)]
         init_statuses = [each.render(self.uid, is_init=True) for each in self._init]
         phase = self._phase()
-        has_sandbox = any(each.started_at for each in self._init + self._main)
-        self._render_conditions(phase, has_sandbox=has_sandbox and not self.is_over)
+        has_address = any(each.started_at for each in self._init + self._main)
+        self._render_conditions()
         host_address = "127.0.0.1"
         return {
             "phase": phase,
@@ -439,7 +502,7 @@ class PodWorker:
             "startTime": self._start_time,
             "hostIP": host_address,
             "hostIPs": [{"ip": host_address}],
-            **({"podIP": self._address, "podIPs": [{"ip": self._address}]} if has_sandbox else {}),
+            **({"podIP": self._address, "podIPs": [{"ip": self._address}]} if has_address else {}),
             "conditions": [{"type": kind, **condition} for kind, condition in self._conditions.items()],
             "containerStatuses": statuses,
             **({"initContainerStatuses": init_statuses} if init_statuses else {}),
@@ -448,29 +511,33 @@ class PodWorker:
 
     def _phase(self) -> str:
         if self.is_over:
-            everything = self._init + self._main
-            is_good = all(each.ended and each.ended["exitCode"] == 0 for each in everything) and not self._why_failed
-            return "Succeeded" if is_good else "Failed"
+            return self._outcome()
         return "Running" if any(each.started_at or each.restarts for each in self._main) else "Pending"
 
-    def _render_conditions(self, phase: str, *, has_sandbox: bool) -> None:
+    def _outcome(self) -> str:
+        is_good = all(each.has_succeeded() for each in self._init + self._main) and not self._why_failed
+        return "Succeeded" if is_good else "Failed"
+
+    def _render_conditions(self) -> None:
+        has_run = any(each.has_started() for each in self._init + self._main)
+        outcome = self._outcome() if self.is_over or self._is_ending else ""
         unready = [each.name for each in self._main if not each.is_running()]
-        if phase == "Succeeded":
+        if outcome == "Succeeded":
             ready: Object = {"status": "False", "reason": "PodCompleted"}
-        elif phase == "Failed":
+        elif outcome == "Failed" and has_run:
             ready = {"status": "False", "reason": "PodFailed"}
         elif unready:
             message = f"containers with unready status: [{' '.join(unready)}]"
             ready = {"status": "False", "reason": "ContainersNotReady", "message": message}
         else:
             ready = {"status": "True"}
-        pending = [each.name for each in self._init if not (each.ended and each.ended["exitCode"] == 0)]
-        initialized: Object = {"status": "True", **({"reason": "PodCompleted"} if phase == "Succeeded" else {})}
+        pending = [each.name for each in self._init if not each.has_succeeded()]
+        initialized: Object = {"status": "True", **({"reason": "PodCompleted"} if outcome == "Succeeded" else {})}
         if pending:
             message = f"containers with incomplete status: [{' '.join(pending)}]"
             initialized = {"status": "False", "reason": "ContainersNotInitialized", "message": message}
         conditions = {
-            "PodReadyToStartContainers": {"status": "True" if has_sandbox else "False"},
+            "PodReadyToStartContainers": {"status": "True" if self._has_sandbox else "False"},
             "Initialized": initialized,
             "Ready": ready,
             "ContainersReady": ready,
@@ -486,6 +553,7 @@ class PodWorker:
                 "reason": None,
                 "message": None,
                 **condition,
+                "observedGeneration": self.pod["metadata"].get("generation", 1),
                 "lastProbeTime": None,
                 "lastTransitionTime": before["lastTransitionTime"] if same else _now(),
             }

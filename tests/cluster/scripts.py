@@ -92,7 +92,6 @@ def loses_its_node(*, after_seconds: float = 0.0) -> Script:
     return Script(ending=Ending.NODE_LOST, after_seconds=after_seconds)
 
 
-def cannot_pull(image: str = "nowhere/trainer:1") -> Script:
-    """Wait for an image that nobody has."""
-    message = f'Back-off pulling image "{image}": ErrImagePull: not found'
+def cannot_pull(message: str = "failed to resolve image: not found") -> Script:
+    """Wait for an image that nobody has: ErrImagePull and ImagePullBackOff in turns."""
     return Script(waiting_reason="ImagePullBackOff", waiting_message=message)

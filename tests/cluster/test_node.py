@@ -1,5 +1,6 @@
 """Jobs on stand-in nodes end as on real ones, as far as the real controllers and the real scheduler can see."""
 
+import itertools
 import json
 import os
 import shlex
@@ -69,7 +70,7 @@ class Workplace:
     def run(self, job: Object) -> None:
         self.api.create(self.jobs, job)
 
-    def wait_for_end(self, name: str = "job", *, seconds: float = 60.0) -> tuple[str, str]:
+    def wait_for_end(self, name: str = "job", *, seconds: float = 120.0) -> tuple[str, str]:
         """Return the condition that a job ends with, and its reason."""
         job = self.api.wait_for(self.jobs, name, lambda job: bool(job and ends_of(job)), seconds=seconds)
         assert job is not None
@@ -219,7 +220,7 @@ def test_an_evicted_pod_says_why(place: Workplace, make_nodes: Nodes) -> None:
 
 
 def test_a_pod_without_an_image_waits_and_never_fails_its_job(place: Workplace, make_nodes: Nodes) -> None:
-    make_nodes(script=lambda pod: scripts.cannot_pull("nowhere/trainer:1"))
+    make_nodes(script=lambda pod: scripts.cannot_pull())
     place.run(a_job())
 
     def is_waiting(pod: Object) -> bool:
@@ -603,3 +604,66 @@ def test_kubectl_shows_what_a_process_says(cluster: Cluster, place: Workplace, m
     assert cluster.kubectl(*logs, "--follow").stdout == "first\nsecond\nlast\n"
     assert place.wait_for_end() == ("Complete", "CompletionsReached")
     assert cluster.kubectl(*logs).stdout == "first\nsecond\nlast\n"
+
+
+# As seen with a kubelet and containerd (Kubernetes 1.36.3): phase, state of the container, reason of its readiness.
+SEEN = {
+    "exits 0": [
+        ("Pending", "waiting ContainerCreating", "ContainersNotReady"),
+        ("Running", "running", ""),
+        ("Running", "terminated Completed", "PodCompleted"),
+        ("Succeeded", "terminated Completed", "PodCompleted"),
+    ],
+    "exits 7": [
+        ("Pending", "waiting ContainerCreating", "ContainersNotReady"),
+        ("Running", "running", ""),
+        ("Running", "terminated Error", "PodFailed"),
+        ("Failed", "terminated Error", "PodFailed"),
+    ],
+    "has no such program": [
+        ("Pending", "waiting ContainerCreating", "ContainersNotReady"),
+        ("Pending", "terminated StartError", "PodFailed"),
+        ("Failed", "terminated StartError", "PodFailed"),
+    ],
+    "is deleted while it runs": [
+        ("Pending", "waiting ContainerCreating", "ContainersNotReady"),
+        ("Running", "running", ""),
+        ("Failed", "terminated Error", "PodFailed"),
+    ],
+    "is deleted while it waits": [
+        ("Pending", "waiting ContainerCreating", "ContainersNotReady"),
+        ("Pending", "waiting CreateContainerConfigError", "ContainersNotReady"),
+        ("Pending", "waiting ContainerCreating", "ContainersNotReady"),
+        ("Failed", "terminated ContainerStatusUnknown", "ContainersNotReady"),
+    ],
+}
+CONTAINERS: dict[str, dict[str, Any]] = {
+    "exits 0": {"command": ["true"]},
+    "exits 7": {"command": ["sh", "-c", "exit 7"]},
+    "has no such program": {"command": ["no-such-program"]},
+    "is deleted while it runs": {"command": ["sleep", "600"]},
+    "is deleted while it waits": {"env": [{"name": "A", "valueFrom": {"secretKeyRef": {"name": "a", "key": "a"}}}]},
+}
+
+
+@pytest.mark.parametrize("case", SEEN)
+def test_a_pod_goes_through_the_states_that_a_kubelet_shows(place: Workplace, make_nodes: Nodes, case: str) -> None:
+    make_nodes()
+    spec = {"restartPolicy": "Never", "containers": [{"name": "trainer", "image": "none", **CONTAINERS[case]}]}
+    pod = place.api.create(place.pods, {"metadata": {"name": "a", "finalizers": ["test/hold"]}, "spec": spec})
+    seen: list[tuple[str, str, str]] = []
+    moment_to_delete = SEEN[case][1] if "deleted" in case else None
+    version = pod["metadata"]["resourceVersion"]
+    with place.api.watch(place.pods, resource_version=version, fieldSelector="metadata.name=a") as events:
+        for event in events:
+            for status in event["object"].get("status", {}).get("containerStatuses", ()):
+                kind, state = next(iter(status["state"].items()))
+                phase, readiness = event["object"]["status"]["phase"], condition_of(event["object"], "Ready")[1]
+                seen.append((phase, f"{kind} {state.get('reason', '')}".strip(), readiness))
+            if seen and seen[-1] == moment_to_delete:
+                moment_to_delete = None
+                place.api.delete(f"{place.pods}/a")
+            if seen and seen[-1] == SEEN[case][-1]:
+                break
+    place.api.patch(f"{place.pods}/a", {"metadata": {"finalizers": None}})
+    assert [state for state, _ in itertools.groupby(seen)] == SEEN[case]
