@@ -163,6 +163,18 @@ def test_target_modules_that_do_not_exist_are_the_arms_fault(tmp_path: Path) -> 
         add_adapter(load_random_model(tmp_path, "llama"), {}, settings(target_modules=("no_such_layer",)), 0)
 
 
+@pytest.mark.parametrize("names", ["all-linear", ("q_proj", "v_proj")])
+def test_an_adapter_larger_than_memory_is_refused_before_it_is_made(
+    names: str | tuple[str, ...], tmp_path: Path
+) -> None:
+    loaded = load_random_model(tmp_path, "llama")
+
+    with pytest.raises(ArmError, match=r"lora_rank 100000000000 makes an adapter that takes [\d,.]+ GiB of memory"):
+        add_adapter(loaded, {"lora_rank": 10**11}, settings(target_modules=names), 0)
+
+    assert not hasattr(loaded.module, "peft_config")
+
+
 def test_a_saved_adapter_gives_the_logits_it_was_saved_with(tmp_path: Path) -> None:
     row = build_row(groups_of(PAGES), torch.device("cpu"))
     loaded = with_adapter(load_random_model(tmp_path / "model", "llama"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -29,6 +30,8 @@ PLAIN_ATTENTION = "sdpa"
 SHARED_PREFIX_TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 5e-2}
 """Relative distance of a page's logits, shared against separate, above which a model falls back to separate samples.
 A branch that sees its neighbours is off by more than a tenth."""
+ADAPTER_NUMBER_BYTES = 16
+"""Of each number of an adapter while it is trained: itself, its gradient and AdamW's two moments, in fp32."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -168,11 +171,12 @@ def add_adapter(
     """Add a fresh LoRA adapter for an arm; its weights depend on the seed alone.
 
     Raises:
-        ArmError: where the target modules do not exist, or a value cannot be used.
+        ArmError: where the target modules do not exist, a value cannot be used, or the adapter is larger than memory.
     """
     rank = int(arm.get("lora_rank", 16))
     alpha = float(arm["lora_alpha_over_rank"]) * rank if "lora_alpha_over_rank" in arm else arm.get("lora_alpha", 32)
     names = settings.target_modules
+    _check_adapter_size(loaded, rank, None if isinstance(names, str) else names)
     torch.manual_seed(seed)
     try:
         config = LoraConfig(
@@ -187,6 +191,31 @@ def add_adapter(
     except ValueError as error:
         raise ArmError(f"the adapter cannot be made: {error}") from error
     return _with_fast_lora(replace(loaded, module=module))
+
+
+def _check_adapter_size(loaded: LoadedModel, rank: int, names: Sequence[str] | None) -> None:
+    """Refuse an adapter that alone is larger than the device: systems that overcommit memory, as every node with a
+    kubelet does, would give it out and kill the process, or one beside it, much later."""
+    head = loaded.module.get_output_embeddings()  # type: ignore[operator]
+    widths = sum(
+        layer.in_features + layer.out_features
+        for path, layer in loaded.module.named_modules()
+        if isinstance(layer, nn.Linear)
+        and (layer is not head if names is None else any(f".{path}".endswith(f".{name}") for name in names))
+    )
+    needed, there_is = rank * widths * ADAPTER_NUMBER_BYTES, _memory_bytes(loaded.device)
+    if needed > there_is:
+        raise ArmError(
+            f"lora_rank {rank} makes an adapter that takes {needed / 2**30:,.1f} GiB of memory to train, "
+            f"more than the {there_is / 2**30:,.1f} GiB of {loaded.device.type}"
+        )
+
+
+def _memory_bytes(device: torch.device) -> int:
+    """Return how much memory the device has in all."""
+    if device.type == "cuda":
+        return int(torch.cuda.get_device_properties(device).total_memory)
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
 def load_adapter(loaded: LoadedModel, uri: str, directory: Path) -> LoadedModel:
