@@ -3,9 +3,11 @@
     PYTHONPATH=trainer python benchmarks/evaluation.py                     # trains an adapter for the second table
     PYTHONPATH=trainer python benchmarks/evaluation.py --adapter FOLDER    # with one that is there
 
-`generate` gets left-padded batches of questions sorted by length, a key-value cache, and the fastest of the given batch
-sizes. The adapter stays beside its base model on both sides, as a merged one rounds differently; merging is a row of
-its own. Strings may differ in bf16 where the two best logits are nearly equal; in fp32 none may.
+The pages are the first of the test set, which asks up to seven questions of each and is what the goals are for, and the
+first of the validation set, which asks about four. `generate` gets left-padded batches of questions sorted by length, a
+key-value cache, and the fastest of the given batch sizes. The adapter stays beside its base model on both sides, as a
+merged one rounds differently; merging is a row of its own. Strings may differ in bf16 where the two best logits are
+nearly equal; in fp32 none may.
 """
 
 from __future__ import annotations
@@ -26,7 +28,7 @@ from _demo import ARM, CPU, MODEL, build_ours, median
 from trial_trainer.base_model import load_tokenizer
 from trial_trainer.contract import Precision
 from trial_trainer.data import step_groups
-from trial_trainer.dataset import TRAIN, VALIDATION, DatasetIndex, Page, count_samples
+from trial_trainer.dataset import TEST, TRAIN, VALIDATION, DatasetIndex, Page, count_samples
 from trial_trainer.generate import answer_pages
 from trial_trainer.model import LoadedModel, load_adapter, load_base
 
@@ -38,8 +40,9 @@ Answers = list[tuple[int, ...]]
 def main() -> None:
     """Measure both models and print the tables as Markdown."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--pages", type=int, default=10, help="validation pages that are answered in bf16")
-    parser.add_argument("--exact-pages", type=int, default=3, help="validation pages that are compared in fp32")
+    parser.add_argument("--splits", nargs="+", default=[TEST, VALIDATION], choices=[TEST, VALIDATION])
+    parser.add_argument("--pages", type=int, default=10, help="pages of each split that are answered in bf16")
+    parser.add_argument("--exact-pages", type=int, default=3, help="pages that are compared in fp32")
     parser.add_argument("--sizes", type=int, nargs="+", default=[8, 16, 32], help="batch sizes of generate")
     parser.add_argument("--rounds", type=int, default=2, help="times that the best size and ours are measured in turns")
     parser.add_argument("--train-steps", type=int, default=15)
@@ -49,19 +52,19 @@ def main() -> None:
     torch.set_num_threads(arguments.threads)
     logging.getLogger("transformers").setLevel(logging.ERROR)
 
-    validation = [page for page in _demo.read_demo(VALIDATION) if page.questions]
     index = _demo.read_demo_index()
-    pages, few = validation[: arguments.pages], validation[: arguments.exact_pages]
     with tempfile.TemporaryDirectory() as folder:
         adapter = arguments.adapter or train_adapter(arguments.train_steps, Path(folder))
-        print(
-            f"torch {torch.__version__}, {torch.get_num_threads()} threads; {count_samples(pages)} questions of "
-            f"{len(pages)} pages, at most {index.longest_answer_tokens} tokens an answer\n"
-        )
-        print("| model | answered by | batch | seconds | questions/s | ours is | strings that differ |")
-        print("|---|---|---|---|---|---|---|")
-        for name, uri in (("untrained", None), ("trained", adapter)):
-            compare_speed(name, uri, pages, index, arguments.sizes, arguments.rounds)
+        print(f"torch {torch.__version__}, {torch.get_num_threads()} threads; at most ", end="")
+        print(f"{index.longest_answer_tokens} tokens an answer")
+        for split in arguments.splits:
+            pages = read_pages(split)[: arguments.pages]
+            print(f"\n{count_samples(pages)} questions of {len(pages)} pages of the {split} set in bf16\n")
+            print("| model | answered by | batch | seconds | questions/s | ours is | strings that differ |")
+            print("|---|---|---|---|---|---|---|")
+            for name, uri in (("untrained", None), ("trained", adapter)):
+                compare_speed(name, uri, pages, index, arguments.sizes, arguments.rounds)
+        few = read_pages(arguments.splits[-1])[: arguments.exact_pages]
         print(f"\n{count_samples(few)} questions of {len(few)} pages in fp32\n")
         print("| model | strings that differ |")
         print("|---|---|")
@@ -69,6 +72,11 @@ def main() -> None:
             ours, theirs = load_both(uri, few[0], Precision.FLOAT32)
             differing = count_differing(ours_on(ours, few, index), theirs_on(theirs, few, index, min(arguments.sizes)))
             print(f"| {name} | {differing} |", flush=True)
+
+
+def read_pages(split: str) -> list[Page]:
+    """Read the pages of a split that are asked about."""
+    return [page for page in _demo.read_demo(split) if page.questions]
 
 
 def train_adapter(steps: int, folder: Path) -> str:

@@ -1,15 +1,21 @@
 """Answers are those of greedy decoding by transformers, token for token, whatever was drafted."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 
 from tiny_models import END_OF_TURN, SEPARATE, SHARING, a_page, an_index, load_random_model, with_adapter
+from trial_trainer.base_model import load_tokenizer
+from trial_trainer.contract import BaseModel, Precision, TrainerSettings
 from trial_trainer.generate import _argmax, answer_pages
+from trial_trainer.model import load_base
 
 PAGES = [a_page(number, questions=1 + number % 4) for number in range(5)]
 LIMIT = 6
+REPOSITORY = Path(__file__).resolve().parents[2]
+REAL_MODEL = REPOSITORY / ".cache" / "smollm2-135m-instruct"
 
 
 def generated(loaded, pages):
@@ -57,6 +63,34 @@ def test_answers_equal_those_of_transformers_and_no_draft_changes_them(name, tmp
     if loaded.shares_prefix:
         loaded.module.get_base_model().set_attn_implementation("eager")
     assert found == generated(loaded, PAGES)
+
+
+def test_in_bf16_neither_drafts_nor_pages_beside_it_change_an_answer_of_a_real_model():
+    limit = 40
+    base_model = BaseModel(uri=str(REAL_MODEL))
+    tokenizer = load_tokenizer(base_model)
+    text = tokenizer.encode((REPOSITORY / "docs" / "study.md").read_text())
+    asked = ("What is this about?", "Which numbers are named?", "Who may write it?", "What does it cost?")
+    questions = [
+        replace(question, prompt=tuple(tokenizer.encode(f"\n\nQuestion: {words}\nAnswer:")))
+        for question, words in zip(a_page(0, questions=len(asked)).questions, asked, strict=True)
+    ]
+    pages = [
+        replace(a_page(n, questions=0), prefix=tuple(text[170 * n :][: 100 + 57 * n]), questions=questions[: 1 + n % 4])
+        for n in range(6)
+    ]
+    settings = TrainerSettings(epochs=1, max_length_tokens=512, precision=Precision.BFLOAT16)
+    loaded = load_base(base_model, settings, torch.device("cpu"), pages[0])
+    assert loaded.shares_prefix
+
+    def found_for(pages):
+        return [answer.tokens for answer in answer_pages(loaded, pages, an_index(limit))]
+
+    found = found_for(pages)
+
+    assert len(set(found)) > len(found) // 2
+    assert found_for(drafted(pages, found[::-1])) == found
+    assert [tokens for page in pages for tokens in found_for([page])] == found
 
 
 def test_answers_come_in_the_order_of_the_dataset_and_within_the_limit(tmp_path):

@@ -119,7 +119,7 @@ class PackedAttention:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Block:
+class Block:
     """Consecutive query rows and the keys that they may see."""
 
     rows: slice
@@ -137,21 +137,26 @@ class _Block:
         return masked_attention(q, k, v, self.mask, scaling)
 
 
-def _blocks(segment: Segment, device: torch.device, dtype: torch.dtype) -> Iterator[_Block]:
-    prefix_end = segment.branches_start
-    if device.type != "cpu":
-        yield _Block(rows=slice(segment.start, prefix_end), keys=slice(segment.start, prefix_end), mask=None)
-    else:
-        for first in range(segment.start, prefix_end, ROWS_PER_BLOCK):
-            last = min(first + ROWS_PER_BLOCK, prefix_end)
-            mask = causal_mask(last - first, last - segment.start, device, dtype)
-            yield _Block(rows=slice(first, last), keys=slice(segment.start, last), mask=mask)
+def _blocks(segment: Segment, device: torch.device, dtype: torch.dtype) -> Iterator[Block]:
+    yield from prefix_blocks(segment, device, dtype)
     if segment.branch_tokens:
-        yield _Block(
-            rows=slice(prefix_end, segment.end),
+        yield Block(
+            rows=slice(segment.branches_start, segment.end),
             keys=slice(segment.start, segment.end),
             mask=_branch_mask(segment, device, dtype),
         )
+
+
+def prefix_blocks(segment: Segment, device: torch.device, dtype: torch.dtype) -> Iterator[Block]:
+    """Yield the causal blocks of a segment's prefix."""
+    prefix_end = segment.branches_start
+    if device.type != "cpu":
+        yield Block(rows=slice(segment.start, prefix_end), keys=slice(segment.start, prefix_end), mask=None)
+        return
+    for first in range(segment.start, prefix_end, ROWS_PER_BLOCK):
+        last = min(first + ROWS_PER_BLOCK, prefix_end)
+        mask = causal_mask(last - first, last - segment.start, device, dtype)
+        yield Block(rows=slice(first, last), keys=slice(segment.start, last), mask=mask)
 
 
 def causal_mask(rows: int, keys: int, device: torch.device, dtype: torch.dtype) -> Tensor:
