@@ -12,9 +12,16 @@ from typing import Any
 from study_operator import limits, names
 from study_operator.limits import Whole
 from study_operator.study import (
+    ATTRIBUTE,
+    DATA_KEY,
+    ENDPOINT,
     KNOWN_ATTRIBUTES,
     METRICS,
+    NUMBER,
+    OBJECT_NAME,
     PARAMETERS,
+    REGION,
+    STUDY_NAME,
     AddressingStyle,
     CaBundle,
     DeletionPolicy,
@@ -26,10 +33,6 @@ from trial_trainer.contract import LabelSource, Precision, SplitBy
 Schema = dict[str, Any]
 
 OWNED_WHOLE: Schema = {"x-kubernetes-map-type": "atomic"}
-
-NUMBER = r"[-+]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][-+]?[0-9]{1,2})?"
-WORD = "[a-z][a-z_]*"
-OBJECT_NAME = r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*"
 
 _MUTABLE = "suspend, parallelTrials, numTrials, budget and ttlSecondsAfterFinished"
 
@@ -174,7 +177,7 @@ def _objective() -> Schema:
                 default="accuracy",
                 **rules(
                     rule(
-                        f"self.matches('^(accuracy(/{WORD})?|{metrics})$')",
+                        f"self.matches('^(accuracy(/{ATTRIBUTE})?|{metrics})$')",
                         f"must be one of {', '.join(METRICS)}, or accuracy/ and one of the asked attributes",
                     )
                 ),
@@ -350,7 +353,7 @@ def _data() -> Schema:
             "attributes": listing(
                 "What is asked of each page. With labels from Markup it is some of "
                 f"{', '.join(KNOWN_ATTRIBUTES)}; it is left out for ready samples.",
-                text("The name of an attribute.", limits.WORD_LENGTH, pattern=WORD),
+                text("The name of an attribute.", limits.WORD_LENGTH, pattern=ATTRIBUTE),
                 limits.ATTRIBUTES_LENGTH,
                 **rules(rule("self.all(a, self.exists_one(b, b == a))", "must hold each attribute once")),
             ),
@@ -480,9 +483,9 @@ def _storage() -> Schema:
             "endpoint": text(
                 "The http:// or https:// address of an S3-compatible server. Where it is not given it is AWS.",
                 limits.ENDPOINT_LENGTH,
-                pattern=r"https?://[^/\s]+/?",
+                pattern=ENDPOINT,
             ),
-            "region": text("The region of the bucket.", limits.REGION_LENGTH, pattern="[a-z0-9-]+"),
+            "region": text("The region of the bucket.", limits.REGION_LENGTH, pattern=REGION),
             "addressingStyle": choice(
                 "How the bucket's name is put into its URL. Most servers that are not AWS want Path.",
                 AddressingStyle,
@@ -496,7 +499,7 @@ def _storage() -> Schema:
                     "key": text(
                         "The key of the ConfigMap or Secret that holds the certificates, as PEM.",
                         limits.KEY_LENGTH,
-                        pattern="[-._a-zA-Z0-9]+",
+                        pattern=DATA_KEY,
                         default=CaBundle.key,
                     ),
                 },
@@ -1040,7 +1043,7 @@ def build_schema() -> Schema:
         ("spec",),
         **rules(
             rule(
-                "self.metadata.name.matches('^[a-z]([-a-z0-9]*[a-z0-9])?$')",
+                f"self.metadata.name.matches('^{STUDY_NAME}$')",
                 "must begin with a letter and hold only lower-case letters, digits and inner dashes, because Jobs and "
                 "Services are named after it",
                 ".metadata.name",

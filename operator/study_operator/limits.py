@@ -16,6 +16,14 @@ class Whole(NamedTuple):
     default: int | None = None
     """What holds where the field is not given; None: nothing."""
 
+    def allows(self, value: object) -> bool:
+        """Say whether a value is such a number."""
+        return isinstance(value, int) and not isinstance(value, bool) and self.low <= value <= self.high
+
+    def says(self) -> str:
+        """Return the bounds in words."""
+        return f"a whole number from {self.low} to {self.high}"
+
 
 MAX_TRIALS = 500
 MAX_INT32 = 2**31 - 1

@@ -213,6 +213,28 @@ WRONG_MANIFESTS = [
         id="a bound that is not finite",
     ),
     pytest.param(
+        {"spec.parameters[0].searchSpace.logUniform.max": "0.0010000000000000000000000000000000000000"},
+        [
+            "`spec.parameters[0].searchSpace.logUniform.max` must have at most 40 characters, got '0.0010000000000000000000000000000000000000'"
+        ],
+        id="a bound with more digits than a number has",
+    ),
+    pytest.param(
+        {"spec.parameterConstraints": [f"weight_decay <= 0.3{' ' * 182}"]},
+        [f"`spec.parameterConstraints[0]` must have at most 200 characters, got 'weight_decay <= 0.3{' ' * 180}…"],
+        id="a constraint that is too long",
+    ),
+    pytest.param(
+        {"spec.outcomeConstraints": [f"invalid_output_rate <= 0.2{' ' * 175}"]},
+        [f"`spec.outcomeConstraints[0]` must have at most 200 characters, got 'invalid_output_rate <= 0.2{' ' * 173}…"],
+        id="an outcome constraint that is too long",
+    ),
+    pytest.param(
+        {"spec.trainer.targetModules": ["q_proj", "q" * 101]},
+        [f"`spec.trainer.targetModules[1]` must have at most 100 characters, got '{'q' * 101}'"],
+        id="a module whose name is too long",
+    ),
+    pytest.param(
         {"spec.parameters[0].searchSpace.logUniform.min": "-1e-4"},
         ["`spec.parameters[0].searchSpace.logUniform.min` must be greater than 0, got '-1e-4'"],
         id="a negative bound on a log scale",
