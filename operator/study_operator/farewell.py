@@ -1,6 +1,6 @@
 """Taking leave of a study: first its Jobs go, then its prefix in the bucket, then the study itself.
 
-Only a study whose `deletionPolicy` is `Delete` waits for that, held by a finalizer; the Jobs of any other go with it, by
+Only a study whose `deletionPolicy` is `Delete` waits for that, held by a finalizer; the Jobs of any other go with it by
 their owner references. Called by `controller.py`; every step may be repeated.
 """
 
@@ -12,16 +12,15 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from study_operator import names
-from study_operator.cluster import Studies, study_path
+from study_operator.cluster import Studies, manifest_of, study_path
 from study_operator.errors import ConflictError, StudyInvalidError
 from study_operator.jobs import artifacts_uri
 from study_operator.kube import Kube, KubeError, Raw, path_of
-from study_operator.manifest import parse_body
 from study_operator.names import StudyKey
 from study_operator.settings import Settings
 from study_operator.status import Event
 from study_operator.storage import Buckets, StorageRefusedError
-from study_operator.study import DeletionPolicy, Study
+from study_operator.study import DeletionPolicy, Study, parse_study
 from trial_trainer.artifacts import ArtifactError
 
 log = logging.getLogger(__name__)
@@ -64,7 +63,7 @@ class Farewell:
         self._delete_jobs(body)
         events: list[Event] = []
         try:
-            study = parse_body(body)
+            study = parse_study(manifest_of(body))
             deleted = self.buckets.open(study).store.delete("")
             log.info("deleted %d objects of study %s: %s", deleted, study.name, artifacts_uri(study))
         except (StudyInvalidError, StorageRefusedError, ArtifactError) as error:

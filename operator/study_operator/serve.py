@@ -86,7 +86,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--namespace", action="append", default=[], metavar="NAMESPACE", help="watch this one (may be repeated)"
     )
-    parser.add_argument("--config", type=Path, metavar="FILE", help="the installation's YAML: trainerImage, identities, limits")
+    parser.add_argument(
+        "--config", type=Path, metavar="FILE", help="the installation's YAML: trainerImage, identities, limits"
+    )
     parser.add_argument("--lease-namespace", default=_own_namespace(), metavar="NAMESPACE", help="of the Lease")
     parser.add_argument("--health-port", type=int, default=8080, metavar="PORT", help="of /healthz; 0: any free one")
     parser.add_argument("--threads", type=int, default=8, metavar="N", help="studies that are worked on at a time")
@@ -116,7 +118,9 @@ def read_installation(path: Path | None) -> Installation:
         raise ConfigurationError(f"{path} must hold an object, got {raw!r}")
     unknown = sorted(set(raw) - {"trainerImage", "identities", "limits"})
     if unknown:
-        raise ConfigurationError(f"{path}: must hold trainerImage, identities and limits only, got {', '.join(unknown)}")
+        raise ConfigurationError(
+            f"{path}: must hold trainerImage, identities and limits only, got {', '.join(unknown)}"
+        )
     image = raw.get("trainerImage") or ""
     if not isinstance(image, str):
         raise ConfigurationError(f"{path}: trainerImage must be a string, got {image!r}")

@@ -10,8 +10,12 @@ from typing import Any
 
 import pytest
 
+from cluster import scripts
 from cluster.bucket import S3Server, User
 from cluster.kube import Cluster
+from cluster.node import StandIn
+from cluster.scripts import Script
+from cluster.trainer import ScriptedTrainer
 from on_cluster.operators import FAST, MANIFESTS, NAME, OperatorProcess, granted, read_access, read_manifests
 from on_cluster.studies import BUCKET, StudyOnCluster, a_secret
 from study_operator import names
@@ -45,7 +49,7 @@ def user(s3: S3Server) -> User:
 
 @pytest.fixture
 def home(cluster: Cluster, namespace: str, user: User, _crd: None, tmp_path: Path) -> Iterator[Path]:
-    """The kubeconfig of an operator that may do in this cluster what its manifests say; the bucket's Secret is there."""
+    """The kubeconfig of an operator that may do what its manifests say; the bucket's Secret is there."""
     with granted(cluster, read_access(namespace)):
         cluster.apply(a_secret(namespace, user))
         yield cluster.service_account_kubeconfig(namespace, NAME, tmp_path)
@@ -69,6 +73,27 @@ def make_operator(home: Path, namespace: str, tmp_path: Path) -> Iterator[Callab
             return operator
 
         yield make
+
+
+class Stage:
+    """Nodes whose pods do what is said of their Job: `stage.play["t000-r0"] = scripts.exits(11)`; else their work."""
+
+    def __init__(self, make_nodes: Callable[..., StandIn], **options: Any) -> None:
+        self.trainer = ScriptedTrainer()
+        self.play: dict[str, Script] = {}
+        """By the end of a Job's name; the longest that fits is played, from the next pod on."""
+        self.nodes = make_nodes(script=self._choose, **options)
+
+    def _choose(self, pod: Any) -> Script:
+        job = pod["metadata"]["labels"]["batch.kubernetes.io/job-name"]
+        words = [word for word in self.play if job.endswith(word)]
+        return self.play[max(words, key=len)] if words else scripts.works(self.trainer)
+
+
+@pytest.fixture
+def stage(make_nodes: Callable[..., StandIn]) -> Stage:
+    """Scripted nodes of the test's namespace."""
+    return Stage(make_nodes)
 
 
 @pytest.fixture

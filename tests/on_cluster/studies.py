@@ -133,7 +133,9 @@ class StudyOnCluster:
 
     def describe(self) -> str:
         """Return what a person wants to see of it where a test has failed."""
-        conditions = [f"{c['type']}={c['status']} {c['reason']}: {c['message']}" for c in self.status.get("conditions", ())]
+        conditions = [
+            f"{c['type']}={c['status']} {c['reason']}: {c['message']}" for c in self.status.get("conditions", ())
+        ]
         stages = [f"{name}: {json.dumps(self.status.get(name))}" for name in ("prepare", "judge")]
         return "\n".join([*conditions, *stages, *map(json.dumps, self.trials)])
 
@@ -205,6 +207,15 @@ class StudyOnCluster:
                 c["type"] in ("Complete", "Failed") and c["status"] == "True"
                 for c in job.get("status", {}).get("conditions", ())
             )
+        ]
+
+    def live_pods(self, trial: str = "") -> list[Object]:
+        """Return its pods that have not ended, or those of one trial."""
+        return [
+            pod
+            for pod in self.pods()
+            if pod["status"].get("phase") not in ("Succeeded", "Failed")
+            and trial in ("", pod["metadata"]["labels"].get(names.TRIAL_LABEL))
         ]
 
     def events(self) -> list[Object]:

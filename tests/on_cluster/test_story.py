@@ -94,7 +94,11 @@ def test_the_real_trainer_in_pods_takes_a_study_to_its_winner(
     make_nodes()
     make_operator()
     spec = a_spec(s3, arms=2, parallel=2)
-    spec["data"] = {**spec["data"], "source": f"s3://{BUCKET}/pages/pages.jsonl", "split": {"validationPercent": 40, "testPercent": 0}}
+    spec["data"] = {
+        **spec["data"],
+        "source": f"s3://{BUCKET}/pages/pages.jsonl",
+        "split": {"validationPercent": 40, "testPercent": 0},
+    }
     spec["trainer"] |= {"baseModel": {"uri": str(save_model(tmp_path / "model"))}, "precision": "Float32"}
     s3.client().upload_file(str(write_pages(tmp_path / "pages.jsonl")), BUCKET, "pages/pages.jsonl")
     study.apply(spec)
