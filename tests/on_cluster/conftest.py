@@ -76,18 +76,24 @@ def make_operator(home: Path, namespace: str, tmp_path: Path) -> Iterator[Callab
 
 
 class Stage:
-    """Nodes whose pods do what is said of their Job: `stage.play["t000-r0"] = scripts.exits(11)`; else their work."""
+    """Nodes whose pods do what is said of their Job: `stage.play["t000-r0"] = scripts.exits(11)`; else their work.
+
+    A list is for one pod after the other, and their work follows.
+    """
 
     def __init__(self, make_nodes: Callable[..., StandIn], **options: Any) -> None:
         self.trainer = ScriptedTrainer()
-        self.play: dict[str, Script] = {}
+        self.play: dict[str, Script | list[Script]] = {}
         """By the end of a Job's name; the longest that fits is played, from the next pod on."""
         self.nodes = make_nodes(script=self._choose, **options)
 
     def _choose(self, pod: Any) -> Script:
         job = pod["metadata"]["labels"]["batch.kubernetes.io/job-name"]
         words = [word for word in self.play if job.endswith(word)]
-        return self.play[max(words, key=len)] if words else scripts.works(self.trainer)
+        script = self.play[max(words, key=len)] if words else []
+        if isinstance(script, Script):
+            return script
+        return script.pop(0) if script else scripts.works(self.trainer)
 
 
 @pytest.fixture

@@ -73,11 +73,13 @@ class Proxy:
     """
 
     def __init__(self, server: str, *, name: str, decide: Decide, ca_file: str | None = None) -> None:
-        pool = urllib3.PoolManager(ca_certs=ca_file, maxsize=32, retries=False)
+        pool = urllib3.PoolManager(ca_certs=ca_file, maxsize=128, retries=False)
+        self._watches: set[urllib3.BaseHTTPResponse] = set()
 
         class Handler(_Handler):
             upstream = server.rstrip("/")
             connections = pool
+            watches = self._watches
             ask = staticmethod(lambda method, path: decide(Call(server=name, method=method, path=path)))
 
         self._server = _Server(("127.0.0.1", 0), Handler)
@@ -89,8 +91,17 @@ class Proxy:
         """The address at which it stands for the server."""
         return f"http://127.0.0.1:{self._server.server_address[1]}"
 
+    def end_watches(self) -> None:
+        """End every watch towards the server, as when the client's machine is gone."""
+        for answer in list(self._watches):
+            if (connected := getattr(answer.connection, "sock", None)) is not None:
+                with contextlib.suppress(OSError):
+                    # Of the socket, not of TLS, whose state the reading thread is in the middle of.
+                    socket.socket.shutdown(connected, socket.SHUT_RDWR)
+
     def stop(self) -> None:
         """Stop listening."""
+        self.end_watches()
         self._server.shutdown()
         self._server.server_close()
 
@@ -104,6 +115,7 @@ class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     upstream: str
     connections: urllib3.PoolManager
+    watches: set[urllib3.BaseHTTPResponse]
     ask: Callable[[str, str], Fate]
 
     def _serve(self) -> None:
@@ -158,6 +170,7 @@ class _Handler(BaseHTTPRequestHandler):
         alarm = threading.Timer(1.0, self._hang_up)
         if is_cut:
             alarm.start()
+        self.watches.add(answer)
         try:
             for chunk in answer.stream(None, decode_content=False):
                 if chunk:
@@ -166,6 +179,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.wfile.write(b"0\r\n\r\n")
         finally:
             alarm.cancel()
+            self.watches.discard(answer)
 
     def _refuse(self, status: int) -> None:
         reason = {409: "Conflict", 429: "TooManyRequests"}.get(status, "ServiceUnavailable")

@@ -46,7 +46,7 @@ class Zygote:
     def stop(self) -> None:
         """End it, and every operator that still runs."""
         self._process.kill()
-        self._process.wait()
+        self._process.communicate()
 
 
 def main() -> None:
