@@ -41,7 +41,7 @@ from trial_trainer.contract import ParameterValue, Progress
 
 Raw = Mapping[str, Any]
 
-TRIAL_MESSAGE_BYTES = 250
+TRIAL_MESSAGE_BYTES = 180
 """As JSON, like the others here. There are up to 500 trials, and the whole object stays below a mebibyte."""
 
 MESSAGE_BYTES = 2_000

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from ledgers import NOW, a_ledger, a_study, a_trial, continued, minimizing, paused, running, stopped
 from study_operator.errors import StatusUnreadableError
 from study_operator.status import (
+    TRIAL_MESSAGE_BYTES,
     Reported,
     cut,
     events_between,
@@ -163,7 +164,7 @@ def test_long_words_of_an_environment_make_no_status_that_is_refused() -> None:
     prepared = next(c for c in status["conditions"] if c["type"] == "Prepared")
     assert re.fullmatch("Livesx{59}", prepared["reason"]) and prepared["reason"] == status["prepare"]["reason"]
     assert len(prepared["message"]) < 2000
-    assert len(status["trials"][0]["message"].encode()) <= 250
+    assert len(status["trials"][0]["message"].encode()) <= TRIAL_MESSAGE_BYTES
 
 
 def test_a_status_whose_nulls_were_left_out_is_the_same_status() -> None:

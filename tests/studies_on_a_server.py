@@ -1,0 +1,62 @@
+"""Studies on a real API server that has our CRD, and that nobody runs."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from cluster.api import ApiError, Object
+from cluster.kube import Cluster
+
+CRD_FILE = Path(__file__).resolve().parents[1] / "manifests" / "crd.yaml"
+CRD: Mapping[str, Any] = yaml.safe_load(CRD_FILE.read_text(encoding="utf-8"))
+
+
+class Studies:
+    """The studies of one namespace, as an API server with our CRD has them."""
+
+    def __init__(self, cluster: Cluster, namespace: str) -> None:
+        self.cluster = cluster
+        self.namespace = namespace
+        self._path = f"/apis/finetune.study/v1alpha1/namespaces/{namespace}/finetunestudies"
+
+    def find_refusal(self, manifest: Mapping[str, Any]) -> str:
+        """Return why the server does not take a new study; nothing where it does. Strict, as kubectl asks."""
+        try:
+            self.cluster.api.create(self._path, manifest, dryRun="All", fieldValidation="Strict")
+        except ApiError as error:
+            return error.message
+        return ""
+
+    def create(self, manifest: Mapping[str, Any]) -> Object:
+        return self.cluster.api.create(self._path, manifest, fieldValidation="Strict")
+
+    def kubectl_apply(self, manifest: Mapping[str, Any]) -> str:
+        """Apply as `kubectl apply` does by default: it computes a patch itself, and keeps a copy of the manifest."""
+        text = yaml.safe_dump(dict(manifest))
+        return self.cluster.kubectl("apply", "-n", self.namespace, "-f", "-", text=text).stdout
+
+    def replace(self, study: Mapping[str, Any], **query: str) -> Object:
+        return self.cluster.api.replace(f"{self._path}/{study['metadata']['name']}", study, **query)
+
+    def find_refused_change(self, study: Mapping[str, Any], spec: Mapping[str, Any]) -> str:
+        """Return why the server does not take another spec for a study that is there; nothing where it does."""
+        try:
+            self.replace({**study, "spec": spec}, dryRun="All", fieldValidation="Strict")
+        except ApiError as error:
+            return error.message
+        return ""
+
+    def write_status(self, study: Mapping[str, Any], status: Mapping[str, Any]) -> Object:
+        """Write a status as the operator does: whole, over the version that was read."""
+        path = f"{self._path}/{study['metadata']['name']}/status"
+        return self.cluster.api.replace(path, {**study, "status": status}, fieldValidation="Strict")
+
+    def get(self, name: str) -> Object:
+        found = self.cluster.api.get(f"{self._path}/{name}")
+        assert found is not None
+        return found
+
+    def delete(self, name: str) -> None:
+        self.cluster.api.delete(f"{self._path}/{name}")
