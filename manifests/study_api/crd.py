@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from study_api.kinds import Schema, fields, rule, rules
+from study_api.kinds import Schema, fields, rule, rules, say
 from study_api.spec import MUTABLE, build_spec
 from study_api.status import build_status
 from study_operator import limits, names
@@ -28,7 +28,7 @@ def _frozen() -> list[Schema]:
         made.append(
             rule(
                 f"!({accepted}) || ({same})",
-                f"must not change once the study is accepted: only {', '.join(MUTABLE)} may. To try another study, "
+                f"must not change once the study is accepted: only {say(MUTABLE, 'and')} may. To try another study, "
                 "give it another name",
                 f".spec.{name}",
                 forbids=True,

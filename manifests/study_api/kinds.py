@@ -90,10 +90,10 @@ def rules(*given: Schema) -> Schema:
     return {"x-kubernetes-validations": list(given)}
 
 
-def say_or(words: Iterable[str]) -> str:
-    """Return words as a choice."""
+def say(words: Iterable[str], joined_by: str) -> str:
+    """Return words as a sentence has them: `one, two or three`."""
     *most, last = words
-    return f"{', '.join(most)} or {last}"
+    return f"{', '.join(most)} {joined_by} {last}"
 
 
 def place(about: str, schemes: Sequence[str] = ("s3", "file")) -> Schema:

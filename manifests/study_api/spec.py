@@ -22,7 +22,7 @@ from study_api.kinds import (
     pod_template,
     rule,
     rules,
-    say_or,
+    say,
     text,
     whole,
 )
@@ -187,7 +187,7 @@ def _ranges() -> list[Schema]:
     made.append(
         rule(
             f"!(self.name in [{listed}]) || !(has({space}.uniform) || has({space}.logUniform))",
-            f"must be categorical for {say_or(wholes)}, because their values are whole numbers",
+            f"must be categorical for {say(wholes, 'or')}, because their values are whole numbers",
             ".searchSpace",
         )
     )
@@ -441,7 +441,7 @@ def build_spec() -> Schema:
     side = rf"\s*[-+]?\s*{term}(?:\s*[-+]\s*{term})*\s*"
     return fields(
         "What the study is to do. Once it is accepted (condition Accepted) "
-        f"only {', '.join(MUTABLE)} may change; numTrials only upwards.",
+        f"only {say(MUTABLE, 'and')} may change; numTrials only upwards.",
         {
             "suspend": flag(
                 "While true nothing runs: running trials write a checkpoint and free their accelerators, and go on "

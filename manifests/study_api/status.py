@@ -67,7 +67,7 @@ def _stage(about: str) -> Schema:
         about,
         {
             "state": choice("Where it stands.", StageState),
-            "attempts": _attempts("Its runs.", **NULL),
+            "attempts": _attempts("The runs of its Job.", **NULL),
             "earlierAttempts": _earlier(**NULL),
             "reason": text("Why it failed, one word.", 64, **NULL),
             "message": text("What there is to say of it.", 2_000, **NULL),
@@ -261,7 +261,10 @@ def build_status() -> Schema:
             "reportURI": text("Where the report is.", 2_000),
             "reported": fields(
                 "Which report was written last.",
-                {"key": text("Changes when there is something new to report.", 1_000), "at": _time("When.")},
+                {
+                    "key": text("Changes when there is something new to report.", 1_000),
+                    "at": _time("When it was written."),
+                },
                 ("key", "at"),
                 **NULL,
             ),

@@ -729,7 +729,9 @@ def _parse_template(fields: _Fields) -> PodTemplate | None:
     size = len(json.dumps(template.raw, separators=(",", ":"), ensure_ascii=False, default=str).encode())
     if size > limits.TEMPLATE_BYTES:
         fields.refuse("template", f"must have at most {limits.TEMPLATE_BYTES} bytes as JSON", size)
+    template.take("metadata")
     spec = template.child("spec", {})
+    template.done()
     containers = spec.sequence("containers", 0, limits.CONTAINERS_LENGTH, ())
     names = [item.get("name") if isinstance(item, Mapping) else None for item in containers]
     if containers and TRAINER_CONTAINER not in names:

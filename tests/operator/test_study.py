@@ -491,6 +491,11 @@ WRONG_MANIFESTS = [
         id="a template that is an image",
     ),
     pytest.param(
+        {"spec.trainer.template": {"kind": "Pod"}},
+        ["`spec.trainer.template.kind` must not be given, because it is not a field, got 'Pod'"],
+        id="a template that is a whole object",
+    ),
+    pytest.param(
         {"spec.trainer.template": {"spec": {"containers": [{"name": "main"}, {"image": "i"}, "x"]}}},
         ["`spec.trainer.template.spec.containers` must hold one that is named 'trainer', got ['main', None, None]"],
         id="a template without the trainer's container",
