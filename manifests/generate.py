@@ -1,4 +1,4 @@
-"""Makes `manifests/crd.yaml` of `study_api`.
+"""Makes `manifests/crd.yaml` and `docs/api.md` of `study_api`.
 
 python manifests/generate.py            # writes
 python manifests/generate.py --check    # fails where a file is not what it would write
@@ -18,13 +18,15 @@ REPOSITORY = HERE.parent
 sys.path[:0] = [str(REPOSITORY / name) for name in ("manifests", "operator", "trainer")]
 
 from study_api.crd import build_crd  # noqa: E402
+from study_api.reference import render_reference  # noqa: E402
 
 HEAD = "# Made by manifests/generate.py of manifests/study_api.\n"
 
 
 def build_files() -> Mapping[Path, str]:
     """Return what each file is to hold."""
-    return {HERE / "crd.yaml": HEAD + _dump(build_crd())}
+    crd = build_crd()
+    return {HERE / "crd.yaml": HEAD + _dump(crd), REPOSITORY / "docs" / "api.md": render_reference(crd)}
 
 
 def _dump(raw: Any) -> str:

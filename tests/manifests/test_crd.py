@@ -44,6 +44,15 @@ def test_the_generated_files_are_those_that_would_be_generated() -> None:
     assert (result.returncode, result.stderr) == (0, "")
 
 
+def test_every_link_of_the_reference_leads_to_a_section() -> None:
+    page = (REPOSITORY / "docs" / "api.md").read_text(encoding="utf-8")
+    sections = {re.sub(r"[^a-z0-9]", "", heading.lower()) for heading in re.findall(r"^## (.*)$", page, re.MULTILINE)}
+    links = set(re.findall(r"\]\(#([^)]*)\)", page))
+    assert "specparameterssearchspace" in links and links <= sections
+    missing = [path for path, _ in OURS if f"`{path.rpartition('.')[2]}`" not in page]
+    assert missing == []
+
+
 def test_names_are_those_of_the_design() -> None:
     names = CRD["spec"]["names"]
     assert (CRD["spec"]["group"], CRD["spec"]["scope"]) == ("finetune.study", "Namespaced")

@@ -158,7 +158,7 @@ def a_largest_trial(study: Study, index: int, **changes: Any) -> Trial:
             standard_error=LONG,
             n=1_234_567,
             metrics=dict.fromkeys(kept_metrics(study), LONG),
-            checkpoint=f"trials/t{index:03d}/rungs/{rung}/checkpoints/12345678-{UID}",
+            checkpoint=f"trials/t{index:03d}/rungs/{rung}/{'k' * limits.CHECKPOINT_LENGTH}",
         )
         for rung in (0, 1)
     ]

@@ -14,6 +14,7 @@ from study_operator.errors import StatusUnreadableError
 from study_operator.status import (
     TRIAL_MESSAGE_BYTES,
     Reported,
+    TrialProgress,
     cut,
     events_between,
     is_same_status,
@@ -41,6 +42,7 @@ from study_operator.trial import (
     Trial,
     TrialState,
 )
+from trial_trainer.contract import Progress
 
 numbers = st.floats(allow_nan=False, allow_infinity=False)
 names = st.text(min_size=1, max_size=8)
@@ -338,3 +340,20 @@ def test_the_dataset_is_told_in_samples() -> None:
         "validationSamples": 2,
         "testSamples": 1,
     }
+
+
+def test_whatever_a_trainer_counts_no_status_is_refused_for_it() -> None:
+    progress = Progress(
+        step=-1,
+        stop_step=10**30,
+        total_steps=100,
+        loss=None,
+        phase="p" * 100,
+        eta_seconds=-0.6,
+        updated_at="u" * 100,
+    )
+    ledger = a_ledger(running(a_trial(0)))
+    seen = [TrialProgress(trial="t000", rung=0, progress=progress)]
+    (told,) = render_status(a_study(), ledger, now=NOW, progress=seen)["progress"]
+    assert (told["step"], told["stopStep"], told["etaSeconds"]) == (0, 2**53, 0)
+    assert len(told["phase"].encode()) <= 64 and len(told["updatedAt"].encode()) <= 64
