@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,20 @@ class Studies:
         self.cluster = cluster
         self.namespace = namespace
         self._path = f"/apis/finetune.study/v1alpha1/namespaces/{namespace}/finetunestudies"
+
+    def are_served(self) -> bool:
+        """Say whether the server has made room for them, which it answers with 404 and 429 until then."""
+        try:
+            return self.cluster.api.get(self._path) is not None
+        except ApiError as error:
+            if error.code == HTTPStatus.TOO_MANY_REQUESTS:
+                return False
+            raise
+
+    def are_explained(self) -> bool:
+        """Say whether kubectl can find and explain them; it asks anew, not what it has kept of an earlier answer."""
+        listed = self.cluster.kubectl("api-resources", "--api-group=finetune.study", "-o", "name").stdout
+        return bool(listed.strip()) and self.cluster.kubectl("explain", "fts.spec", check=False).returncode == 0
 
     def find_refusal(self, manifest: Mapping[str, Any]) -> str:
         """Return why the server does not take a new study; nothing where it does. Strict, as kubectl asks."""

@@ -4,18 +4,19 @@ What the API server refuses the parser must refuse too, because a laptop has no 
 the API server takes, and the condition `Accepted` tells it.
 """
 
-# sentences stand as they are told
-
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
 from some_manifests import a_manifest
-from studies_on_a_server import Studies
+from studies_on_a_server import CRD, Studies
 from study_operator.errors import StudyInvalidError
 from study_operator.study import parse_study
 
 Changes = dict[str, Any]
+
+SCHEMA = CRD["spec"]["versions"][0]["schema"]
 
 LEARNING_RATE = "spec.parameters[0].searchSpace"
 RANK = "spec.parameters[1].searchSpace"
@@ -66,6 +67,11 @@ def too_many(path: str, items: list[Any]) -> tuple[str, Changes, str]:
     most = len(items) - 1
     what = f"{path.removeprefix('spec.')} with too many items"
     return (what, {path: items}, f"{path}: Too many: {most + 1}: must have at most {most} items")
+
+
+def searched(name: str, space: Any, takes: str) -> tuple[str, Changes, str]:
+    changes = {"spec.parameters[2]": {"name": name, "searchSpace": space}}
+    return (f"values that {name} cannot have", changes, f"must hold values of {name}: {takes}")
 
 
 REFUSED_BY_THE_SERVER: list[tuple[str, Changes, str]] = [
@@ -278,6 +284,10 @@ REFUSED_BY_THE_SERVER: list[tuple[str, Changes, str]] = [
         {"spec.parameters[2]": {"name": "lora_dropout", "searchSpace": {"uniform": {"min": "0", "max": "1"}}}},
         "must hold values of lora_dropout: a number, at least 0 and less than 1",
     ),
+    searched("lora_alpha", {"uniform": {"min": "0", "max": "64"}}, "a number, greater than 0 and at most 4096"),
+    searched("lora_alpha_over_rank", {"uniform": {"min": "1", "max": "65"}}, "a number, greater than 0 and at most 64"),
+    searched("batch_size", {"categorical": {"values": ["8", "8192"]}}, "a whole number, at least 1 and at most 4096"),
+    searched("warmup_percent", {"categorical": {"values": ["0", "101"]}}, "a number, at least 0 and at most 100"),
     ("a value given twice", {f"{RANK}.categorical.values": ["4", "16", "16.0"]}, "must hold each value once"),
     ("ordered values that fall", {f"{RANK}.categorical.values": ["16", "4"]}, "must ascend, because they are ordered"),
     (
@@ -490,6 +500,20 @@ def test_the_api_server_takes_it_and_the_operator_tells(studies: Studies, change
     with pytest.raises(StudyInvalidError) as told:
         parse_study(manifest)
     assert sentence in "\n".join(told.value.problems)
+
+
+def rules_of(schema: Any) -> Iterator[str]:
+    """Return what the rules of a schema say, but for those of changes."""
+    if isinstance(schema, dict):
+        given = schema.get("x-kubernetes-validations", ())
+        yield from (rule["message"] for rule in given if "oldSelf" not in rule["rule"])
+        for child in schema.values():
+            yield from rules_of(child)
+
+
+def test_every_rule_of_the_schema_refuses_one_of_them(studies: Studies) -> None:
+    told = "\n".join(studies.find_refusal(a_manifest(changes)) for _, changes, _ in REFUSED_BY_THE_SERVER)
+    assert [message for message in dict.fromkeys(rules_of(SCHEMA)) if message not in told] == []
 
 
 @pytest.mark.parametrize("path", ["spec.suspend", "spec.baseline", "spec.budget", "spec.storage.endpoint"])
