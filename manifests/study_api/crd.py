@@ -13,9 +13,11 @@ from study_operator.study import STUDY_NAME
 
 def _frozen() -> list[Schema]:
     """What may not change once a study is accepted: rules of the root, which see optional fields come and go."""
+    # A newer operator may refuse what an older one accepted. What was measured stays bound to its spec.
     accepted = (
-        "has(oldSelf.status) && has(oldSelf.status.conditions) && "
-        "oldSelf.status.conditions.exists(c, c.type == 'Accepted' && c.status == 'True')"
+        "has(oldSelf.status) && ((has(oldSelf.status.conditions) && "
+        "oldSelf.status.conditions.exists(c, c.type == 'Accepted' && c.status == 'True')) || "
+        "(has(oldSelf.status.trials) && size(oldSelf.status.trials) > 0))"
     )
     spec = build_spec()
     made = []

@@ -1,11 +1,12 @@
 """Schema and parser agree: the same fields, the same bounds, the same defaults, the same words."""
 
+import contextlib
 import copy
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from some_manifests import FULL_MANIFEST, MANIFEST, a_manifest
@@ -175,3 +176,69 @@ def test_the_api_server_completes_a_short_study_as_the_parser_does(studies: Stud
     created = studies.create(a_manifest({"metadata.name": "completed"}))
     assert created["spec"] == with_defaults(MANIFEST["spec"], SPEC)
     studies.delete("completed")
+
+
+WORDS = [
+    "1e-3",
+    "16",
+    "0",
+    "+.5",
+    "1.",
+    "-1",
+    "1e999",
+    "accuracy",
+    "accuracy/name",
+    "s3://",
+    "s3://b/c",
+    "a b",
+    "",
+    "Given",
+]
+VALUES = st.recursive(
+    st.booleans() | st.integers(-3, 600) | st.sampled_from(WORDS),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(st.sampled_from(["name", "uri", "min", "max", "learning_rate"]), inner, max_size=3)
+    ),
+    max_leaves=5,
+)
+
+
+@settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(changes=st.dictionaries(st.sampled_from(list(FIELDS)), VALUES, max_size=3))
+def test_what_the_api_server_refuses_the_parser_refuses_too(studies: Studies, changes: Mapping[str, Any]) -> None:
+    manifest = a_manifest({}, FULL_MANIFEST)
+    for path, value in changes.items():
+        with contextlib.suppress(AttributeError, IndexError, KeyError, TypeError):
+            # One change may leave no place for another.
+            manifest = a_manifest({path: value}, manifest)
+    refusal = studies.find_refusal(manifest)
+    # The other way round is not so: what is opaque to the schema only the parser reads.
+    assert refusal == "" or isinstance(outcome_of(manifest), list), refusal
+
+
+ODD_BUT_GOOD: list[dict[str, Any]] = [
+    {"spec.parameters[2].searchSpace.uniform.min": "+.0"},
+    {"spec.parameters[2].searchSpace.uniform.max": "1."},
+    {"spec.parameters[2].searchSpace.uniform.max": "5E-01"},
+    {"spec.parameters[1].searchSpace.categorical.values": ["4.", "1.6e1", "+64"]},
+    {"spec.parameters[1].searchSpace.categorical": {"values": ["64", "4", "16"]}},
+    {"spec.parameterConstraints": ["2*weight_decay<=1", "-weight_decay >= -0.9", "0.1 <= weight_decay + 2"]},
+    {"spec.parameterConstraints": ["weight_decay - -1 <= 5", "- 2 * weight_decay + 1e-1<=5"]},
+    {"spec.outcomeConstraints": ["validation_loss<=+2.5e0", "  accuracy/name >= .5 "]},
+    {"spec.objective": {"metric": "accuracy/name"}, "spec.outcomeConstraints": ["accuracy >= 0.1"]},
+    {"spec.objective": {}},
+    {"spec.data.source": "./a:b//c"},
+    {"spec.data.source": "file:///pages"},
+    {"spec.data": {"source": "ready.jsonl", "labels": {"from": "Given"}}},
+    {"spec.trainer.targetModules": ["model.layers.0.self_attn.q_proj"]},
+    {"spec.trainer.template": {}},
+    {"spec.budget": {}},
+]
+
+
+@pytest.mark.parametrize("changes", ODD_BUT_GOOD, ids=str)
+def test_odd_forms_that_the_parser_takes_the_api_server_takes_too(studies: Studies, changes: dict[str, Any]) -> None:
+    manifest = a_manifest(changes)
+    parse_study(manifest)
+    assert studies.find_refusal(manifest) == ""

@@ -247,6 +247,16 @@ def test_the_operator_may_write_every_status_of_an_accepted_study(studies: Studi
     studies.delete("written")
 
 
+def test_a_study_with_trials_stays_as_it_is_even_when_it_is_not_accepted_any_more(studies: Studies) -> None:
+    created = a_study(studies, "with-trials", FULL_MANIFEST["spec"])
+    status = accept(studies, created, "False")["status"]
+    trial = {"index": 0, "arm": {}, "origin": "Baseline", "state": "Pending", "rung": 0, "totalSteps": 10}
+    written = studies.write_status(studies.get("with-trials"), status | {"trials": [trial]})
+    assert FROZEN in studies.find_refused_change(written, changed("seed", 7))
+    assert studies.find_refused_change(written, changed("suspend", True)) == ""
+    studies.delete("with-trials")
+
+
 def test_applying_the_same_manifest_again_changes_nothing(studies: Studies) -> None:
     manifest = a_manifest({"metadata.name": "again"})
     assert "created" in studies.kubectl_apply(manifest)
