@@ -1,4 +1,4 @@
-"""Makes `manifests/crd.yaml` of `api.py`.
+"""Makes `manifests/crd.yaml` and `docs/api.md` of `study_api`.
 
 python manifests/generate.py            # writes
 python manifests/generate.py --check    # fails where a file is not what it would write
@@ -17,14 +17,16 @@ HERE = Path(__file__).resolve().parent
 REPOSITORY = HERE.parent
 sys.path[:0] = [str(REPOSITORY / name) for name in ("manifests", "operator", "trainer")]
 
-import api  # noqa: E402
+from study_api.crd import build_crd  # noqa: E402
+from study_api.reference import render_reference  # noqa: E402
 
-HEAD = "# Made by manifests/generate.py of manifests/api.py.\n"
+HEAD = "# Made by manifests/generate.py of manifests/study_api.\n"
 
 
 def build_files() -> Mapping[Path, str]:
     """Return what each file is to hold."""
-    return {HERE / "crd.yaml": HEAD + _dump(api.build_crd())}
+    crd = build_crd()
+    return {HERE / "crd.yaml": HEAD + _dump(crd), REPOSITORY / "docs" / "api.md": render_reference(crd)}
 
 
 def _dump(raw: Any) -> str:
@@ -32,10 +34,17 @@ def _dump(raw: Any) -> str:
 
 
 class _Dumper(yaml.SafeDumper):
-    """YAML without anchors."""
+    """YAML without anchors, and with quotes around what Kubernetes reads as true or false and Python does not."""
 
     def ignore_aliases(self, _: Any) -> bool:
         return True
+
+
+def _represent_text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style="'" if text in {"y", "n", "Y", "N"} else None)
+
+
+_Dumper.add_representer(str, _represent_text)
 
 
 def main(arguments: list[str]) -> int:

@@ -1,6 +1,7 @@
 """How long, how many and how much a manifest may say: what `study.py` checks and what the CRD is made with.
 
-Values only. The largest study that they allow keeps its object under a mebibyte.
+Values only. The largest study that they allow keeps its object under a mebibyte, with 500 trials in its status and the
+copy of the spec that `kubectl apply` puts into an annotation (`tests/manifests/test_size.py`).
 """
 
 from __future__ import annotations
@@ -52,8 +53,8 @@ ACCELERATORS_PER_NODE = Whole(1, 64, 1)
 
 # Lists: most items.
 PARAMETERS_LENGTH = 20
-VALUES_LENGTH = 100
-STARTING_ARMS_LENGTH = 100
+VALUES_LENGTH = 50
+STARTING_ARMS_LENGTH = 50
 OUTCOME_CONSTRAINTS_LENGTH = 10
 PARAMETER_CONSTRAINTS_LENGTH = 10
 EXTRA_PERCENTS_LENGTH = 10
@@ -66,11 +67,12 @@ NAME_LENGTH = 40
 """Of a study: the names of its Jobs and labels hold 63."""
 NAMESPACE_LENGTH = 63
 UID_LENGTH = 128
-NUMBER_LENGTH = 40
+NUMBER_LENGTH = 24
+"""As many as `repr` of a number takes at most."""
 CONSTRAINT_LENGTH = 200
-WORD_LENGTH = 100
-"""Of an attribute or a module."""
-METRIC_LENGTH = WORD_LENGTH + len("accuracy/")
+ATTRIBUTE_LENGTH = 40
+MODULE_LENGTH = 64
+METRIC_LENGTH = ATTRIBUTE_LENGTH + len("accuracy/")
 PLACE_LENGTH = 1000
 REVISION_LENGTH = 200
 ENDPOINT_LENGTH = 500
@@ -78,5 +80,12 @@ REGION_LENGTH = 50
 OBJECT_NAME_LENGTH = 253
 KEY_LENGTH = 253
 
-TEMPLATE_BYTES = 64 * 1024
-"""Of a pod template as compact JSON: what a person writes takes a tenth, and the object must fit into etcd."""
+TEMPLATE_BYTES = 12 * 1024
+"""Of a pod template as compact JSON: what a person writes takes a few thousand. `kubectl apply` keeps a second copy."""
+
+CHECKPOINT_LENGTH = 64
+"""Of the key of a checkpoint as a trainer writes it into its reading: ours take 30."""
+
+LEDGER_VALUES = 4_000
+"""Of all trials together: a trial's entry holds a value of each parameter, and the two readings of an attribute's
+accuracy that a constraint bounds take the room of four."""

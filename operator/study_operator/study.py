@@ -644,7 +644,9 @@ def _parse_budget(fields: _Fields) -> Budget:
 
 def _parse_data(fields: _Fields) -> Data:
     source = fields.place("source")
-    attributes = fields.words("attributes", limits.ATTRIBUTES_LENGTH, pattern=ATTRIBUTE)
+    attributes = fields.words(
+        "attributes", limits.ATTRIBUTES_LENGTH, pattern=ATTRIBUTE, longest=limits.ATTRIBUTE_LENGTH
+    )
     test_source = fields.place("testSource") if fields.has("testSource") else None
     labels_from = LabelSource.MARKUP
     if fields.has("labels"):
@@ -696,7 +698,9 @@ def _parse_trainer(fields: _Fields) -> tuple[BaseModel, TrainerSettings, int, Po
         fields.refuse("weightDecay", "must be from 0 to 1")
     targets: str | tuple[str, ...] = "AllLinear"
     if isinstance(fields.raw.get("targetModules"), list):
-        targets = fields.words("targetModules", limits.TARGET_MODULES_LENGTH, pattern=MODULE)
+        targets = fields.words(
+            "targetModules", limits.TARGET_MODULES_LENGTH, pattern=MODULE, longest=limits.MODULE_LENGTH
+        )
         if not targets:
             fields.refuse("targetModules", "must be 'AllLinear' or a list of at least one name")
     elif fields.take("targetModules", "AllLinear") != "AllLinear":
@@ -725,7 +729,9 @@ def _parse_template(fields: _Fields) -> PodTemplate | None:
     size = len(json.dumps(template.raw, separators=(",", ":"), ensure_ascii=False, default=str).encode())
     if size > limits.TEMPLATE_BYTES:
         fields.refuse("template", f"must have at most {limits.TEMPLATE_BYTES} bytes as JSON", size)
+    template.take("metadata")
     spec = template.child("spec", {})
+    template.done()
     containers = spec.sequence("containers", 0, limits.CONTAINERS_LENGTH, ())
     names = [item.get("name") if isinstance(item, Mapping) else None for item in containers]
     if containers and TRAINER_CONTAINER not in names:
@@ -782,6 +788,12 @@ def _find_contradictions(study: Study) -> Iterator[str]:
     chosen = study.promotion.num_promoted + study.promotion.num_audited + (study.baseline is not None)
     if study.num_trials < chosen:
         rule = f"must be at least {chosen}, the number of promoted and audited trials and the baseline"
+        yield f"`spec.numTrials` {rule}, got {study.num_trials}"
+    bounded = sum("accuracy/" in text for text in study.outcome_constraints)
+    most = limits.LEDGER_VALUES // max(1, len(study.parameters) + 4 * bounded)
+    if study.num_trials > most:
+        rule = f"must be at most {most} with {len(study.parameters)} parameters"
+        rule += f" and {bounded} constraints on an attribute's accuracy" if bounded else ""
         yield f"`spec.numTrials` {rule}, got {study.num_trials}"
 
 
@@ -862,14 +874,14 @@ class _Fields:
             self.refuse(name, f"must be a path or start with {said} and name something")
         return value
 
-    def words(self, name: str, most: int, *, pattern: str) -> tuple[str, ...]:
+    def words(self, name: str, most: int, *, pattern: str, longest: int) -> tuple[str, ...]:
         """Return a list of different words."""
         words: list[str] = []
         for i, item in enumerate(self.sequence(name, 0, most, ())):
             if not isinstance(item, str) or not re.fullmatch(pattern, item):
                 self.refuse(f"{name}[{i}]", f"must match ^{pattern}$", item)
-            elif len(item) > limits.WORD_LENGTH:
-                self.refuse(f"{name}[{i}]", f"must have at most {limits.WORD_LENGTH} characters", item)
+            elif len(item) > longest:
+                self.refuse(f"{name}[{i}]", f"must have at most {longest} characters", item)
             elif item in words:
                 self.refuse(f"{name}[{i}]", "must be given once", item)
             else:
