@@ -293,12 +293,12 @@ def _render_summaries(study: Study, ledger: Ledger, recorded: Recorded) -> dict[
 
 
 def _summarize(study: Study, best: Raw | None, usage: Usage) -> dict[str, Any]:
-    """Return what `kubectl get` shows in its columns, rounded for people."""
+    """Return what `kubectl get` shows in its columns, rounded for people; it writes `<no value>` for null."""
     value, gain = (None if best is None or best[key] is None else float(best[key]) for key in ("value", "gain"))
     in_percent = is_share(study.objective.metric)
     return {
-        "best": None if value is None else f"{value:.1%}" if in_percent else f"{value:.4g}",
-        "gain": None if gain is None else f"{gain * 100:+.1f} points" if in_percent else f"{gain:+.4g}",
+        "best": "" if value is None else f"{value:.1%}" if in_percent else f"{value:.4g}",
+        "gain": "" if gain is None else f"{gain * 100:+.1f} points" if in_percent else f"{gain:+.4g}",
         "saved": f"{usage.saved_accelerator_hours:.1f} h",
     }
 

@@ -44,6 +44,8 @@ def test_each_end_of_a_pod_is_counted_as_whose_fault_it_was(
     }
     for number, script in firsts.items():
         stage.play[f"t{number:03d}-r0"] = [script]
+    # As long as the Job is there it makes another pod, which ends as the first did.
+    stage.play["t003-r0"] = scripts.runs_out_of_memory()
     make_operator()
     spec = a_spec(s3, arms=10, parallel=10)
     spec["trainer"]["template"]["spec"]["containers"][0]["resources"] = {"limits": {"memory": "20Gi"}}
@@ -61,7 +63,8 @@ def test_each_end_of_a_pod_is_counted_as_whose_fault_it_was(
     }
     assert ends[DIVERGES] == [("Diverged", 10)]
     assert ends[CANNOT_RUN] == [("ArmCannotRun", 11)]
-    assert ends[OUT_OF_MEMORY] == [("OOMKilled", 137)]
+    assert ends[OUT_OF_MEMORY][0] == ("OutOfMemory", 137)
+    assert not study.live_pods(f"t{OUT_OF_MEMORY:03d}")
     # The environment's: tried again, until it is measured.
     assert {number: each[0] for number, each in ends.items() if number >= KILLED} == {
         KILLED: ("Killed", 137),
@@ -158,7 +161,13 @@ def test_a_trial_on_a_lost_node_waits_until_its_pod_is_gone_and_goes_on_elsewher
     stage.play["t000-r0"] = [scripts.loses_its_node()]
     make_operator()
     study.apply(a_spec(s3, arms=2, parallel=2))
-    # First it is said, then Kubernetes gives the pod up; it still may run, so that the Job is not made again.
+    # Kubernetes asks the pod to go, and cannot know whether it still runs: neither it nor we begin another one.
+    study.wait(lambda study: "NodeLost" in study.trial(0).get("message", ""))
+    assert "it is replaced once it is gone" in study.trial(0)["message"]
+    [pod] = [pod for pod in study.pods() if "deletionTimestamp" in pod["metadata"]]
+    # Until somebody who knows says that it is gone.
+    name = pod["metadata"]["name"]
+    cluster.kubectl("delete", "pod", name, "-n", namespace, "--force", "--grace-period=0")
     study.wait_for_condition("Complete")
     first, *others = study.trial(0)["attempts"]
     assert first["reason"] == "NodeLost", study.describe()

@@ -190,6 +190,8 @@ def test_columns_are_rounded_for_people() -> None:
         "saved": "0.7 h",
     }
     assert render_status(minimizing(), ledger, now=NOW)["summary"]["best"] == "0.3333"
+    # As kubectl shows an empty string, and not null: with nothing.
+    assert render_status(a_study(), a_ledger(), now=NOW)["summary"] == {"best": "", "gain": "", "saved": "0.0 h"}
 
 
 def test_a_status_that_is_not_ours_is_refused() -> None:
