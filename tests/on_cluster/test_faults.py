@@ -37,7 +37,8 @@ def test_each_end_of_a_pod_is_counted_as_whose_fault_it_was(
         OUT_OF_MEMORY: scripts.runs_out_of_memory(),
         KILLED: scripts.exits(137),
         INTERRUPTED: scripts.exits(143),
-        EVICTED: scripts.is_evicted(),
+        # It does not hear that it is asked to stop; the next one does, and saves a checkpoint.
+        EVICTED: scripts.Script(ending=scripts.Ending.EVICTED, stop_seconds=None),
         PREEMPTED: scripts.is_preempted(),
         CRASHED: scripts.exits(1),
         NO_READING: scripts.exits(0),
@@ -70,7 +71,7 @@ def test_each_end_of_a_pod_is_counted_as_whose_fault_it_was(
         KILLED: ("Killed", 137),
         INTERRUPTED: ("Interrupted", 143),
         EVICTED: ("Evicted", 137),
-        PREEMPTED: ("Preempted", 143),
+        PREEMPTED: ("Interrupted", 143),
         CRASHED: ("Crashed", 1),
         NO_READING: ("NoReading", 0),
     }
