@@ -4,7 +4,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DELETE_ON_ERROR:
-.PHONY: help demo test check format bench model lock environment cluster cluster-binaries
+.PHONY: help demo test check format bench model lock environment cluster demo-cluster cluster-binaries
 
 VENV := .venv
 PYTHON := $(VENV)/bin/python
@@ -31,6 +31,7 @@ help:
 	@echo "make check            ruff, mypy, import-linter"
 	@echo "make bench            run the benchmarks (installs TRL to compare with)"
 	@echo "make cluster          start a Kubernetes cluster and an S3 server for hand use, until Ctrl-C"
+	@echo "make demo-cluster [QUICK=1]   the sample study on that cluster, or on one of its own, with kubectl"
 	@echo "make model            fetch and convert the samples' base model"
 	@echo "make lock             pin the requirements again (make lock LOCK_ARGUMENTS=--upgrade)"
 
@@ -58,6 +59,11 @@ bench: $(VENV)/.installed-bench model
 # Go; where there is none the tests that need them are skipped.
 cluster: environment cluster-binaries
 	@PYTHONPATH=tests:operator:trainer $(PYTHON) -m cluster $(CLUSTER_ARGUMENTS)
+
+# The same sample study through the operator: on the cluster that KUBECONFIG names, if that is `make cluster`'s, or else
+# on one of its own.
+demo-cluster: environment model cluster-binaries
+	@PYTHONPATH=tests:operator:trainer $(PYTHON) -m cluster.demo --study $(SAMPLE)
 
 cluster-binaries: environment
 	@$(PYTHON) tests/cluster/build.py

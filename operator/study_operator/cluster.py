@@ -30,6 +30,11 @@ def study_path(key: StudyKey, part: str = "") -> str:
     return path_of(names.API_VERSION, names.PLURAL, key[0], key[1], part)
 
 
+def manifest_of(body: Raw) -> Raw:
+    """Return what a person wrote of a study, with what the API server has added that a study needs."""
+    return {name: body[name] for name in ("apiVersion", "kind", "metadata", "spec") if name in body}
+
+
 class Studies:
     """The studies as last seen. May be used by many threads."""
 

@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from datetime import UTC, datetime
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from study_operator import names
 from study_operator.acceptance import find_problems
-from study_operator.cluster import ClusterRunner, ClusterStatuses, Studies
+from study_operator.cluster import ClusterRunner, ClusterStatuses, Studies, manifest_of
 from study_operator.errors import ConflictError, StatusUnreadableError, StudyInvalidError
+from study_operator.farewell import Farewell, WaitsError, is_held
 from study_operator.job_objects import PodDefaults
 from study_operator.kube import Kube, KubeError, Raw, path_of
 from study_operator.names import StudyKey
@@ -49,6 +50,8 @@ class Controller:
     defaults: PodDefaults
     settings: Settings = DEFAULTS
     clock: Callable[[], datetime] = lambda: datetime.now(UTC)
+    progress_read_at: dict[StudyKey, datetime] = field(default_factory=dict)
+    """When it was last looked how far a study's running trials are."""
 
     def visit(self, key: StudyKey) -> float | None:
         """Bring a study one step further.
@@ -62,6 +65,7 @@ class Controller:
         body = self.studies.get(key)
         if body is None:
             self.proposals.forget(key)
+            self.progress_read_at.pop(key, None)
             return None
         try:
             return self._visit(key, body)
@@ -83,10 +87,10 @@ class Controller:
 
     def _visit(self, key: StudyKey, body: Raw) -> float | None:
         if "deletionTimestamp" in body["metadata"]:
-            return SLOW_SECONDS
+            return self._take_leave(key, body)
         statuses = ClusterStatuses(self.kube, self.studies, body)
         try:
-            study = parse_study(_manifest_of(body))
+            study = parse_study(manifest_of(body))
             accepted = parse_status(body.get("status")).conditions.get("Accepted")
         except StudyInvalidError as error:
             return self._refuse(statuses, error.reason, error.problems)
@@ -98,7 +102,27 @@ class Controller:
             problems = find_problems(study, self.kube, self.buckets, self.defaults)
             if problems:
                 return self._refuse(statuses, "SpecInvalid", problems)
+        # Before anything of it can be in the bucket.
+        if self._farewell.hold(study, body):
+            return 0.0
         return self._tick(key, study, statuses)
+
+    def _take_leave(self, key: StudyKey, body: Raw) -> float:
+        self.proposals.forget(key)
+        self.progress_read_at.pop(key, None)
+        if not is_held(body):
+            return SLOW_SECONDS
+        now = self.clock()
+        try:
+            events = self._farewell.let_go(body, now)
+        except WaitsError as error:
+            raise TransientError(str(error)) from error
+        self._post(body, events, now)
+        return SLOW_SECONDS
+
+    @property
+    def _farewell(self) -> Farewell:
+        return Farewell(self.kube, self.studies, self.buckets, self.settings)
 
     def _tick(self, key: StudyKey, study: Study, statuses: ClusterStatuses) -> float:
         bucket = self._open(study)
@@ -112,6 +136,7 @@ class Controller:
             now=now,
             settings=self.settings,
             reporter=lambda study, ledger, raw: write_report(study, ledger, raw, bucket.store),
+            is_progress_wanted=self._is_progress_due(key, now),
         )
         if result.is_dropped:
             raise ConflictError("somebody else wrote the study")
@@ -122,6 +147,14 @@ class Controller:
         if result.wake_at is not None:
             return min(SLOW_SECONDS, max(0.0, (result.wake_at - now).total_seconds()))
         return SLOW_SECONDS
+
+    def _is_progress_due(self, key: StudyKey, now: datetime) -> bool:
+        """Say whether to look how far running trials are, and take it for done."""
+        last = self.progress_read_at.setdefault(key, now)
+        is_due = now - last >= timedelta(seconds=self.settings.progress_interval_seconds)
+        if is_due:
+            self.progress_read_at[key] = now
+        return is_due
 
     def _open(self, study: Study) -> Bucket:
         try:
@@ -187,8 +220,3 @@ def build_event(metadata: Raw, event: Event, now: datetime) -> Raw:
         "reportingComponent": COMPONENT,
         "reportingInstance": COMPONENT,
     }
-
-
-def _manifest_of(body: Raw) -> Raw:
-    """Return what a person wrote, with what the API server has added that a study needs."""
-    return {name: body[name] for name in ("apiVersion", "kind", "metadata", "spec") if name in body}

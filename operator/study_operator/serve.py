@@ -17,7 +17,7 @@ import sys
 import threading
 import uuid
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +32,7 @@ from study_operator.kube import Kube, KubeError, connect
 from study_operator.lease import Election
 from study_operator.names import StudyKey
 from study_operator.proposals import Proposals
-from study_operator.settings import Allowance
+from study_operator.settings import DEFAULTS, Allowance, Settings
 from study_operator.storage import Buckets
 from study_operator.visits import Visits
 from study_operator.watches import Memory, Watches
@@ -61,6 +61,8 @@ class Installation:
     """``trainerImage``: for pods whose template names no image."""
     identities: Mapping[str, tuple[Allowance, ...]] = field(default_factory=dict)
     """``identities``: by namespace, a list of ``{uri, endpoint}``: where the operator's own identity may be used."""
+    settings: Settings = DEFAULTS
+    """``limits``: any of the fields of `Settings`, in camelCase."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -84,7 +86,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--namespace", action="append", default=[], metavar="NAMESPACE", help="watch this one (may be repeated)"
     )
-    parser.add_argument("--config", type=Path, metavar="FILE", help="the installation's YAML: trainerImage, identities")
+    parser.add_argument(
+        "--config", type=Path, metavar="FILE", help="the installation's YAML: trainerImage, identities, limits"
+    )
     parser.add_argument("--lease-namespace", default=_own_namespace(), metavar="NAMESPACE", help="of the Lease")
     parser.add_argument("--health-port", type=int, default=8080, metavar="PORT", help="of /healthz; 0: any free one")
     parser.add_argument("--threads", type=int, default=8, metavar="N", help="studies that are worked on at a time")
@@ -112,13 +116,41 @@ def read_installation(path: Path | None) -> Installation:
         raise ConfigurationError(f"--config must name a YAML file: {error}") from error
     if not isinstance(raw, Mapping):
         raise ConfigurationError(f"{path} must hold an object, got {raw!r}")
-    unknown = sorted(set(raw) - {"trainerImage", "identities"})
+    unknown = sorted(set(raw) - {"trainerImage", "identities", "limits"})
     if unknown:
-        raise ConfigurationError(f"{path}: must hold trainerImage and identities only, got {', '.join(unknown)}")
+        raise ConfigurationError(
+            f"{path}: must hold trainerImage, identities and limits only, got {', '.join(unknown)}"
+        )
     image = raw.get("trainerImage") or ""
     if not isinstance(image, str):
         raise ConfigurationError(f"{path}: trainerImage must be a string, got {image!r}")
-    return Installation(trainer_image=image, identities=_read_identities(path, raw.get("identities") or {}))
+    return Installation(
+        trainer_image=image,
+        identities=_read_identities(path, raw.get("identities") or {}),
+        settings=_read_limits(path, raw.get("limits") or {}),
+    )
+
+
+def _read_limits(path: Path, raw: Any) -> Settings:
+    if not isinstance(raw, Mapping):
+        raise ConfigurationError(f"{path}: limits must be an object, got {raw!r}")
+    known = {_in_camel_case(f.name): f for f in fields(Settings)}
+    changes: dict[str, Any] = {}
+    for name, value in raw.items():
+        field_of_it = known.get(name)
+        if field_of_it is None:
+            raise ConfigurationError(f"{path}: limits must be some of {', '.join(known)}, got {name!r}")
+        is_whole = isinstance(field_of_it.default, int)
+        if isinstance(value, bool) or not isinstance(value, int if is_whole else int | float) or value < is_whole:
+            rule = "a whole number from 1" if is_whole else "a number from 0"
+            raise ConfigurationError(f"{path}: limits.{name} must be {rule}, got {value!r}")
+        changes[field_of_it.name] = value
+    return replace(DEFAULTS, **changes)
+
+
+def _in_camel_case(name: str) -> str:
+    first, *rest = name.split("_")
+    return first + "".join(word.capitalize() for word in rest)
 
 
 def _read_identities(path: Path, raw: Any) -> dict[str, tuple[Allowance, ...]]:
@@ -160,6 +192,7 @@ class Operator:
             buckets=Buckets(kube, installation.identities),
             proposals=self._proposals,
             defaults=PodDefaults(image=installation.trainer_image),
+            settings=installation.settings,
         )
         self._visits = Visits(controller.visit, threads=threads)
 

@@ -36,6 +36,14 @@ class Settings:
     report_interval_seconds: float = 60.0
     """Least time between two reports of a study that goes on; its end is always reported at once."""
 
+    progress_interval_seconds: float = 60.0
+    """Least time between two looks at how far the running trials of a study are: each is a request a trial and a write
+    of the study's status."""
+
+    deletion_limit_seconds: float = 600.0
+    """How long a deleted study may wait for its prefix in the bucket to be deleted with it. Where the Secret or the
+    bucket went first it would wait for ever, and with it its namespace."""
+
 
 DEFAULTS = Settings()
 """What holds where an installation says nothing."""

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
-from study_operator import names
+from study_operator import limits, names
 from study_operator.runner import EndedAttempt, JobPhase, JobStatus
 from study_operator.settings import DEFAULTS, Settings
 from study_operator.study import METRICS, WORST_VALUES, Study, parse_outcome_constraint
@@ -215,6 +215,10 @@ def _settle_reading(trial: Trial, job: JobStatus | None, reading: Reading, seen:
     metric = seen.study.objective.metric
     if metric not in reading.metrics:
         said = f"the reading must hold the objective's metric {metric}, got {', '.join(sorted(reading.metrics))}"
+        return move(_blame(trial, EndReason.STUDY_CANNOT_RUN, seen), TrialState.FAILED, message=said)
+    if len(reading.checkpoint) > limits.CHECKPOINT_LENGTH:
+        said = f"the reading's checkpoint must have at most {limits.CHECKPOINT_LENGTH} characters"
+        said += f", got {len(reading.checkpoint)}"
         return move(_blame(trial, EndReason.STUDY_CANNOT_RUN, seen), TrialState.FAILED, message=said)
     objective = reading.metrics[metric]
     measurement = Measurement(

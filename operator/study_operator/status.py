@@ -41,7 +41,7 @@ from trial_trainer.contract import ParameterValue, Progress
 
 Raw = Mapping[str, Any]
 
-TRIAL_MESSAGE_BYTES = 250
+TRIAL_MESSAGE_BYTES = 180
 """As JSON, like the others here. There are up to 500 trials, and the whole object stays below a mebibyte."""
 
 MESSAGE_BYTES = 2_000
@@ -142,18 +142,23 @@ def _render_progress(ledger: Ledger, progress: Sequence[TrialProgress]) -> list[
         raw: dict[str, Any] = {
             "trial": seen.trial,
             "rung": seen.rung,
-            "step": at.step,
-            "stopStep": at.stop_step,
-            "totalSteps": at.total_steps,
+            "step": _count_of(at.step),
+            "stopStep": _count_of(at.stop_step),
+            "totalSteps": _count_of(at.total_steps),
             "phase": cut(at.phase, WORD_LENGTH),
-            "updatedAt": at.updated_at,
+            "updatedAt": cut(at.updated_at, WORD_LENGTH),
         }
         if at.loss is not None:
             raw["loss"] = repr(at.loss)
         if at.eta_seconds is not None:
-            raw["etaSeconds"] = round(at.eta_seconds)
+            raw["etaSeconds"] = _count_of(round(at.eta_seconds))
         rendered.append(raw)
     return rendered or None
+
+
+def _count_of(number: int) -> int:
+    """Return what a trainer counts as a number that every API server takes, whatever the trainer wrote."""
+    return min(max(0, number), 2**53)
 
 
 def _parse_progress(raw: Raw) -> TrialProgress:
@@ -288,12 +293,12 @@ def _render_summaries(study: Study, ledger: Ledger, recorded: Recorded) -> dict[
 
 
 def _summarize(study: Study, best: Raw | None, usage: Usage) -> dict[str, Any]:
-    """Return what `kubectl get` shows in its columns, rounded for people."""
+    """Return what `kubectl get` shows in its columns, rounded for people; it writes `<no value>` for null."""
     value, gain = (None if best is None or best[key] is None else float(best[key]) for key in ("value", "gain"))
     in_percent = is_share(study.objective.metric)
     return {
-        "best": None if value is None else f"{value:.1%}" if in_percent else f"{value:.4g}",
-        "gain": None if gain is None else f"{gain * 100:+.1f} points" if in_percent else f"{gain:+.4g}",
+        "best": "" if value is None else f"{value:.1%}" if in_percent else f"{value:.4g}",
+        "gain": "" if gain is None else f"{gain * 100:+.1f} points" if in_percent else f"{gain:+.4g}",
         "saved": f"{usage.saved_accelerator_hours:.1f} h",
     }
 

@@ -22,7 +22,7 @@ from urllib.parse import urlsplit
 from study_operator import names
 from study_operator.job_objects import Credentials
 from study_operator.jobs import artifacts_uri
-from study_operator.kube import Kube, Raw, path_of
+from study_operator.kube import Kube, KubeError, Raw, path_of
 from study_operator.settings import Allowance
 from study_operator.study import CaBundle, Study
 from trial_trainer.artifacts import ArtifactError, ArtifactStore, S3Access, open_store
@@ -39,6 +39,7 @@ OPTIONAL = ("AWS_SESSION_TOKEN",)
 FRESH_SECONDS = 60.0
 """How long what was read of a Secret or a ConfigMap is taken for what it is."""
 
+_KINDS = {"secrets": "Secret", "configmaps": "ConfigMap"}
 _CREDENTIAL_TROUBLE = ("AccessDenied", "CredentialsRefused", "CredentialsExpired")
 
 
@@ -165,9 +166,8 @@ class Buckets:
         return keys, values
 
     def _read_labelled_secret(self, namespace: str, name: str, field: str, problems: list[str]) -> Raw | None:
-        secret = self._look_up("secrets", namespace, name)
+        secret = self._look_up("secrets", namespace, name, field, problems)
         if secret is None:
-            problems.append(f"{field} must name a Secret of namespace {namespace}, got {name!r}, which does not exist")
             return None
         if (secret["metadata"].get("labels") or {}).get(names.BUCKET_LABEL) != "true":
             problems.append(
@@ -181,11 +181,9 @@ class Buckets:
     def _read_bundle(self, namespace: str, bundle: CaBundle, problems: list[str]) -> str | None:
         """Return the file in which the certificates lie now."""
         if bundle.config_map_name is not None:
-            found = self._look_up("configmaps", namespace, bundle.config_map_name)
             field, what = "`spec.storage.caBundle.configMapName`", f"ConfigMap {bundle.config_map_name}"
+            found = self._look_up("configmaps", namespace, bundle.config_map_name, field, problems)
             if found is None:
-                said = f"got {bundle.config_map_name!r}, which does not exist"
-                problems.append(f"{field} must name a ConfigMap of namespace {namespace}, {said}")
                 return None
             text = str((found.get("data") or {}).get(bundle.key) or "")
         else:
@@ -208,13 +206,24 @@ class Buckets:
             temporary.replace(path)
         return str(path)
 
-    def _look_up(self, plural: str, namespace: str, name: str) -> Raw | None:
+    def _look_up(self, plural: str, namespace: str, name: str, field: str, problems: list[str]) -> Raw | None:
+        """Return a Secret or a ConfigMap; where there is none to be read, say so."""
         key = (plural, namespace, name)
         with self._lock:
             at, raw = self._known.get(key, (float("-inf"), None))
         if self._clock() - at < FRESH_SECONDS and raw is not None:
             return raw
-        raw = self._kube.get(path_of("v1", plural, namespace, name))
+        kind = _KINDS[plural]
+        try:
+            raw = self._kube.get(path_of("v1", plural, namespace, name))
+        except KubeError as error:
+            if error.status != 403:
+                raise
+            said = f"it may read none of namespace {namespace} before a role that allows it is bound there"
+            problems.append(f"{field} must name a {kind} that the operator may read, got {name!r}: {said}")
+            return None
+        if raw is None:
+            problems.append(f"{field} must name a {kind} of namespace {namespace}, got {name!r}, which does not exist")
         with self._lock:
             self._known[key] = (self._clock(), raw)
         return raw

@@ -7,14 +7,15 @@ from __future__ import annotations
 
 import functools
 import json
-import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, TypeVar
 
+from study_operator import limits
 from study_operator.errors import StudyInvalidError
+from study_operator.limits import Whole
 from study_operator.names import API_VERSION, KIND
 from trial_trainer.contract import (
     BaseModel,
@@ -227,8 +228,17 @@ class OutcomeConstraint:
         return value is not None and (value <= self.bound if self.is_upper else value >= self.bound)
 
 
-_NUMBER = r"[-+]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][-+]?[0-9]+)?"
-_OUTCOME = re.compile(rf"\s*([a-z_]+(?:/[a-z_]+)?)\s*(<=|>=)\s*({_NUMBER})\s*")
+# The forms of strings, in the regular expressions that Python, RE2 and JSON Schema have in common.
+NUMBER = r"[-+]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][-+]?[0-9]{1,2})?"
+STUDY_NAME = r"[a-z]([-a-z0-9]*[a-z0-9])?"
+OBJECT_NAME = r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*"
+ATTRIBUTE = r"[a-z][a-z_]*"
+MODULE = r"[A-Za-z0-9_.]+"
+ENDPOINT = r"https?://[^/\s]+/?"
+REGION = r"[a-z0-9-]+"
+DATA_KEY = r"[-._a-zA-Z0-9]+"
+
+_OUTCOME = re.compile(rf"\s*([a-z_]+(?:/[a-z_]+)?)\s*(<=|>=)\s*({NUMBER})\s*")
 
 
 @functools.lru_cache(maxsize=1024)
@@ -267,13 +277,6 @@ def is_share(metric: str) -> bool:
     """Say whether a metric lies between 0 and 1 and is best read in percent."""
     return metric.startswith("accuracy") or metric.endswith("_rate")
 
-
-MAX_TRIALS = 500
-MAX_PARALLEL = 100
-MAX_NAME = 40
-MAX_NODES = 64
-MAX_TEMPLATE_BYTES = 64 * 1024
-"""Of a pod template as compact JSON: what a person writes takes a tenth, and the object must fit into etcd."""
 
 TRAINER_CONTAINER = "trainer"
 """Name of the container that runs the trainer, in a pod template and in every pod that is made of it."""
@@ -329,10 +332,12 @@ def parse_study(raw: Mapping[str, Any]) -> Study:
         manifest.refuse("kind", f"must be {KIND!r}")
     manifest.take("status")
     metadata = manifest.child("metadata")
-    name = metadata.text("name", pattern=r"[a-z]([-a-z0-9]*[a-z0-9])?", longest=MAX_NAME)
-    namespace = metadata.text("namespace", "default", pattern=r"[a-z0-9]([-a-z0-9]*[a-z0-9])?", longest=63)
-    uid = metadata.text("uid", "local", longest=128)
-    generation = metadata.whole("generation", 0, 2**63 - 1, 0)
+    name = metadata.text("name", pattern=STUDY_NAME, longest=limits.NAME_LENGTH)
+    namespace = metadata.text(
+        "namespace", "default", pattern=r"[a-z0-9]([-a-z0-9]*[a-z0-9])?", longest=limits.NAMESPACE_LENGTH
+    )
+    uid = metadata.text("uid", "local", longest=limits.UID_LENGTH)
+    generation = metadata.whole("generation", limits.GENERATION)
     spec = manifest.child("spec")
     manifest.done()
 
@@ -343,7 +348,7 @@ def parse_study(raw: Mapping[str, Any]) -> Study:
     # Where the parameters themselves are wrong, what an arm must name is not known.
     are_known = len(problems) == count
     base_model, trainer, nodes, template = _parse_trainer(spec.child("trainer"))
-    num_trials = spec.whole("numTrials", 1, MAX_TRIALS)
+    num_trials = spec.whole("numTrials", limits.NUM_TRIALS, is_required=True)
     baseline, starting = _parse_arms(spec, parameters, are_known=are_known)
     study = Study(
         name=name,
@@ -357,9 +362,9 @@ def parse_study(raw: Mapping[str, Any]) -> Study:
         baseline=baseline,
         starting_arms=starting,
         num_trials=num_trials,
-        parallel_trials=spec.whole("parallelTrials", 1, MAX_PARALLEL, 1),
-        max_failed_trials=spec.whole("maxFailedTrials", 0, MAX_TRIALS, 5),
-        seed=spec.whole("seed", 0, 2**31 - 1, 0),
+        parallel_trials=spec.whole("parallelTrials", limits.PARALLEL_TRIALS),
+        max_failed_trials=spec.whole("maxFailedTrials", limits.MAX_FAILED_TRIALS),
+        seed=spec.whole("seed", limits.SEED),
         suspend=spec.flag("suspend", False),
         early_evaluation=_parse_early_evaluation(spec.child("earlyEvaluation", {})),
         promotion=_parse_promotion(spec.child("promotion", {})),
@@ -370,7 +375,7 @@ def parse_study(raw: Mapping[str, Any]) -> Study:
         nodes=nodes,
         trainer_template=template,
         storage=_parse_storage(spec.child("storage")),
-        ttl_seconds_after_finished=spec.whole("ttlSecondsAfterFinished", 0, 2**31 - 1, None),
+        ttl_seconds_after_finished=spec.whole("ttlSecondsAfterFinished", limits.TTL_SECONDS_AFTER_FINISHED),
     )
     spec.done()
     if spec.raw.get("numTrials") == study.num_trials:
@@ -406,10 +411,12 @@ def _say_metrics(attributes: Sequence[str]) -> str:
 
 def _parse_outcome_constraints(spec: _Fields, objective: Objective, attributes: Sequence[str]) -> tuple[str, ...]:
     constraints = []
-    for i, text in enumerate(spec.sequence("outcomeConstraints", 0, 10, ())):
+    for i, text in enumerate(spec.sequence("outcomeConstraints", 0, limits.OUTCOME_CONSTRAINTS_LENGTH, ())):
         field = f"outcomeConstraints[{i}]"
         constraint = parse_outcome_constraint(text) if isinstance(text, str) else None
-        if constraint is None:
+        if isinstance(text, str) and len(text) > limits.CONSTRAINT_LENGTH:
+            spec.refuse(field, f"must have at most {limits.CONSTRAINT_LENGTH} characters", text)
+        elif constraint is None:
             spec.refuse(field, "must read like 'invalid_output_rate <= 0.2'", text)
         elif _direction_of(constraint.metric, attributes) is None:
             spec.refuse(field, f"must bound {_say_metrics(attributes)}", text)
@@ -422,7 +429,7 @@ def _parse_outcome_constraints(spec: _Fields, objective: Objective, attributes: 
 
 def _parse_parameters(spec: _Fields) -> tuple[Parameter, ...]:
     parameters: dict[str, Parameter] = {}
-    for i, item in enumerate(spec.sequence("parameters", 1, 20)):
+    for i, item in enumerate(spec.sequence("parameters", 1, limits.PARAMETERS_LENGTH)):
         fields = spec.nested(f"parameters[{i}]", item)
         name = fields.text("name")
         rule = PARAMETERS.get(name)
@@ -473,7 +480,7 @@ def _parse_range(fields: _Fields, rule: _Rule | None, *, is_log: bool) -> Search
 
 def _parse_categorical(fields: _Fields, rule: _Rule | None) -> SearchSpace | None:
     values: list[ParameterValue] = []
-    items = fields.sequence("values", 2, 100)
+    items = fields.sequence("values", 2, limits.VALUES_LENGTH)
     for i, item in enumerate(items):
         value = fields.number_of(f"values[{i}]", item)
         if value is None:
@@ -497,7 +504,7 @@ def _parse_categorical(fields: _Fields, rule: _Rule | None) -> SearchSpace | Non
 def _parse_arms(
     spec: _Fields, parameters: Sequence[Parameter], *, are_known: bool
 ) -> tuple[Arm | None, tuple[Arm, ...]]:
-    baseline, starting = spec.take("baseline"), spec.sequence("startingArms", 0, MAX_TRIALS, ())
+    baseline, starting = spec.take("baseline"), spec.sequence("startingArms", 0, limits.STARTING_ARMS_LENGTH, ())
     if not are_known:
         return None, ()
     arms = [_parse_arm(spec, f"startingArms[{i}]", item, parameters) for i, item in enumerate(starting)]
@@ -530,7 +537,7 @@ def _outside(space: SearchSpace, value: float) -> str | None:
             return None if space.min <= value <= space.max else f"from {space.min:g} to {space.max:g}"
 
 
-_TERM = re.compile(rf"\s*([-+]?)\s*(?:({_NUMBER})(?:\s*\*\s*([a-z_]+))?|([a-z_]+))")
+_TERM = re.compile(rf"\s*([-+]?)\s*(?:({NUMBER})(?:\s*\*\s*([a-z_]+))?|([a-z_]+))")
 
 
 @dataclass(frozen=True)
@@ -583,9 +590,12 @@ def _parse_parameter_constraints(
 ) -> tuple[str, ...]:
     uniform = {p.name for p in parameters if isinstance(p.search_space, Uniform)}
     constraints = []
-    for i, text in enumerate(spec.sequence("parameterConstraints", 0, 10, ())):
+    for i, text in enumerate(spec.sequence("parameterConstraints", 0, limits.PARAMETER_CONSTRAINTS_LENGTH, ())):
         field = f"parameterConstraints[{i}]"
         linear = _parse_linear(text) if isinstance(text, str) else None
+        if isinstance(text, str) and len(text) > limits.CONSTRAINT_LENGTH:
+            spec.refuse(field, f"must have at most {limits.CONSTRAINT_LENGTH} characters", text)
+            continue
         if linear is None:
             spec.refuse(field, "must be linear and read like 'lora_dropout + 2 * weight_decay <= 0.3'", text)
             continue
@@ -600,12 +610,12 @@ def _parse_parameter_constraints(
 
 
 def _parse_early_evaluation(fields: _Fields) -> EarlyEvaluation:
-    percent = fields.whole("checkpointPercent", 1, 99, 20)
+    percent = fields.whole("checkpointPercent", limits.CHECKPOINT_PERCENT)
     extra: list[int] = []
-    for i, item in enumerate(fields.sequence("extraPercents", 0, 10, ())):
+    for i, item in enumerate(fields.sequence("extraPercents", 0, limits.EXTRA_PERCENTS_LENGTH, ())):
         field = f"extraPercents[{i}]"
-        if not isinstance(item, int) or isinstance(item, bool) or not 1 <= item <= 99:
-            fields.refuse(field, "must be a whole number from 1 to 99", item)
+        if not limits.EXTRA_PERCENT.allows(item):
+            fields.refuse(field, f"must be {limits.EXTRA_PERCENT.says()}", item)
         elif item == percent or item in extra:
             fields.refuse(field, "must be given once and differ from checkpointPercent", item)
         else:
@@ -616,8 +626,8 @@ def _parse_early_evaluation(fields: _Fields) -> EarlyEvaluation:
 
 def _parse_promotion(fields: _Fields) -> Promotion:
     promotion = Promotion(
-        num_promoted=fields.whole("numPromoted", 1, MAX_TRIALS, 1),
-        num_audited=fields.whole("numAudited", 0, MAX_TRIALS, 0),
+        num_promoted=fields.whole("numPromoted", limits.NUM_PROMOTED),
+        num_audited=fields.whole("numAudited", limits.NUM_AUDITED),
     )
     fields.done()
     return promotion
@@ -627,14 +637,16 @@ def _parse_budget(fields: _Fields) -> Budget:
     hours = fields.number("acceleratorHours", None)
     if hours is not None and hours <= 0:
         fields.refuse("acceleratorHours", "must be greater than 0")
-    seconds = fields.whole("activeDeadlineSeconds", 1, 2**31 - 1, None)
+    seconds = fields.whole("activeDeadlineSeconds", limits.ACTIVE_DEADLINE_SECONDS)
     fields.done()
     return Budget(accelerator_hours=hours, active_deadline_seconds=seconds)
 
 
 def _parse_data(fields: _Fields) -> Data:
     source = fields.place("source")
-    attributes = fields.words("attributes", 50, pattern=r"[a-z][a-z_]*")
+    attributes = fields.words(
+        "attributes", limits.ATTRIBUTES_LENGTH, pattern=ATTRIBUTE, longest=limits.ATTRIBUTE_LENGTH
+    )
     test_source = fields.place("testSource") if fields.has("testSource") else None
     labels_from = LabelSource.MARKUP
     if fields.has("labels"):
@@ -649,16 +661,18 @@ def _parse_data(fields: _Fields) -> Data:
     split = fields.child("split", {})
     parsed = Split(
         by=split.choice("by", SplitBy, SplitBy.SITE),
-        validation_percent=split.whole("validationPercent", 1, 90, 20),
-        test_percent=split.whole("testPercent", 0, 90, 0 if test_source else 10),
+        validation_percent=split.whole("validationPercent", limits.VALIDATION_PERCENT),
+        test_percent=split.whole(
+            "testPercent", limits.TEST_PERCENT._replace(default=0) if test_source else limits.TEST_PERCENT
+        ),
     )
     if test_source and parsed.test_percent:
         split.refuse("testPercent", "must be 0 where spec.data.testSource is given")
-    if parsed.validation_percent + parsed.test_percent > 90:
+    if parsed.validation_percent + parsed.test_percent > limits.MAX_HELD_OUT_PERCENT:
         rule = f"must leave 10 percent for training beside testPercent ({parsed.test_percent})"
         split.refuse("validationPercent", rule, parsed.validation_percent)
     split.done()
-    max_pages = fields.whole("maxPages", 1, 10**9, None)
+    max_pages = fields.whole("maxPages", limits.MAX_PAGES)
     template = _parse_template(fields)
     fields.done()
     return Data(
@@ -676,7 +690,7 @@ def _parse_trainer(fields: _Fields) -> tuple[BaseModel, TrainerSettings, int, Po
     model = fields.child("baseModel")
     base_model = BaseModel(
         uri=model.place("uri", ("hf", "s3", "file")),
-        revision=model.text("revision", longest=200) if model.has("revision") else None,
+        revision=model.text("revision", longest=limits.REVISION_LENGTH) if model.has("revision") else None,
     )
     model.done()
     decay = fields.number("weightDecay", 0.0)
@@ -684,22 +698,24 @@ def _parse_trainer(fields: _Fields) -> tuple[BaseModel, TrainerSettings, int, Po
         fields.refuse("weightDecay", "must be from 0 to 1")
     targets: str | tuple[str, ...] = "AllLinear"
     if isinstance(fields.raw.get("targetModules"), list):
-        targets = fields.words("targetModules", 100, pattern=r"[A-Za-z0-9_.]+")
+        targets = fields.words(
+            "targetModules", limits.TARGET_MODULES_LENGTH, pattern=MODULE, longest=limits.MODULE_LENGTH
+        )
         if not targets:
             fields.refuse("targetModules", "must be 'AllLinear' or a list of at least one name")
     elif fields.take("targetModules", "AllLinear") != "AllLinear":
         fields.refuse("targetModules", "must be 'AllLinear' or a list of names")
     settings = TrainerSettings(
-        epochs=fields.whole("epochs", 1, 10_000),
-        max_length_tokens=fields.whole("maxLengthTokens", 32, 2**20, 1024),
+        epochs=fields.whole("epochs", limits.EPOCHS, is_required=True),
+        max_length_tokens=fields.whole("maxLengthTokens", limits.MAX_LENGTH_TOKENS),
         precision=fields.choice("precision", Precision, Precision.BFLOAT16),
         target_modules=targets,
         rs_lora=fields.flag("rsLora", False),
-        warmup_percent=fields.whole("warmupPercent", 0, 100, 10),
+        warmup_percent=fields.whole("warmupPercent", limits.WARMUP_PERCENT),
         weight_decay=decay or 0.0,
-        processes=fields.whole("acceleratorsPerNode", 1, 64, 1),
+        processes=fields.whole("acceleratorsPerNode", limits.ACCELERATORS_PER_NODE),
     )
-    nodes = fields.whole("nodes", 1, MAX_NODES, 1)
+    nodes = fields.whole("nodes", limits.NODES)
     template = _parse_template(fields)
     fields.done()
     return base_model, settings, nodes, template
@@ -711,26 +727,25 @@ def _parse_template(fields: _Fields) -> PodTemplate | None:
         return None
     template = fields.child("template")
     size = len(json.dumps(template.raw, separators=(",", ":"), ensure_ascii=False, default=str).encode())
-    if size > MAX_TEMPLATE_BYTES:
-        fields.refuse("template", f"must have at most {MAX_TEMPLATE_BYTES} bytes as JSON", size)
+    if size > limits.TEMPLATE_BYTES:
+        fields.refuse("template", f"must have at most {limits.TEMPLATE_BYTES} bytes as JSON", size)
+    template.take("metadata")
     spec = template.child("spec", {})
-    containers = spec.sequence("containers", 0, 100, ())
+    template.done()
+    containers = spec.sequence("containers", 0, limits.CONTAINERS_LENGTH, ())
     names = [item.get("name") if isinstance(item, Mapping) else None for item in containers]
     if containers and TRAINER_CONTAINER not in names:
         spec.refuse("containers", f"must hold one that is named {TRAINER_CONTAINER!r}", names)
     return template.raw
 
 
-_OBJECT_NAME = r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*"
-
-
 def _parse_storage(fields: _Fields) -> Storage:
     storage = Storage(
         uri=fields.place("uri"),
-        endpoint=fields.text("endpoint", pattern=r"https?://[^/\s]+/?", longest=500)
+        endpoint=fields.text("endpoint", pattern=ENDPOINT, longest=limits.ENDPOINT_LENGTH)
         if fields.has("endpoint")
         else None,
-        region=fields.text("region", pattern=r"[a-z0-9-]+", longest=50) if fields.has("region") else None,
+        region=fields.text("region", pattern=REGION, longest=limits.REGION_LENGTH) if fields.has("region") else None,
         addressing_style=fields.choice("addressingStyle", AddressingStyle, AddressingStyle.AUTO),
         ca_bundle=_parse_ca_bundle(fields.child("caBundle")) if fields.has("caBundle") else None,
         secret_name=_parse_object_name(fields, "secretName"),
@@ -744,7 +759,7 @@ def _parse_ca_bundle(fields: _Fields) -> CaBundle:
     bundle = CaBundle(
         config_map_name=_parse_object_name(fields, "configMapName"),
         secret_name=_parse_object_name(fields, "secretName"),
-        key=fields.text("key", CaBundle.key, pattern=r"[-._a-zA-Z0-9]+", longest=253),
+        key=fields.text("key", CaBundle.key, pattern=DATA_KEY, longest=limits.KEY_LENGTH),
     )
     if fields.has("configMapName") == fields.has("secretName"):
         fields.refuse("", "must name either a configMapName or a secretName", sorted(fields.raw))
@@ -754,7 +769,7 @@ def _parse_ca_bundle(fields: _Fields) -> CaBundle:
 
 def _parse_object_name(fields: _Fields, name: str) -> str | None:
     """Return the name of a Kubernetes object, where one is given."""
-    return fields.text(name, pattern=_OBJECT_NAME, longest=253) if fields.has(name) else None
+    return fields.text(name, pattern=OBJECT_NAME, longest=limits.OBJECT_NAME_LENGTH) if fields.has(name) else None
 
 
 class AddressingStyle(StrEnum):
@@ -773,6 +788,12 @@ def _find_contradictions(study: Study) -> Iterator[str]:
     chosen = study.promotion.num_promoted + study.promotion.num_audited + (study.baseline is not None)
     if study.num_trials < chosen:
         rule = f"must be at least {chosen}, the number of promoted and audited trials and the baseline"
+        yield f"`spec.numTrials` {rule}, got {study.num_trials}"
+    bounded = sum("accuracy/" in text for text in study.outcome_constraints)
+    most = limits.LEDGER_VALUES // max(1, len(study.parameters) + 4 * bounded)
+    if study.num_trials > most:
+        rule = f"must be at most {most} with {len(study.parameters)} parameters"
+        rule += f" and {bounded} constraints on an attribute's accuracy" if bounded else ""
         yield f"`spec.numTrials` {rule}, got {study.num_trials}"
 
 
@@ -828,7 +849,9 @@ class _Fields:
             self.refuse(field, "must be an object")
         return _Fields(raw, self._join(field), self._problems)
 
-    def text(self, name: str, default: Any = _REQUIRED, *, pattern: str = r"(?s:.+)", longest: int = 1000) -> str:
+    def text(
+        self, name: str, default: Any = _REQUIRED, *, pattern: str = r"(?s:.+)", longest: int = limits.PLACE_LENGTH
+    ) -> str:
         """Return a string."""
         value = self._required(name, default, "a string")
         if value is None:
@@ -851,26 +874,28 @@ class _Fields:
             self.refuse(name, f"must be a path or start with {said} and name something")
         return value
 
-    def words(self, name: str, most: int, *, pattern: str) -> tuple[str, ...]:
+    def words(self, name: str, most: int, *, pattern: str, longest: int) -> tuple[str, ...]:
         """Return a list of different words."""
         words: list[str] = []
         for i, item in enumerate(self.sequence(name, 0, most, ())):
             if not isinstance(item, str) or not re.fullmatch(pattern, item):
                 self.refuse(f"{name}[{i}]", f"must match ^{pattern}$", item)
+            elif len(item) > longest:
+                self.refuse(f"{name}[{i}]", f"must have at most {longest} characters", item)
             elif item in words:
                 self.refuse(f"{name}[{i}]", "must be given once", item)
             else:
                 words.append(item)
         return tuple(words)
 
-    def whole(self, name: str, low: int, high: int, default: Any = _REQUIRED) -> Any:
-        """Return a whole number in a range, or the default."""
-        value = self._required(name, default, "a whole number")
-        if value is None or (value is default and name not in self.raw):
-            return value if default is not _REQUIRED else 0
-        if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
-            self.refuse(name, f"must be a whole number from {low} to {high}")
-            return low if default is _REQUIRED else default
+    def whole(self, name: str, bounds: Whole, *, is_required: bool = False) -> Any:
+        """Return a whole number within bounds, or their default."""
+        value = self._required(name, _REQUIRED if is_required else bounds.default, "a whole number")
+        if value is None:
+            return 0 if is_required else None
+        if not bounds.allows(value):
+            self.refuse(name, f"must be {bounds.says()}")
+            return bounds.low if is_required else bounds.default
         return value
 
     def number(self, name: str, default: Any = _REQUIRED) -> float | None:
@@ -890,8 +915,11 @@ class _Fields:
             )
             self.refuse(field, rule, value)
             return None
-        if not re.fullmatch(_NUMBER, value) or not math.isfinite(float(value)):
+        if not re.fullmatch(NUMBER, value):
             self.refuse(field, "must be a finite number", value)
+            return None
+        if len(value) > limits.NUMBER_LENGTH:
+            self.refuse(field, f"must have at most {limits.NUMBER_LENGTH} characters", value)
             return None
         return float(value)
 

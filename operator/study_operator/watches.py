@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import random
 import threading
+import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -230,6 +231,7 @@ class Watches:
             self._synced[number - 1].wait()
         version, wait = "", FIRST_WAIT_SECONDS
         while True:
+            begun = time.monotonic()
             try:
                 if not version:
                     items, version = self._kube.list(kind.path, kind.query)
@@ -247,6 +249,9 @@ class Watches:
                     continue
                 level = logging.DEBUG if error.is_transient else logging.WARNING
                 log.log(level, "cannot watch %s: %s", kind.path, error)
+            if time.monotonic() - begun > wait:
+                # It went well for a while: something on the way ends connections that are idle, and nobody is to blame.
+                wait = FIRST_WAIT_SECONDS
             # Not all replicas of an operator, and not all watches, at once.
             threading.Event().wait(wait * random.uniform(0.5, 1.5))
             wait = min(LONGEST_WAIT_SECONDS, wait * 2)

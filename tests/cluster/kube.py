@@ -107,7 +107,8 @@ class Cluster:
 
     def apply(self, *objects: Mapping[str, Any], kubeconfig: Path | None = None) -> str:
         """Apply manifests on the server, as `kubectl apply --server-side` does; return its words."""
-        text = yaml.safe_dump_all([dict(each) for each in objects])
+        # As JSON: in PyYAML's words "1e-3" needs no quotes, in kubectl's it does.
+        text = "\n---\n".join(json.dumps(dict(each)) for each in objects)
         return self.kubectl("apply", "--server-side", "-f", "-", text=text, kubeconfig=kubeconfig).stdout
 
     def create_namespace(self, name: str, *, labels: Mapping[str, str] | None = None) -> str:

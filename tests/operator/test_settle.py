@@ -108,6 +108,14 @@ def test_a_reading_without_the_objective_is_the_studys_fault() -> None:
     assert trial.message == "the reading must hold the objective's metric accuracy, got validation_loss"
 
 
+def test_a_reading_whose_checkpoint_a_ledger_cannot_hold_is_the_studys_fault() -> None:
+    before = running(a_trial(0))
+    reading = replace(a_reading(before, 0), checkpoint="k" * 65)
+    trial = settle_one(before, ended(0), Results(readings={(0, 0): reading}))
+    assert trial.state is TrialState.FAILED
+    assert trial.message == "the reading's checkpoint must have at most 64 characters, got 65"
+
+
 def test_a_reading_that_is_there_is_found_although_the_job_was_never_seen() -> None:
     trial = settle_one(a_trial(0), None, Results(readings={(0, 0): a_reading(a_trial(0), 0)}))
     assert trial.state is TrialState.PAUSED

@@ -12,7 +12,9 @@ from hypothesis import strategies as st
 from ledgers import NOW, a_ledger, a_study, a_trial, continued, minimizing, paused, running, stopped
 from study_operator.errors import StatusUnreadableError
 from study_operator.status import (
+    TRIAL_MESSAGE_BYTES,
     Reported,
+    TrialProgress,
     cut,
     events_between,
     is_same_status,
@@ -40,6 +42,7 @@ from study_operator.trial import (
     Trial,
     TrialState,
 )
+from trial_trainer.contract import Progress
 
 numbers = st.floats(allow_nan=False, allow_infinity=False)
 names = st.text(min_size=1, max_size=8)
@@ -163,7 +166,7 @@ def test_long_words_of_an_environment_make_no_status_that_is_refused() -> None:
     prepared = next(c for c in status["conditions"] if c["type"] == "Prepared")
     assert re.fullmatch("Livesx{59}", prepared["reason"]) and prepared["reason"] == status["prepare"]["reason"]
     assert len(prepared["message"]) < 2000
-    assert len(status["trials"][0]["message"].encode()) <= 250
+    assert len(status["trials"][0]["message"].encode()) <= TRIAL_MESSAGE_BYTES
 
 
 def test_a_status_whose_nulls_were_left_out_is_the_same_status() -> None:
@@ -187,6 +190,8 @@ def test_columns_are_rounded_for_people() -> None:
         "saved": "0.7 h",
     }
     assert render_status(minimizing(), ledger, now=NOW)["summary"]["best"] == "0.3333"
+    # As kubectl shows an empty string, and not null: with nothing.
+    assert render_status(a_study(), a_ledger(), now=NOW)["summary"] == {"best": "", "gain": "", "saved": "0.0 h"}
 
 
 def test_a_status_that_is_not_ours_is_refused() -> None:
@@ -337,3 +342,20 @@ def test_the_dataset_is_told_in_samples() -> None:
         "validationSamples": 2,
         "testSamples": 1,
     }
+
+
+def test_whatever_a_trainer_counts_no_status_is_refused_for_it() -> None:
+    progress = Progress(
+        step=-1,
+        stop_step=10**30,
+        total_steps=100,
+        loss=None,
+        phase="p" * 100,
+        eta_seconds=-0.6,
+        updated_at="u" * 100,
+    )
+    ledger = a_ledger(running(a_trial(0)))
+    seen = [TrialProgress(trial="t000", rung=0, progress=progress)]
+    (told,) = render_status(a_study(), ledger, now=NOW, progress=seen)["progress"]
+    assert (told["step"], told["stopStep"], told["etaSeconds"]) == (0, 2**53, 0)
+    assert len(told["phase"].encode()) <= 64 and len(told["updatedAt"].encode()) <= 64

@@ -2,14 +2,13 @@
 
 # ruff: noqa: E501  # sentences stand as they are told
 
-import copy
-import re
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from some_manifests import MANIFEST, a_manifest
 from study_operator.errors import StudyInvalidError
 from study_operator.study import (
     CaBundle,
@@ -23,43 +22,6 @@ from study_operator.study import (
     parse_study,
 )
 from trial_trainer.contract import LabelSource
-
-MANIFEST: dict[str, Any] = {
-    "apiVersion": "finetune.study/v1alpha1",
-    "kind": "FineTuneStudy",
-    "metadata": {"name": "laptop", "labels": {"team": "shop"}},
-    "spec": {
-        "objective": {"metric": "accuracy", "direction": "Maximize"},
-        "parameters": [
-            {"name": "learning_rate", "searchSpace": {"logUniform": {"min": "1e-4", "max": "1e-2"}}},
-            {"name": "lora_rank", "searchSpace": {"categorical": {"values": ["4", "16", "64"], "ordered": True}}},
-            {"name": "weight_decay", "searchSpace": {"uniform": {"min": "0", "max": "0.5"}}},
-        ],
-        "baseline": {"learning_rate": "1e-3", "lora_rank": "16", "weight_decay": "0.1"},
-        "numTrials": 8,
-        "earlyEvaluation": {},
-        "promotion": {"numPromoted": 2, "numAudited": 1},
-        "data": {"source": "pages", "attributes": ["name", "price"], "split": {}},
-        "trainer": {"baseModel": {"uri": "hf://owner/small"}, "epochs": 3},
-        "storage": {"uri": "s3://bucket/prefix"},
-    },
-}
-
-
-def a_manifest(changes: dict[str, Any] | None = None) -> dict[str, Any]:
-    """Return a good manifest with some fields changed, by their path; None takes a field away."""
-    raw = copy.deepcopy(MANIFEST)
-    for path, value in (changes or {}).items():
-        *keys, last = (int(key) if key.isdigit() else key for key in re.findall(r"[^.\[\]]+", path))
-        at: Any = raw
-        for key in keys:
-            at = at[key]
-        if value is None:
-            at.pop(last)
-        else:
-            at[last] = value
-    return raw
-
 
 WRONG_MANIFESTS = [
     pytest.param(
@@ -213,6 +175,28 @@ WRONG_MANIFESTS = [
         id="a bound that is not finite",
     ),
     pytest.param(
+        {"spec.parameters[0].searchSpace.logUniform.max": "0.00100000000000000000000"},
+        [
+            "`spec.parameters[0].searchSpace.logUniform.max` must have at most 24 characters, got '0.00100000000000000000000'"
+        ],
+        id="a bound with more digits than a number has",
+    ),
+    pytest.param(
+        {"spec.parameterConstraints": [f"weight_decay <= 0.3{' ' * 182}"]},
+        [f"`spec.parameterConstraints[0]` must have at most 200 characters, got 'weight_decay <= 0.3{' ' * 180}…"],
+        id="a constraint that is too long",
+    ),
+    pytest.param(
+        {"spec.outcomeConstraints": [f"invalid_output_rate <= 0.2{' ' * 175}"]},
+        [f"`spec.outcomeConstraints[0]` must have at most 200 characters, got 'invalid_output_rate <= 0.2{' ' * 173}…"],
+        id="an outcome constraint that is too long",
+    ),
+    pytest.param(
+        {"spec.trainer.targetModules": ["q_proj", "q" * 65]},
+        [f"`spec.trainer.targetModules[1]` must have at most 64 characters, got '{'q' * 65}'"],
+        id="a module whose name is too long",
+    ),
+    pytest.param(
         {"spec.parameters[0].searchSpace.logUniform.min": "-1e-4"},
         ["`spec.parameters[0].searchSpace.logUniform.min` must be greater than 0, got '-1e-4'"],
         id="a negative bound on a log scale",
@@ -243,7 +227,7 @@ WRONG_MANIFESTS = [
     ),
     pytest.param(
         {"spec.parameters[1].searchSpace.categorical.values": ["16"]},
-        ["`spec.parameters[1].searchSpace.categorical.values` must hold 2 to 100 items, got 1"],
+        ["`spec.parameters[1].searchSpace.categorical.values` must hold 2 to 50 items, got 1"],
         id="a list of one value",
     ),
     pytest.param(
@@ -507,6 +491,11 @@ WRONG_MANIFESTS = [
         id="a template that is an image",
     ),
     pytest.param(
+        {"spec.trainer.template": {"kind": "Pod"}},
+        ["`spec.trainer.template.kind` must not be given, because it is not a field, got 'Pod'"],
+        id="a template that is a whole object",
+    ),
+    pytest.param(
         {"spec.trainer.template": {"spec": {"containers": [{"name": "main"}, {"image": "i"}, "x"]}}},
         ["`spec.trainer.template.spec.containers` must hold one that is named 'trainer', got ['main', None, None]"],
         id="a template without the trainer's container",
@@ -518,7 +507,7 @@ WRONG_MANIFESTS = [
     ),
     pytest.param(
         {"spec.trainer.template": {"metadata": {"annotations": {"note": "é" * 40_000}}}},
-        ["`spec.trainer.template` must have at most 65536 bytes as JSON, got 80040"],
+        ["`spec.trainer.template` must have at most 12288 bytes as JSON, got 80040"],
         id="a template that is too large",
     ),
     pytest.param(

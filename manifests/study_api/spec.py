@@ -1,0 +1,619 @@
+"""What people write: the spec, and what the parser checks of it as far as a schema can.
+
+Bounds and defaults are those of `study_operator.limits`, which the parser has too. Sentences are for people and begin
+with "must"; `Accepted` tells what only the operator can know.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from study_api.kinds import (
+    OWNED_WHOLE,
+    Schema,
+    choice,
+    fields,
+    flag,
+    listing,
+    mapping,
+    number,
+    object_name,
+    place,
+    pod_template,
+    rule,
+    rules,
+    say,
+    text,
+    whole,
+)
+from study_operator import limits
+from study_operator.study import (
+    ATTRIBUTE,
+    DATA_KEY,
+    ENDPOINT,
+    KNOWN_ATTRIBUTES,
+    METRICS,
+    NUMBER,
+    PARAMETERS,
+    REGION,
+    AddressingStyle,
+    CaBundle,
+    DeletionPolicy,
+    Direction,
+)
+from trial_trainer.contract import LabelSource, Precision, SplitBy
+
+MUTABLE = ("suspend", "parallelTrials", "numTrials", "budget", "ttlSecondsAfterFinished")
+"""What may change once a study is accepted; `numTrials` upwards."""
+
+
+def _objective() -> Schema:
+    metrics = "|".join(name for name in METRICS if name != "accuracy")
+    maximized = " || ".join(
+        f"self.metric.startsWith('{name}')" for name, way in METRICS.items() if way is Direction.MAXIMIZE
+    )
+    return fields(
+        "What trials are ranked by. Every trial is measured on the same validation pages.",
+        {
+            "metric": text(
+                "The metric of a reading: accuracy (the mean over the asked attributes), accuracy/ and one of the "
+                "asked attributes, validation_loss (nats per token), invalid_output_rate or false_value_rate.",
+                limits.METRIC_LENGTH,
+                default="accuracy",
+                **rules(
+                    rule(
+                        f"self.matches('^(accuracy(/{ATTRIBUTE})?|{metrics})$')",
+                        f"must be one of {', '.join(METRICS)}, or accuracy/ and one of the asked attributes",
+                    )
+                ),
+            ),
+            "direction": choice(
+                "Which way the metric is better. It may be left out: accuracies are maximized, the others minimized.",
+                Direction,
+            ),
+        },
+        **rules(
+            rule(
+                f"!has(self.direction) || self.direction == (({maximized}) ? 'Maximize' : 'Minimize')",
+                "must be 'Maximize' for accuracies and 'Minimize' for the other metrics",
+                ".direction",
+            )
+        ),
+    )
+
+
+def _parameters() -> Schema:
+    low, high = "The least value, inclusive.", "The greatest value, inclusive."
+    ascends = rule(
+        f"!({_are_numbers('[self.min, self.max]')}) || double(self.min) < double(self.max)",
+        "must be greater than min",
+        ".max",
+    )
+    positive = rule(f"!({_are_numbers('[self.min]')}) || double(self.min) > 0.0", "must be greater than 0", ".min")
+    values = _are_numbers("self.values")
+    space = fields(
+        "Where values of the parameter lie: one of uniform, logUniform or categorical. Parameters that are whole "
+        "numbers are categorical.",
+        {
+            "uniform": fields(
+                "Any number between two bounds.",
+                {"min": number(low), "max": number(high)},
+                ("min", "max"),
+                **rules(ascends),
+            ),
+            "logUniform": fields(
+                "Any number between two positive bounds, even on a logarithmic scale.",
+                {"min": number(f"{low} It must be greater than 0."), "max": number(high)},
+                ("min", "max"),
+                **rules(positive, ascends),
+            ),
+            "categorical": fields(
+                "One of a list of numbers.",
+                {
+                    "values": listing(
+                        "The numbers, each once. Ordered ones ascend.",
+                        number("A number in quotes."),
+                        limits.VALUES_LENGTH,
+                        least=2,
+                    ),
+                    "ordered": flag(
+                        "Whether neighbours in the list are alike, so that it has an order.", default=False
+                    ),
+                },
+                ("values",),
+                **rules(
+                    rule(
+                        f"!({values}) || self.values.all(v, self.values.exists_one(w, double(w) == double(v)))",
+                        "must hold each value once",
+                        ".values",
+                    ),
+                    rule(
+                        f"!self.ordered || !({values}) || self.values.map(v, double(v)).isSorted()",
+                        "must ascend, because they are ordered",
+                        ".values",
+                    ),
+                ),
+            ),
+        },
+        **rules(
+            rule(
+                "[has(self.uniform), has(self.logUniform), has(self.categorical)].exists_one(given, given)",
+                "must hold one of uniform, logUniform or categorical",
+            )
+        ),
+    )
+    parameter = fields(
+        "One searched hyperparameter.",
+        {
+            "name": choice("Which of the trainer's parameters is searched; each once.", PARAMETERS),
+            "searchSpace": space,
+        },
+        ("name", "searchSpace"),
+        **rules(*_ranges()),
+    )
+    return listing(
+        "What is searched: each parameter with its search space. What is not searched has the trainer's own value.",
+        parameter,
+        limits.PARAMETERS_LENGTH,
+        least=1,
+        **rules(
+            rule("self.all(p, self.exists_one(q, q.name == p.name))", "must name each parameter once"),
+            rule(
+                "!(self.exists(p, p.name == 'lora_alpha') && self.exists(p, p.name == 'lora_alpha_over_rank'))",
+                "must not search lora_alpha and lora_alpha_over_rank together",
+            ),
+        ),
+    )
+
+
+def _are_numbers(words: str) -> str:
+    """Whether words can be compared as numbers. Where they can't, their own pattern says so, and nothing else need."""
+    return f"{words}.all(w, w.matches(r'^{NUMBER}$'))"
+
+
+def _words_of(space: str, kinds: Sequence[str] = ("uniform", "logUniform", "categorical")) -> str:
+    """All words of a search space that must be numbers."""
+    words = {kind: f"[{space}.{kind}.min, {space}.{kind}.max]" for kind in ("uniform", "logUniform")}
+    words["categorical"] = f"{space}.categorical.values"
+    return f"({' + '.join(f'(has({space}.{kind}) ? {words[kind]} : [])' for kind in kinds)})"
+
+
+def _ranges() -> list[Schema]:
+    """What the trainer takes for each parameter."""
+    made = []
+    space = "self.searchSpace"
+    wholes = [name for name, takes in PARAMETERS.items() if takes.is_whole]
+    listed = ", ".join(f"'{name}'" for name in wholes)
+    made.append(
+        rule(
+            f"!(self.name in [{listed}]) || !(has({space}.uniform) || has({space}.logUniform))",
+            f"must be categorical for {say(wholes, 'or')}, because their values are whole numbers",
+            ".searchSpace",
+        )
+    )
+    for name, takes in PARAMETERS.items():
+        low = f"double(v) {'>' if takes.is_low_open else '>='} {float(takes.low)!r}"
+        high = f"double(v) {'<' if takes.is_high_open else '<='} {float(takes.high)!r}"
+        is_whole = " && double(v) == double(int(double(v)))" if takes.is_whole else ""
+        words = _words_of(space, ("categorical",)) if takes.is_whole else _words_of(space)
+        made.append(
+            rule(
+                f"self.name != '{name}' || !({_are_numbers(words)}) || {words}.all(v, {low} && {high}{is_whole})",
+                f"must hold values of {name}: {takes.says()}",
+                ".searchSpace",
+            )
+        )
+    return made
+
+
+def _arm(about: str) -> Schema:
+    return mapping(
+        about,
+        number("The parameter's value, a number in quotes that lies in the parameter's search space."),
+        limits.PARAMETERS_LENGTH,
+        **OWNED_WHOLE,
+    )
+
+
+def _lies_in(arm: str) -> str:
+    """Whether an arm lies in the search space."""
+    space, value = "p.searchSpace", f"double({arm}[p.name])"
+    within = " && ".join(
+        f"(!has({space}.{kind}) || ({value} >= double({space}.{kind}.min) && {value} <= double({space}.{kind}.max)))"
+        for kind in ("uniform", "logUniform")
+    )
+    listed = f"(!has({space}.categorical) || {space}.categorical.values.exists(v, double(v) == {value}))"
+    return f"self.parameters.all(p, !(p.name in {arm}) || ({within} && {listed}))"
+
+
+def _can_compare(arms: str) -> str:
+    """Whether every number that an arm's place in the search space depends on is one."""
+    bounds = _are_numbers(_words_of("p.searchSpace"))
+    return f"(self.parameters.all(p, {bounds}) && {arms}.all(arm, arm.all(name, arm[name].matches(r'^{NUMBER}$'))))"
+
+
+def _is_complete(arm: str) -> str:
+    """Whether an arm has a value of each parameter and of no other."""
+    return f"(size({arm}) == size(self.parameters) && self.parameters.all(p, p.name in {arm}))"
+
+
+def _data() -> Schema:
+    known = ", ".join(f"'{name}'" for name in KNOWN_ATTRIBUTES)
+    otherwise = f"has(self.testSource) ? 0 : {limits.TEST_PERCENT.default}"
+    test_percent = f"has(self.split.testPercent) ? self.split.testPercent : {otherwise}"
+    return fields(
+        "Where the pages come from, what is asked of them, and how they are split.",
+        {
+            "source": place(
+                "A path on a mounted volume or an s3:// URI: a folder of .html files, or one .jsonl, .jsonl.gz or "
+                ".parquet file of pages or of ready samples."
+            ),
+            "testSource": place(
+                "An independent test set of the same form. Its shops are dropped from training and validation, and it "
+                "is read once, after the winner is chosen."
+            ),
+            "attributes": listing(
+                "What is asked of each page. With labels from Markup it is some of "
+                f"{', '.join(KNOWN_ATTRIBUTES)}; it is left out for ready samples.",
+                text("The name of an attribute.", limits.ATTRIBUTE_LENGTH, pattern=ATTRIBUTE),
+                limits.ATTRIBUTES_LENGTH,
+                **rules(rule("self.all(a, self.exists_one(b, b == a))", "must hold each attribute once")),
+            ),
+            "labels": fields(
+                "Where the right answers come from.",
+                {
+                    "from": choice(
+                        "Markup: the page's own JSON-LD, microdata and Open Graph. Given: labels in the file.",
+                        LabelSource,
+                        default=str(LabelSource.MARKUP),
+                    )
+                },
+                default={},
+            ),
+            "split": fields(
+                "How pages are divided, in percent of the shops or pages. At least 10 percent stay for training.",
+                {
+                    "by": choice(
+                        "Site: no shop is in two splits. Page: only no page is.", SplitBy, default=str(SplitBy.SITE)
+                    ),
+                    "validationPercent": whole(
+                        "The share by which trials are measured and the winner is chosen.", limits.VALIDATION_PERCENT
+                    ),
+                    "testPercent": whole(
+                        "The share that is read once, at the end. It is 10 where it is not given, and 0 where "
+                        "testSource is.",
+                        limits.TEST_PERCENT._replace(default=None),
+                    ),
+                },
+                default={},
+            ),
+            "maxPages": whole(
+                "The most pages of each source, drawn by the seed. Else all are taken.", limits.MAX_PAGES
+            ),
+            "template": pod_template(
+                "The pod that prepares the data. Where it is not given it is that of the trials, without accelerators."
+            ),
+        },
+        ("source",),
+        **rules(
+            rule(
+                f"self.labels.from != 'Markup' || (has(self.attributes) && size(self.attributes) > 0 && "
+                f"self.attributes.all(a, a in [{known}]))",
+                f"must be some of {', '.join(KNOWN_ATTRIBUTES)} where labels come from Markup",
+                ".attributes",
+            ),
+            rule(
+                "!has(self.testSource) || !has(self.split.testPercent) || self.split.testPercent == 0",
+                "must be 0 where spec.data.testSource is given",
+                ".split.testPercent",
+            ),
+            rule(
+                f"self.split.validationPercent + ({test_percent}) <= {limits.MAX_HELD_OUT_PERCENT}",
+                "must leave 10 percent for training beside testPercent",
+                ".split.validationPercent",
+            ),
+        ),
+    )
+
+
+def _trainer() -> Schema:
+    return fields(
+        "What is trained and how: the same for every trial.",
+        {
+            "baseModel": fields(
+                "The model whose weights stay frozen while adapters are trained beside them.",
+                {
+                    "uri": place(
+                        "A directory on a mounted volume, hf://owner/name or s3://bucket/prefix.", ("hf", "s3", "file")
+                    ),
+                    "revision": text(
+                        "The revision of a model on the hub. Give a commit, so that every trial trains the same model.",
+                        limits.REVISION_LENGTH,
+                        least=1,
+                    ),
+                },
+                ("uri",),
+            ),
+            "epochs": whole("The full length: how often each training sample is seen.", limits.EPOCHS),
+            "maxLengthTokens": whole(
+                "The most tokens of one sample: page, question and answer. Pages are cut to fit.",
+                limits.MAX_LENGTH_TOKENS,
+            ),
+            "precision": choice(
+                "The type of the frozen weights and of the matrix products. The loss is always computed in 32 bits.",
+                Precision,
+                default=str(Precision.BFLOAT16),
+            ),
+            "targetModules": {
+                "description": "Which modules get an adapter: the word AllLinear, or a list of 1 to 100 module names "
+                "of the base model, such as [q_proj, v_proj].",
+                "x-kubernetes-preserve-unknown-fields": True,
+                "default": "AllLinear",
+            },
+            "rsLora": flag("Whether adapters are scaled by alpha/sqrt(rank) instead of alpha/rank.", default=False),
+            "warmupPercent": whole(
+                "The share of the full length in which the learning rate rises, where it is not searched.",
+                limits.WARMUP_PERCENT,
+            ),
+            "weightDecay": number(
+                "The optimizer's weight decay, from 0 to 1, where it is not searched.",
+                default="0",
+                **rules(
+                    rule(
+                        f"!({_are_numbers('[self]')}) || (double(self) >= 0.0 && double(self) <= 1.0)",
+                        "must be from 0 to 1",
+                    )
+                ),
+            ),
+            "nodes": whole("The nodes of one trial. More than one meet through a headless Service.", limits.NODES),
+            "acceleratorsPerNode": whole(
+                "The accelerators, and so the processes, of a trial on each node. It is what budgets count; the "
+                "template asks for them, as limits, MIG slices or resource claims.",
+                limits.ACCELERATORS_PER_NODE,
+            ),
+            "template": pod_template(
+                "The pods of the trials: image, accelerators, tolerations, volumes. Where it is not given it is the "
+                "installation's default."
+            ),
+        },
+        ("baseModel", "epochs"),
+    )
+
+
+def _storage() -> Schema:
+    return fields(
+        "The bucket prefix of everything that the study writes: dataset, checkpoints, adapters, report.",
+        {
+            "uri": place(
+                "An s3:// URI, or a directory on a mounted volume. Each study writes under a prefix of its own there."
+            ),
+            "endpoint": text(
+                "The http:// or https:// address of an S3-compatible server. Where it is not given it is AWS.",
+                limits.ENDPOINT_LENGTH,
+                pattern=ENDPOINT,
+            ),
+            "region": text("The region of the bucket.", limits.REGION_LENGTH, pattern=REGION),
+            "addressingStyle": choice(
+                "How the bucket's name is put into its URL. Most servers that are not AWS want Path.",
+                AddressingStyle,
+                default=str(AddressingStyle.AUTO),
+            ),
+            "caBundle": fields(
+                "The certificates that the endpoint is checked with. Else the system's are.",
+                {
+                    "configMapName": object_name("A ConfigMap of the study's namespace."),
+                    "secretName": object_name("A Secret of the study's namespace."),
+                    "key": text(
+                        "The key of the ConfigMap or Secret that holds the certificates, as PEM.",
+                        limits.KEY_LENGTH,
+                        pattern=DATA_KEY,
+                        default=CaBundle.key,
+                    ),
+                },
+                **rules(
+                    rule(
+                        "has(self.configMapName) != has(self.secretName)",
+                        "must name either a configMapName or a secretName",
+                    )
+                ),
+            ),
+            "secretName": object_name(
+                "The Secret of the study's namespace with the bucket's credentials. Where it is not given the "
+                "operator's own identity is used, if the installation allows it for this namespace and prefix."
+            ),
+            "deletionPolicy": choice(
+                "What becomes of all that the study wrote when the study is deleted.",
+                DeletionPolicy,
+                default=str(DeletionPolicy.RETAIN),
+            ),
+        },
+        ("uri",),
+    )
+
+
+def build_spec() -> Schema:
+    """Return the schema of the spec."""
+    promoted = "self.promotion.numPromoted + self.promotion.numAudited + (has(self.baseline) ? 1 : 0)"
+    starting = "(has(self.startingArms) ? size(self.startingArms) : 0) + (has(self.baseline) ? 1 : 0)"
+    bounded = "(has(self.outcomeConstraints) ? size(self.outcomeConstraints.filter(c, c.contains('accuracy/'))) : 0)"
+    named = "|".join(name for name in METRICS if name != "accuracy")
+    term = rf"(?:{NUMBER}(?:\s*\*\s*[a-z_]+)?|[a-z_]+)"
+    side = rf"\s*[-+]?\s*{term}(?:\s*[-+]\s*{term})*\s*"
+    return fields(
+        "What the study is to do. Once it is accepted (condition Accepted) "
+        f"only {say(MUTABLE, 'and')} may change; numTrials only upwards.",
+        {
+            "suspend": flag(
+                "While true nothing runs: running trials write a checkpoint and free their accelerators, and go on "
+                "from there later.",
+                default=False,
+            ),
+            "objective": _objective(),
+            "outcomeConstraints": listing(
+                "Bounds on other metrics than the objective's. A trial that breaks one is not promoted.",
+                text(
+                    "A metric, <= or >=, and a number, such as: invalid_output_rate <= 0.2",
+                    limits.CONSTRAINT_LENGTH,
+                    **rules(
+                        rule(
+                            rf"self.matches(r'^\s*(accuracy(/[a-z_]+)?|{named})\s*(<=|>=)\s*{NUMBER}\s*$')",
+                            f"must read like 'invalid_output_rate <= 0.2' and bound one of {', '.join(METRICS)}, or "
+                            "accuracy/ and one of the asked attributes",
+                        )
+                    ),
+                ),
+                limits.OUTCOME_CONSTRAINTS_LENGTH,
+            ),
+            "parameters": _parameters(),
+            "parameterConstraints": listing(
+                "Linear constraints that every arm keeps, over parameters whose search space is uniform.",
+                text(
+                    "A linear inequality, such as: lora_dropout + 2 * weight_decay <= 0.3",
+                    limits.CONSTRAINT_LENGTH,
+                    **rules(
+                        rule(
+                            f"self.matches(r'^{side}(<=|>=){side}$')",
+                            "must be linear and read like 'lora_dropout + 2 * weight_decay <= 0.3'",
+                        )
+                    ),
+                ),
+                limits.PARAMETER_CONSTRAINTS_LENGTH,
+            ),
+            "baseline": _arm(
+                "The arm that everything is compared with: a value of every searched parameter. It always runs to full "
+                "length and takes no place of the promoted."
+            ),
+            "startingArms": listing(
+                "Arms to try before the first proposal.",
+                _arm("An arm: a value of every searched parameter."),
+                limits.STARTING_ARMS_LENGTH,
+            ),
+            "numTrials": whole(
+                "How many arms are tried, baseline and starting arms among them. It may be raised until the first "
+                "promotion.",
+                limits.NUM_TRIALS,
+            ),
+            "parallelTrials": whole(
+                "How many trials run at once. When it is lowered, running trials go on to their end.",
+                limits.PARALLEL_TRIALS,
+            ),
+            "maxFailedTrials": whole(
+                "How many trials may fail by the environment's fault; one more ends the study. Arms that cannot run "
+                "(Abandoned) do not count.",
+                limits.MAX_FAILED_TRIALS,
+            ),
+            "seed": whole("The seed of data order, dropout, splits, audits and proposals.", limits.SEED),
+            "earlyEvaluation": fields(
+                "Where the first rung ends, at which trials are compared.",
+                {
+                    "checkpointPercent": whole(
+                        "The share of its full length, in percent, after which a trial is measured and waits for the "
+                        "promotion.",
+                        limits.CHECKPOINT_PERCENT,
+                    ),
+                    "extraPercents": listing(
+                        "Further points of the full length, in percent, at which a trial is read on its way.",
+                        whole("A point that is no other and not checkpointPercent.", limits.EXTRA_PERCENT),
+                        limits.EXTRA_PERCENTS_LENGTH,
+                        **rules(rule("self.all(a, self.exists_one(b, b == a))", "must hold each percentage once")),
+                    ),
+                },
+                default={},
+                **rules(
+                    rule(
+                        "!has(self.extraPercents) || !(self.checkpointPercent in self.extraPercents)",
+                        "must differ from checkpointPercent",
+                        ".extraPercents",
+                    )
+                ),
+            ),
+            "promotion": fields(
+                "Who continues from the first rung to full length. The baseline always does, and takes no place.",
+                {
+                    "numPromoted": whole(
+                        "How many of the best trials of the first rung continue, from their own checkpoints.",
+                        limits.NUM_PROMOTED,
+                    ),
+                    "numAudited": whole(
+                        "How many of the other trials continue too, drawn by the seed, so that it can be told how "
+                        "often the first reading was wrong. With 3 or more the report estimates it.",
+                        limits.NUM_AUDITED,
+                    ),
+                },
+                default={},
+            ),
+            "budget": fields(
+                "Limits at which the search ends; what is promising is then promoted, and the study completes with the "
+                "reason BudgetExhausted.",
+                {
+                    "acceleratorHours": number(
+                        "The accelerator-hours that the study may take, promotions included; more than 0.",
+                        **rules(rule(f"!({_are_numbers('[self]')}) || double(self) > 0.0", "must be greater than 0")),
+                    ),
+                    "activeDeadlineSeconds": whole(
+                        "The same in seconds of time with at least one trial running.", limits.ACTIVE_DEADLINE_SECONDS
+                    ),
+                },
+            ),
+            "data": _data(),
+            "trainer": _trainer(),
+            "storage": _storage(),
+            "ttlSecondsAfterFinished": whole(
+                "How long after the end Jobs, and checkpoints that nobody needs, are kept. Where it is not given they "
+                "stay. The study itself always stays.",
+                limits.TTL_SECONDS_AFTER_FINISHED,
+            ),
+        },
+        ("objective", "parameters", "numTrials", "data", "trainer", "storage"),
+        **rules(
+            rule(
+                "!self.objective.metric.startsWith('accuracy/') || (has(self.data.attributes) && "
+                "self.data.attributes.exists(a, 'accuracy/' + a == self.objective.metric))",
+                "must be accuracy/ and one of the asked attributes (spec.data.attributes)",
+                ".objective.metric",
+            ),
+            rule(
+                "!has(self.outcomeConstraints) || self.outcomeConstraints.all(c, "
+                "c.split('<')[0].split('>')[0].trim() != self.objective.metric)",
+                "must bound another metric than the objective",
+                ".outcomeConstraints",
+            ),
+            rule(
+                f"!has(self.baseline) || {_is_complete('self.baseline')}",
+                "must give a value of each of the study's parameters, and of no other",
+                ".baseline",
+            ),
+            rule(
+                f"!has(self.baseline) || !{_can_compare('[self.baseline]')} || {_lies_in('self.baseline')}",
+                "must lie in the search space of each parameter",
+                ".baseline",
+            ),
+            rule(
+                f"!has(self.startingArms) || self.startingArms.all(arm, {_is_complete('arm')})",
+                "must each give a value of each of the study's parameters, and of no other",
+                ".startingArms",
+            ),
+            rule(
+                f"!has(self.startingArms) || !{_can_compare('self.startingArms')} || "
+                f"self.startingArms.all(arm, {_lies_in('arm')})",
+                "must each lie in the search space of each parameter",
+                ".startingArms",
+            ),
+            rule(
+                f"self.numTrials >= {starting}",
+                "must be at least the number of baseline and starting arms",
+                ".numTrials",
+            ),
+            rule(
+                f"self.numTrials >= {promoted}",
+                "must be at least the number of promoted and audited trials and the baseline",
+                ".numTrials",
+            ),
+            rule(
+                f"self.numTrials * (size(self.parameters) + 4 * {bounded}) <= {limits.LEDGER_VALUES}",
+                "must not be so many with so many constraints on an attribute's accuracy: numTrials x (parameters + 4 "
+                f"x such constraints) may be {limits.LEDGER_VALUES}",
+                ".numTrials",
+            ),
+        ),
+    )

@@ -1,0 +1,297 @@
+"""What the operator writes: the status, field by field as `study_operator.status` renders it.
+
+Whatever the operator renders must be taken, so that bounds are wide here. What is not known is null.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from study_api.kinds import NULL, Schema, choice, fields, flag, listing, mapping, text, whole
+from study_operator import limits
+from study_operator.limits import Whole
+from study_operator.study import Direction
+from study_operator.trial import Continuation, Origin, SearchEnd, StageState, TrialState
+
+COUNT = Whole(0, 2**53)
+RUNG = Whole(0, 1)
+INDEX = Whole(0, limits.MAX_TRIALS - 1)
+
+
+def _count(about: str, **more: Any) -> Schema:
+    return whole(about, COUNT, **more)
+
+
+def _number(about: str, **more: Any) -> Schema:
+    return text(about, 64, **more)
+
+
+def _time(about: str, **more: Any) -> Schema:
+    return {"description": about, "type": "string", "format": "date-time", "maxLength": 64} | more
+
+
+def _attempts(about: str, **more: Any) -> Schema:
+    attempt = fields(
+        "One run of a Job's pod.",
+        {
+            "rung": whole("The rung that it ran on: 0 up to the early evaluation, 1 to full length.", RUNG),
+            "id": text("The name of this run: the pod's UID.", 300),
+            "startedAt": _time("When it began."),
+            "finishedAt": _time("When it ended; not there while it runs."),
+            "exitCode": whole("The exit code of the trainer's container.", Whole(-(2**31), limits.MAX_INT32)),
+            "reason": text("How it ended, one word.", 64),
+        },
+        ("rung", "id", "startedAt"),
+    )
+    return listing(about, attempt, 2000, **more)
+
+
+def _earlier(**more: Any) -> Schema:
+    return fields(
+        "Sums of older attempts, so that a long life takes little room.",
+        {
+            "attempts": _count("How many there were."),
+            "seconds": _number("How long they ran, all together."),
+            "firstRungSeconds": _number("How long they ran on the first rung."),
+            "rung": whole("The rung of the last of them.", RUNG),
+            "faults": _count("How many of that rung the environment ended."),
+            "interruptions": _count("How many of that rung were stopped with a checkpoint."),
+        },
+        ("attempts", "seconds", "firstRungSeconds", "rung", "faults", "interruptions"),
+        **more,
+    )
+
+
+def _stage(about: str) -> Schema:
+    return fields(
+        about,
+        {
+            "state": choice("Where it stands.", StageState),
+            "attempts": _attempts("The runs of its Job.", **NULL),
+            "earlierAttempts": _earlier(**NULL),
+            "reason": text("Why it failed, one word.", 64, **NULL),
+            "message": text("What there is to say of it.", 2_000, **NULL),
+        },
+        ("state",),
+        **NULL,
+    )
+
+
+def _best(about: str) -> Schema:
+    return fields(
+        about,
+        {
+            "trial": text("The name of the trial, such as t003.", 16),
+            "metric": text("The objective's metric.", 200),
+            "direction": choice("Which way the metric is better.", Direction),
+            "value": _number("The trial's newest reading."),
+            "standardError": _number("Its standard error, clustered by shop.", **NULL),
+            "n": _count("What the value is a mean of.", **NULL),
+            "rung": whole("The rung of the reading: 0 is the early evaluation, 1 full length.", RUNG),
+            "gain": _number("The difference to the baseline on the same rung.", **NULL),
+        },
+        ("trial", "value", "rung"),
+        **NULL,
+    )
+
+
+def _trials() -> Schema:
+    measurement = fields(
+        "A reading.",
+        {
+            "rung": whole("The rung that it ended.", RUNG),
+            "step": _count("The optimizer step."),
+            "value": _number("The objective's metric. A trial that diverged has the worst value."),
+            "standardError": _number("Its standard error, clustered by shop."),
+            "n": _count("What the value is a mean of."),
+            "metrics": mapping("The other metrics, by name.", _number("The metric's value."), 50),
+            "checkpoint": text("The key of the checkpoint, under the study's prefix.", 2_000),
+            "diverged": flag("Whether the trial diverged."),
+        },
+        ("rung", "step", "value", "metrics"),
+    )
+    trial = fields(
+        "One arm with all its rungs.",
+        {
+            "index": whole("The number of the trial: 3 is t003.", INDEX),
+            "arm": mapping(
+                "The value of each searched parameter.",
+                _number("The value, with every digit."),
+                limits.PARAMETERS_LENGTH,
+            ),
+            "origin": choice("Why this arm is in the study.", Origin),
+            "generationNode": text("How the optimizer came to it.", 100),
+            "state": choice("Where the trial stands.", TrialState),
+            "rung": whole("The rung that it is on: 0 up to the early evaluation, 1 to full length.", RUNG),
+            "totalSteps": _count("The optimizer steps of its full length."),
+            "continuation": choice("Why it goes on to full length; not there where it does not.", Continuation),
+            "inclusionProbability": _number("The probability with which it came to be measured at full length."),
+            "measurements": listing("What was measured, by rung.", measurement, 2),
+            "attempts": _attempts("The runs of its Jobs."),
+            "earlierAttempts": _earlier(),
+            "message": text("What there is to say of its state.", 300),
+        },
+        ("index", "arm", "origin", "state", "rung", "totalSteps"),
+    )
+    return listing("The ledger: every trial, by index.", trial, limits.MAX_TRIALS)
+
+
+BY_TYPE: Schema = {"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["type"]}
+
+
+def _conditions() -> Schema:
+    condition = fields(
+        "One thing that is true of the study or not.",
+        {
+            "type": text(
+                "Accepted, StorageReady, Prepared, Suspended, SearchComplete, Complete, Failed or Stalled.", 64
+            ),
+            "status": choice("Whether it holds.", ("True", "False", "Unknown")),
+            "reason": text("Why, one word. That of Complete says where the study is.", 64, least=1),
+            "message": text("Why, in sentences.", 16_000),
+            "lastTransitionTime": _time("Since when the status is so."),
+        },
+        ("type", "status", "reason", "message", "lastTransitionTime"),
+    )
+    return listing(
+        "What holds of the study. All conditions are there from the first status on.",
+        condition,
+        16,
+        **BY_TYPE,
+    )
+
+
+def build_status() -> Schema:
+    """Return the schema of the status."""
+    states = {str(state)[0].lower() + str(state)[1:]: f"Trials that are {state}." for state in TrialState}
+    counts = states | {
+        "total": "All trials so far.",
+        "measured": "Trials with a reading.",
+        "promoted": "Trials that were promoted to full length.",
+    }
+    progress = fields(
+        "How far a running trial is.",
+        {
+            "trial": text("The name of the trial.", 16),
+            "rung": whole("The rung that it is on.", RUNG),
+            "step": _count("The optimizer step."),
+            "stopStep": _count("The step at which this rung ends."),
+            "totalSteps": _count("The steps of its full length."),
+            "phase": text("What it does: load, train, evaluate or save.", 64),
+            "updatedAt": text("When it said so.", 100),
+            "loss": _number("The mean loss of the last ten steps, nats per token."),
+            "etaSeconds": _count("How long it may take until the rung ends."),
+        },
+        ("trial", "rung", "step", "stopStep", "totalSteps", "phase", "updatedAt"),
+    )
+    missed = fields(
+        "An estimate of how many better trials were stopped.",
+        {
+            "estimate": _number("The estimate."),
+            "low": _count("The lower end of its 95 % interval."),
+            "high": _count("The upper end of its 95 % interval."),
+            "population": _count("How many trials were stopped."),
+        },
+        **NULL,
+    )
+    return fields(
+        "What became of the study so far. Only the operator writes it.",
+        {
+            "observedGeneration": {
+                "description": "The generation of the spec that this status is about.",
+                "type": "integer",
+                "format": "int64",
+                "minimum": 0,
+            },
+            "conditions": _conditions(),
+            "trialCounts": fields(
+                "How many trials there are, by state.", {k: _count(about) for k, about in counts.items()}, **NULL
+            ),
+            "summary": fields(
+                "What kubectl get shows in its columns, rounded.",
+                {
+                    "best": text("The best reading.", 64, **NULL),
+                    "gain": text("Its difference to the baseline.", 64, **NULL),
+                    "saved": text("Accelerator-hours saved against full-length runs of every trial.", 64, **NULL),
+                },
+                **NULL,
+            ),
+            "best": _best("The best trial so far, and the winner when there is one."),
+            "baseline": _best("The baseline's newest reading."),
+            "agreement": fields(
+                "How well the first reading agrees with that at full length.",
+                {
+                    "audited": _count("Audited trials that were measured at full length."),
+                    "fullLength": _count("All trials that were."),
+                    "concordance": _number("The share of pairs that both readings order alike.", **NULL),
+                    "pairs": _count("How many pairs there are."),
+                    "missedWinners": missed,
+                    "topKKept": _number("The share of the best that the promotion kept.", **NULL),
+                    "sentences": listing("The same in sentences.", text("A sentence.", 1_000), 20),
+                },
+                **NULL,
+            ),
+            "usage": fields(
+                "What was spent and what was saved.",
+                {
+                    "acceleratorHours": _number("Accelerator-hours spent."),
+                    "savedAcceleratorHours": _number(
+                        "Accelerator-hours saved against full-length runs of every trial."
+                    ),
+                    "activeSeconds": _number("Time with at least one trial running."),
+                },
+                **NULL,
+            ),
+            "search": fields(
+                "Why no more arms are proposed; null while they are.",
+                {"end": choice("The reason, one word.", SearchEnd), "message": text("The reason in words.", 2_000)},
+                **NULL,
+            ),
+            "winner": whole("The index of the trial that validation chose.", INDEX, **NULL),
+            "outcome": fields(
+                "How the study ended; null until then.",
+                {
+                    "failed": flag("Whether it failed."),
+                    "reason": text("How it ended, one word.", 64),
+                    "message": text("How it ended, in words.", 2_000),
+                },
+                ("failed", "reason", "message"),
+                **NULL,
+            ),
+            "reportURI": text("Where the report is.", 2_000),
+            "reported": fields(
+                "Which report was written last.",
+                {
+                    "key": text("Changes when there is something new to report.", 1_000),
+                    "at": _time("When it was written."),
+                },
+                ("key", "at"),
+                **NULL,
+            ),
+            "progress": listing("How far the running trials are.", progress, 100, **NULL),
+            "dataset": fields(
+                "What was prepared.",
+                {
+                    "fingerprint": text("A digest of the samples.", 200),
+                    "trainSamples": _count("Samples to train on."),
+                    "validationSamples": _count("Samples that trials are measured with."),
+                    "testSamples": _count("Samples of the test set."),
+                },
+                ("fingerprint", "trainSamples", "validationSamples", "testSamples"),
+                **NULL,
+            ),
+            "prepare": _stage("The Job that prepares the dataset."),
+            "judge": _stage("The Job that reads the test set, after the winner was chosen."),
+            "foldedAttempts": fields(
+                "What is still known of attempts that were folded into sums.",
+                {
+                    "until": _time("All of them had ended by then."),
+                    "activeSeconds": _number("Time before that with at least one trial running."),
+                },
+                ("until", "activeSeconds"),
+                **NULL,
+            ),
+            "cleanedAt": _time("When the checkpoints that nobody needs were deleted.", **NULL),
+            "trials": _trials(),
+        },
+    )

@@ -1,0 +1,79 @@
+"""Which buckets may be opened with whose credentials: what is refused, in which words, and what is never asked."""
+
+from __future__ import annotations
+
+import base64
+from dataclasses import replace
+from typing import cast
+
+import pytest
+from kube_of_dicts import KubeOfDicts
+
+from some_studies import a_study
+from study_operator.kube import Kube, path_of
+from study_operator.settings import Allowance
+from study_operator.storage import Buckets, StorageRefusedError
+from study_operator.study import Storage, Study
+
+SECRET = path_of("v1", "secrets", "shop-ml", "keys")
+ALLOWED = {"shop-ml": (Allowance(uri="s3://ml/shop", endpoint="https://minio.example"),)}
+
+
+def a_study_at(uri: str, *, endpoint: str | None = "https://minio.example", secret: str | None = None) -> Study:
+    storage = Storage(uri=uri, endpoint=endpoint, secret_name=secret)
+    return replace(a_study(), namespace="shop-ml", storage=storage)
+
+
+def problems_of(study: Study, kube: KubeOfDicts | None = None) -> list[str]:
+    buckets = Buckets(cast(Kube, kube or KubeOfDicts()), ALLOWED)
+    with pytest.raises(StorageRefusedError) as refused:
+        buckets.open(study)
+    return refused.value.problems
+
+
+@pytest.mark.parametrize("uri", ["s3://ml/shop", "s3://ml/shop/", "s3://ml/shop/deeper"])
+def test_the_operators_own_identity_opens_what_lies_under_an_allowance(uri: str) -> None:
+    bucket = Buckets(cast(Kube, KubeOfDicts()), ALLOWED).open(a_study_at(uri))
+    assert bucket.store.uri.startswith("s3://ml/shop/")
+    assert bucket.credentials is None
+
+
+@pytest.mark.parametrize(
+    ("uri", "endpoint"),
+    [
+        ("s3://ml/shopping", "https://minio.example"),
+        ("s3://ml", "https://minio.example"),
+        ("s3://other/shop", "https://minio.example"),
+        ("s3://ml/shop/../team-b", "https://minio.example"),
+        ("s3://ml//shop", "https://minio.example"),
+        ("s3://ml/shop", None),
+        ("s3://ml/shop", "https://evil.example"),
+    ],
+)
+def test_the_operators_own_identity_opens_nothing_else(uri: str, endpoint: str | None) -> None:
+    assert problems_of(a_study_at(uri, endpoint=endpoint))
+
+
+def test_a_secret_that_may_not_be_read_is_a_sentence_and_no_fault_of_the_operator() -> None:
+    kube = KubeOfDicts()
+    kube.forbidden.add(SECRET)
+    [problem] = problems_of(a_study_at("s3://ml/shop", secret="keys"), kube)
+    assert problem == (
+        "`spec.storage.secretName` must name a Secret that the operator may read, got 'keys': it may read none of "
+        "namespace shop-ml before a role that allows it is bound there"
+    )
+
+
+def test_a_secret_that_was_not_allowed_is_asked_for_again() -> None:
+    kube = KubeOfDicts()
+    kube.forbidden.add(SECRET)
+    buckets = Buckets(cast(Kube, kube), {})
+    study = a_study_at("s3://ml/shop", secret="keys")
+    with pytest.raises(StorageRefusedError):
+        buckets.open(study)
+    kube.forbidden.clear()
+    keys = {name: base64.b64encode(b"word").decode() for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")}
+    labels = {"finetune.study/bucket": "true"}
+    kube.put(SECRET, {"metadata": {"name": "keys", "labels": labels}, "data": keys})
+    credentials = buckets.open(study).credentials
+    assert credentials is not None and credentials.secret == "keys"

@@ -1,0 +1,79 @@
+"""Studies on a real API server that has our CRD, and that nobody runs."""
+
+import json
+from collections.abc import Mapping
+from http import HTTPStatus
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from cluster.api import ApiError, Object
+from cluster.kube import Cluster
+
+CRD_FILE = Path(__file__).resolve().parents[1] / "manifests" / "crd.yaml"
+CRD: Mapping[str, Any] = yaml.safe_load(CRD_FILE.read_text(encoding="utf-8"))
+
+
+class Studies:
+    """The studies of one namespace, as an API server with our CRD has them."""
+
+    def __init__(self, cluster: Cluster, namespace: str) -> None:
+        self.cluster = cluster
+        self.namespace = namespace
+        self._path = f"/apis/finetune.study/v1alpha1/namespaces/{namespace}/finetunestudies"
+
+    def are_served(self) -> bool:
+        """Say whether the server has made room for them, which it answers with 404 and 429 until then."""
+        try:
+            return self.cluster.api.get(self._path) is not None
+        except ApiError as error:
+            if error.code == HTTPStatus.TOO_MANY_REQUESTS:
+                return False
+            raise
+
+    def are_explained(self) -> bool:
+        """Say whether kubectl can find and explain them; it asks anew, not what it has kept of an earlier answer."""
+        listed = self.cluster.kubectl("api-resources", "--api-group=finetune.study", "-o", "name").stdout
+        return bool(listed.strip()) and self.cluster.kubectl("explain", "fts.spec", check=False).returncode == 0
+
+    def find_refusal(self, manifest: Mapping[str, Any]) -> str:
+        """Return why the server does not take a new study; nothing where it does. Strict, as kubectl asks."""
+        try:
+            self.cluster.api.create(self._path, manifest, dryRun="All", fieldValidation="Strict")
+        except ApiError as error:
+            return error.message
+        return ""
+
+    def create(self, manifest: Mapping[str, Any]) -> Object:
+        return self.cluster.api.create(self._path, manifest, fieldValidation="Strict")
+
+    def kubectl_apply(self, manifest: Mapping[str, Any]) -> str:
+        """Apply as `kubectl apply` does by default: it computes a patch itself, and keeps a copy of the manifest."""
+        # As JSON: Python's YAML leaves the quotes of "1e-4" away, and Go's reads a number then.
+        text = json.dumps(manifest)
+        return self.cluster.kubectl("apply", "-n", self.namespace, "-f", "-", text=text).stdout
+
+    def replace(self, study: Mapping[str, Any], **query: str) -> Object:
+        return self.cluster.api.replace(f"{self._path}/{study['metadata']['name']}", study, **query)
+
+    def find_refused_change(self, study: Mapping[str, Any], spec: Mapping[str, Any]) -> str:
+        """Return why the server does not take another spec for a study that is there; nothing where it does."""
+        try:
+            self.replace({**study, "spec": spec}, dryRun="All", fieldValidation="Strict")
+        except ApiError as error:
+            return error.message
+        return ""
+
+    def write_status(self, study: Mapping[str, Any], status: Mapping[str, Any]) -> Object:
+        """Write a status as the operator does: whole, over the version that was read."""
+        path = f"{self._path}/{study['metadata']['name']}/status"
+        return self.cluster.api.replace(path, {**study, "status": status}, fieldValidation="Strict")
+
+    def get(self, name: str) -> Object:
+        found = self.cluster.api.get(f"{self._path}/{name}")
+        assert found is not None
+        return found
+
+    def delete(self, name: str) -> None:
+        self.cluster.api.delete(f"{self._path}/{name}")
