@@ -142,10 +142,11 @@ def _say_waiting(trials: Sequence[Trial]) -> str:
 
 
 def _dated(condition: Condition, before: Condition | None, now: datetime) -> Condition:
-    since = (
-        before.since
-        if before is not None and before.is_true == condition.is_true
-        else now.isoformat().replace("+00:00", "Z")
-    )
+    since = before.since if before is not None and before.is_true == condition.is_true else render_time(now)
     dated = replace(condition, since=since)
     return before if before == dated else dated
+
+
+def render_time(time: datetime) -> str:
+    """Return a time (UTC) as Kubernetes writes it."""
+    return time.isoformat().replace("+00:00", "Z")

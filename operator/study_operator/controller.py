@@ -15,6 +15,7 @@ from typing import Any
 from study_operator import names
 from study_operator.acceptance import find_problems
 from study_operator.cluster import ClusterRunner, ClusterStatuses, Studies, manifest_of
+from study_operator.conditions import render_time
 from study_operator.errors import ConflictError, StatusUnreadableError, StudyInvalidError
 from study_operator.farewell import Farewell, WaitsError, is_held
 from study_operator.job_objects import PodDefaults
@@ -196,7 +197,7 @@ class Controller:
 
 def build_event(metadata: Raw, event: Event, now: datetime) -> Raw:
     """Build an event about a study."""
-    at = now.isoformat(timespec="seconds").replace("+00:00", "Z")
+    at = render_time(now.replace(microsecond=0))
     message = event.message if len(event.message) <= 1000 else f"{event.message[:1000]}…"
     return {
         "apiVersion": "v1",

@@ -35,8 +35,8 @@ from study_operator.jobs import (
 from study_operator.local import GRACE_SECONDS, LocalRunner, StudyBusyError, exclusive
 from study_operator.manifest import ManifestError, read_manifest
 from study_operator.progress import Snapshot
-from study_operator.publish import build_report, read_result, write_report
-from study_operator.reconcile import TickResult, is_of_last_attempt, tick
+from study_operator.publish import build_report, write_report
+from study_operator.reconcile import TickResult, is_of_last_attempt, read_result, tick
 from study_operator.report import Report
 from study_operator.status import Recorded, parse_status
 from study_operator.study import Categorical, DeletionPolicy, Study, Uniform, parse_study

@@ -6,26 +6,22 @@ Called by the command line and by the operator with what is recorded; decides no
 from __future__ import annotations
 
 import json
-import logging
 from collections.abc import Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
-from typing import Any, TypeVar
+from typing import Any
 
 from study_operator import names
 from study_operator.conditions import name_stage
 from study_operator.jobs import adapter_uri
+from study_operator.reconcile import read_result
 from study_operator.report import Report, render_json
 from study_operator.report_page import render_page
 from study_operator.status import Recorded, parse_status
 from study_operator.study import Study
 from study_operator.trial import Ledger, StageState
 from trial_trainer.artifacts import ArtifactStore
-from trial_trainer.contract import JUDGEMENT, SUMMARY, ContractError, DatasetSummary, Judgement, from_json
-
-log = logging.getLogger(__name__)
-
-T = TypeVar("T")
+from trial_trainer.contract import JUDGEMENT, SUMMARY, DatasetSummary, Judgement
 
 
 def write_report(study: Study, ledger: Ledger, raw: Mapping[str, Any], artifacts: ArtifactStore) -> None:
@@ -58,15 +54,3 @@ def build_report(study: Study, recorded: Recorded, artifacts: ArtifactStore) -> 
         saved_hours=float(usage.get("savedAcceleratorHours", "0")),
         written_at=datetime.now(UTC),
     )
-
-
-def read_result(cls: type[T], artifacts: ArtifactStore, key: str) -> T | None:
-    """Return what a job wrote; None where it wrote nothing, or nothing that can be used."""
-    text = artifacts.read(key)
-    if text is None:
-        return None
-    try:
-        return from_json(cls, text)
-    except ContractError as error:
-        log.warning("%s/%s cannot be used: %s", artifacts.uri, key, error)
-        return None

@@ -254,14 +254,14 @@ def report_key(ledger: Ledger) -> str:
 def _read_results(study: Study, ledger: Ledger, jobs: Mapping[str, JobStatus], artifacts: ArtifactStore) -> Results:
     summary = None
     if ledger.prepare.state is not StageState.COMPLETED and not is_live(jobs.get(names.prepare_job(study.name))):
-        summary = _read(DatasetSummary, artifacts, f"{names.DATASET}/{SUMMARY}")
+        summary = read_result(DatasetSummary, artifacts, f"{names.DATASET}/{SUMMARY}")
     is_judged = False
     if ledger.winner is not None and ledger.judge.state is not StageState.COMPLETED:
         is_over = not is_live(jobs.get(names.judge_job(study.name)))
-        is_judged = is_over and _read(Judgement, artifacts, f"{names.JUDGE}/{JUDGEMENT}") is not None
+        is_judged = is_over and read_result(Judgement, artifacts, f"{names.JUDGE}/{JUDGEMENT}") is not None
     readings = {}
     for trial in list_awaited(study, ledger, jobs):
-        reading = _read(Reading, artifacts, f"{names.rung_key(trial.name, trial.rung)}/{READING}")
+        reading = read_result(Reading, artifacts, f"{names.rung_key(trial.name, trial.rung)}/{READING}")
         if reading is not None and (reading.trial, reading.rung) == (trial.name, trial.rung):
             readings[trial.index, trial.rung] = reading
     return Results(readings=readings, summary=summary, is_judged=is_judged)
@@ -273,7 +273,7 @@ def _read_progress(ledger: Ledger, artifacts: ArtifactStore) -> tuple[TrialProgr
     for trial in ledger.trials:
         if trial.state is not TrialState.RUNNING:
             continue
-        progress = _read(Progress, artifacts, names.progress_key(trial.name))
+        progress = read_result(Progress, artifacts, names.progress_key(trial.name))
         if progress is not None and is_of_last_attempt(trial, progress):
             seen.append(TrialProgress(trial=trial.name, rung=trial.rung, progress=progress))
     return tuple(seen)
@@ -288,15 +288,15 @@ def is_of_last_attempt(trial: Trial, progress: Progress) -> bool:
         return False
 
 
-def _read(cls: type[T], artifacts: ArtifactStore, key: str) -> T | None:
+def read_result(cls: type[T], artifacts: ArtifactStore, key: str) -> T | None:
+    """Return what a job wrote; None where it wrote nothing, or nothing that can be used."""
     text = artifacts.read(key)
     if text is None:
         return None
     try:
         return from_json(cls, text)
     except ContractError as error:
-        # As good as none: the job said that it was done, and left nothing that can be used.
-        log.warning("%s is not of the trial contract: %s", key, error)
+        log.warning("%s/%s is not of the trial contract: %s", artifacts.uri, key, error)
         return None
 
 

@@ -16,7 +16,7 @@ from datetime import datetime
 from typing import Any
 
 from study_operator.agreement import Agreement, describe_agreement, measure_agreement
-from study_operator.conditions import Condition, derive_conditions, derive_refusal, is_promoting
+from study_operator.conditions import Condition, derive_conditions, derive_refusal, is_promoting, render_time
 from study_operator.errors import StatusUnreadableError
 from study_operator.promotion import choose_winner, rank
 from study_operator.study import Study, is_share
@@ -113,8 +113,17 @@ def render_status(
     return {
         "observedGeneration": study.generation,
         "conditions": [_render_condition(c) for c in conditions],
-        "trials": _render_trials(ledger.trials, recorded),
+        **_render_ledger(ledger, recorded),
         **_render_summaries(study, ledger, recorded),
+        "reportURI": report_uri,
+        "reported": {"key": reported.key, "at": render_time(reported.at)} if reported else None,
+        "progress": _render_progress(ledger, progress),
+    }
+
+
+def _render_ledger(ledger: Ledger, recorded: Recorded) -> dict[str, Any]:
+    return {
+        "trials": _render_trials(ledger.trials, recorded),
         "foldedAttempts": _render_folded(ledger.folded),
         "prepare": _render_stage(ledger.prepare),
         "dataset": _render_dataset(ledger.dataset),
@@ -124,10 +133,7 @@ def render_status(
         "winner": ledger.winner,
         "judge": _render_stage(ledger.judge),
         "outcome": _render_outcome(ledger.outcome),
-        "reportURI": report_uri,
-        "reported": {"key": reported.key, "at": _render_time(reported.at)} if reported else None,
-        "progress": _render_progress(ledger, progress),
-        "cleanedAt": _render_time(ledger.cleaned_at) if ledger.cleaned_at is not None else None,
+        "cleanedAt": render_time(ledger.cleaned_at) if ledger.cleaned_at is not None else None,
     }
 
 
@@ -183,21 +189,12 @@ def render_refusal(
 ) -> dict[str, Any]:
     """Render the status of a study that is not accepted. Its ledger, where it has one, stays as it is."""
     conditions = derive_refusal(recorded.conditions, reason, problems, now)
-    ledger = recorded.ledger
     empty: dict[str, Any] = {
-        "trials": [],
-        "foldedAttempts": None,
-        "prepare": _render_stage(ledger.prepare),
-        "dataset": None,
-        "search": None,
-        "winner": None,
-        "judge": _render_stage(ledger.judge),
-        "outcome": None,
+        **_render_ledger(recorded.ledger, recorded),
+        **dict.fromkeys(_SUMMARIES),
         "reportURI": "",
         "reported": None,
         "progress": None,
-        "cleanedAt": None,
-        **dict.fromkeys(_SUMMARIES),
     }
     return {
         **(recorded.raw or empty),
@@ -243,10 +240,6 @@ def _stored_bytes(character: str) -> int:
 def _word(reason: str) -> str:
     """Return a reason as conditions take it, whatever the environment's own word was."""
     return "".join(c for c in reason if c.isascii() and c.isalnum()).lstrip("0123456789")[:WORD_LENGTH] or "Unknown"
-
-
-def _render_time(time: datetime) -> str:
-    return time.isoformat().replace("+00:00", "Z")
 
 
 def _render_trials(trials: Sequence[Trial], recorded: Recorded) -> list[Raw]:
@@ -406,9 +399,9 @@ def _render_measurement(measurement: Measurement) -> dict[str, Any]:
 
 
 def _render_attempt(attempt: Attempt) -> dict[str, Any]:
-    raw: dict[str, Any] = {"rung": attempt.rung, "id": attempt.id, "startedAt": _render_time(attempt.started_at)}
+    raw: dict[str, Any] = {"rung": attempt.rung, "id": attempt.id, "startedAt": render_time(attempt.started_at)}
     if attempt.finished_at is not None:
-        raw["finishedAt"] = _render_time(attempt.finished_at)
+        raw["finishedAt"] = render_time(attempt.finished_at)
     if attempt.exit_code is not None:
         raw["exitCode"] = attempt.exit_code
     if attempt.reason:
@@ -430,7 +423,7 @@ def _render_earlier(earlier: EarlierAttempts) -> dict[str, Any]:
 def _render_folded(folded: Folded | None) -> dict[str, Any] | None:
     if folded is None:
         return None
-    return {"until": _render_time(folded.until), "activeSeconds": repr(folded.active_seconds)}
+    return {"until": render_time(folded.until), "activeSeconds": repr(folded.active_seconds)}
 
 
 def _render_stage(stage: Stage) -> dict[str, Any]:

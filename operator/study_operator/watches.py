@@ -260,26 +260,18 @@ class Watches:
 def _kinds_of(memory: Memory, namespace: str | None) -> list[_Kind]:
     ours = {"labelSelector": f"{names.STUDY_LABEL},{names.KIND_LABEL}"}
     refusals = {"fieldSelector": "involvedObject.kind=Job,reason=FailedCreate"}
+    kinds = (
+        ("batch/v1", "jobs", ours, memory.list_jobs, memory.see_job),
+        ("v1", "pods", ours, memory.list_pods, memory.see_pod),
+        ("v1", "events", refusals, memory.list_refusals, memory.see_refusal),
+    )
     return [
         _Kind(
-            path=path_of("batch/v1", "jobs", namespace),
-            query=ours,
-            take_list=memory.list_jobs,
-            take_event=memory.see_job,
+            path=path_of(version, plural, namespace),
+            query=query,
+            take_list=take_list,
+            take_event=take_event,
             namespace=namespace,
-        ),
-        _Kind(
-            path=path_of("v1", "pods", namespace),
-            query=ours,
-            take_list=memory.list_pods,
-            take_event=memory.see_pod,
-            namespace=namespace,
-        ),
-        _Kind(
-            path=path_of("v1", "events", namespace),
-            query=refusals,
-            take_list=memory.list_refusals,
-            take_event=memory.see_refusal,
-            namespace=namespace,
-        ),
+        )
+        for version, plural, query, take_list, take_event in kinds
     ]

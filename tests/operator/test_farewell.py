@@ -7,8 +7,8 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, cast
 
 import pytest
-from kube_of_dicts import KubeOfDicts
 
+from kube_of_dicts import KubeOfDicts
 from study_operator import names
 from study_operator.cluster import Studies, manifest_of, study_path
 from study_operator.errors import ConflictError

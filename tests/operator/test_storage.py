@@ -7,8 +7,8 @@ from dataclasses import replace
 from typing import cast
 
 import pytest
-from kube_of_dicts import KubeOfDicts
 
+from kube_of_dicts import KubeOfDicts
 from some_studies import a_study
 from study_operator.kube import Kube, path_of
 from study_operator.settings import Allowance
