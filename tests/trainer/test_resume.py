@@ -3,6 +3,8 @@
 import json
 import random
 import signal
+import subprocess
+import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +13,7 @@ import pytest
 
 import tiny_study
 from tiny_study import Trainer, digest, wait_until, with_processes
-from trial_trainer.contract import ExitCode, Reading, TrialConfig, from_json
+from trial_trainer.contract import TRIAL_CONFIG, ExitCode, Reading, TrialConfig, from_json, to_json
 from trial_trainer.errors import StudyError
 from trial_trainer.stop import StopRequest
 from trial_trainer.train import train
@@ -41,6 +43,9 @@ class StopAfter(StopRequest):
     @requested.setter
     def requested(self, value: bool) -> None:
         assert value is False
+
+    def release(self) -> None:
+        """Go on: the process is the tests' own."""
 
 
 def never() -> StopRequest:
@@ -159,6 +164,32 @@ def test_processes_that_are_stopped_and_continued_equal_the_straight_run(study, 
     assert list(Path(promoted.output).glob("checkpoints/*/manifest.json"))
     run_to_its_end(promoted)
     assert outcome(promoted) == outcome(straight)
+
+
+STOPPED_IN_ITS_EVALUATION = """
+import os, signal, sys
+from trial_trainer import __main__, train
+
+def predict(*arguments):
+    os.kill(os.getpid(), signal.SIGTERM)
+    raise AssertionError("it goes on")
+
+train.predict = predict
+sys.exit(__main__.main([]))
+"""
+
+
+def test_a_stop_in_the_last_evaluation_ends_at_once_and_the_next_attempt_reads_on(study, straight, tmp_path) -> None:
+    config = replace(study, output=str(tmp_path / "output"))
+    environment = tiny_study.clean_environment() | {TRIAL_CONFIG: to_json(config)}
+    command = [sys.executable, "-c", STOPPED_IN_ITS_EVALUATION]
+    ended = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert ended.returncode == ExitCode.ASKED_TO_STOP, ended.stderr
+    assert not Path(config.output, "reading.json").exists()
+    (checkpoint,) = Path(config.output).glob("checkpoints/*/manifest.json")
+    assert checkpoint.parent.name.startswith("000020-")
+    run_to_its_end(config)
+    assert outcome(config) == straight
 
 
 def run_to_its_end(config: TrialConfig) -> None:

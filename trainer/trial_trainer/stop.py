@@ -1,7 +1,8 @@
 """A request to stop, by SIGTERM or SIGINT. Standard library only: it is installed before anything heavy is imported.
 
-Two stages. Until `protect` is called there is nothing to lose, and a request ends the process at once, even in the
-middle of `import torch`. From then on it only sets a flag, which the training loop reads between steps.
+Until `protect` is called there is nothing to lose, and a request ends the process at once, even in the middle of
+`import torch`. From then on it only sets a flag, which the training loop reads between steps; until `release`, when all
+is saved.
 """
 
 from __future__ import annotations
@@ -37,10 +38,18 @@ class StopRequest:
         """From now on a request only sets the flag: there is work to save."""
         self._is_protected = True
 
+    def release(self) -> None:
+        """From now on a request, also an earlier one, ends the process at once: all that was done is saved."""
+        self._is_protected = False
+        if self.requested:
+            self._leave()
+
     def _handle(self, _signal: int, _frame: FrameType | None) -> None:
         self.requested = True
-        if self._is_protected:
-            return
+        if not self._is_protected:
+            self._leave()
+
+    def _leave(self) -> None:
         self._before_leaving(ExitCode.ASKED_TO_STOP)
         # Not `sys.exit`: an exception in the middle of an import of native code may be swallowed, or crash it.
         os._exit(ExitCode.ASKED_TO_STOP)

@@ -114,7 +114,7 @@ def train(config: TrialConfig, stop: StopRequest) -> ExitCode:
                 return ExitCode.ASKED_TO_STOP
             run.save_now_and_then()
     run.save()
-    run.write_reading(READING)
+    run.write_reading(READING, stop)
     return ExitCode.STOP_STEP_REACHED
 
 
@@ -288,11 +288,20 @@ class _Run:
             self.accelerator.wait_for_everyone()
         self.saved_at = time.monotonic()
 
-    def write_reading(self, key: str) -> None:
-        """Evaluate on the validation set and write a reading; that of the stop step after the adapter, and once."""
+    def write_reading(self, key: str, stop: StopRequest | None = None) -> None:
+        """Evaluate on the validation set and write a reading; that of the stop step after the adapter, and once.
+
+        Args:
+            key: where.
+            stop: given where a checkpoint of this step is saved: a request to stop then need not wait for the end.
+        """
         with self.clock.phase("evaluate"):
             self.tell_progress(force=True)
+            if stop is not None:
+                stop.release()
             predictions = self._predict_validation()
+            if stop is not None:
+                stop.protect()
             metrics = measure(predictions)
         if not self.is_first:
             return
