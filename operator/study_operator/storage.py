@@ -11,9 +11,11 @@ import base64
 import binascii
 import hashlib
 import os
+import shutil
 import tempfile
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -81,6 +83,7 @@ class Buckets:
         self._lock = threading.Lock()
         self._known: dict[tuple[str, str, str], tuple[float, Raw | None]] = {}
         self._certificates = Path(tempfile.mkdtemp(prefix="finetune-ca-"))
+        weakref.finalize(self, shutil.rmtree, self._certificates, ignore_errors=True)
 
     def open(self, study: Study) -> Bucket:
         """Open a study's prefix.

@@ -171,7 +171,10 @@ class Api:
                                 return seen
                     finally:
                         alarm.cancel()
-            except UnreachableError:
+            except (UnreachableError, ApiError) as error:
+                # A server that starts says "storage is (re)initializing" for a while.
+                if isinstance(error, ApiError) and error.code != HTTPStatus.TOO_MANY_REQUESTS and error.code < 500:
+                    raise
                 time.sleep(RETRY_SECONDS)
         raise TimeoutError(f"{path}/{name} after {seconds:g} s: {json.dumps(seen)[:4000]}")
 

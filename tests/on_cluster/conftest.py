@@ -11,12 +11,22 @@ from typing import Any
 import pytest
 
 from cluster import scripts
+from cluster.api import ApiError
 from cluster.bucket import S3Server, User
 from cluster.kube import Cluster
 from cluster.node import StandIn
 from cluster.scripts import Script
 from cluster.trainer import ScriptedTrainer
-from on_cluster.operators import FAST, MANIFESTS, NAME, OperatorProcess, granted, read_access, read_manifests
+from on_cluster.operators import (
+    FAST,
+    MANIFESTS,
+    NAME,
+    OperatorProcess,
+    granted,
+    read_access,
+    read_manifests,
+    wait_until,
+)
 from on_cluster.studies import BUCKET, StudyOnCluster, a_secret
 from study_operator import names
 
@@ -26,12 +36,14 @@ def install_crd(cluster: Cluster) -> None:
     [crd] = read_manifests(MANIFESTS / "crd.yaml")
     cluster.apply(crd)
 
-    def is_served(found: Any) -> bool:
-        conditions = (found or {}).get("status", {}).get("conditions") or ()
-        return any(c["type"] == "Established" and c["status"] == "True" for c in conditions)
+    def are_served() -> bool:
+        try:
+            # Until there is room for them the answer is 404, or 429.
+            return cluster.api.get(f"/apis/{names.API_VERSION}/{names.PLURAL}") is not None
+        except ApiError:
+            return False
 
-    path = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
-    cluster.api.wait_for(path, f"{names.PLURAL}.{names.GROUP}", is_served)
+    wait_until(are_served)
 
 
 @pytest.fixture(scope="session")

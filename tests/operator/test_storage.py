@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import base64
+import contextlib
+import gc
+import tempfile
 from dataclasses import replace
+from pathlib import Path
 from typing import cast
 
 import pytest
@@ -13,7 +17,7 @@ from some_studies import a_study
 from study_operator.kube import Kube, path_of
 from study_operator.settings import Allowance
 from study_operator.storage import Buckets, StorageRefusedError
-from study_operator.study import Storage, Study
+from study_operator.study import CaBundle, Storage, Study
 
 SECRET = path_of("v1", "secrets", "shop-ml", "keys")
 ALLOWED = {"shop-ml": (Allowance(uri="s3://ml/shop", endpoint="https://minio.example"),)}
@@ -77,3 +81,22 @@ def test_a_secret_that_was_not_allowed_is_asked_for_again() -> None:
     kube.put(SECRET, {"metadata": {"name": "keys", "labels": labels}, "data": keys})
     credentials = buckets.open(study).credentials
     assert credentials is not None and credentials.secret == "keys"
+
+
+def test_certificates_are_gone_when_nobody_opens_buckets_any_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    kube = KubeOfDicts()
+    path = path_of("v1", "configmaps", "shop-ml", "ca")
+    kube.put(path, {"metadata": {"name": "ca"}, "data": {"ca.crt": "-----BEGIN CERTIFICATE-----"}})
+    study = a_study_at("s3://ml/shop")
+    bundle = CaBundle(config_map_name="ca")
+    buckets = Buckets(cast(Kube, kube), ALLOWED)
+    # boto3 reads the file, which holds nothing that it could use.
+    with contextlib.suppress(StorageRefusedError, OSError):
+        buckets.open(replace(study, storage=replace(study.storage, ca_bundle=bundle)))
+    assert [*tmp_path.glob("*/*.crt")]
+    del buckets
+    gc.collect()
+    assert not [*tmp_path.iterdir()]
