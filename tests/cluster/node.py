@@ -289,6 +289,9 @@ class StandIn:
                     raise
                 spec = {**renewed["spec"], "holderIdentity": node, "leaseDurationSeconds": 40}
                 self.api.create(_LEASES, {"metadata": {"name": node}, "spec": spec})
+            # After the API server was away the controllers may have given the node up, and wait for its word.
+            if _is_given_up(self.api.get(f"/api/v1/nodes/{node}")):
+                self._write_node_status(node)
         except (ApiError, UnreachableError) as error:
             log.debug("heartbeat of %s: %s", node, error)
         self.timers.after(HEARTBEAT_SECONDS, lambda: self._beat(node))
@@ -345,6 +348,12 @@ class StandIn:
 def _takes_pods(node: Object | None) -> bool:
     """Tell whether the controllers have seen that a node is ready."""
     return node is not None and not any("not-ready" in taint["key"] for taint in node["spec"].get("taints", ()))
+
+
+def _is_given_up(node: Object | None) -> bool:
+    """Tell whether the controllers have marked a node as silent."""
+    conditions = (node or {}).get("status", {}).get("conditions", ())
+    return any(each["type"] == "Ready" and each["status"] == "Unknown" for each in conditions)
 
 
 def _now() -> str:

@@ -281,7 +281,8 @@ class PodWorker:
                 container.waiting_reason = "CreateContainerConfigError"
                 container.waiting_message = str(error)
                 self.tell_later(CONFIG_RETRY_SECONDS, self._start)
-            except UnreachableError as error:
+            except (UnreachableError, ApiError) as error:
+                # Away, or so newly started that it refuses everybody.
                 container.started_at = ""
                 container.waiting_message = str(error)
                 self.tell_later(RETRY_SECONDS, self._start)
