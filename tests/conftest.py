@@ -1,6 +1,7 @@
 """What every test may rely on: nothing is fetched, nothing leaves this machine, and a skipped test can be a failure."""
 
 import os
+import signal
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,6 +23,10 @@ os.environ.update(
         "PYTHONPATH": os.pathsep.join([str(REPOSITORY / "operator"), str(REPOSITORY / "trainer")]),
     }
 )
+
+# Whoever runs the tests in the background may have these ignored, and what a test starts would ignore them too.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 # Machines that run tests are busy ones: examples have no deadline, and in CI they are the same each time.
 settings.register_profile("project", deadline=None, derandomize="CI" in os.environ)
