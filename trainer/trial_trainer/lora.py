@@ -185,11 +185,13 @@ def _is_plain(module: nn.Module) -> bool:
 def _find_groups(layers: Sequence[Any], probe: Callable[[], object]) -> list[list[Any]]:
     """Group the layers that are called one after the other with the same tensor; one that is not called is alone."""
     groups: list[list[Any]] = []
+    called: set[Any] = set()
     last: list[Tensor] = []
 
     def note(layer: Any, arguments: tuple[Tensor, ...]) -> None:
-        if any(layer is known for group in groups for known in group):
+        if layer in called:
             return
+        called.add(layer)
         if last and last[0] is arguments[0] and _are_alike(groups[-1][0], layer):
             groups[-1].append(layer)
         else:
@@ -202,8 +204,7 @@ def _find_groups(layers: Sequence[Any], probe: Callable[[], object]) -> list[lis
     finally:
         for hook in hooks:
             hook.remove()
-    uncalled = [layer for layer in layers if not any(layer is known for group in groups for known in group)]
-    return groups + [[layer] for layer in uncalled]
+    return groups + [[layer] for layer in layers if layer not in called]
 
 
 def _are_alike(one: Any, other: Any) -> bool:
