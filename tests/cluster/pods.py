@@ -604,12 +604,13 @@ class ScriptedPod:
         if container in self._worker.pod["spec"].get("initContainers", ()):
             self._on_end(name, 0, "Completed", "")
             return
+        is_first = not self._names
+        if is_first and self._script.work is not None:
+            # It may fail, and is then asked again.
+            self._environment = resolve_environment(self._host.api, self._worker.pod, container)
         self._names.append(name)
-        if len(self._names) == 1:
-            if self._script.work is not None:
-                self._environment = resolve_environment(self._host.api, self._worker.pod, container)
-            if self._script.ending is not Ending.NONE:
-                self._host.timers.after(self._script.after_seconds, lambda: self._host.submit(self._come_to_end))
+        if is_first and self._script.ending is not Ending.NONE:
+            self._host.timers.after(self._script.after_seconds, lambda: self._host.submit(self._come_to_end))
 
     def terminate(self) -> None:
         """End after a while, if the script hears SIGTERM."""

@@ -21,12 +21,15 @@ from typing import Any
 import pytest
 import yaml
 
-from cluster.bucket import S3Server
-from cluster.kube import Cluster
-from on_cluster.conftest import Stage
-from on_cluster.operators import FAST, NAME, OperatorProcess, wait_until
+from cluster import scripts
+from cluster.bucket import S3Server, User
+from cluster.kube import Cluster, ControlPlane
+from cluster.node import StandIn
+from cluster.trainer import ScriptedTrainer
+from on_cluster.conftest import Stage, install_crd
+from on_cluster.operators import FAST, NAME, OperatorProcess, granted, read_access, wait_until
 from on_cluster.proxy import Call, Fate, Proxy
-from on_cluster.studies import StudyOnCluster, a_spec, created_jobs, read_json
+from on_cluster.studies import StudyOnCluster, a_secret, a_spec, created_jobs, read_json
 from on_cluster.zygote import Zygote
 
 KILLS = 200
@@ -278,3 +281,48 @@ def test_refusals_lost_answers_and_dropped_watches_change_nothing(
     check_end(cluster, study, s3)
     assert {fate for fate, count in fates.items() if count} == {*Fate}, fates
     assert "Traceback" not in operator.log, operator.log
+
+
+@pytest.mark.slow
+def test_servers_that_restart_or_are_away_for_a_while_cost_time_only(
+    make_control_plane: Callable[..., ControlPlane], s3: S3Server, user: User, tmp_path: Path
+) -> None:
+    plane = make_control_plane()
+    install_crd(plane)
+    namespace = plane.create_namespace("shop-ml")
+    study = StudyOnCluster(plane, namespace, "shop")
+    trainer = ScriptedTrainer()
+    flags = {
+        "config": {"limits": FAST},
+        "arguments": ["--namespace", namespace, "--lease-namespace", namespace],
+    }
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(granted(plane, read_access(namespace)))
+        script = scripts.works(trainer, after_seconds=0.5)
+        stack.enter_context(StandIn(plane.kubeconfig, pool=namespace, script=lambda pod: script))
+        plane.apply(a_secret(namespace, user))
+        kubeconfig = plane.service_account_kubeconfig(namespace, NAME, tmp_path)
+        first = OperatorProcess(kubeconfig, tmp_path / "first", **flags)
+        stack.callback(first.kill)
+        study.apply(a_long_spec(s3, s3.endpoint))
+        study.wait(lambda study: len(study.measurements()) >= 2)
+
+        # Restarted: whoever had a watch opens it again.
+        plane.restart("apiserver")
+        study.wait(lambda study: len(study.measurements()) >= 6)
+        # The bucket is away: said in a condition. What a pod could not write is written by its next attempt.
+        s3.kill()
+        study.wait(lambda study: study.condition("StorageReady")["status"] == "False")
+        assert study.condition("StorageReady")["reason"] == "StorageUnreachable"
+        s3.start()
+        study.patch(parallelTrials=5)
+        study.wait(lambda study: study.condition("StorageReady")["status"] == "True")
+        # The API server is away for longer than the Lease: the operator ends, and begins again as its Deployment would.
+        plane.kill("apiserver")
+        assert first.wait() == 1
+        second = OperatorProcess(kubeconfig, tmp_path / "second", **flags)
+        stack.callback(second.kill)
+        second.wait_until_says("healthz")
+        plane.start("apiserver")
+        study.wait_for_condition("Complete")
+        check_end(plane, study, s3, is_calm=False)
