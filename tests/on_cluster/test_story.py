@@ -11,7 +11,7 @@ from cluster.bucket import S3Server
 from cluster.kube import Cluster
 from cluster.node import StandIn
 from cluster.trainer import ScriptedTrainer
-from on_cluster.operators import OperatorProcess
+from on_cluster.operators import OperatorProcess, wait_until
 from on_cluster.studies import BUCKET, StudyOnCluster, a_spec, created_jobs, read_json, read_keys
 from tiny_study import save_model, write_pages
 
@@ -49,6 +49,8 @@ def test_a_study_goes_from_apply_to_its_winner(
     assert study.states() == ["Completed", "Completed", "Stopped", "Completed"]
     assert [t.get("continuation") for t in study.trials] == ["Baseline", "Promoted", None, "Promoted"]
     assert study.status["winner"] == 3
+    # An event is written after what it tells of.
+    wait_until(lambda: "StudyCompleted" in study.reasons())
     assert study.reasons() == {
         "DatasetPrepared",
         "TrialLaunched",
@@ -73,13 +75,18 @@ def test_a_study_goes_from_apply_to_its_winner(
     assert sorted(trainer.resumed) == [("t000", 1, 12), ("t001", 1, 12), ("t003", 1, 12)]
 
     # Ledger and report are in the bucket, and nobody wrote an annotation.
+    wait_until(lambda: is_reported(study, s3))
     keys = read_keys(s3, study.prefix())
     assert {f"{study.prefix()}{name}" for name in ("ledger.json", "report/report.json", "report/index.html")} <= {*keys}
-    ledger = read_json(s3, f"{study.prefix()}ledger.json")
-    assert [t["state"] for t in ledger["trials"]] == study.states()
     assert "annotations" not in study.seen["metadata"]
     assert "finalizers" not in study.seen["metadata"]
     assert operator.stop() == 0
+
+
+def is_reported(study: StudyOnCluster, s3: S3Server) -> bool:
+    """Say whether the ledger in the bucket is the study's last."""
+    ledger = read_json(s3, f"{study.prefix()}ledger.json")
+    return [t["state"] for t in ledger["trials"]] == study.states() and ledger["winner"] == study.status["winner"]
 
 
 @pytest.mark.slow
