@@ -29,6 +29,8 @@ def test_a_suspended_study_frees_its_accelerators_and_goes_on_from_there(
     study.patch(parallelTrials=3)
     study.wait(lambda study: study.states() == ["Running"] * 3)
     assert len(study.live_trials()) == 3
+    # A pod that has not started yet has no exit code.
+    wait_until(lambda: [pod["status"]["phase"] for pod in study.live_pods()] == ["Running"] * 3)
     study.patch(suspend=True)
     study.wait(lambda study: study.states() == ["Pending"] * 3)
     assert study.condition("Suspended")["status"] == "True"
