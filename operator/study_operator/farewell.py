@@ -48,8 +48,7 @@ class Farewell:
         is_wanted = study.storage.deletion_policy is DeletionPolicy.DELETE
         if is_wanted == is_held(body):
             return False
-        others = [word for word in body["metadata"].get("finalizers", ()) if word != names.FINALIZER]
-        self._write_finalizers(body, [*others, names.FINALIZER] if is_wanted else others)
+        self._write_finalizer(body, is_wanted=is_wanted)
         return True
 
     def let_go(self, body: Raw, now: datetime) -> Sequence[Event]:
@@ -73,8 +72,7 @@ class Farewell:
                 raise WaitsError(str(error)) from error
             said = f"what the study left in its bucket could not be deleted, and stays there: {error}"
             events.append(Event(reason="BucketNotDeleted", message=said, is_warning=True))
-        others = [word for word in body["metadata"].get("finalizers", ()) if word != names.FINALIZER]
-        self._write_finalizers(body, others)
+        self._write_finalizer(body, is_wanted=False)
         return events
 
     def _delete_jobs(self, body: Raw) -> None:
@@ -91,9 +89,11 @@ class Farewell:
         if ours:
             raise WaitsError(f"{len(ours)} Jobs of study {name} are being deleted")
 
-    def _write_finalizers(self, body: Raw, finalizers: Sequence[str]) -> None:
-        version = body["metadata"]["resourceVersion"]
-        patch = {"metadata": {"resourceVersion": version, "finalizers": list(finalizers)}}
+    def _write_finalizer(self, body: Raw, *, is_wanted: bool) -> None:
+        finalizers = [word for word in body["metadata"].get("finalizers", ()) if word != names.FINALIZER]
+        if is_wanted:
+            finalizers.append(names.FINALIZER)
+        patch = {"metadata": {"resourceVersion": body["metadata"]["resourceVersion"], "finalizers": finalizers}}
         try:
             written = self.kube.patch(study_path(_key_of(body)), patch)
         except KubeError as error:

@@ -345,7 +345,7 @@ class _SteppingAttention:
         self._branch_values = [self._pad_branches(i, "branch_values") for i in range(len(pages[0].keys))]
         lengths = torch.tensor([page.prefix_tokens for page in pages], device=device)
         outside = torch.arange(longest_prefix, device=device)[None] >= lengths[:, None]
-        self._page_mask = torch.zeros(outside.shape, dtype=dtype, device=device).masked_fill_(outside, float("-inf"))
+        self._page_mask = _hiding(outside, dtype)
         self._dtype = dtype
         self._layer = 0
 
@@ -368,8 +368,7 @@ class _SteppingAttention:
         last[self._places] = self._cached
         last = last.view(len(self.pages), self._slots, 1)
         outside = torch.arange(self._branch_room, device=self._device) > last
-        branch_mask = torch.zeros(outside.shape, dtype=self._dtype, device=self._device)
-        branch_mask.masked_fill_(outside, float("-inf"))
+        branch_mask = _hiding(outside, self._dtype)
         page_mask = self._page_mask[:, None].expand(-1, self._slots, -1)
         # Added to the scores; its shape is pages, 1, slots, 1, prefix + room.
         self._mask = torch.cat([page_mask, branch_mask], dim=-1)[:, None, :, None]
@@ -448,6 +447,11 @@ class _SteppingAttention:
             for slot, states in enumerate(getattr(page, name)):
                 padded[number, :, slot, : states[layer].shape[1]] = states[layer]
         return padded
+
+
+def _hiding(keys: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return what is added to scores so that these keys weigh nothing."""
+    return torch.zeros(keys.shape, dtype=dtype, device=keys.device).masked_fill_(keys, float("-inf"))
 
 
 def _pad_pages(states: list[Tensor], tokens: int) -> Tensor:
