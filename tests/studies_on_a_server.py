@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Mapping
-from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +9,25 @@ import yaml
 
 from cluster.api import ApiError, Object
 from cluster.kube import Cluster
+from on_cluster.operators import wait_until
+from study_operator import names
 
 CRD_FILE = Path(__file__).resolve().parents[1] / "manifests" / "crd.yaml"
 CRD: Mapping[str, Any] = yaml.safe_load(CRD_FILE.read_text(encoding="utf-8"))
+
+
+def install_crd(cluster: Cluster) -> None:
+    """Apply the CRD, and wait until studies can be created."""
+    cluster.kubectl("apply", "--server-side", "-f", str(CRD_FILE))
+
+    def are_served() -> bool:
+        try:
+            # Until there is room for them the answer is 404, or 429.
+            return cluster.api.get(f"/apis/{names.API_VERSION}/{names.PLURAL}") is not None
+        except ApiError:
+            return False
+
+    wait_until(are_served)
 
 
 class Studies:
@@ -22,15 +37,6 @@ class Studies:
         self.cluster = cluster
         self.namespace = namespace
         self._path = f"/apis/finetune.study/v1alpha1/namespaces/{namespace}/finetunestudies"
-
-    def are_served(self) -> bool:
-        """Say whether the server has made room for them, which it answers with 404 and 429 until then."""
-        try:
-            return self.cluster.api.get(self._path) is not None
-        except ApiError as error:
-            if error.code == HTTPStatus.TOO_MANY_REQUESTS:
-                return False
-            raise
 
     def are_explained(self) -> bool:
         """Say whether kubectl can find and explain them; it asks anew, not what it has kept of an earlier answer."""

@@ -13,9 +13,7 @@ import base64
 import contextlib
 import json
 import os
-import shutil
 import signal
-import subprocess
 import sys
 import tempfile
 import time
@@ -196,17 +194,7 @@ class Demo:
         print(self._ask(*arguments, text=text), end="", flush=True)
 
     def _ask(self, *arguments: str, text: str | None = None) -> str:
-        program = build.find_kubernetes() / "kubectl"
-        kubectl = program if program.exists() else shutil.which("kubectl") or "kubectl"
-        result = subprocess.run(
-            [kubectl, *arguments],
-            input=text,
-            env={**os.environ, "KUBECONFIG": str(self._cluster.kubeconfig)},
-            cwd=REPOSITORY,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+        result = self._cluster.kubectl(*arguments, text=text, directory=REPOSITORY, check=False)
         if result.returncode:
             raise SystemExit(f"kubectl {' '.join(arguments)}: {result.stderr}")
         return result.stdout

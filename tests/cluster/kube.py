@@ -85,9 +85,14 @@ class Cluster:
         return str(_current(self.kubeconfig)["cluster"]["server"])
 
     def kubectl(
-        self, *arguments: str, text: str | None = None, kubeconfig: Path | None = None, check: bool = True
+        self,
+        *arguments: str,
+        text: str | None = None,
+        kubeconfig: Path | None = None,
+        directory: Path | None = None,
+        check: bool = True,
     ) -> subprocess.CompletedProcess[str]:
-        """Run kubectl, with a text for `-f -`.
+        """Run kubectl, with a text for `-f -`, in a directory or in ours.
 
         Raises:
             AssertionError: It failed, and that was not asked for.
@@ -98,6 +103,7 @@ class Cluster:
             [program, *arguments],
             input=text,
             env={**os.environ, "KUBECONFIG": str(kubeconfig or self.kubeconfig)},
+            cwd=directory,
             capture_output=True,
             text=True,
             check=False,

@@ -11,39 +11,14 @@ from typing import Any
 import pytest
 
 from cluster import scripts
-from cluster.api import ApiError
 from cluster.bucket import S3Server, User
 from cluster.kube import Cluster
 from cluster.node import StandIn
 from cluster.scripts import Script
 from cluster.trainer import ScriptedTrainer
-from on_cluster.operators import (
-    FAST,
-    MANIFESTS,
-    NAME,
-    OperatorProcess,
-    granted,
-    read_access,
-    read_manifests,
-    wait_until,
-)
+from on_cluster.operators import FAST, NAME, OperatorProcess, granted, read_access
 from on_cluster.studies import BUCKET, StudyOnCluster, a_secret
-from study_operator import names
-
-
-def install_crd(cluster: Cluster) -> None:
-    """Apply the CRD, and wait until studies can be created."""
-    [crd] = read_manifests(MANIFESTS / "crd.yaml")
-    cluster.apply(crd)
-
-    def are_served() -> bool:
-        try:
-            # Until there is room for them the answer is 404, or 429.
-            return cluster.api.get(f"/apis/{names.API_VERSION}/{names.PLURAL}") is not None
-        except ApiError:
-            return False
-
-    wait_until(are_served)
+from studies_on_a_server import install_crd
 
 
 @pytest.fixture(scope="session")

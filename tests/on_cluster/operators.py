@@ -75,6 +75,19 @@ def granted(cluster: Cluster, objects: Sequence[Mapping[str, Any]]) -> Iterator[
                 cluster.api.delete(f"/apis/rbac.authorization.k8s.io/v1/{plural}/{each['metadata']['name']}")
 
 
+def operator_environment(kubeconfig: Path) -> dict[str, str]:
+    """Return the variables of an operator's process."""
+    # What the operator's pod has none of: credentials of its own come from a test where it wants any.
+    given = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")}
+    paths = [str(REPOSITORY / name) for name in ("operator", "trainer", "tests")]
+    return {
+        **given,
+        "KUBECONFIG": str(kubeconfig),
+        "PYTHONPATH": os.pathsep.join(paths),
+        "AWS_EC2_METADATA_DISABLED": "true",
+    }
+
+
 class OperatorProcess:
     """One replica.
 
@@ -102,11 +115,7 @@ class OperatorProcess:
         file = directory / "operator.yaml"
         file.write_text(yaml.safe_dump(dict(config)))
         command = [sys.executable, "-m", module, "--config", str(file), "--health-port", "0", *arguments]
-        paths = [str(REPOSITORY / name) for name in ("operator", "trainer", "tests")]
-        given = {**os.environ, "KUBECONFIG": str(kubeconfig), "PYTHONPATH": os.pathsep.join(paths)}
-        # What the operator's pod has none of: credentials of its own come from a test where it wants any.
-        given = {name: value for name, value in given.items() if not name.startswith("AWS_")}
-        given |= {"AWS_EC2_METADATA_DISABLED": "true", **(environment or {})}
+        given = {**operator_environment(kubeconfig), **(environment or {})}
         self.begun_at = time.monotonic()
         self.process = processes.spawn(command, log=self._log, environment=given, directory=directory)
 

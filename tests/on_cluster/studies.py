@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -232,11 +232,13 @@ class StudyOnCluster:
         return f"{names.STUDY_LABEL}={self.name}"
 
 
-def created_jobs(cluster: Cluster, namespace: str) -> Iterator[Object]:
-    """Yield every request that created a Job, in the order of time, from the API server's own log."""
-    for event in cluster.audited(verb="create", resource="jobs", namespace=namespace):
-        if "dryRun" not in event["requestURI"] and event["responseStatus"]["code"] == 201:
-            yield event
+def created_jobs(cluster: Cluster, namespace: str) -> list[str]:
+    """Return the name of every Job that was created, in the order of time, from the API server's own log."""
+    return [
+        event["objectRef"]["name"]
+        for event in cluster.audited(verb="create", resource="jobs", namespace=namespace)
+        if "dryRun" not in event["requestURI"] and event["responseStatus"]["code"] == 201
+    ]
 
 
 def read_keys(server: S3Server, prefix: str = "") -> list[str]:

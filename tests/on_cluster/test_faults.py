@@ -78,7 +78,7 @@ def test_each_end_of_a_pod_is_counted_as_whose_fault_it_was(
     assert all(each[1:] == [("Succeeded", 0)] for number, each in ends.items() if number >= KILLED), ends
     assert all(study.trial(number)["state"] in ("Stopped", "Completed") for number in range(KILLED, 10))
     # A Job whose policy ignores a pod goes on by itself; the others were deleted and made again under the same name.
-    made = [event["objectRef"]["name"] for event in created_jobs(cluster, namespace)]
+    made = created_jobs(cluster, namespace)
     again = {name for name in made if made.count(name) > 1}
     assert again == {f"shop-t{number:03d}-r0" for number in (CRASHED, NO_READING)}
     assert told_to_ax(study) == {
@@ -174,7 +174,7 @@ def test_a_trial_on_a_lost_node_waits_until_its_pod_is_gone_and_goes_on_elsewher
     first, *others = study.trial(0)["attempts"]
     assert first["reason"] == "NodeLost", study.describe()
     assert [a["reason"] for a in others] == ["Succeeded", "Succeeded"]
-    made = [event["objectRef"]["name"] for event in created_jobs(cluster, namespace)]
+    made = created_jobs(cluster, namespace)
     assert len(made) == len(set(made))
 
 

@@ -26,11 +26,12 @@ from cluster.bucket import S3Server, User
 from cluster.kube import Cluster, ControlPlane
 from cluster.node import StandIn
 from cluster.trainer import ScriptedTrainer
-from on_cluster.conftest import Stage, install_crd
-from on_cluster.operators import FAST, NAME, OperatorProcess, granted, read_access, wait_until
+from on_cluster.conftest import Stage
+from on_cluster.operators import FAST, NAME, OperatorProcess, granted, operator_environment, read_access, wait_until
 from on_cluster.proxy import Call, Fate, Proxy
 from on_cluster.studies import StudyOnCluster, a_secret, a_spec, created_jobs, read_json
 from on_cluster.zygote import Zygote
+from studies_on_a_server import install_crd
 
 KILLS = 200
 ARMS = 24
@@ -63,7 +64,7 @@ def check_end(cluster: Cluster, study: StudyOnCluster, s3: S3Server, *, is_calm:
     continued = {t["index"]: t["continuation"] for t in study.trials if "continuation" in t}
     assert [number for number, why in continued.items() if why == "Promoted"] == [1, 2, 3, 4]
     assert study.status["winner"] == 0
-    jobs = Counter(event["objectRef"]["name"] for event in created_jobs(cluster, study.namespace))
+    jobs = Counter(created_jobs(cluster, study.namespace))
     attempts = {
         f"{study.name}-t{t['index']:03d}-r{rung}": [a["reason"] for a in t["attempts"] if a["rung"] == rung]
         for t in study.trials
@@ -198,7 +199,7 @@ def test_an_operator_killed_at_two_hundred_requests_does_nothing_twice_and_loses
     kubeconfig, api, bucket = behind_proxies(lambda call: held[0].decide(call))
     config = tmp_path / "operator.yaml"
     config.write_text(yaml.safe_dump({"limits": FAST}))
-    zygote = Zygote(tmp_path, {"KUBECONFIG": str(kubeconfig)})
+    zygote = Zygote(tmp_path, operator_environment(kubeconfig))
     lease = f"/apis/coordination.k8s.io/v1/namespaces/{namespace}/leases/{NAME}"
     arguments = ["--config", str(config), "--health-port", "0", "--namespace", namespace]
     arguments += ["--lease-namespace", namespace]

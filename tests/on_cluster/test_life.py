@@ -39,12 +39,12 @@ def test_a_suspended_study_frees_its_accelerators_and_goes_on_from_there(
     attempts = [trial["attempts"] for trial in study.trials]
     assert [[(a["reason"], a["exitCode"]) for a in each] for each in attempts] == [[("AskedToStop", 143)]] * 3
     wait_until(lambda: not study.live_pods() and not study.live_trials())
-    launched = len([*created_jobs(cluster, namespace)])
+    launched = len(created_jobs(cluster, namespace))
     # Nothing begins while it is suspended, whatever else is changed.
     generation = study.refresh().seen["metadata"]["generation"]
     study.patch(parallelTrials=2)
     study.wait(lambda study: study.status["observedGeneration"] == generation + 1)
-    assert len([*created_jobs(cluster, namespace)]) == launched
+    assert len(created_jobs(cluster, namespace)) == launched
     del stage.play["-r0"]
     study.patch(suspend=False)
     study.wait_for_condition("Complete")

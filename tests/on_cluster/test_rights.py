@@ -13,9 +13,9 @@ from cluster.bucket import S3Server, User
 from cluster.kube import Cluster, ControlPlane
 from cluster.node import StandIn
 from cluster.trainer import ScriptedTrainer
-from on_cluster.conftest import install_crd
 from on_cluster.operators import FAST, HOME, MANIFESTS, NAME, OperatorProcess, read_manifests, wait_until
 from on_cluster.studies import StudyOnCluster, a_secret, a_spec
+from studies_on_a_server import install_crd
 
 USER = f"system:serviceaccount:{HOME}:{NAME}"
 CHECKED_ELSEWHERE = {("finetune.study", "finetunestudies/finalizers", "update")}
@@ -64,6 +64,16 @@ def installed(make_control_plane: Callable[..., ControlPlane]) -> Iterator[Contr
         yield plane
 
 
+def start_operator(plane: ControlPlane, directory: Path) -> OperatorProcess:
+    """Start an operator beside the cluster, as the service account of the manifests and at home where it is."""
+    return OperatorProcess(
+        plane.service_account_kubeconfig(HOME, NAME, directory),
+        directory / "operator",
+        config={"limits": FAST},
+        arguments=["--lease-namespace", HOME],
+    )
+
+
 def test_the_operator_uses_every_right_that_the_manifests_give_and_needs_no_other(
     installed: ControlPlane, s3: S3Server, user: User, tmp_path: Path
 ) -> None:
@@ -85,12 +95,7 @@ def test_the_operator_uses_every_right_that_the_manifests_give_and_needs_no_othe
             "data": {"ca.crt": (plane.directory / "ca.crt").read_text()},
         }
     )
-    operator = OperatorProcess(
-        plane.service_account_kubeconfig(HOME, NAME, tmp_path),
-        tmp_path / "operator",
-        config={"limits": FAST},
-        arguments=["--lease-namespace", HOME],
-    )
+    operator = start_operator(plane, tmp_path)
     try:
         use_everything(plane, namespace, s3, operator)
         assert operator.stop() == 0
@@ -153,12 +158,7 @@ def test_without_the_right_to_update_finalizers_a_job_cannot_name_its_study_as_o
     namespace = installed.create_namespace("shop-ml")
     installed.kubectl("apply", "-n", namespace, "-f", str(MANIFESTS / "operator/per-namespace/secrets.yaml"))
     installed.apply(a_secret(namespace, user))
-    operator = OperatorProcess(
-        installed.service_account_kubeconfig(HOME, NAME, tmp_path),
-        tmp_path / "operator",
-        config={"limits": FAST},
-        arguments=["--lease-namespace", HOME],
-    )
+    operator = start_operator(installed, tmp_path)
     try:
         study = StudyOnCluster(installed, namespace, "shop")
         study.apply(a_spec(s3, arms=2))

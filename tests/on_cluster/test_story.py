@@ -63,7 +63,7 @@ def test_a_study_goes_from_apply_to_its_winner(
     }
 
     # Each Job once, with the study as its owner; what was promoted went on from its checkpoint.
-    jobs = Counter(event["objectRef"]["name"] for event in created_jobs(cluster, namespace))
+    jobs = Counter(created_jobs(cluster, namespace))
     assert set(jobs.values()) == {1}
     assert set(jobs) == {
         "shop-prepare",

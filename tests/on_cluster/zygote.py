@@ -17,7 +17,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NoReturn
 
-REPOSITORY = Path(__file__).resolve().parents[2]
 _PDEATHSIG = 1
 
 
@@ -25,14 +24,12 @@ class Zygote:
     """The process that forks operators; all of them end with it."""
 
     def __init__(self, directory: Path, environment: Mapping[str, str]) -> None:
-        paths = [str(REPOSITORY / name) for name in ("operator", "trainer", "tests")]
-        given = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")}
         self.log = directory / "operators.log"
         self._process = subprocess.Popen(
             [sys.executable, "-m", "on_cluster.zygote"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            env={**given, "PYTHONPATH": os.pathsep.join(paths), "AWS_EC2_METADATA_DISABLED": "true", **environment},
+            env=environment,
             text=True,
         )
 
