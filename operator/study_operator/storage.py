@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import functools
 import hashlib
 import os
 import shutil
@@ -82,8 +83,6 @@ class Buckets:
         self._clock = clock
         self._lock = threading.Lock()
         self._known: dict[tuple[str, str, str], tuple[float, Raw | None]] = {}
-        self._certificates = Path(tempfile.mkdtemp(prefix="finetune-ca-"))
-        weakref.finalize(self, shutil.rmtree, self._certificates, ignore_errors=True)
 
     def open(self, study: Study) -> Bucket:
         """Open a study's prefix.
@@ -200,6 +199,13 @@ class Buckets:
             problems.append(f"{field} must hold certificates in PEM form under the key {bundle.key} of {what}")
             return None
         return self._keep(text)
+
+    @functools.cached_property
+    def _certificates(self) -> Path:
+        """Where certificates lie as files, which is how boto3 takes them; gone with this opener."""
+        directory = Path(tempfile.mkdtemp(prefix="finetune-ca-"))
+        weakref.finalize(self, shutil.rmtree, directory, ignore_errors=True)
+        return directory
 
     def _keep(self, text: str) -> str:
         path = self._certificates / f"{hashlib.sha256(text.encode()).hexdigest()}.crt"
