@@ -61,11 +61,25 @@ class Module:
         return Path(cache).absolute() / self.directory / digest.hexdigest()[:16]
 
 
-def _version_flags(version: str) -> str:
+def _kubernetes_flags() -> str:
     """Set what a Kubernetes build sets: without it the server takes itself for v0.0.0."""
-    major, minor = version.removeprefix("v").split(".")[:2]
-    values = {"gitVersion": version, "gitMajor": major, "gitMinor": minor}
+    major, minor = KUBERNETES_VERSION.removeprefix("v").split(".")[:2]
+    values = {"gitVersion": KUBERNETES_VERSION, "gitMajor": major, "gitMinor": minor}
     return " ".join(f"-X k8s.io/component-base/version.{name}={value}" for name, value in values.items())
+
+
+def _helm_flags() -> str:
+    """Set what a Helm build sets: without it charts that are rendered or linted are for Kubernetes 1.20."""
+    major, minor = KUBERNETES_VERSION.removeprefix("v").split(".")[:2]
+    values = {
+        "internal/version.version": HELM_VERSION,
+        **{
+            f"pkg/{package}.k8sVersion{name}": value
+            for package in ("chartutil", "lint/rules")
+            for name, value in (("Major", major), ("Minor", minor))
+        },
+    }
+    return " ".join(f"-X helm.sh/helm/v3/{name}={value}" for name, value in values.items())
 
 
 KUBERNETES = Module(
@@ -81,7 +95,7 @@ KUBERNETES = Module(
         "kubelet": "k8s.io/kubernetes/cmd/kubelet",
         "kube-proxy": "k8s.io/kubernetes/cmd/kube-proxy",
     },
-    linker_flags=f"-s -w {_version_flags(KUBERNETES_VERSION)}",
+    linker_flags=f"-s -w {_kubernetes_flags()}",
 )
 VERSITYGW = Module(
     directory="versitygw",
@@ -90,7 +104,7 @@ VERSITYGW = Module(
 HELM = Module(
     directory="helm",
     packages={"helm": "helm.sh/helm/v3/cmd/helm"},
-    linker_flags=f"-s -w -X helm.sh/helm/v3/internal/version.version={HELM_VERSION}",
+    linker_flags=f"-s -w {_helm_flags()}",
 )
 LINTERS = Module(
     directory="linters",

@@ -1,0 +1,96 @@
+"""What the chart and the overlay for named namespaces take over from `manifests/operator`: the same rules, in their words.
+
+Called by `generate.py`. Rules keep their comments, so that whoever reads a rendered chart sees what a verb is for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import yaml
+
+OPERATOR = "finetune-study-operator"
+HOME = "finetune-study-system"
+
+TEMPLATES = {
+    f"ClusterRole/{OPERATOR}": "studies",
+    f"ClusterRole/{OPERATOR}-secrets": "secrets",
+    f"Role/{OPERATOR}": "lease",
+    f"ClusterRole/{OPERATOR}-view": "view",
+    f"ClusterRole/{OPERATOR}-edit": "edit",
+}
+"""What the rules of each role are called in the chart."""
+
+
+def read_rules(*texts: str) -> Mapping[str, str]:
+    """Return the rules of every role in some files, as they stand there, by what the chart calls them."""
+    rules: dict[str, str] = {}
+    for text in texts:
+        for document in text.split("\n---\n"):
+            head, found, after = document.partition("\nrules:\n")
+            if found:
+                role = yaml.safe_load(head)
+                rules[TEMPLATES[f"{role['kind']}/{role['metadata']['name']}"]] = after.rstrip("\n") + "\n"
+    return rules
+
+
+def render_rule_templates(rules: Mapping[str, str]) -> str:
+    """Return the chart's named templates of the rules."""
+    assert not any("{{" in text for text in rules.values()), "Helm would read it"
+    templates = (f'{{{{- define "{OPERATOR}.rules.{name}" -}}}}\n{text}{{{{- end }}}}\n' for name, text in rules.items())
+    return "{{/* Made by manifests/generate.py of manifests/operator. */}}\n" + "".join(templates)
+
+
+def render_crd_template(crd: str) -> str:
+    """Return the chart's template of the CRD.
+
+    Args:
+        crd: the CRD as YAML, without a head.
+    """
+    assert "{{" not in crd, "Helm would read it"
+    metadata = "metadata:\n"
+    before, found, after = crd.partition(metadata)
+    assert found
+    return f"""\
+{{{{/* Made by manifests/generate.py of manifests/study_api. */}}}}
+{{{{- if .Values.crds.enabled }}}}
+{before}{metadata}\
+  labels:
+    {{{{- include "{OPERATOR}.labels" . | nindent 4 }}}}
+  {{{{- if .Values.crds.keep }}}}
+  annotations:
+    helm.sh/resource-policy: keep
+  {{{{- end }}}}
+{after}\
+{{{{- end }}}}
+"""
+
+
+def render_watched_namespace(rules: Mapping[str, str]) -> str:
+    """Return the roles, and their bindings, that the operator needs in a namespace where it may not do it everywhere."""
+    head = "# Made by manifests/generate.py of manifests/operator/access.yaml.\n"
+    return head + "---\n".join(_render_role(name, rules[name]) for name in ("studies", "secrets"))
+
+
+def _render_role(name: str, rules: str) -> str:
+    return f"""\
+apiVersion: rbac.authorization.k8s.io/v1
+kind: Role
+metadata:
+  name: {OPERATOR}-{name}
+rules:
+{rules}\
+---
+apiVersion: rbac.authorization.k8s.io/v1
+kind: RoleBinding
+metadata:
+  name: {OPERATOR}-{name}
+roleRef:
+  apiGroup: rbac.authorization.k8s.io
+  kind: Role
+  name: {OPERATOR}-{name}
+subjects:
+- kind: ServiceAccount
+  name: {OPERATOR}
+  namespace: {HOME}
+"""
