@@ -1,4 +1,4 @@
-"""What the chart and the overlay for named namespaces take over from `manifests/operator`: the same rules, in their words.
+"""What the chart and the overlay for named namespaces take over from `manifests/operator`: the same rules, word by word.
 
 Called by `generate.py`. Rules keep their comments, so that whoever reads a rendered chart sees what a verb is for.
 """
@@ -36,9 +36,15 @@ def read_rules(*texts: str) -> Mapping[str, str]:
 
 def render_rule_templates(rules: Mapping[str, str]) -> str:
     """Return the chart's named templates of the rules."""
-    assert not any("{{" in text for text in rules.values()), "Helm would read it"
-    templates = (f'{{{{- define "{OPERATOR}.rules.{name}" -}}}}\n{text}{{{{- end }}}}\n' for name, text in rules.items())
-    return "{{/* Made by manifests/generate.py of manifests/operator. */}}\n" + "".join(templates)
+    head = "{{/* Made by manifests/generate.py of manifests/operator. */}}\n"
+    return head + "".join(
+        f'{{{{- define "{OPERATOR}.rules.{name}" -}}}}\n{_escape(text)}{{{{- end }}}}\n' for name, text in rules.items()
+    )
+
+
+def _escape(text: str) -> str:
+    """Return a text that Helm renders as it is."""
+    return text.replace("{{", '{{ "{{" }}')
 
 
 def render_crd_template(crd: str) -> str:
@@ -47,10 +53,8 @@ def render_crd_template(crd: str) -> str:
     Args:
         crd: the CRD as YAML, without a head.
     """
-    assert "{{" not in crd, "Helm would read it"
     metadata = "metadata:\n"
-    before, found, after = crd.partition(metadata)
-    assert found
+    before, _, after = _escape(crd).partition(metadata)
     return f"""\
 {{{{/* Made by manifests/generate.py of manifests/study_api. */}}}}
 {{{{- if .Values.crds.enabled }}}}
@@ -67,7 +71,7 @@ def render_crd_template(crd: str) -> str:
 
 
 def render_watched_namespace(rules: Mapping[str, str]) -> str:
-    """Return the roles, and their bindings, that the operator needs in a namespace where it may not do it everywhere."""
+    """Return the roles, and their bindings, that the operator needs in a namespace where it has no others."""
     head = "# Made by manifests/generate.py of manifests/operator/access.yaml.\n"
     return head + "---\n".join(_render_role(name, rules[name]) for name in ("studies", "secrets"))
 

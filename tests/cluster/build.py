@@ -207,7 +207,7 @@ def _take_files(module: Module, directory: Path) -> None:
     required = dict(re.findall(r"^require (\S+) (\S+)$", _read_go_mod(module), re.MULTILINE))
     for file, source in module.files.items():
         name, _, path = source.partition("//")
-        # Fetched with its hash compared to the one in go.sum; where it was fetched before that is a look into the cache.
+        # Fetched once, and its hash compared to the one in go.sum.
         told = json.loads(_run_go(["mod", "download", "-json", f"{name}@{required[name]}"], module))
         shutil.copyfile(Path(told["Dir"]) / path, directory / f".{file}")
         os.replace(directory / f".{file}", directory / file)
