@@ -1,4 +1,4 @@
-"""What the chart and the overlay for named namespaces take over from `manifests/operator`: the same rules, word by word.
+"""What the chart and the overlay for named namespaces take over from `manifests/operator`: the same rules.
 
 Called by `generate.py`. Rules keep their comments, so that whoever reads a rendered chart sees what a verb is for.
 """
