@@ -128,10 +128,11 @@ class Controller:
     def _tick(self, key: StudyKey, study: Study, statuses: ClusterStatuses) -> float:
         bucket = self._open(study)
         now = self.clock()
+        runner = ClusterRunner(self.kube, self.memory, study, bucket.credentials, self.defaults)
         result = tick(
             study,
             statuses=statuses,
-            runner=ClusterRunner(self.kube, self.memory, study, bucket.credentials, self.defaults),
+            runner=runner,
             artifacts=bucket.store,
             designer=self.proposals.of(key),
             now=now,
@@ -143,7 +144,8 @@ class Controller:
             raise ConflictError("somebody else wrote the study")
         self._post(statuses.body, result.events, now)
         self._doubt_credentials(study, result.status)
-        if not result.is_idle:
+        has_forgotten = result.is_settled and runner.forget_gone()
+        if has_forgotten or not result.is_idle:
             return 0.0
         if result.wake_at is not None:
             return min(SLOW_SECONDS, max(0.0, (result.wake_at - now).total_seconds()))

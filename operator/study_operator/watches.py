@@ -90,10 +90,18 @@ class Memory:
         """Note that a Job may be gone."""
         with self._lock:
             job = self._jobs.get((namespace, name))
-            if job is None or job.uid != uid:
+            if job is None or job.uid != uid or job.is_gone:
                 return
             self._doubtful.add((namespace, name))
         self._tell(job)
+
+    def lose_job(self, job: JobState) -> None:
+        """Note that a Job is gone. It is kept until somebody has read how its pods ended, which may be later."""
+        with self._lock:
+            known = self._jobs.get((job.namespace, job.name))
+            if known is not None and known.uid == job.uid:
+                self._doubtful.discard((job.namespace, job.name))
+                self._jobs[job.namespace, job.name] = replace(known, is_gone=True)
 
     def forget_job(self, job: JobState) -> None:
         """Forget a Job that is gone, and its pods."""
@@ -145,6 +153,7 @@ class Memory:
         """Take in one event of a watch."""
         pod = read_pod(raw)
         if pod is None:
+            self._let_go(raw["metadata"]["uid"])
             return
         with self._lock:
             known = self._pods[pod.job].get(pod.uid)
@@ -158,6 +167,13 @@ class Memory:
             self._pods[pod.job][pod.uid] = pod
         labels = raw["metadata"].get("labels") or {}
         self._on_change((raw["metadata"]["namespace"], labels.get(names.STUDY_LABEL, "")))
+
+    def _let_go(self, uid: str) -> None:
+        """Count a pod as gone that its Job left behind: whoever deleted the Job that way keeps the pod for himself."""
+        with self._lock:
+            for pods in self._pods.values():
+                if uid in pods:
+                    pods[uid] = replace(pods[uid], is_gone=True)
 
     # Refusals.
 
