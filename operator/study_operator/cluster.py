@@ -53,6 +53,11 @@ class Studies:
         with self._lock:
             return list(self._bodies)
 
+    def bodies(self) -> list[Raw]:
+        """Return every known study as last seen."""
+        with self._lock:
+            return list(self._bodies.values())
+
     def put(self, body: Raw) -> None:
         """Take in a study, unless a newer state of it is known."""
         metadata = {name: value for name, value in body["metadata"].items() if name != "managedFields"}

@@ -12,6 +12,7 @@ from some_studies import a_study
 from study_operator.cluster import ClusterRunner
 from study_operator.job_objects import PodDefaults
 from study_operator.kube import Kube, Raw, path_of
+from study_operator.metrics import Metrics
 from study_operator.runner import JobPhase, JobStatus
 from study_operator.watches import Memory
 
@@ -73,7 +74,7 @@ class World:
     """A Job that has just been deleted while its pod runs, and of which the watch has told."""
 
     def __init__(self) -> None:
-        self.kube, self.memory = KubeOfDicts(), Memory()
+        self.kube, self.memory = KubeOfDicts(), Memory(Metrics())
         self.memory.put_job(a_job())
         self.memory.see_pod("ADDED", RUNNING)
         self.memory.see_job("DELETED", a_job(version=30))
