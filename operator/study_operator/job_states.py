@@ -248,7 +248,11 @@ def describe_job(job: JobState, pods: Sequence[PodState], refusal: Refusal | Non
     firsts = sorted((p for p in pods if p.index == 0), key=lambda p: (p.created_at, p.version))
     current = _find_current(job, firsts)
     earlier = tuple(_end_of(job, p) for p in firsts if p is not current and p.has_ended)
-    if job.ended_at is not None or ((job.is_deleting or job.is_gone) and all(p.has_ended for p in pods)):
+    if (
+        job.ended_at is not None
+        or _have_succeeded(job, pods)
+        or ((job.is_deleting or job.is_gone) and all(p.has_ended for p in pods))
+    ):
         return replace(_describe_end(job, current, pods), earlier=earlier)
     status = JobStatus(
         name=job.name,
@@ -267,6 +271,14 @@ def describe_job(job: JobState, pods: Sequence[PodState], refusal: Refusal | Non
     return status
 
 
+def _have_succeeded(job: JobState, pods: Sequence[PodState]) -> bool:
+    """Say whether all pods of a Job have succeeded: it will be Complete, which takes its controller a second.
+
+    Nothing of it needs an accelerator any more. After any other end only the controller knows what follows.
+    """
+    return len({p.index for p in pods if p.phase == "Succeeded"}) >= job.nodes
+
+
 def _find_current(job: JobState, firsts: Sequence[PodState]) -> PodState | None:
     """Return the pod that stands for the present attempt.
 
@@ -275,6 +287,8 @@ def _find_current(job: JobState, firsts: Sequence[PodState]) -> PodState | None:
     """
     last = firsts[-1] if firsts else None
     if last is None or job.ended_at is not None or job.is_deleting or job.is_gone or not last.has_ended:
+        return last
+    if last.phase == "Succeeded":
         return last
     return None if job.is_suspended or last.is_gone else last
 
