@@ -9,16 +9,16 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from study_operator import names
 from study_operator.errors import ConflictError, LaunchRefusedError
 from study_operator.job_objects import Credentials, PodDefaults, build_job, build_service
-from study_operator.job_states import describe_job
+from study_operator.job_states import JobState, describe_job
 from study_operator.kube import Kube, KubeError, Raw, path_of
 from study_operator.names import StudyKey
-from study_operator.runner import JobKind, JobSpec, JobStatus
+from study_operator.runner import JobKind, JobPhase, JobSpec, JobStatus
 from study_operator.study import Study
 from study_operator.watches import Memory
 
@@ -52,6 +52,11 @@ class Studies:
         """Return every known study."""
         with self._lock:
             return list(self._bodies)
+
+    def bodies(self) -> list[Raw]:
+        """Return every known study as last seen."""
+        with self._lock:
+            return list(self._bodies.values())
 
     def put(self, body: Raw) -> None:
         """Take in a study, unless a newer state of it is known."""
@@ -135,24 +140,44 @@ class ClusterStatuses:
 
 @dataclass(frozen=True)
 class ClusterRunner:
-    """The jobs of one study as Kubernetes Jobs."""
+    """The jobs of one study as Kubernetes Jobs, for one visit."""
 
     kube: Kube
     memory: Memory
     study: Study
     credentials: Credentials | None
     defaults: PodDefaults
+    told: list[JobState] = field(default_factory=list)
+    """Jobs that are gone, of which `jobs` has told how they ended."""
 
     def jobs(self) -> Sequence[JobStatus]:
-        """Return every Job of the study. One that a watch calls gone is looked for before it is believed."""
+        """Return every Job of the study, also one that is gone but for pods that still run, or that nobody told of yet.
+
+        One that a watch calls gone is looked for before it is believed.
+        """
         study = self.study
         for job in self.memory.doubtful_of(study.namespace, study.uid):
             raw = self.kube.get(path_of("batch/v1", "jobs", study.namespace, job.name))
             if raw is not None:
                 self.memory.put_job(raw)
             if raw is None or raw["metadata"]["uid"] != job.uid:
-                self.memory.forget_job(job)
-        return [describe_job(*parts) for parts in self.memory.jobs_of(study.namespace, study.uid)]
+                self.memory.lose_job(job)
+        statuses = []
+        for job, pods, refusal in self.memory.jobs_of(study.namespace, study.uid):
+            status = describe_job(job, pods, refusal)
+            statuses.append(status)
+            if job.is_gone and status.phase is JobPhase.FINISHED:
+                self.told.append(job)
+        return statuses
+
+    def forget_gone(self) -> bool:
+        """Forget the Jobs that are gone, now that it is written down how they ended; say whether there were any.
+
+        Their names are free then.
+        """
+        for job in self.told:
+            self.memory.forget_job(job)
+        return bool(self.told)
 
     def launch(self, spec: JobSpec) -> None:
         """Create a Job; a no-op where it is there.

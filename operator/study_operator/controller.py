@@ -20,11 +20,13 @@ from study_operator.errors import ConflictError, StatusUnreadableError, StudyInv
 from study_operator.farewell import Farewell, WaitsError, is_held
 from study_operator.job_objects import PodDefaults
 from study_operator.kube import Kube, KubeError, Raw, path_of
+from study_operator.metrics import Metrics
 from study_operator.names import StudyKey
 from study_operator.proposals import Proposals
 from study_operator.publish import write_report
 from study_operator.reconcile import tick
 from study_operator.settings import DEFAULTS, Settings
+from study_operator.slots import Slots
 from study_operator.status import Event, is_same_status, parse_status, render_refusal
 from study_operator.storage import Bucket, Buckets, StorageRefusedError, UnusableStore
 from study_operator.study import Study, parse_study
@@ -49,10 +51,12 @@ class Controller:
     buckets: Buckets
     proposals: Proposals
     defaults: PodDefaults
+    metrics: Metrics
     settings: Settings = DEFAULTS
     clock: Callable[[], datetime] = lambda: datetime.now(UTC)
     progress_read_at: dict[StudyKey, datetime] = field(default_factory=dict)
     """When it was last looked how far a study's running trials are."""
+    slots: dict[StudyKey, Slots] = field(default_factory=dict)
 
     def visit(self, key: StudyKey) -> float | None:
         """Bring a study one step further.
@@ -65,8 +69,7 @@ class Controller:
         """
         body = self.studies.get(key)
         if body is None:
-            self.proposals.forget(key)
-            self.progress_read_at.pop(key, None)
+            self._forget(key)
             return None
         try:
             return self._visit(key, body)
@@ -79,6 +82,11 @@ class Controller:
             if error.is_transient:
                 raise TransientError(str(error)) from error
             raise
+
+    def _forget(self, key: StudyKey) -> None:
+        self.proposals.forget(key)
+        self.progress_read_at.pop(key, None)
+        self.slots.pop(key, None)
 
     def _refresh(self, key: StudyKey) -> Raw | None:
         try:
@@ -109,8 +117,7 @@ class Controller:
         return self._tick(key, study, statuses)
 
     def _take_leave(self, key: StudyKey, body: Raw) -> float:
-        self.proposals.forget(key)
-        self.progress_read_at.pop(key, None)
+        self._forget(key)
         if not is_held(body):
             return SLOW_SECONDS
         now = self.clock()
@@ -128,10 +135,11 @@ class Controller:
     def _tick(self, key: StudyKey, study: Study, statuses: ClusterStatuses) -> float:
         bucket = self._open(study)
         now = self.clock()
+        runner = ClusterRunner(self.kube, self.memory, study, bucket.credentials, self.defaults)
         result = tick(
             study,
             statuses=statuses,
-            runner=ClusterRunner(self.kube, self.memory, study, bucket.credentials, self.defaults),
+            runner=runner,
             artifacts=bucket.store,
             designer=self.proposals.of(key),
             now=now,
@@ -142,8 +150,11 @@ class Controller:
         if result.is_dropped:
             raise ConflictError("somebody else wrote the study")
         self._post(statuses.body, result.events, now)
+        for seconds in self.slots.setdefault(key, Slots()).see(study, result.ledger, tuple(result.actions), now):
+            self.metrics.observe_idle(study.namespace, seconds)
         self._doubt_credentials(study, result.status)
-        if not result.is_idle:
+        has_forgotten = result.is_settled and runner.forget_gone()
+        if has_forgotten or not result.is_idle:
             return 0.0
         if result.wake_at is not None:
             return min(SLOW_SECONDS, max(0.0, (result.wake_at - now).total_seconds()))

@@ -40,6 +40,8 @@ class JobState:
     """When it was last allowed to run: the Job controller sets it anew when a suspended Job resumes."""
     is_suspended: bool
     is_deleting: bool
+    is_gone: bool = False
+    """The object is gone; this is what was last seen of it."""
     ended_at: datetime | None = None
     """When it became Complete or Failed, which is after its last pod ended."""
     has_failed: bool = False
@@ -246,7 +248,11 @@ def describe_job(job: JobState, pods: Sequence[PodState], refusal: Refusal | Non
     firsts = sorted((p for p in pods if p.index == 0), key=lambda p: (p.created_at, p.version))
     current = _find_current(job, firsts)
     earlier = tuple(_end_of(job, p) for p in firsts if p is not current and p.has_ended)
-    if job.ended_at is not None or (job.is_deleting and not any(not p.has_ended for p in pods)):
+    if (
+        job.ended_at is not None
+        or _have_succeeded(job, pods)
+        or ((job.is_deleting or job.is_gone) and all(p.has_ended for p in pods))
+    ):
         return replace(_describe_end(job, current, pods), earlier=earlier)
     status = JobStatus(
         name=job.name,
@@ -265,6 +271,14 @@ def describe_job(job: JobState, pods: Sequence[PodState], refusal: Refusal | Non
     return status
 
 
+def _have_succeeded(job: JobState, pods: Sequence[PodState]) -> bool:
+    """Say whether all pods of a Job have succeeded: it will be Complete, which takes its controller a second.
+
+    Nothing of it needs an accelerator any more. After any other end only the controller knows what follows.
+    """
+    return len({p.index for p in pods if p.phase == "Succeeded"}) >= job.nodes
+
+
 def _find_current(job: JobState, firsts: Sequence[PodState]) -> PodState | None:
     """Return the pod that stands for the present attempt.
 
@@ -272,7 +286,9 @@ def _find_current(job: JobState, firsts: Sequence[PodState]) -> PodState | None:
     ends, or there is another pod. A Job that its queue has suspended has decided.
     """
     last = firsts[-1] if firsts else None
-    if last is None or job.ended_at is not None or job.is_deleting or not last.has_ended:
+    if last is None or job.ended_at is not None or job.is_deleting or job.is_gone or not last.has_ended:
+        return last
+    if last.phase == "Succeeded":
         return last
     return None if job.is_suspended or last.is_gone else last
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,6 +17,8 @@ from urllib.parse import urlencode
 import urllib3
 from kubernetes import config
 from kubernetes.client import ApiClient, Configuration
+
+from study_operator.metrics import Metrics
 
 log = logging.getLogger(__name__)
 
@@ -74,8 +77,8 @@ def path_of(api: str, plural: str, namespace: str | None = None, name: str = "",
     return "/" + "/".join(words)
 
 
-def connect() -> Kube:
-    """Connect as the pod's service account, or as ``KUBECONFIG`` says.
+def connect(metrics: Metrics) -> Kube:
+    """Connect as the pod's service account, or as ``KUBECONFIG`` says; requests are counted.
 
     Raises:
         KubeError: where neither is there.
@@ -89,7 +92,7 @@ def connect() -> Kube:
     except (config.ConfigException, OSError) as error:
         raise KubeError(0, "NoConfiguration", f"the API server's address must be known: {error}") from error
     settings.connection_pool_maxsize = CONNECTIONS
-    return Kube(ApiClient(settings))
+    return Kube(ApiClient(settings), metrics)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,8 +110,9 @@ class Connection:
 class Kube:
     """Requests to one API server. May be used by many threads."""
 
-    def __init__(self, client: ApiClient) -> None:
+    def __init__(self, client: ApiClient, metrics: Metrics) -> None:
         self._client = client
+        self._metrics = metrics
         self._pool: urllib3.PoolManager = client.rest_client.pool_manager
 
     def connection(self) -> Connection:
@@ -243,8 +247,9 @@ class Kube:
         if body is not None:
             headers["Content-Type"] = content_type
         url = f"{self._client.configuration.host}{path}" + (f"?{urlencode(query)}" if query else "")
+        begun, status = time.perf_counter(), 0
         try:
-            return self._pool.request(
+            response = self._pool.request(
                 method,
                 url,
                 body=None if body is None else json.dumps(body, allow_nan=False).encode(),
@@ -253,8 +258,12 @@ class Kube:
                 retries=False,
                 preload_content=False,
             )
+            status = response.status
         except urllib3.exceptions.HTTPError as error:
             raise _unreachable(error) from error
+        finally:
+            self._metrics.observe_api_request(method, path, query, status, time.perf_counter() - begun)
+        return response
 
 
 def _lines(response: urllib3.BaseHTTPResponse) -> Iterator[bytes]:

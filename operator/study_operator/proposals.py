@@ -25,6 +25,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from study_operator.designer import DesignerError, ProposalPendingError, Suggestion
+from study_operator.metrics import Metrics
 from study_operator.names import StudyKey
 from study_operator.study import Study
 from study_operator.trial import Trial
@@ -61,6 +62,7 @@ class Proposals:
     def __init__(
         self,
         on_answer: Callable[[StudyKey], None],
+        metrics: Metrics,
         *,
         command: Sequence[str] = COMMAND,
         idle_seconds: float = IDLE_SECONDS,
@@ -71,12 +73,14 @@ class Proposals:
 
         Args:
             on_answer: told which study has an answer; called from the asking thread.
+            metrics: where proposals are counted.
             command: what starts a worker.
             idle_seconds: after which a worker without questions is ended.
             answer_seconds: after which a worker is taken for dead.
             retry_seconds: wait after a worker died, doubled each time.
         """
         self._on_answer = on_answer
+        self._metrics = metrics
         self._command = tuple(command)
         self._idle_seconds = idle_seconds
         self._answer_seconds = answer_seconds
@@ -125,7 +129,10 @@ class Proposals:
             if question is None:
                 self._end_worker()
                 continue
+            begun = time.perf_counter()
             answer = self._answer(question.content)
+            kind = "died" if answer is None else answer[0]
+            self._metrics.observe_proposal(kind, time.perf_counter() - begun)
             with self._changed:
                 if answer is None:
                     question.failures += 1

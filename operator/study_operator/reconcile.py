@@ -142,6 +142,8 @@ class TickResult:
     """Nothing was written and nothing was launched: the next tick waits for news or for ``wake_at``."""
     is_done: bool = False
     """The study has ended, its end is written and reported, and none of its jobs lives."""
+    is_settled: bool = False
+    """What was seen of the jobs is written down; it is not while the bucket cannot be read."""
     is_dropped: bool = False
     """Somebody else wrote the status: nothing that this tick decided counts."""
     wake_at: datetime | None = None
@@ -232,6 +234,7 @@ def tick(
         events=events,
         is_idle=not is_changed and not launched,
         is_done=is_over and not is_changed,
+        is_settled=results is not None,
         wake_at=_find_wake(study, ledger, jobs, reported, reporter is not None, now, settings),
     )
 

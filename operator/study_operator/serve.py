@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from prometheus_client import start_http_server
 
 from study_operator.cluster import Studies
 from study_operator.controller import Controller
@@ -30,10 +31,12 @@ from study_operator.health import serve_health
 from study_operator.job_objects import PodDefaults
 from study_operator.kube import Kube, KubeError, connect
 from study_operator.lease import Election
+from study_operator.metrics import Metrics
 from study_operator.names import StudyKey
 from study_operator.proposals import Proposals
 from study_operator.settings import DEFAULTS, Allowance, Settings
 from study_operator.storage import Buckets
+from study_operator.study_metrics import StudyCollector
 from study_operator.visits import Visits
 from study_operator.watches import Memory, Watches
 
@@ -72,13 +75,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     logging.getLogger("kopf").setLevel(logging.WARNING)
     try:
         installation = read_installation(arguments.config)
-        kube = connect()
+        metrics = Metrics()
+        kube = connect(metrics)
     except (ConfigurationError, KubeError) as error:
         print(f"finetune-study-operator: {error}", file=sys.stderr)
         return UNUSABLE
-    return Operator(kube, installation, arguments.namespace, arguments.threads).run(
-        lease_namespace=arguments.lease_namespace, health_port=arguments.health_port
-    )
+    operator = Operator(kube, installation, arguments.namespace, arguments.threads, metrics)
+    try:
+        server, _ = start_http_server(arguments.metrics_port, registry=metrics.registry)
+    except OSError as error:
+        print(f"finetune-study-operator: --metrics-port {arguments.metrics_port}: {error}", file=sys.stderr)
+        return UNUSABLE
+    log.info("metrics: port %d", server.server_port)
+    return operator.run(lease_namespace=arguments.lease_namespace, health_port=arguments.health_port)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -91,6 +100,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--lease-namespace", default=_own_namespace(), metavar="NAMESPACE", help="of the Lease")
     parser.add_argument("--health-port", type=int, default=8080, metavar="PORT", help="of /healthz; 0: any free one")
+    parser.add_argument("--metrics-port", type=int, default=8081, metavar="PORT", help="of /metrics; 0: any free one")
     parser.add_argument("--threads", type=int, default=8, metavar="N", help="studies that are worked on at a time")
     return parser
 
@@ -178,23 +188,28 @@ def _read_identities(path: Path, raw: Any) -> dict[str, tuple[Allowance, ...]]:
 class Operator:
     """Everything that one process holds."""
 
-    def __init__(self, kube: Kube, installation: Installation, namespaces: Sequence[str], threads: int) -> None:
+    def __init__(
+        self, kube: Kube, installation: Installation, namespaces: Sequence[str], threads: int, metrics: Metrics
+    ) -> None:
         self._kube = kube
+        self._metrics = metrics
         self._namespaces = tuple(namespaces)
         self._stop = threading.Event()
         self._studies = Studies(kube)
-        self._memory = Memory(self._wake)
-        self._proposals = Proposals(self._wake)
+        self._memory = Memory(metrics, self._wake)
+        self._proposals = Proposals(self._wake, metrics)
         controller = Controller(
             kube=kube,
             studies=self._studies,
             memory=self._memory,
-            buckets=Buckets(kube, installation.identities),
+            buckets=Buckets(kube, installation.identities, metrics),
             proposals=self._proposals,
             defaults=PodDefaults(image=installation.trainer_image),
+            metrics=metrics,
             settings=installation.settings,
         )
-        self._visits = Visits(controller.visit, threads=threads)
+        self._visits = Visits(controller.visit, metrics, threads=threads)
+        metrics.registry.register(StudyCollector(self._studies.bodies))
 
     def run(self, *, lease_namespace: str, health_port: int) -> int:
         """Wait for the Lease, work until asked to stop; return the exit code."""
@@ -214,6 +229,7 @@ class Operator:
             if self._stop.is_set():
                 election.resign()
                 return STOPPED
+        self._metrics.leader.set(1)
         watches = Watches(self._kube, self._memory, self._namespaces)
         watches.start()
         threading.Thread(target=self._visit_when_synced, args=(watches,), name="sync", daemon=True).start()

@@ -26,6 +26,7 @@ from study_operator import names
 from study_operator.job_objects import Credentials
 from study_operator.jobs import artifacts_uri
 from study_operator.kube import Kube, KubeError, Raw, path_of
+from study_operator.metrics import Metrics
 from study_operator.settings import Allowance
 from study_operator.study import CaBundle, Study
 from trial_trainer.artifacts import ArtifactError, ArtifactStore, S3Access, open_store
@@ -69,6 +70,7 @@ class Buckets:
         self,
         kube: Kube,
         allowances: Mapping[str, tuple[Allowance, ...]],
+        metrics: Metrics,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Make an opener.
@@ -76,10 +78,12 @@ class Buckets:
         Args:
             kube: where Secrets and ConfigMaps are read.
             allowances: by namespace, where the operator's own identity may be used.
+            metrics: where what is done with buckets is counted.
             clock: seconds.
         """
         self._kube = kube
         self._allowances = allowances
+        self._metrics = metrics
         self._clock = clock
         self._lock = threading.Lock()
         self._known: dict[tuple[str, str, str], tuple[float, Raw | None]] = {}
@@ -123,7 +127,7 @@ class Buckets:
             store = open_store(artifacts_uri(study), access)
         except ArtifactError as error:
             raise StorageRefusedError([str(error)]) from error
-        return Bucket(store=store, credentials=credentials)
+        return Bucket(store=CountedStore(store, self._metrics), credentials=credentials)
 
     def doubt(self, study: Study, error_reason: str) -> None:
         """Read a study's Secret anew the next time, where its credentials may have been changed."""
@@ -247,6 +251,54 @@ def _decode(value: str) -> str:
         return base64.b64decode(value).decode()
     except (binascii.Error, UnicodeDecodeError):
         return ""
+
+
+@dataclass(frozen=True)
+class CountedStore:
+    """A store whose operations are counted."""
+
+    store: ArtifactStore
+    metrics: Metrics
+
+    @property
+    def uri(self) -> str:
+        """The prefix, as it was opened."""
+        return self.store.uri
+
+    def read(self, key: str) -> bytes | None:
+        """Return the object, or None where there is none."""
+        with self.metrics.time_bucket("read"):
+            return self.store.read(key)
+
+    def write(self, key: str, data: bytes) -> None:
+        """Put the object, whole or not at all."""
+        with self.metrics.time_bucket("write"):
+            self.store.write(key, data)
+
+    def write_new(self, key: str, data: bytes) -> bool:
+        """Put the object unless there is one; return whether it was put."""
+        with self.metrics.time_bucket("write"):
+            return self.store.write_new(key, data)
+
+    def upload(self, key: str, source: Path) -> None:
+        """Put a file."""
+        with self.metrics.time_bucket("write"):
+            self.store.upload(key, source)
+
+    def download(self, key: str, target: Path) -> bool:
+        """Fetch an object into a file; return whether there was one."""
+        with self.metrics.time_bucket("read"):
+            return self.store.download(key, target)
+
+    def list(self, prefix: str = "") -> Iterator[str]:
+        """Yield the keys under a prefix, sorted."""
+        with self.metrics.time_bucket("list"):
+            yield from self.store.list(prefix)
+
+    def delete(self, prefix: str) -> int:
+        """Delete every object whose key is ``prefix`` or lies under it; return how many."""
+        with self.metrics.time_bucket("delete"):
+            return self.store.delete(prefix)
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from study_operator.metrics import Metrics
 from study_operator.names import StudyKey
 
 log = logging.getLogger(__name__)
@@ -42,6 +43,7 @@ class Visits:
     def __init__(
         self,
         visit: Callable[[StudyKey], float | None],
+        metrics: Metrics,
         *,
         threads: int = 8,
         clock: Callable[[], float] = time.monotonic,
@@ -51,10 +53,12 @@ class Visits:
         Args:
             visit: visits a study, and returns after how many seconds it wants to be visited again without news; None
                 where the study is gone.
+            metrics: where visits are counted.
             threads: how many studies are visited at the same time.
             clock: seconds.
         """
         self._visit = visit
+        self._metrics = metrics
         self._clock = clock
         self._changed = threading.Condition()
         self._entries: dict[StudyKey, _Entry] = {}
@@ -145,12 +149,17 @@ class Visits:
         return entry is not None and entry.due == item[0]
 
     def _try(self, key: StudyKey) -> tuple[float | None, bool]:
+        begun, outcome = time.perf_counter(), "ok"
         try:
             return self._visit(key), False
         except TransientError as error:
+            outcome = "again"
             log.info("study %s/%s is visited again: %s", *key, error)
         except Exception:  # a bug in one study must not stop the others
+            outcome = "error"
             log.exception("study %s/%s could not be visited", *key)
+        finally:
+            self._metrics.observe_visit(outcome, time.perf_counter() - begun)
         return None, True
 
 

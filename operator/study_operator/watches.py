@@ -14,10 +14,12 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from datetime import datetime
 
 from study_operator import names
 from study_operator.job_states import JobState, PodState, Refusal, read_job, read_pod, read_refusal
 from study_operator.kube import Kube, KubeError, Raw, path_of
+from study_operator.metrics import Metrics
 from study_operator.names import StudyKey
 
 log = logging.getLogger(__name__)
@@ -29,12 +31,14 @@ FIRST_WAIT_SECONDS, LONGEST_WAIT_SECONDS = 0.2, 15.0
 class Memory:
     """Jobs, pods and refusals as last seen. May be used by many threads."""
 
-    def __init__(self, on_change: Callable[[StudyKey], None] = lambda _key: None) -> None:
+    def __init__(self, metrics: Metrics, on_change: Callable[[StudyKey], None] = lambda _key: None) -> None:
         """Make an empty memory.
 
         Args:
+            metrics: where it is counted how long pods were waited for.
             on_change: told which study has news; called from the watches' threads.
         """
+        self._metrics = metrics
         self._on_change = on_change
         self._lock = threading.RLock()
         self._jobs: dict[tuple[str, str], JobState] = {}
@@ -90,10 +94,18 @@ class Memory:
         """Note that a Job may be gone."""
         with self._lock:
             job = self._jobs.get((namespace, name))
-            if job is None or job.uid != uid:
+            if job is None or job.uid != uid or job.is_gone:
                 return
             self._doubtful.add((namespace, name))
         self._tell(job)
+
+    def lose_job(self, job: JobState) -> None:
+        """Note that a Job is gone. It is kept until somebody has read how its pods ended, which may be later."""
+        with self._lock:
+            known = self._jobs.get((job.namespace, job.name))
+            if known is not None and known.uid == job.uid:
+                self._doubtful.discard((job.namespace, job.name))
+                self._jobs[job.namespace, job.name] = replace(known, is_gone=True)
 
     def forget_job(self, job: JobState) -> None:
         """Forget a Job that is gone, and its pods."""
@@ -145,6 +157,7 @@ class Memory:
         """Take in one event of a watch."""
         pod = read_pod(raw)
         if pod is None:
+            self._let_go(raw["metadata"]["uid"])
             return
         with self._lock:
             known = self._pods[pod.job].get(pod.uid)
@@ -155,9 +168,26 @@ class Memory:
                 if pod.job not in self._names:
                     self._pods.pop(pod.job, None)
                     return
+            if known is not None and known.started_at is None and pod.started_at is not None:
+                self._count_wait(pod, pod.started_at)
             self._pods[pod.job][pod.uid] = pod
         labels = raw["metadata"].get("labels") or {}
         self._on_change((raw["metadata"]["namespace"], labels.get(names.STUDY_LABEL, "")))
+
+    def _count_wait(self, pod: PodState, started_at: datetime) -> None:
+        key = self._names.get(pod.job)
+        if key is not None:
+            job = self._jobs[key]
+            is_first = all(o.uid == pod.uid for o in self._pods[pod.job].values() if o.index == pod.index)
+            since = job.created_at if is_first else pod.created_at
+            self._metrics.observe_wait(job.namespace, job.kind, (started_at - since).total_seconds())
+
+    def _let_go(self, uid: str) -> None:
+        """Count a pod as gone that its Job left behind: whoever deleted the Job that way keeps the pod for himself."""
+        with self._lock:
+            for pods in self._pods.values():
+                if uid in pods:
+                    pods[uid] = replace(pods[uid], is_gone=True)
 
     # Refusals.
 

@@ -35,6 +35,7 @@ MANIFESTS = REPOSITORY / "manifests"
 BUCKET = "ml-studies"
 NAMESPACE, SYSTEM, NAME = "demo", "finetune-study-system", "finetune-study-operator"
 LOOK_SECONDS = 1.0
+ANY_PORTS = ("--health-port", "0", "--metrics-port", "0")
 
 Environment = Mapping[str, str]
 
@@ -141,7 +142,7 @@ class Demo:
         kubeconfig = self._cluster.service_account_kubeconfig(SYSTEM, NAME, self._directory)
         say("operator: python -m study_operator.serve, as its service account")
         operator = processes.spawn(
-            [sys.executable, "-m", "study_operator.serve", "--health-port", "0", "--lease-namespace", SYSTEM],
+            [sys.executable, "-m", "study_operator.serve", *ANY_PORTS, "--lease-namespace", SYSTEM],
             log=self._directory / "operator.log",
             environment={
                 **{name: value for name, value in os.environ.items() if not name.startswith("AWS_")},

@@ -19,6 +19,7 @@ from typing import Any
 
 import urllib3
 import yaml
+from prometheus_client.parser import text_string_to_metric_families
 
 from cluster import processes
 from cluster.kube import Cluster
@@ -29,6 +30,8 @@ HOME = "finetune-study-system"
 NAME = "finetune-study-operator"
 PATIENCE_SECONDS = 120.0
 """How long anything may take on the busiest machine."""
+
+ANY_PORTS = ("--health-port", "0", "--metrics-port", "0")
 
 FAST = {"backoffSeconds": 0.5, "waitingSaidAfterSeconds": 1.0, "reportIntervalSeconds": 1.0}
 """Waits that a test does not want to wait for."""
@@ -114,7 +117,7 @@ class OperatorProcess:
         self._log = directory / "operator.log"
         file = directory / "operator.yaml"
         file.write_text(yaml.safe_dump(dict(config)))
-        command = [sys.executable, "-m", module, "--config", str(file), "--health-port", "0", *arguments]
+        command = [sys.executable, "-m", module, "--config", str(file), *ANY_PORTS, *arguments]
         given = {**operator_environment(kubeconfig), **(environment or {})}
         self.begun_at = time.monotonic()
         self.process = processes.spawn(command, log=self._log, environment=given, directory=directory)
@@ -141,6 +144,16 @@ class OperatorProcess:
         """Return the status of /healthz."""
         port = self.wait_until_says(r"healthz: port (\d+)")[1]
         return urllib3.request("GET", f"http://127.0.0.1:{port}/healthz", retries=False, timeout=10.0).status
+
+    def scrape(self) -> dict[str, dict[tuple[tuple[str, str], ...], float]]:
+        """Return what Prometheus would read: by name, then by the labels in the order of their names."""
+        port = self.wait_until_says(r"metrics: port (\d+)")[1]
+        text = urllib3.request("GET", f"http://127.0.0.1:{port}/metrics", retries=False, timeout=10.0).data.decode()
+        found: dict[str, dict[tuple[tuple[str, str], ...], float]] = {}
+        for family in text_string_to_metric_families(text):
+            for sample in family.samples:
+                found.setdefault(sample.name, {})[tuple(sorted(sample.labels.items()))] = sample.value
+        return found
 
     def kill(self) -> None:
         """Kill it with SIGKILL, and the optimizer's process with it."""

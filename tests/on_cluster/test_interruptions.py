@@ -27,7 +27,16 @@ from cluster.kube import Cluster, ControlPlane
 from cluster.node import StandIn
 from cluster.trainer import ScriptedTrainer
 from on_cluster.conftest import Stage
-from on_cluster.operators import FAST, NAME, OperatorProcess, granted, operator_environment, read_access, wait_until
+from on_cluster.operators import (
+    ANY_PORTS,
+    FAST,
+    NAME,
+    OperatorProcess,
+    granted,
+    operator_environment,
+    read_access,
+    wait_until,
+)
 from on_cluster.proxy import Call, Fate, Proxy
 from on_cluster.studies import StudyOnCluster, a_secret, a_spec, created_jobs, read_json
 from on_cluster.zygote import Zygote
@@ -201,7 +210,7 @@ def test_an_operator_killed_at_two_hundred_requests_does_nothing_twice_and_loses
     config.write_text(yaml.safe_dump({"limits": FAST}))
     zygote = Zygote(tmp_path, operator_environment(kubeconfig))
     lease = f"/apis/coordination.k8s.io/v1/namespaces/{namespace}/leases/{NAME}"
-    arguments = ["--config", str(config), "--health-port", "0", "--namespace", namespace]
+    arguments = ["--config", str(config), *ANY_PORTS, "--namespace", namespace]
     arguments += ["--lease-namespace", namespace]
 
     def tidy_up() -> None:

@@ -80,6 +80,22 @@ def test_a_study_goes_from_apply_to_its_winner(
     assert {f"{study.prefix()}{name}" for name in ("ledger.json", "report/report.json", "report/index.html")} <= {*keys}
     assert "annotations" not in study.seen["metadata"]
     assert "finalizers" not in study.seen["metadata"]
+
+    # What Prometheus is told agrees with all that.
+    told = operator.scrape()
+    of_study = (("namespace", namespace), ("study", "shop"))
+    assert told["finetune_study_operator_leader"] == {(): 1}
+    assert told["finetune_study_condition"][("condition", "Complete"), *of_study] == 1
+    assert told["finetune_study_trials"][*of_study[:1], ("state", "completed"), of_study[1]] == 3
+    assert told["finetune_study_attempts"][*of_study[:1], ("reason", "Succeeded"), of_study[1]] == 7
+    assert told["finetune_study_accelerator_hours"][of_study] == float(study.status["usage"]["acceleratorHours"])
+    created = ("code", "201"), ("resource", "jobs"), ("verb", "create")
+    # Two more were only tried, when the study was accepted: one that prepares, one that trains.
+    assert told["finetune_study_operator_api_request_seconds_count"][created] == sum(jobs.values()) + 2
+    # Of the first trials two took a place that another had left, and so did all that went on.
+    assert told["finetune_study_slot_idle_seconds_count"][of_study[:1]] == 5
+    assert sum(told["finetune_study_queue_wait_seconds_count"].values()) == sum(jobs.values())
+    assert told["finetune_study_operator_bucket_request_seconds_count"][("operation", "read"), ("outcome", "ok")] > 0
     assert operator.stop() == 0
 
 

@@ -57,6 +57,10 @@ def a_pod(uid: str = "pod-1", *, created: float = 2, index: int = 0, **changes: 
     return raw
 
 
+def of_index(index: int) -> Raw:
+    return {"labels": {"batch.kubernetes.io/job-completion-index": str(index)}}
+
+
 def container(state: Raw, name: str = "trainer") -> Raw:
     return {"containerStatuses": [{"name": name, "state": state}]}
 
@@ -225,11 +229,23 @@ def test_a_pod_that_was_replaced_is_an_earlier_run_with_its_own_end(pod: Raw, wh
     assert past.started_at == START + timedelta(seconds=10)
 
 
-def test_a_job_is_live_until_its_controller_has_decided() -> None:
-    # The reading is looked for only then, and a replacement may come.
-    for code in (0, 1, 143):
+def test_a_job_whose_pod_failed_is_live_until_its_controller_has_decided() -> None:
+    # A replacement may come.
+    for code in (1, 143):
         status = describe(a_job(), ended(code=code))
         assert (status.phase, status.attempt, status.earlier) == (JobPhase.RUNNING, "pod-1", ())
+
+
+def test_a_job_whose_pods_have_succeeded_has_ended_before_its_controller_says_so() -> None:
+    status = describe(a_job(), ended(code=0))
+    assert (status.phase, status.attempt, status.exit_code, status.reason) == (JobPhase.FINISHED, "pod-1", 0, "")
+    assert status.finished_at == START + timedelta(seconds=70)
+    assert status == describe(a_job({"type": "Complete", "status": "True", "lastTransitionTime": at(71)}), ended())
+
+    one_of_two = describe(a_job(nodes=2), ended("pod-1"), running("pod-2", metadata=of_index(1)))
+    assert (one_of_two.phase, one_of_two.attempt) == (JobPhase.RUNNING, "pod-1")
+    both = describe(a_job(nodes=2), ended("pod-1"), ended("pod-2", metadata=of_index(1)))
+    assert (both.phase, both.attempt, both.exit_code) == (JobPhase.FINISHED, "pod-1", 0)
 
 
 def test_a_pod_that_is_taken_away_without_a_word_was_interrupted() -> None:

@@ -15,6 +15,7 @@ import pytest
 from kube_of_dicts import KubeOfDicts
 from some_studies import a_study
 from study_operator.kube import Kube, path_of
+from study_operator.metrics import Metrics
 from study_operator.settings import Allowance
 from study_operator.storage import Buckets, StorageRefusedError
 from study_operator.study import CaBundle, Storage, Study
@@ -29,7 +30,7 @@ def a_study_at(uri: str, *, endpoint: str | None = "https://minio.example", secr
 
 
 def problems_of(study: Study, kube: KubeOfDicts | None = None) -> list[str]:
-    buckets = Buckets(cast(Kube, kube or KubeOfDicts()), ALLOWED)
+    buckets = Buckets(cast(Kube, kube or KubeOfDicts()), ALLOWED, Metrics())
     with pytest.raises(StorageRefusedError) as refused:
         buckets.open(study)
     return refused.value.problems
@@ -37,7 +38,7 @@ def problems_of(study: Study, kube: KubeOfDicts | None = None) -> list[str]:
 
 @pytest.mark.parametrize("uri", ["s3://ml/shop", "s3://ml/shop/", "s3://ml/shop/deeper"])
 def test_the_operators_own_identity_opens_what_lies_under_an_allowance(uri: str) -> None:
-    bucket = Buckets(cast(Kube, KubeOfDicts()), ALLOWED).open(a_study_at(uri))
+    bucket = Buckets(cast(Kube, KubeOfDicts()), ALLOWED, Metrics()).open(a_study_at(uri))
     assert bucket.store.uri.startswith("s3://ml/shop/")
     assert bucket.credentials is None
 
@@ -71,7 +72,7 @@ def test_a_secret_that_may_not_be_read_is_a_sentence_and_no_fault_of_the_operato
 def test_a_secret_that_was_not_allowed_is_asked_for_again() -> None:
     kube = KubeOfDicts()
     kube.forbidden.add(SECRET)
-    buckets = Buckets(cast(Kube, kube), {})
+    buckets = Buckets(cast(Kube, kube), {}, Metrics())
     study = a_study_at("s3://ml/shop", secret="keys")
     with pytest.raises(StorageRefusedError):
         buckets.open(study)
@@ -92,7 +93,7 @@ def test_certificates_are_gone_when_nobody_opens_buckets_any_more(
     kube.put(path, {"metadata": {"name": "ca"}, "data": {"ca.crt": "-----BEGIN CERTIFICATE-----"}})
     study = a_study_at("s3://ml/shop")
     bundle = CaBundle(config_map_name="ca")
-    buckets = Buckets(cast(Kube, kube), ALLOWED)
+    buckets = Buckets(cast(Kube, kube), ALLOWED, Metrics())
     # boto3 reads the file, which holds nothing that it could use.
     with contextlib.suppress(StorageRefusedError, OSError):
         buckets.open(replace(study, storage=replace(study.storage, ca_bundle=bundle)))
