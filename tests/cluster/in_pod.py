@@ -23,8 +23,7 @@ def main() -> int:
     incluster_config.SERVICE_TOKEN_FILENAME = str(account / "token")
     incluster_config.SERVICE_CERT_FILENAME = str(account / "ca.crt")
     serve.NAMESPACE_FILE = account / "namespace"
-    ports = [f"--{name}-port=0" for name in ("health", "metrics") if f"--{name}-port" in serve._parser().format_help()]
-    return serve.main([*sys.argv[1:], *ports])
+    return serve.main([*sys.argv[1:], "--health-port=0", "--metrics-port=0"])
 
 
 if __name__ == "__main__":
