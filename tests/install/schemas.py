@@ -44,7 +44,8 @@ def write_schemas(api: Api, directory: Path, crds: Iterator[Path]) -> None:
 
 
 def _write(directory: Path, group: str, version: str, kind: str, schema: Mapping[str, Any]) -> None:
-    (directory / f"{group}_{version}_{kind.lower()}.json").write_text(json.dumps(schema))
+    # What kubeconform calls the group of what has none.
+    (directory / f"{group or version}_{version}_{kind.lower()}.json").write_text(json.dumps(schema))
 
 
 def _close(schema: Any) -> Any:
@@ -56,9 +57,9 @@ def _close(schema: Any) -> Any:
     closed = {name: _close(each) for name, each in schema.items()}
     if isinstance(ref := closed.get("$ref"), str):
         closed["$ref"] = ref.replace("#/definitions/", "definitions.json#/definitions/")
-    if schema.get("x-kubernetes-int-or-string"):
+    if schema.get("x-kubernetes-int-or-string") is True:
         closed.pop("type", None)
-    is_open = schema.get("x-kubernetes-preserve-unknown-fields") or "additionalProperties" in schema
+    is_open = schema.get("x-kubernetes-preserve-unknown-fields") is True or "additionalProperties" in schema
     # A type: what has fields of these names, as a CRD's own schema, has objects here.
     if schema.get("type") == "object" and "properties" in schema and not is_open:
         closed["additionalProperties"] = False

@@ -91,6 +91,13 @@ MATRIX: Mapping[str, Mapping[str, Any]] = {
     },
 }
 
+COMPLAINTS = {
+    "nothing that may be left out": [
+        f"[CRITICAL] {NAME}/shop-system apps/v1/Deployment: No matching PodDisruptionBudget was found"
+    ]
+}
+"""What kube-score says of somebody's own wish."""
+
 KUBE_SCORE_IGNORES = {
     "container-resources": "the limit of CPU would only slow it down",
     "container-ephemeral-storage-request-and-limit": "an emptyDir for a few temporary files",
@@ -117,10 +124,11 @@ def kubeconform(linters: Path, schemas: Path, text: str) -> str:
     return result.stdout + result.stderr
 
 
-@pytest.mark.parametrize("values", MATRIX.values(), ids=MATRIX)
+@pytest.mark.parametrize("case", MATRIX)
 def test_whatever_is_asked_for_is_valid_and_sound(
-    helm: Helm, linters: Path, schemas: Path, values: Mapping[str, Any], tmp_path: Path
+    helm: Helm, linters: Path, schemas: Path, case: str, tmp_path: Path
 ) -> None:
+    values = MATRIX[case]
     (tmp_path / "lint.yaml").write_text(json.dumps(values))
     helm.run("lint", "--strict", CHART, "--values", tmp_path / "lint.yaml")
     text = helm.render(values)
@@ -129,7 +137,7 @@ def test_whatever_is_asked_for_is_valid_and_sound(
     command = [linters / "kube-score", "score", "--output-format", "ci", *ignored, "-"]
     scored = subprocess.run(command, input=text, capture_output=True, text=True, check=False)
     complaints = [line for line in scored.stdout.splitlines() if not line.startswith(("[OK]", "[SKIPPED]"))]
-    assert complaints == []
+    assert complaints == COMPLAINTS.get(case, [])
 
 
 def test_kubeconform_sees_a_field_that_is_not_there(helm: Helm, linters: Path, schemas: Path) -> None:
