@@ -1,4 +1,4 @@
-"""What the chart and the overlay for named namespaces take over from `manifests/operator`: the same rules.
+"""What the chart, the overlay for named namespaces and Argo CD take over from files of `manifests`, in their words.
 
 Called by `generate.py`. Rules keep their comments, so that whoever reads a rendered chart sees what a verb is for.
 """
@@ -98,3 +98,17 @@ subjects:
   name: {OPERATOR}
   namespace: {HOME}
 """
+
+
+def render_argo_cd(health: str) -> str:
+    """Return the patch of Argo CD's configuration that has the health check in it."""
+    lines = "".join(f"    {line}\n" if line else "\n" for line in health.splitlines())
+    return f"""\
+# Made by manifests/generate.py of manifests/argo-cd/health.lua.
+apiVersion: v1
+kind: ConfigMap
+metadata:
+  name: argocd-cm
+data:
+  resource.customizations.health.finetune.study_FineTuneStudy: |
+{lines}"""

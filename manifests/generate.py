@@ -17,7 +17,13 @@ HERE = Path(__file__).resolve().parent
 REPOSITORY = HERE.parent
 sys.path[:0] = [str(REPOSITORY / name) for name in ("manifests", "operator", "trainer")]
 
-from copies import read_rules, render_crd_template, render_rule_templates, render_watched_namespace  # noqa: E402
+from copies import (  # noqa: E402
+    read_rules,
+    render_argo_cd,
+    render_crd_template,
+    render_rule_templates,
+    render_watched_namespace,
+)
 from study_api.crd import build_crd  # noqa: E402
 from study_api.reference import render_reference  # noqa: E402
 
@@ -32,6 +38,7 @@ def build_files() -> Mapping[Path, str]:
     return {
         HERE / "crd" / "crd.yaml": HEAD + _dump(crd),
         HERE / "watched-namespace" / "access.yaml": render_watched_namespace(rules),
+        HERE / "argo-cd" / "argocd-cm.yaml": render_argo_cd((HERE / "argo-cd" / "health.lua").read_text()),
         templates / "crd.yaml": render_crd_template(_dump(crd)),
         templates / "_rules.tpl": render_rule_templates(rules),
         REPOSITORY / "docs" / "api.md": render_reference(crd),
