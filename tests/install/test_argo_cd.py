@@ -6,22 +6,16 @@ import json
 import subprocess
 import tempfile
 from collections.abc import Mapping
-from dataclasses import replace
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
-from ledgers import a_ledger, a_study, paused, running
+from install.bodies import BODIES
 from on_cluster.operators import MANIFESTS
-from study_operator.status import parse_status, render_refusal, render_status
-from study_operator.trial import Ledger, Outcome, Stage, StageState
 
-NOW = datetime(2026, 1, 1, 12, tzinfo=UTC)
 HEALTH = MANIFESTS / "argo-cd/health.lua"
-STUDY = replace(a_study(), generation=3)
 
 
 def as_lua(value: Any) -> str:
@@ -51,62 +45,29 @@ def judge(linters: Path, script: str, study: Mapping[str, Any]) -> tuple[str, st
     return status, message
 
 
-def a_body(status: Mapping[str, Any] | None, **metadata: Any) -> dict[str, Any]:
-    return {
-        "apiVersion": "finetune.study/v1alpha1",
-        "kind": "FineTuneStudy",
-        "metadata": {"name": "shop", "generation": 3, **metadata},
-        "spec": {},
-        **({} if status is None else {"status": status}),
-    }
-
-
-def status_of(ledger: Ledger, *, suspend: bool = False, storage_problem: tuple[str, str] = ("", "")) -> dict[str, Any]:
-    return render_status(replace(STUDY, suspend=suspend), ledger, now=NOW, storage_problem=storage_problem)
-
-
-SEARCHING = a_ledger(paused(0, 0.5), running(paused(1, 0.6)))
-COMPLETED = a_ledger(outcome=Outcome(failed=False, reason="Completed", message="trial t001 is the winner"))
-FAILED = a_ledger(outcome=Outcome(failed=True, reason="NothingTrains", message="the first six arms diverged"))
-REFUSED = render_refusal(
-    parse_status(None), generation=3, reason="Invalid", problems=["`spec.storage.uri` must be there"], now=NOW
-)
-CASES: Mapping[str, tuple[Mapping[str, Any], tuple[str, str]]] = {
-    "new": (a_body(None), ("Progressing", "Waiting for the operator")),
-    "an empty status": (a_body({}), ("Progressing", "Waiting for the operator")),
-    "changed": (
-        a_body(status_of(COMPLETED), generation=4),
-        ("Progressing", "Waiting for the operator to see a change"),
-    ),
-    "preparing": (a_body(status_of(Ledger(prepare=Stage(state=StageState.PENDING)))), ("Progressing", "Preparing")),
-    "exploring": (a_body(status_of(SEARCHING)), ("Progressing", "Exploring: 2 of 4 trials measured")),
-    "suspended": (a_body(status_of(SEARCHING, suspend=True)), ("Suspended", "Suspended")),
-    "bucket away": (
-        a_body(status_of(SEARCHING, storage_problem=("Unreachable", "no answer"))),
-        ("Progressing", "Unreachable: no answer"),
-    ),
-    "complete": (a_body(status_of(COMPLETED)), ("Healthy", "Completed: trial t001 is the winner")),
-    "complete and suspended": (
-        a_body(status_of(COMPLETED, suspend=True)),
-        ("Healthy", "Completed: trial t001 is the winner"),
-    ),
-    "failed": (a_body(status_of(FAILED)), ("Degraded", "NothingTrains: the first six arms diverged")),
-    "not accepted": (a_body(REFUSED), ("Degraded", "Invalid: `spec.storage.uri` must be there")),
-    "being deleted": (
-        a_body(status_of(FAILED), deletionTimestamp="2026-01-01T00:00:00Z"),
-        ("Progressing", "Being deleted"),
-    ),
+SAID: Mapping[str, tuple[str, str]] = {
+    "new": ("Progressing", "Waiting for the operator"),
+    "an empty status": ("Progressing", "Waiting for the operator"),
+    "changed": ("Progressing", "Waiting for the operator to see a change"),
+    "preparing": ("Progressing", "Preparing"),
+    "exploring": ("Progressing", "Exploring: 2 of 4 trials measured"),
+    "suspended": ("Suspended", "Suspended"),
+    "bucket away": ("Progressing", "Unreachable: no answer"),
+    "complete": ("Healthy", "Completed: trial t001 is the winner"),
+    "complete and suspended": ("Healthy", "Completed: trial t001 is the winner"),
+    "failed": ("Degraded", "NothingTrains: the first six arms diverged"),
+    "not accepted": ("Degraded", "Invalid: `spec.storage.uri` must be there"),
+    "being deleted": ("Progressing", "Being deleted"),
 }
 
 
-@pytest.mark.parametrize(("study", "said"), CASES.values(), ids=CASES)
-def test_health_follows_the_conditions(linters: Path, study: Mapping[str, Any], said: tuple[str, str]) -> None:
-    assert judge(linters, HEALTH.read_text(), study) == said
+@pytest.mark.parametrize("case", BODIES)
+def test_health_follows_the_conditions(linters: Path, case: str) -> None:
+    assert judge(linters, HEALTH.read_text(), BODIES[case]) == SAID[case]
 
 
 def test_the_patch_of_argo_cds_configuration_has_the_same_script(linters: Path) -> None:
     patch = yaml.safe_load((MANIFESTS / "argo-cd/argocd-cm.yaml").read_text())
     [script] = patch["data"].values()
     assert script == HEALTH.read_text()
-    study, said = CASES["complete"]
-    assert judge(linters, script, study) == said
+    assert judge(linters, script, BODIES["complete"]) == SAID["complete"]
