@@ -52,8 +52,8 @@ format: environment
 	$(VENV)/bin/ruff format
 
 # One after the other, alone: they measure time. make bench BENCHMARKS=benchmarks/documents.py runs one.
-bench: $(VENV)/.installed-bench model
-	for file in $(BENCHMARKS); do echo "== $$file"; $(PYTHON) $$file; done
+bench: $(VENV)/.installed-bench model cluster-binaries
+	for file in $(BENCHMARKS); do echo "== $$file"; PYTHONPATH=tests $(PYTHON) $$file; done
 
 # A control plane, nodes that run pods as processes of this machine, and an S3 server. The programs are built once, with
 # Go; where there is none the tests that need them are skipped.
