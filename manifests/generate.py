@@ -1,4 +1,4 @@
-"""Makes `manifests/crd.yaml` and `docs/api.md` of `study_api`.
+"""Makes the CRD and `docs/api.md` of `study_api`, and what the chart takes over from the manifests.
 
 python manifests/generate.py            # writes
 python manifests/generate.py --check    # fails where a file is not what it would write
@@ -17,6 +17,13 @@ HERE = Path(__file__).resolve().parent
 REPOSITORY = HERE.parent
 sys.path[:0] = [str(REPOSITORY / name) for name in ("manifests", "operator", "trainer")]
 
+from copies import (  # noqa: E402
+    read_rules,
+    render_argo_cd,
+    render_crd_template,
+    render_rule_templates,
+    render_watched_namespace,
+)
 from study_api.crd import build_crd  # noqa: E402
 from study_api.reference import render_reference  # noqa: E402
 
@@ -26,7 +33,16 @@ HEAD = "# Made by manifests/generate.py of manifests/study_api.\n"
 def build_files() -> Mapping[Path, str]:
     """Return what each file is to hold."""
     crd = build_crd()
-    return {HERE / "crd.yaml": HEAD + _dump(crd), REPOSITORY / "docs" / "api.md": render_reference(crd)}
+    rules = read_rules(*((HERE / "operator" / name).read_text() for name in ("access.yaml", "people.yaml")))
+    templates = REPOSITORY / "charts" / "finetune-study-operator" / "templates"
+    return {
+        HERE / "crd" / "crd.yaml": HEAD + _dump(crd),
+        HERE / "watched-namespace" / "access.yaml": render_watched_namespace(rules),
+        HERE / "argo-cd" / "argocd-cm.yaml": render_argo_cd((HERE / "argo-cd" / "health.lua").read_text()),
+        templates / "crd.yaml": render_crd_template(_dump(crd)),
+        templates / "_rules.tpl": render_rule_templates(rules),
+        REPOSITORY / "docs" / "api.md": render_reference(crd),
+    }
 
 
 def _dump(raw: Any) -> str:

@@ -12,7 +12,7 @@ from cluster.kube import Cluster
 from on_cluster.operators import wait_until
 from study_operator import names
 
-CRD_FILE = Path(__file__).resolve().parents[1] / "manifests" / "crd.yaml"
+CRD_FILE = Path(__file__).resolve().parents[1] / "manifests/crd/crd.yaml"
 CRD: Mapping[str, Any] = yaml.safe_load(CRD_FILE.read_text(encoding="utf-8"))
 
 

@@ -11,7 +11,7 @@ from study_operator.study import NUMBER
 
 HEAD = """# API reference
 
-Made by `python manifests/generate.py` of the same source as the CRD, `manifests/crd.yaml`; `kubectl explain fts.spec`
+Made by `python manifests/generate.py` of the same source as `manifests/crd/crd.yaml`; `kubectl explain fts.spec`
 shows the same texts. [The manifest](study.md) tells the same in one table, and what a laptop makes of each field.
 
 `{kind}` (`{api}`), plural `{plural}`, short name `{short}`, category `{category}`.

@@ -15,6 +15,7 @@ import signal
 import socket
 import sys
 import threading
+import time
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
@@ -24,6 +25,7 @@ from typing import Any
 import yaml
 from prometheus_client import start_http_server
 
+from study_operator.clearance import delete_all_studies
 from study_operator.cluster import Studies
 from study_operator.controller import Controller
 from study_operator.handlers import run_kopf
@@ -80,6 +82,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (ConfigurationError, KubeError) as error:
         print(f"finetune-study-operator: {error}", file=sys.stderr)
         return UNUSABLE
+    if arguments.delete_all_studies:
+        return _clear(kube)
     operator = Operator(kube, installation, arguments.namespace, arguments.threads, metrics)
     try:
         server, _ = start_http_server(arguments.metrics_port, registry=metrics.registry)
@@ -101,8 +105,20 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--lease-namespace", default=_own_namespace(), metavar="NAMESPACE", help="of the Lease")
     parser.add_argument("--health-port", type=int, default=8080, metavar="PORT", help="of /healthz; 0: any free one")
     parser.add_argument("--metrics-port", type=int, default=8081, metavar="PORT", help="of /metrics; 0: any free one")
+    parser.add_argument(
+        "--delete-all-studies", action="store_true", help="delete the studies of every namespace, wait for it, and end"
+    )
     parser.add_argument("--threads", type=int, default=8, metavar="N", help="studies that are worked on at a time")
     return parser
+
+
+def _clear(kube: Kube) -> int:
+    try:
+        delete_all_studies(kube, time.sleep)
+    except KubeError as error:
+        print(f"finetune-study-operator: {error}", file=sys.stderr)
+        return BROKEN
+    return STOPPED
 
 
 def _own_namespace() -> str:

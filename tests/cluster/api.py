@@ -59,6 +59,11 @@ class Api:
         token = configuration.get_api_key_with_prefix("BearerToken", "authorization")
         self._headers = {"Accept": "application/json"} | ({"Authorization": token} if token else {})
 
+    @property
+    def url(self) -> str:
+        """The address of the server."""
+        return str(self._host)
+
     def close(self) -> None:
         """Close the idle connections."""
         self._pool.clear()

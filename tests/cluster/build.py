@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import fcntl
 import hashlib
+import json
 import os
 import re
 import shutil
@@ -25,6 +26,7 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 REPOSITORY = HERE.parent.parent
 KUBERNETES_VERSION = "v1.36.3"
+HELM_VERSION = "v3.22.0"
 
 
 class BuildError(Exception):
@@ -45,6 +47,8 @@ class Module:
     """Package by program."""
     extra_packages: Mapping[str, str] = field(default_factory=dict)
     """Programs that no test needs."""
+    files: Mapping[str, str] = field(default_factory=dict)
+    """Files that are taken as they are: by name, the required module and the path in it, with `//` between them."""
     linker_flags: str = "-s -w"
 
     def find_directory(self) -> Path:
@@ -57,11 +61,25 @@ class Module:
         return Path(cache).absolute() / self.directory / digest.hexdigest()[:16]
 
 
-def _version_flags(version: str) -> str:
+def _kubernetes_flags() -> str:
     """Set what a Kubernetes build sets: without it the server takes itself for v0.0.0."""
-    major, minor = version.removeprefix("v").split(".")[:2]
-    values = {"gitVersion": version, "gitMajor": major, "gitMinor": minor}
+    major, minor = KUBERNETES_VERSION.removeprefix("v").split(".")[:2]
+    values = {"gitVersion": KUBERNETES_VERSION, "gitMajor": major, "gitMinor": minor}
     return " ".join(f"-X k8s.io/component-base/version.{name}={value}" for name, value in values.items())
+
+
+def _helm_flags() -> str:
+    """Set what a Helm build sets: without it charts that are rendered or linted are for Kubernetes 1.20."""
+    major, minor = KUBERNETES_VERSION.removeprefix("v").split(".")[:2]
+    values = {
+        "internal/version.version": HELM_VERSION,
+        **{
+            f"pkg/{package}.k8sVersion{name}": value
+            for package in ("chartutil", "lint/rules")
+            for name, value in (("Major", major), ("Minor", minor))
+        },
+    }
+    return " ".join(f"-X helm.sh/helm/v3/{name}={value}" for name, value in values.items())
 
 
 KUBERNETES = Module(
@@ -77,12 +95,37 @@ KUBERNETES = Module(
         "kubelet": "k8s.io/kubernetes/cmd/kubelet",
         "kube-proxy": "k8s.io/kubernetes/cmd/kube-proxy",
     },
-    linker_flags=f"-s -w {_version_flags(KUBERNETES_VERSION)}",
+    linker_flags=f"-s -w {_kubernetes_flags()}",
 )
 VERSITYGW = Module(
     directory="versitygw",
     packages={"versitygw": "github.com/versity/versitygw/cmd/versitygw"},
 )
+HELM = Module(
+    directory="helm",
+    packages={"helm": "helm.sh/helm/v3/cmd/helm"},
+    linker_flags=f"-s -w {_helm_flags()}",
+)
+LINTERS = Module(
+    directory="linters",
+    packages={
+        "kubeconform": "github.com/yannh/kubeconform/cmd/kubeconform",
+        "kube-score": "github.com/zegl/kube-score/cmd/kube-score",
+        "glua": "github.com/yuin/gopher-lua/cmd/glua",
+    },
+)
+PROMETHEUS_OPERATOR = Module(
+    directory="prometheus_operator",
+    packages={},
+    files={
+        f"{plural}.yaml": (
+            "github.com/prometheus-operator/prometheus-operator"
+            f"//example/prometheus-operator-crd/monitoring.coreos.com_{plural}.yaml"
+        )
+        for plural in ("servicemonitors", "prometheusrules")
+    },
+)
+MODULES = (KUBERNETES, VERSITYGW, HELM, LINTERS, PROMETHEUS_OPERATOR)
 
 
 def find_kubernetes() -> Path:
@@ -110,7 +153,7 @@ def build(module: Module, *, with_extra: bool = False) -> Path:
     """
     packages = {**module.packages, **(module.extra_packages if with_extra else {})}
     directory = module.find_directory()
-    if not _missing(directory, packages):
+    if _is_whole(directory, packages, module.files):
         return directory
     _require_go(module)
     directory.mkdir(parents=True, exist_ok=True)
@@ -118,6 +161,8 @@ def build(module: Module, *, with_extra: bool = False) -> Path:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if missing := _missing(directory, packages):
             _build_programs(module, {program: packages[program] for program in missing}, directory)
+        if not _is_whole(directory, packages, module.files):
+            _take_files(module, directory)
     return directory
 
 
@@ -125,8 +170,12 @@ def _missing(directory: Path, programs: Mapping[str, str]) -> list[str]:
     return [program for program in programs if not os.access(directory / program, os.X_OK)]
 
 
+def _is_whole(directory: Path, programs: Mapping[str, str], files: Mapping[str, str]) -> bool:
+    return not _missing(directory, programs) and all((directory / file).exists() for file in files)
+
+
 def _require_go(module: Module) -> None:
-    wanted = re.search(r"^go (\d+)\.(\d+)", (HERE / module.directory / "go.mod").read_text(), re.MULTILINE)
+    wanted = re.search(r"^go (\d+)\.(\d+)", _read_go_mod(module), re.MULTILINE)
     assert wanted is not None
     release = ".".join(wanted.groups())
     go = shutil.which("go")
@@ -154,7 +203,21 @@ def _build_programs(module: Module, packages: Mapping[str, str], directory: Path
             os.replace(Path(place) / built, directory / program)
 
 
-def _run_go(arguments: Sequence[str], module: Module) -> None:
+def _take_files(module: Module, directory: Path) -> None:
+    required = dict(re.findall(r"^require (\S+) (\S+)$", _read_go_mod(module), re.MULTILINE))
+    for file, source in module.files.items():
+        name, _, path = source.partition("//")
+        # Fetched once, and its hash compared to the one in go.sum.
+        told = json.loads(_run_go(["mod", "download", "-json", f"{name}@{required[name]}"], module))
+        shutil.copyfile(Path(told["Dir"]) / path, directory / f".{file}")
+        os.replace(directory / f".{file}", directory / file)
+
+
+def _read_go_mod(module: Module) -> str:
+    return (HERE / module.directory / "go.mod").read_text()
+
+
+def _run_go(arguments: Sequence[str], module: Module) -> str:
     # Static programs: they run wherever the cache is mounted.
     environment = {**os.environ, "CGO_ENABLED": "0", "GOWORK": "off"}
     result = subprocess.run(
@@ -169,6 +232,7 @@ def _run_go(arguments: Sequence[str], module: Module) -> None:
     if result.returncode != 0:
         last = (result.stderr.strip().splitlines() or ["no message"])[-1]
         raise BuildError(f"go build of {module.directory} failed: {last}")
+    return result.stdout
 
 
 def main() -> int:
@@ -177,8 +241,8 @@ def main() -> int:
     parser.add_argument("--node", action="store_true", help="build kubelet and kube-proxy too")
     arguments = parser.parse_args()
     try:
-        for module in (KUBERNETES, VERSITYGW):
-            if _missing(module.find_directory(), module.packages):
+        for module in MODULES:
+            if not _is_whole(module.find_directory(), module.packages, module.files):
                 print(f"building {module.directory}: minutes, once", flush=True)
             print(f"{module.directory}: {build(module, with_extra=arguments.node)}", flush=True)
     except GoMissingError as error:

@@ -1,7 +1,8 @@
 """A pod's containers as processes of this machine: environment, volumes and command as the kubelet would make them.
 
 There is no image: programs are those of this machine. There are no mounts either, so that no root is needed: a volume
-is a directory, and where command, arguments or environment name a path below its mount, they get that directory.
+is a directory, and where command, arguments or environment name a path below its mount, they get that directory. What
+programs look for by themselves in a pod, the service account's token, `in_pod.py` shows to the operator.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from cluster import processes
 from cluster.api import Api, Object
@@ -28,6 +30,10 @@ POD_MARK = "STAND_IN_POD"
 """Environment variable by which every process of a pod is found, whatever session it has made for itself."""
 
 
+SERVICE_ACCOUNT = "/var/run/secrets/kubernetes.io/serviceaccount"
+SERVICE_ACCOUNT_DIRECTORY = "STAND_IN_SERVICE_ACCOUNT"
+"""Environment variable with the directory that stands for what is mounted there."""
+
 TERMINATION_MESSAGE_BYTES = 2048
 
 
@@ -35,21 +41,31 @@ class ConfigError(Exception):
     """A container can't be made as its pod asks: the kubelet's CreateContainerConfigError."""
 
 
+OPERATOR_IMAGE = "finetune-study-operator"
+
+
 @dataclass(frozen=True, kw_only=True)
 class Image:
-    """What every image holds, whatever its name."""
+    """What every image holds; only the operator's has another entry point."""
 
     entrypoint: Sequence[str] = (sys.executable, "-m", "trial_trainer")
+    operator: Sequence[str] = (sys.executable, "-m", "cluster.in_pod")
+    """The entry point of images with the operator's name, whatever their registry, tag or digest."""
     environment: Mapping[str, str] = field(
         default_factory=lambda: {
             "PATH": os.pathsep.join([str(Path(sys.executable).parent), "/usr/local/bin", "/usr/bin", "/bin"]),
-            "PYTHONPATH": os.pathsep.join([str(REPOSITORY / "operator"), str(REPOSITORY / "trainer")]),
+            "PYTHONPATH": os.pathsep.join(str(REPOSITORY / name) for name in ("operator", "trainer", "tests")),
             "HF_HUB_OFFLINE": "1",
             "OMP_NUM_THREADS": "1",
             "TOKENIZERS_PARALLELISM": "false",
             "AWS_EC2_METADATA_DISABLED": "true",
         }
     )
+
+    def find_entrypoint(self, name: str) -> Sequence[str]:
+        """Return the entry point of an image of some name."""
+        repository = name.rpartition("/")[2].partition("@")[0].partition(":")[0]
+        return self.operator if repository == OPERATOR_IMAGE else self.entrypoint
 
 
 def resolve_environment(api: Api, pod: Object, container: Object, *, host: str = "127.0.0.1") -> dict[str, str]:
@@ -177,13 +193,14 @@ class ProcessPod:
             (self._place / each).mkdir(parents=True, exist_ok=True)
         environment = {
             **self._image.environment,
+            **self._point_to_server(mounts),
             "HOME": str(self._place / "home"),
             "TMPDIR": str(mounts.get("/tmp", self._place / "tmp")),
             "HOSTNAME": self._pod["metadata"]["name"],
             **{key: self._localise(value, mounts) for key, value in variables.items()},
             POD_MARK: self._pod["metadata"]["uid"],
         }
-        words = list(container.get("command", ())) or list(self._image.entrypoint)
+        words = list(container.get("command", ())) or list(self._image.find_entrypoint(container["image"]))
         words += list(container.get("args", ()))
         command = [self._localise(_expand(word, variables), mounts) for word in words]
         program = shutil.which(command[0], path=environment["PATH"])
@@ -195,6 +212,16 @@ class ProcessPod:
         )
         self._processes[name] = process
         threading.Thread(target=self._wait, args=(container, process), name=f"wait-{name}", daemon=True).start()
+
+    def _point_to_server(self, mounts: Mapping[str, Path]) -> dict[str, str]:
+        """Return where a container finds the API server, and what is mounted to be known there."""
+        server = urlsplit(self._api.url)
+        account = mounts.get(SERVICE_ACCOUNT)
+        return {
+            "KUBERNETES_SERVICE_HOST": server.hostname or "",
+            "KUBERNETES_SERVICE_PORT": str(server.port),
+            **({SERVICE_ACCOUNT_DIRECTORY: str(account)} if account is not None else {}),
+        }
 
     def terminate(self) -> None:
         """Send SIGTERM to the first process of each container, as a container runtime does."""

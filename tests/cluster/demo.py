@@ -114,7 +114,7 @@ class Demo:
     def install(self) -> None:
         """Do what a platform team does once: CRD and rights, and a namespace with the bucket's Secret."""
         access = "manifests/operator/access.yaml"
-        self._kubectl("apply", "--server-side", "-f", "manifests/crd.yaml", "-f", access)
+        self._kubectl("apply", "--server-side", "-f", "manifests/crd/crd.yaml", "-f", access)
         self._kubectl("wait", "--for=condition=Established", "crd/finetunestudies.finetune.study")
         self._kubectl(
             "apply",

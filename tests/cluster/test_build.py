@@ -10,13 +10,16 @@ from pathlib import Path
 import pytest
 
 from cluster import build
-from cluster.build import KUBERNETES, VERSITYGW, BuildError, GoMissingError
+from cluster.build import KUBERNETES, PROMETHEUS_OPERATOR, VERSITYGW, BuildError, GoMissingError
 
 GO = """#!/bin/sh
 # Stands for Go: notes each build, and makes the programs slowly.
 case "$*" in
     "env GOVERSION") echo {version}; exit 0 ;;
     "env GOTOOLCHAIN") echo local; exit 0 ;;
+esac
+case "$*" in
+    "mod download -json "*) echo '{{"Dir": "{notes}.module"}}'; exit 0 ;;
 esac
 echo build >> {notes}
 while [ "$1" != -o ]; do shift; done
@@ -98,6 +101,18 @@ def test_the_programs_of_a_node_are_built_only_when_asked_for(machine: Machine) 
     assert (directory / "kubelet").exists() and (directory / "kube-proxy").exists()
 
 
+def test_files_of_a_module_are_taken_as_they_are(machine: Machine) -> None:
+    machine.install_go()
+    [source] = {source.partition("//")[2] for file, source in PROMETHEUS_OPERATOR.files.items() if "rules" in file}
+    for each in PROMETHEUS_OPERATOR.files.values():
+        fetched = machine.notes.with_suffix(".module") / each.partition("//")[2]
+        fetched.parent.mkdir(parents=True, exist_ok=True)
+        fetched.write_text(f"what is in {fetched.name}")
+    directory = build.build(PROMETHEUS_OPERATOR)
+    assert (directory / "prometheusrules.yaml").read_text() == f"what is in {Path(source).name}"
+    assert machine.count_builds() == 0
+
+
 def test_another_dependency_is_another_directory(
     machine: Machine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -156,11 +171,13 @@ def test_assets_that_are_given_are_used_and_nothing_is_built(
     assert build.find_kubernetes() == assets
 
 
-@pytest.mark.parametrize("module", [KUBERNETES, VERSITYGW], ids=["kubernetes", "versitygw"])
+@pytest.mark.parametrize("module", build.MODULES, ids=lambda module: module.directory)
 def test_modules_name_every_program_and_no_proxy(module: build.Module) -> None:
     text = (build.HERE / module.directory / "go.mod").read_text()
     for package in {**module.packages, **module.extra_packages}.values():
         assert f"{package}\n" in text
+    for source in module.files.values():
+        assert f"\nrequire {source.partition('//')[0]} v" in text
     assert "://" not in text
 
 

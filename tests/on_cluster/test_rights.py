@@ -59,7 +59,7 @@ def installed(make_control_plane: Callable[..., ControlPlane]) -> Iterator[Contr
         return scripts.works(trainer, after_seconds=1.0) if is_ours else scripts.runs()
 
     install_crd(plane)
-    plane.kubectl("apply", "--server-side", "-f", str(MANIFESTS / "operator"))
+    plane.kubectl("apply", "--server-side", "-k", str(MANIFESTS / "operator"))
     with StandIn(plane.kubeconfig, nodes=2, script=play):
         yield plane
 

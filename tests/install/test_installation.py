@@ -1,0 +1,172 @@
+"""The chart on a real API server: installed under the restricted Pod Security Standard, upgraded, uninstalled.
+
+The operator's pods are processes that have their service account's token and so the rights that the chart gives them.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import pytest
+
+from cluster import scripts
+from cluster.bucket import S3Server, User
+from cluster.containers import OPERATOR_IMAGE
+from cluster.kube import Cluster, ControlPlane
+from cluster.node import StandIn
+from cluster.trainer import ScriptedTrainer
+from install.helm import CHART, RELEASE, Helm
+from on_cluster.operators import FAST, HOME, wait_until
+from on_cluster.studies import StudyOnCluster, a_secret, a_spec, created_jobs, read_keys
+
+NAME = "finetune-study-operator"
+RESTRICTED = {"pod-security.kubernetes.io/enforce": "restricted"}
+WAIT = ("--wait", "--timeout", "300s")
+LEFT_ALONE = {"ConfigMap/kube-root-ca.crt", "ServiceAccount/default"}
+"""What is in every namespace."""
+
+
+class Nodes:
+    """Nodes whose operators are processes, and whose trainers do their work; from `hold` to `release` they wait."""
+
+    def __init__(self, plane: ControlPlane) -> None:
+        self._work = ScriptedTrainer()
+        self._may_end = threading.Event()
+        self._held = ""
+        self.stand_in = StandIn(plane.kubeconfig, nodes=2, script=self._choose)
+
+    def _choose(self, pod: Any) -> scripts.Script | None:
+        if OPERATOR_IMAGE in pod["spec"]["containers"][0]["image"]:
+            return None
+        is_held = self._held and self._held in pod["metadata"]["labels"].get("batch.kubernetes.io/job-name", "")
+        return scripts.works(self._wait_and_work if is_held else self._work)
+
+    def _wait_and_work(self, environment: Mapping[str, str]) -> int | None:
+        self._may_end.wait()
+        return self._work(environment)
+
+    def hold(self, job: str) -> None:
+        """Let pods of Jobs with this in their name wait."""
+        self._held = job
+        self._may_end.clear()
+
+    def release(self) -> None:
+        """Let them work."""
+        self._held = ""
+        self._may_end.set()
+
+
+@pytest.fixture
+def nodes(plane: ControlPlane) -> Iterator[Nodes]:
+    made = Nodes(plane)
+    with made.stand_in:
+        try:
+            yield made
+        finally:
+            made.release()
+
+
+@pytest.fixture
+def shop(plane: ControlPlane, user: User) -> str:
+    """A restricted namespace with the bucket's Secret; the operator's is there too."""
+    for name in (HOME, "shop-ml"):
+        make_namespace(plane, name)
+    plane.apply(a_secret("shop-ml", user))
+    return "shop-ml"
+
+
+def make_namespace(plane: ControlPlane, name: str) -> None:
+    """Make a restricted namespace whose pods go to any node."""
+    plane.api.create("/api/v1/namespaces", {"metadata": {"name": name, "labels": RESTRICTED}})
+    plane.api.wait_for(f"/api/v1/namespaces/{name}/serviceaccounts", "default", lambda found: found is not None)
+
+
+def holder(plane: Cluster) -> str:
+    """Return who holds the Lease."""
+    lease = plane.api.get(f"/apis/coordination.k8s.io/v1/namespaces/{HOME}/leases/{NAME}")
+    return str(((lease or {}).get("spec") or {}).get("holderIdentity") or "")
+
+
+def find_left(plane: Cluster, namespace: str) -> set[str]:
+    """Return what there is in a namespace that is not in every one."""
+    kinds = "all,configmaps,secrets,serviceaccounts,roles,rolebindings,leases,poddisruptionbudgets,networkpolicies"
+    return list_names(plane, kinds, "-n", namespace) - LEFT_ALONE
+
+
+def find_left_of_cluster(plane: Cluster) -> set[str]:
+    """Return what there is of ours outside of namespaces."""
+    kinds = "clusterroles,clusterrolebindings,customresourcedefinitions,priorityclasses"
+    return {each for each in list_names(plane, kinds) if "finetune" in each}
+
+
+def list_names(plane: Cluster, *arguments: str) -> set[str]:
+    """Return what kubectl gets, as kind and name."""
+    items = json.loads(plane.kubectl("get", *arguments, "-o", "json").stdout)["items"]
+    return {f"{each['kind']}/{each['metadata']['name']}" for each in items}
+
+
+@pytest.mark.slow
+def test_a_study_survives_an_upgrade_and_an_uninstallation_leaves_what_was_asked_for(
+    plane: ControlPlane, plane_helm: Helm, nodes: Nodes, shop: str, s3: S3Server
+) -> None:
+    helm = plane_helm
+    values = {"secrets": {"namespaces": [shop]}, "config": {"limits": FAST}}
+    before = helm.package("0.0.9")
+    notes = helm.run("install", RELEASE, before, "-n", HOME, *WAIT, values=values)
+    # The two commands that it ends with.
+    for line in notes.partition("NOTES:")[2].splitlines():
+        if line.startswith("  kubectl "):
+            plane.kubectl(*line.split()[1:])
+
+    # An upgrade in the middle of a study.
+    nodes.hold("shop-t001-r0")
+    study = StudyOnCluster(plane, shop, "shop")
+    study.apply(a_spec(s3, arms=3, parallel=2))
+    study.wait(lambda study: study.states() == ["Paused", "Running", "Paused"])
+    [pod] = study.live_pods("t001")
+    first = holder(plane)
+    helm.run("upgrade", RELEASE, CHART, "-n", HOME, *WAIT, values={**values, "replicas": 1})
+    wait_until(lambda: holder(plane) not in ("", first))
+    [deployment] = plane.api.list(f"/apis/apps/v1/namespaces/{HOME}/deployments")
+    assert deployment["spec"]["template"]["spec"]["containers"][0]["image"] == f"{NAME}:0.1.0"
+    assert [each["metadata"]["uid"] for each in study.live_pods("t001")] == [pod["metadata"]["uid"]]
+    nodes.release()
+    study.wait_for_condition("Complete")
+    jobs = created_jobs(plane, shop)
+    assert len(jobs) == len(set(jobs)), "a Job was made twice"
+
+    # Uninstalled while a study runs: API, study and its pods stay, and go on as far as they can alone.
+    nodes.hold("news-t000-r0")
+    kept = StudyOnCluster(plane, shop, "news")
+    kept.apply(a_spec(s3, arms=2, storage={"deletionPolicy": "Delete"}))
+    kept.wait(lambda study: "Running" in study.states())
+    wait_until(lambda: kept.live_pods("t000"))
+    helm.run("uninstall", RELEASE, "-n", HOME, *WAIT)
+    wait_until(lambda: not find_left(plane, HOME), why=lambda: f"{find_left(plane, HOME)}")
+    assert find_left_of_cluster(plane) == {"CustomResourceDefinition/finetunestudies.finetune.study"}
+    assert "Running" in kept.refresh().states() and kept.live_pods("t000")
+    # What nobody lets go waits for somebody.
+    study.delete()
+    study.wait_until_gone()
+    nodes.release()
+    wait_until(lambda: not kept.live_pods("t000"))
+
+    # Installed again it takes over what it finds. This time API and studies are to go with it.
+    values = {**values, "replicas": 1, "crds": {"keep": False}}
+    helm.run("install", RELEASE, CHART, "-n", HOME, *WAIT, values=values)
+    kept.wait_for_condition("Complete")
+    nodes.hold("last-t000-r0")
+    last = StudyOnCluster(plane, shop, "last")
+    last.apply(a_spec(s3, arms=2, storage={"deletionPolicy": "Delete"}))
+    last.wait(lambda study: "Running" in study.states())
+    assert read_keys(s3, last.prefix()) and read_keys(s3, kept.prefix())
+    helm.run("uninstall", RELEASE, "-n", HOME, *WAIT)
+    assert not read_keys(s3, last.prefix()) and not read_keys(s3, kept.prefix())
+    assert read_keys(s3, study.prefix())
+    wait_until(lambda: not find_left(plane, HOME), why=lambda: f"{find_left(plane, HOME)}")
+    wait_until(lambda: not find_left_of_cluster(plane), why=lambda: f"{find_left_of_cluster(plane)}")
+    # The Secret and its binding belong to whoever owns the namespace; the binding was the chart's.
+    wait_until(lambda: find_left(plane, shop) == {"Secret/bucket-credentials"}, why=lambda: f"{find_left(plane, shop)}")

@@ -1,0 +1,255 @@
+"""What the chart renders: valid for the API server, sound for linters, and the same rights as the manifests give."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from cluster.kube import Cluster
+from install.helm import CHART, Helm, by_name
+from install.schemas import LOCATION, write_schemas
+from on_cluster.operators import HOME, MANIFESTS, read_manifests
+
+NAME = "finetune-study-operator"
+DIGEST = f"sha256:{'0123456789abcdef' * 4}"
+EVERYTHING: Mapping[str, Any] = {
+    "image": {
+        "repository": "registry.example:5000/ml/finetune-study-operator",
+        "digest": DIGEST,
+        "pullPolicy": "Always",
+    },
+    "imagePullSecrets": [{"name": "registry"}],
+    "crds": {"keep": False},
+    "config": {
+        "trainerImage": f"registry.example:5000/ml/trainer@{DIGEST}",
+        "identities": {"shop-ml": [{"uri": "s3://ml/shop"}]},
+        "limits": {"attemptsLimit": 10},
+    },
+    "secrets": {"namespaces": ["shop-ml"]},
+    "serviceAccount": {
+        "name": "studies",
+        "annotations": {"eks.amazonaws.com/role-arn": "arn:aws:iam::1:role/studies"},
+        "labels": {"team": "ml"},
+    },
+    "replicas": 3,
+    "podDisruptionBudget": {"maxUnavailable": "50%"},
+    "priorityClassName": "system-cluster-critical",
+    "topologySpreadConstraints": [
+        {"maxSkew": 1, "topologyKey": "topology.kubernetes.io/zone", "whenUnsatisfiable": "DoNotSchedule"}
+    ],
+    "nodeSelector": {"kubernetes.io/os": "linux"},
+    "tolerations": [{"key": "control", "operator": "Exists"}],
+    "affinity": {"podAntiAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": []}},
+    "podLabels": {"azure.workload.identity/use": "true"},
+    "podAnnotations": {"note": "a"},
+    "annotations": {"note": "b"},
+    "podSecurityContext": {"runAsUser": 65532, "runAsGroup": 65532, "fsGroup": 65532},
+    "extraEnv": [{"name": "HTTPS_PROXY", "value": "http://proxy.example:3128"}],
+    "extraEnvFrom": [{"secretRef": {"name": "more"}}],
+    "extraVolumes": [
+        {
+            "name": "identity",
+            "projected": {"sources": [{"serviceAccountToken": {"audience": "sts.amazonaws.com", "path": "token"}}]},
+        }
+    ],
+    "extraVolumeMounts": [{"name": "identity", "mountPath": "/var/run/identity", "readOnly": True}],
+    "extraArgs": ["--threads=16"],
+    "metrics": {
+        "service": {"annotations": {"prometheus.io/scrape": "true"}},
+        "serviceMonitor": {"enabled": True, "labels": {"release": "prometheus"}},
+        "prometheusRule": {"enabled": True, "labels": {"release": "prometheus"}},
+        "dashboard": {"enabled": True, "annotations": {"grafana_folder": "Training"}},
+    },
+    "networkPolicy": {
+        "enabled": True,
+        "metricsFrom": [{"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "monitoring"}}}],
+    },
+}
+MATRIX: Mapping[str, Mapping[str, Any]] = {
+    "defaults": {},
+    "everything": EVERYTHING,
+    "named namespaces": {"watchNamespaces": ["shop-ml", "news-ml"], "secrets": {"everywhere": True}},
+    "named namespaces and one's Secrets": {
+        "watchNamespaces": ["shop-ml", "news-ml"],
+        "secrets": {"namespaces": ["news-ml"]},
+    },
+    "Secrets everywhere": {"secrets": {"everywhere": True}},
+    "nothing that may be left out": {
+        "crds": {"enabled": False},
+        "serviceAccount": {"create": False, "name": "theirs"},
+        "rbac": {"create": False, "aggregate": False},
+        "podDisruptionBudget": {"enabled": False},
+        "topologySpreadConstraints": [],
+        "resources": {},
+        "metrics": {"service": {"enabled": False}},
+    },
+}
+
+COMPLAINTS = {
+    "nothing that may be left out": [
+        f"[CRITICAL] {NAME}/shop-system apps/v1/Deployment: No matching PodDisruptionBudget was found"
+    ]
+}
+"""What kube-score says of somebody's own wish."""
+
+KUBE_SCORE_IGNORES = {
+    "container-resources": "the limit of CPU would only slow it down",
+    "container-ephemeral-storage-request-and-limit": "an emptyDir for a few temporary files",
+    "container-security-context-user-group-id": "the image says the user; values can, too",
+    "container-image-pull-policy": "a tag of ours never changes; values can say Always",
+    "deployment-has-host-podantiaffinity": "topology spread does it",
+    "pod-networkpolicy": "behind a value: what reaches it differs by cluster",
+    "pod-probes-identical": "one process, one question",
+}
+
+
+@pytest.fixture(scope="session")
+def schemas(cluster: Cluster, prometheus_crds: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("schemas")
+    write_schemas(cluster.api, directory, [*sorted(prometheus_crds.glob("*.yaml")), MANIFESTS / "crd/crd.yaml"])
+    return directory
+
+
+def kubeconform(linters: Path, schemas: Path, text: str) -> str:
+    """Return what kubeconform finds wrong."""
+    command = [linters / "kubeconform", "-schema-location", f"{schemas}/{LOCATION}"]
+    result = subprocess.run(command, input=text, capture_output=True, text=True, check=False)
+    assert (result.returncode == 0) == (not result.stdout)
+    return result.stdout + result.stderr
+
+
+@pytest.mark.parametrize("case", MATRIX)
+def test_whatever_is_asked_for_is_valid_and_sound(
+    helm: Helm, linters: Path, schemas: Path, case: str, tmp_path: Path
+) -> None:
+    values = MATRIX[case]
+    (tmp_path / "lint.yaml").write_text(json.dumps(values))
+    helm.run("lint", "--strict", CHART, "--values", tmp_path / "lint.yaml")
+    text = helm.render(values)
+    assert kubeconform(linters, schemas, text) == ""
+    ignored = [word for test in KUBE_SCORE_IGNORES for word in ("--ignore-test", test)]
+    command = [linters / "kube-score", "score", "--output-format", "ci", *ignored, "-"]
+    scored = subprocess.run(command, input=text, capture_output=True, text=True, check=False)
+    complaints = [line for line in scored.stdout.splitlines() if not line.startswith(("[OK]", "[SKIPPED]"))]
+    assert complaints == COMPLAINTS.get(case, [])
+
+
+def test_kubeconform_sees_a_field_that_is_not_there(helm: Helm, linters: Path, schemas: Path) -> None:
+    text = helm.render()
+    for wrong in ("replicas: 2", "      app.kubernetes.io/name"):
+        assert wrong in text
+    assert "additional properties 'replica' not allowed" in kubeconform(
+        linters, schemas, text.replace("replicas: 2", "replica: 2")
+    )
+
+
+def test_rights_are_those_of_the_manifests(helm: Helm) -> None:
+    ours = by_name(
+        [*read_manifests(MANIFESTS / "operator/access.yaml"), *read_manifests(MANIFESTS / "operator/people.yaml")]
+    )
+    chart = helm.render_objects(namespace=HOME)
+    kinds = ("ClusterRole/", "Role/", "ClusterRoleBinding/", "RoleBinding/")
+    assert {name for name in chart if name.startswith(kinds)} == {name for name in ours if name.startswith(kinds)}
+    for name, each in ours.items():
+        if name.startswith(kinds):
+            assert {part: chart[name].get(part) for part in ("rules", "roleRef", "subjects")} == {
+                part: each.get(part) for part in ("rules", "roleRef", "subjects")
+            }, name
+    for name in (f"ClusterRole/{NAME}-view", f"ClusterRole/{NAME}-edit"):
+        assert ours[name]["metadata"]["labels"].items() <= chart[name]["metadata"]["labels"].items()
+
+
+def test_the_deployment_is_that_of_the_manifests(helm: Helm) -> None:
+    [ours] = [each for each in read_manifests(MANIFESTS / "operator/deployment.yaml") if each["kind"] == "Deployment"]
+    pods = [
+        without_names(each["spec"]["template"]["spec"])
+        for each in (ours, helm.render_objects()[f"Deployment/shop-system/{NAME}"])
+    ]
+    assert pods[0] == pods[1]
+
+
+def without_names(pod: dict[str, Any]) -> dict[str, Any]:
+    """Return a pod without what differs by tag, release and value."""
+    container = pod["containers"][0]
+    container["image"] = container["image"].partition(":")[0]
+    container.pop("imagePullPolicy", None)
+    for each in pod["topologySpreadConstraints"]:
+        del each["labelSelector"]
+    return pod
+
+
+def test_in_named_namespaces_nothing_of_the_cluster_is_granted(helm: Helm) -> None:
+    objects = helm.render_objects(MATRIX["named namespaces and one's Secrets"])
+    assert {name for name in objects if name.startswith("Cluster")} == {
+        f"ClusterRole/{NAME}-view",
+        f"ClusterRole/{NAME}-edit",
+    }
+    assert {name for name in objects if name.startswith("RoleBinding")} == {
+        f"RoleBinding/shop-system/{NAME}",
+        f"RoleBinding/shop-ml/{NAME}-studies",
+        f"RoleBinding/news-ml/{NAME}-studies",
+        f"RoleBinding/news-ml/{NAME}-secrets",
+    }
+    [container] = objects[f"Deployment/shop-system/{NAME}"]["spec"]["template"]["spec"]["containers"]
+    assert container["args"][1:] == ["--namespace=shop-ml", "--namespace=news-ml"]
+
+
+def test_everything_that_is_asked_for_arrives(helm: Helm) -> None:
+    objects = helm.render_objects(EVERYTHING)
+    deployment = objects[f"Deployment/shop-system/{NAME}"]
+    pod = deployment["spec"]["template"]["spec"]
+    [container] = pod["containers"]
+    assert deployment["spec"]["replicas"] == 3
+    assert container["image"] == f"registry.example:5000/ml/finetune-study-operator@{DIGEST}"
+    assert container["env"][-1] == EVERYTHING["extraEnv"][0]
+    assert container["envFrom"] == EVERYTHING["extraEnvFrom"]
+    assert container["volumeMounts"][-1] == EVERYTHING["extraVolumeMounts"][0]
+    assert pod["volumes"][-1] == EVERYTHING["extraVolumes"][0]
+    assert container["args"] == ["--config=/etc/finetune-study/operator.yaml", "--threads=16"]
+    for field in ("imagePullSecrets", "priorityClassName", "nodeSelector", "tolerations", "affinity"):
+        assert pod[field] == EVERYTHING[field]
+    assert pod["serviceAccountName"] == "studies"
+    assert pod["securityContext"]["runAsNonRoot"] and pod["securityContext"]["fsGroup"] == 65532
+    assert deployment["spec"]["template"]["metadata"]["labels"]["azure.workload.identity/use"] == "true"
+    [spread] = pod["topologySpreadConstraints"]
+    assert spread["topologyKey"] == "topology.kubernetes.io/zone"
+    assert spread["labelSelector"] == deployment["spec"]["selector"]
+    account = objects["ServiceAccount/shop-system/studies"]
+    assert account["metadata"]["annotations"] == EVERYTHING["serviceAccount"]["annotations"]
+    assert objects[f"RoleBinding/shop-ml/{NAME}-secrets"]["subjects"][0]["name"] == "studies"
+    assert "annotations" not in objects["CustomResourceDefinition/finetunestudies.finetune.study"]["metadata"]
+
+
+def test_alerts_and_dashboard_are_the_files_as_they_are(helm: Helm) -> None:
+    objects = helm.render_objects(EVERYTHING)
+    alerts = yaml.safe_load((CHART / "files/alerts.yaml").read_text())
+    assert objects[f"PrometheusRule/shop-system/{NAME}"]["spec"] == alerts
+    [dashboard] = objects[f"ConfigMap/shop-system/{NAME}-dashboard"]["data"].values()
+    assert json.loads(dashboard) == json.loads((CHART / "files/dashboard.json").read_text())
+
+
+def test_pods_start_anew_with_another_configuration_and_not_with_another_chart(helm: Helm) -> None:
+    def template(values: Mapping[str, Any] | None = None, *arguments: str) -> Any:
+        objects = by_name(yaml.safe_load_all(helm.render(values, *arguments)))
+        return objects[f"Deployment/shop-system/{NAME}"]["spec"]["template"]
+
+    tagged = {"image": {"tag": "1"}}
+    assert template(tagged) == template({**tagged, "metrics": {"dashboard": {"enabled": True}}})
+    assert template() != template({"config": {"limits": {"attemptsLimit": 7}}})
+    packed = by_name(yaml.safe_load_all(helm.run("template", "a", helm.package("9.9.9"), values=tagged)))
+    packed_now = by_name(yaml.safe_load_all(helm.run("template", "a", CHART, values=tagged)))
+    found = [each[f"Deployment/default/{NAME}"]["spec"]["template"] for each in (packed, packed_now)]
+    assert found[0] == found[1]
+
+
+def test_a_kept_api_carries_helms_annotation(helm: Helm) -> None:
+    crd = helm.render_objects()["CustomResourceDefinition/finetunestudies.finetune.study"]
+    assert crd["metadata"]["annotations"] == {"helm.sh/resource-policy": "keep"}
+    [ours] = read_manifests(MANIFESTS / "crd/crd.yaml")
+    assert crd["spec"] == ours["spec"]
