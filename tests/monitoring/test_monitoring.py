@@ -41,7 +41,7 @@ def known() -> dict[str, set[str]]:
 
 
 def test_promtool_takes_the_alerts_and_each_fires_where_it_must() -> None:
-    promtool = find_programs(lambda: build.build(build.PROMTOOL)) / "promtool"
+    promtool = find_programs(lambda: build.build(build.PROMETHEUS)) / "promtool"
     for arguments in (["check", "rules", FILES / "alerts.yaml"], ["test", "rules", HERE / "alerts.test.yaml"]):
         done = subprocess.run([promtool, *arguments], capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stdout + done.stderr
