@@ -50,6 +50,8 @@ class Module:
     files: Mapping[str, str] = field(default_factory=dict)
     """Files that are taken as they are: by name, the required module and the path in it, with `//` between them."""
     linker_flags: str = "-s -w"
+    patches: Mapping[str, tuple[bytes, bytes]] = field(default_factory=dict)
+    """By program: a text that it holds once, and one of the same length in its place."""
     tags: str = ""
     """What is built in or left out, with commas between."""
 
@@ -58,7 +60,7 @@ class Module:
         digest = hashlib.sha256()
         for name in ("go.mod", "go.sum"):
             digest.update((HERE / self.directory / name).read_bytes())
-        digest.update(f"{self.linker_flags}{self.tags}".encode())
+        digest.update(f"{self.linker_flags}{self.tags}{dict(self.patches) or ''}".encode())
         cache = os.environ.get("FINETUNE_STUDY_CACHE") or REPOSITORY / ".cache"
         return Path(cache).absolute() / self.directory / digest.hexdigest()[:16]
 
@@ -155,6 +157,9 @@ KUEUE = Module(
         },
         "webhooks.yaml": "sigs.k8s.io/kueue//config/components/webhook/manifests.yaml",
     },
+    # It wants a certificate at this place of the machine, for metrics that it does not serve here; now it looks for it
+    # where it is started.
+    patches={"kueue": (b"/etc/kueue/metrics/certs", b"./" * 12)},
 )
 MODULES = (KUBERNETES, VERSITYGW, HELM, LINTERS, PROMETHEUS_OPERATOR, PROMETHEUS, KUEUE)
 
@@ -244,16 +249,28 @@ def _build_programs(module: Module, packages: Mapping[str, str], directory: Path
         for program, package in packages.items():
             # Go names a program after the last element of its path that is no version.
             built = [part for part in package.split("/") if not re.fullmatch(r"v\d+", part)][-1]
+            if program in module.patches:
+                _patch(Path(place) / built, *module.patches[program])
             os.replace(Path(place) / built, directory / program)
+
+
+def _patch(program: Path, old: bytes, new: bytes) -> None:
+    content = program.read_bytes()
+    if content.count(old) != 1 or len(old) != len(new):
+        raise BuildError(f"{program.name} must hold {old!r} once, and {new!r} must be as long")
+    program.write_bytes(content.replace(old, new))
 
 
 def _take_files(module: Module, directory: Path) -> None:
     for file, source in module.files.items():
-        name, _, path = source.partition("//")
-        # Fetched once, and its hash compared to the one in go.sum.
-        told = json.loads(_run_go(["mod", "download", "-json", name], module))
-        shutil.copyfile(Path(told["Dir"]) / path, directory / f".{file}")
+        shutil.copyfile(_find_source(source, module), directory / f".{file}")
         os.replace(directory / f".{file}", directory / file)
+
+
+def _find_source(source: str, module: Module) -> Path:
+    """Return a file of a module, `module//path`: fetched once, and its hash compared to the one in go.sum."""
+    name, _, path = source.partition("//")
+    return Path(json.loads(_run_go(["mod", "download", "-json", name], module))["Dir"]) / path
 
 
 def _read_go_mod(module: Module) -> str:
