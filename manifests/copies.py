@@ -73,7 +73,9 @@ def render_crd_template(crd: str) -> str:
 def render_watched_namespace(rules: Mapping[str, str]) -> str:
     """Return the roles, and their bindings, that the operator needs in a namespace where it has no others."""
     head = "# Made by manifests/generate.py of manifests/operator/access.yaml.\n"
-    return head + "---\n".join(_render_role(name, rules[name]) for name in ("studies", "secrets"))
+    # Not the name of a binding of the cluster's role, which may be there: what a binding refers to cannot be changed.
+    names = {"studies": "studies", "bucket-secrets": "secrets"}
+    return head + "---\n".join(_render_role(name, rules[which]) for name, which in names.items())
 
 
 def _render_role(name: str, rules: str) -> str:

@@ -1,16 +1,25 @@
 """Fixtures: Helm and the linters, built as the cluster is, and a cluster that a test may install into."""
 
-from collections.abc import Callable
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from cluster import build
+from cluster import build, scripts
 from cluster.bucket import S3Server, User
+from cluster.containers import OPERATOR_IMAGE
 from cluster.fixtures import find_programs
 from cluster.kube import ControlPlane
+from cluster.node import StandIn
+from cluster.trainer import ScriptedTrainer
 from install.helm import Helm
 from on_cluster.studies import BUCKET
+
+RESTRICTED = {"pod-security.kubernetes.io/enforce": "restricted"}
 
 
 @pytest.fixture(scope="session")
@@ -54,3 +63,49 @@ def user(s3: S3Server) -> User:
     someone = s3.add_user("trainer")
     s3.make_bucket(BUCKET, users=[someone])
     return someone
+
+
+class Nodes:
+    """Nodes whose operators are processes, and whose trainers do their work; from `hold` to `release` they wait."""
+
+    def __init__(self, plane: ControlPlane) -> None:
+        self._work = ScriptedTrainer()
+        self._may_end = threading.Event()
+        self._held = ""
+        self.stand_in = StandIn(plane.kubeconfig, nodes=2, script=self._choose)
+
+    def _choose(self, pod: Any) -> scripts.Script | None:
+        if OPERATOR_IMAGE in pod["spec"]["containers"][0]["image"]:
+            return None
+        is_held = self._held and self._held in pod["metadata"]["labels"].get("batch.kubernetes.io/job-name", "")
+        return scripts.works(self._wait_and_work if is_held else self._work)
+
+    def _wait_and_work(self, environment: Mapping[str, str]) -> int | None:
+        self._may_end.wait()
+        return self._work(environment)
+
+    def hold(self, job: str) -> None:
+        """Let pods of Jobs with this in their name wait."""
+        self._held = job
+        self._may_end.clear()
+
+    def release(self) -> None:
+        """Let them work."""
+        self._held = ""
+        self._may_end.set()
+
+
+@pytest.fixture
+def nodes(plane: ControlPlane) -> Iterator[Nodes]:
+    made = Nodes(plane)
+    with made.stand_in:
+        try:
+            yield made
+        finally:
+            made.release()
+
+
+def make_namespace(plane: ControlPlane, name: str) -> None:
+    """Make a restricted namespace whose pods go to any node."""
+    plane.api.create("/api/v1/namespaces", {"metadata": {"name": name, "labels": RESTRICTED}})
+    plane.api.wait_for(f"/api/v1/namespaces/{name}/serviceaccounts", "default", lambda found: found is not None)

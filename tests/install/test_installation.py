@@ -6,67 +6,25 @@ The operator's pods are processes that have their service account's token and so
 from __future__ import annotations
 
 import json
-import threading
-from collections.abc import Iterator, Mapping
-from typing import Any
+from pathlib import Path
 
 import pytest
 
-from cluster import scripts
 from cluster.bucket import S3Server, User
-from cluster.containers import OPERATOR_IMAGE
 from cluster.kube import Cluster, ControlPlane
-from cluster.node import StandIn
-from cluster.trainer import ScriptedTrainer
+from install.conftest import Nodes, make_namespace
 from install.helm import CHART, RELEASE, Helm
 from on_cluster.operators import FAST, HOME, wait_until
 from on_cluster.studies import StudyOnCluster, a_secret, a_spec, created_jobs, read_keys
 
 NAME = "finetune-study-operator"
-RESTRICTED = {"pod-security.kubernetes.io/enforce": "restricted"}
 WAIT = ("--wait", "--timeout", "300s")
+WATCHED = {
+    "metrics": {part: {"enabled": True} for part in ("serviceMonitor", "prometheusRule", "dashboard")},
+    "networkPolicy": {"enabled": True},
+}
 LEFT_ALONE = {"ConfigMap/kube-root-ca.crt", "ServiceAccount/default"}
 """What is in every namespace."""
-
-
-class Nodes:
-    """Nodes whose operators are processes, and whose trainers do their work; from `hold` to `release` they wait."""
-
-    def __init__(self, plane: ControlPlane) -> None:
-        self._work = ScriptedTrainer()
-        self._may_end = threading.Event()
-        self._held = ""
-        self.stand_in = StandIn(plane.kubeconfig, nodes=2, script=self._choose)
-
-    def _choose(self, pod: Any) -> scripts.Script | None:
-        if OPERATOR_IMAGE in pod["spec"]["containers"][0]["image"]:
-            return None
-        is_held = self._held and self._held in pod["metadata"]["labels"].get("batch.kubernetes.io/job-name", "")
-        return scripts.works(self._wait_and_work if is_held else self._work)
-
-    def _wait_and_work(self, environment: Mapping[str, str]) -> int | None:
-        self._may_end.wait()
-        return self._work(environment)
-
-    def hold(self, job: str) -> None:
-        """Let pods of Jobs with this in their name wait."""
-        self._held = job
-        self._may_end.clear()
-
-    def release(self) -> None:
-        """Let them work."""
-        self._held = ""
-        self._may_end.set()
-
-
-@pytest.fixture
-def nodes(plane: ControlPlane) -> Iterator[Nodes]:
-    made = Nodes(plane)
-    with made.stand_in:
-        try:
-            yield made
-        finally:
-            made.release()
 
 
 @pytest.fixture
@@ -78,12 +36,6 @@ def shop(plane: ControlPlane, user: User) -> str:
     return "shop-ml"
 
 
-def make_namespace(plane: ControlPlane, name: str) -> None:
-    """Make a restricted namespace whose pods go to any node."""
-    plane.api.create("/api/v1/namespaces", {"metadata": {"name": name, "labels": RESTRICTED}})
-    plane.api.wait_for(f"/api/v1/namespaces/{name}/serviceaccounts", "default", lambda found: found is not None)
-
-
 def holder(plane: Cluster) -> str:
     """Return who holds the Lease."""
     lease = plane.api.get(f"/apis/coordination.k8s.io/v1/namespaces/{HOME}/leases/{NAME}")
@@ -93,6 +45,7 @@ def holder(plane: Cluster) -> str:
 def find_left(plane: Cluster, namespace: str) -> set[str]:
     """Return what there is in a namespace that is not in every one."""
     kinds = "all,configmaps,secrets,serviceaccounts,roles,rolebindings,leases,poddisruptionbudgets,networkpolicies"
+    kinds += ",servicemonitors,prometheusrules"
     return list_names(plane, kinds, "-n", namespace) - LEFT_ALONE
 
 
@@ -110,10 +63,12 @@ def list_names(plane: Cluster, *arguments: str) -> set[str]:
 
 @pytest.mark.slow
 def test_a_study_survives_an_upgrade_and_an_uninstallation_leaves_what_was_asked_for(
-    plane: ControlPlane, plane_helm: Helm, nodes: Nodes, shop: str, s3: S3Server
+    plane: ControlPlane, plane_helm: Helm, nodes: Nodes, shop: str, s3: S3Server, prometheus_crds: Path
 ) -> None:
     helm = plane_helm
-    values = {"secrets": {"namespaces": [shop]}, "config": {"limits": FAST}}
+    for crd in prometheus_crds.glob("*.yaml"):
+        plane.kubectl("apply", "--server-side", "-f", str(crd))
+    values = {"secrets": {"namespaces": [shop]}, "config": {"limits": FAST}, **WATCHED}
     before = helm.package("0.0.9")
     notes = helm.run("install", RELEASE, before, "-n", HOME, *WAIT, values=values)
     # The two commands that it ends with.

@@ -194,7 +194,7 @@ def test_in_named_namespaces_nothing_of_the_cluster_is_granted(helm: Helm) -> No
         f"RoleBinding/shop-system/{NAME}",
         f"RoleBinding/shop-ml/{NAME}-studies",
         f"RoleBinding/news-ml/{NAME}-studies",
-        f"RoleBinding/news-ml/{NAME}-secrets",
+        f"RoleBinding/news-ml/{NAME}-bucket-secrets",
     }
     [container] = objects[f"Deployment/shop-system/{NAME}"]["spec"]["template"]["spec"]["containers"]
     assert container["args"][1:] == ["--namespace=shop-ml", "--namespace=news-ml"]

@@ -151,6 +151,6 @@ def test_config_is_what_the_operator_reads(helm: Helm) -> None:
         "limits": {"attemptsLimit": 1_000_000, "backoffSeconds": 0.5},
     }
     objects = helm.render_objects({"config": config})
-    said = yaml.safe_load(objects["ConfigMap/shop-system/finetune-study-operator"]["data"]["operator.yaml"])
+    said = yaml.safe_load(objects["ConfigMap/shop-system/finetune-study-operator-config"]["data"]["operator.yaml"])
     assert said == config
     assert isinstance(said["limits"]["attemptsLimit"], int)
