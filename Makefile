@@ -4,7 +4,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DELETE_ON_ERROR:
-.PHONY: help demo test check format bench model lock environment cluster demo-cluster cluster-binaries
+.PHONY: help demo test check format bench model lock environment cluster demo-cluster cluster-binaries images check-images
 
 VENV := .venv
 PYTHON := $(VENV)/bin/python
@@ -21,6 +21,13 @@ PYTEST_ARGUMENTS ?=
 CLUSTER_ARGUMENTS ?=
 BENCHMARKS ?= $(filter-out benchmarks/_%,$(wildcard benchmarks/*.py))
 
+# What builds images: the first of these that answers (a docker without its daemon does not), or one that is given.
+IMAGE_TOOL ?= $(shell for tool in docker podman buildah; do $$tool info >/dev/null 2>&1 && echo $$tool && break; done)
+IMAGES ?= operator trainer
+IMAGE_TAG ?= $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
+# Further arguments: make images IMAGE_ARGUMENTS="--build-arg BASE=registry.example/python:3.11-slim"
+IMAGE_ARGUMENTS ?=
+
 # uv from the PATH, or one of our own.
 UV := $(shell uv --version >/dev/null 2>&1 && echo uv || echo .uv/bin/uv)
 OWN_UV := $(filter .uv/%,$(UV))
@@ -32,6 +39,8 @@ help:
 	@echo "make bench            run the benchmarks (installs TRL to compare with)"
 	@echo "make cluster          start a Kubernetes cluster and an S3 server for hand use, until Ctrl-C"
 	@echo "make demo-cluster [QUICK=1]   the sample study on that cluster, or on one of its own, with kubectl"
+	@echo "make images           build the images of operator and trainer, with docker, podman or buildah"
+	@echo "make check-images     build both on a base image of Debian's, and run each"
 	@echo "make model            fetch and convert the samples' base model"
 	@echo "make lock             pin the requirements again (make lock LOCK_ARGUMENTS=--upgrade)"
 
@@ -52,8 +61,8 @@ format: environment
 	$(VENV)/bin/ruff format
 
 # One after the other, alone: they measure time. make bench BENCHMARKS=benchmarks/documents.py runs one.
-bench: $(VENV)/.installed-bench model
-	for file in $(BENCHMARKS); do echo "== $$file"; $(PYTHON) $$file; done
+bench: $(VENV)/.installed-bench model cluster-binaries
+	for file in $(BENCHMARKS); do echo "== $$file"; PYTHONPATH=tests $(PYTHON) $$file; done
 
 # A control plane, nodes that run pods as processes of this machine, and an S3 server. The programs are built once, with
 # Go; where there is none the tests that need them are skipped.
@@ -67,6 +76,18 @@ demo-cluster: environment model cluster-binaries
 
 cluster-binaries: environment
 	@$(PYTHON) tests/cluster/build.py
+
+# buildah keeps no layers unless it is told to, and the two images share one of gigabytes.
+images: export BUILDAH_LAYERS := true
+images:
+	@test -n "$(IMAGE_TOOL)" || { echo "images need docker, podman or buildah, and none of them works here" >&2; exit 1; }
+	for name in $(IMAGES); do \
+	    $(IMAGE_TOOL) build $(IMAGE_ARGUMENTS) --file Dockerfile.$$name --tag finetune-study-$$name:$(IMAGE_TAG) \
+	        --build-arg VERSION=$(IMAGE_TAG) --build-arg REVISION="$$(git rev-parse HEAD 2>/dev/null || true)" .; \
+	done
+
+check-images: environment
+	@$(PYTHON) tests/images/check.py
 
 # The environment. A stamp says which requirements are in it, so that a second call costs nothing.
 
@@ -107,7 +128,7 @@ COMPILE = $(UV) pip compile --quiet --universal --python-version 3.11 --generate
 
 lock: | $(OWN_UV)
 	$(COMPILE) requirements/bench.in -o requirements/bench.txt
-	for name in test trainer operator; do \
+	for name in test trainer operator torch; do \
 	    $(COMPILE) -c requirements/bench.txt requirements/$$name.in -o requirements/$$name.txt; \
 	done
-	for name in model uv; do $(COMPILE) --no-deps requirements/$$name.in -o requirements/$$name.txt; done
+	for name in model uv image; do $(COMPILE) --no-deps -c requirements/bench.txt requirements/$$name.in -o requirements/$$name.txt; done

@@ -40,7 +40,20 @@ class KubeOfDicts:
     def create(self, path: str, body: Raw, query: Mapping[str, str] | None = None) -> Answer:
         """Create an object."""
         self.requests.append(("POST", path))
-        return Answer(body=self.put(f"{path}/{body['metadata']['name']}", body))
+        metadata = body["metadata"]
+        name = metadata.get("name") or f"{metadata['generateName']}{next(self._versions)}"
+        return Answer(body=self.put(f"{path}/{name}", body))
+
+    def replace(self, path: str, body: Raw) -> Raw:
+        """Replace an object, or the status of one, if its version is the one that is given."""
+        self.requests.append(("PUT", path))
+        whole = path.removesuffix("/status")
+        known = self.objects.get(whole)
+        if known is None:
+            raise KubeError(404, "NotFound", "gone")
+        if _version(body) != _version(known):
+            raise KubeError(409, "Conflict", "changed")
+        return self.put(whole, {**known, "status": body["status"]} if whole != path else body)
 
     def patch(self, path: str, body: Raw) -> Raw:
         """Merge metadata into an object, if its version is the one that is given."""

@@ -12,8 +12,9 @@ from study_operator import limits
 from study_operator.limits import Whole
 from study_operator.study import Direction
 from study_operator.trial import Continuation, Origin, SearchEnd, StageState, TrialState
+from trial_trainer.contract import LARGEST_COUNT
 
-COUNT = Whole(0, 2**53)
+COUNT = Whole(0, LARGEST_COUNT)
 RUNG = Whole(0, 1)
 INDEX = Whole(0, limits.MAX_TRIALS - 1)
 

@@ -92,6 +92,9 @@ from trial_trainer.contract import (
 
 log = logging.getLogger(__name__)
 
+FIRST_LOOK_SECONDS, LONGEST_LOOK_SECONDS = 1.0, 60.0
+"""Between two looks at a bucket that cannot be used; the wait doubles."""
+
 T = TypeVar("T")
 OfJob = TypeVar("OfJob", Trial, Stage)
 
@@ -235,7 +238,7 @@ def tick(
         is_idle=not is_changed and not launched,
         is_done=is_over and not is_changed,
         is_settled=results is not None,
-        wake_at=_find_wake(study, ledger, jobs, reported, reporter is not None, now, settings),
+        wake_at=_find_wake(study, ledger, jobs, status, reported, reporter is not None, now, settings),
     )
 
 
@@ -536,10 +539,19 @@ def _report_due(last: Reported, settings: Settings) -> datetime:
     return last.at + timedelta(seconds=settings.report_interval_seconds)
 
 
+def _look_again(storage_ready: Mapping[str, Any], now: datetime) -> datetime | None:
+    """Return when to look at a bucket again that cannot be used: soon, and ever more seldom while that lasts."""
+    if storage_ready["status"] == "True":
+        return None
+    passed = (now - datetime.fromisoformat(storage_ready["lastTransitionTime"])).total_seconds()
+    return now + timedelta(seconds=min(LONGEST_LOOK_SECONDS, max(FIRST_LOOK_SECONDS, passed)))
+
+
 def _find_wake(
     study: Study,
     ledger: Ledger,
     jobs: Mapping[str, JobStatus],
+    status: Mapping[str, Any],
     reported: Reported | None,
     is_reporting: bool,
     now: datetime,
@@ -551,6 +563,7 @@ def _find_wake(
         if job.waits_since is not None:
             limits = (settings.waiting_said_after_seconds, settings.stuck_limit_seconds if job.is_stuck else 0)
             waits += [job.waits_since + timedelta(seconds=limit) for limit in limits]
+    waits += [_look_again(c, now) for c in status["conditions"] if c["type"] == "StorageReady"]
     if jobs:
         waits.append(expires_at(study, ledger))
     if is_reporting and reported is not None and reported.key != report_key(ledger):

@@ -37,7 +37,7 @@ from study_operator.trial import (
     TrialState,
 )
 from study_operator.usage import Usage, measure_usage
-from trial_trainer.contract import ParameterValue, Progress
+from trial_trainer.contract import LARGEST_COUNT, ParameterValue, Progress
 
 Raw = Mapping[str, Any]
 
@@ -148,23 +148,18 @@ def _render_progress(ledger: Ledger, progress: Sequence[TrialProgress]) -> list[
         raw: dict[str, Any] = {
             "trial": seen.trial,
             "rung": seen.rung,
-            "step": _count_of(at.step),
-            "stopStep": _count_of(at.stop_step),
-            "totalSteps": _count_of(at.total_steps),
+            "step": at.step,
+            "stopStep": at.stop_step,
+            "totalSteps": at.total_steps,
             "phase": cut(at.phase, WORD_LENGTH),
             "updatedAt": cut(at.updated_at, WORD_LENGTH),
         }
         if at.loss is not None:
             raw["loss"] = repr(at.loss)
         if at.eta_seconds is not None:
-            raw["etaSeconds"] = _count_of(round(at.eta_seconds))
+            raw["etaSeconds"] = min(max(0, round(at.eta_seconds)), LARGEST_COUNT)
         rendered.append(raw)
     return rendered or None
-
-
-def _count_of(number: int) -> int:
-    """Return what a trainer counts as a number that every API server takes, whatever the trainer wrote."""
-    return min(max(0, number), 2**53)
 
 
 def _parse_progress(raw: Raw) -> TrialProgress:

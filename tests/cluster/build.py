@@ -50,13 +50,17 @@ class Module:
     files: Mapping[str, str] = field(default_factory=dict)
     """Files that are taken as they are: by name, the required module and the path in it, with `//` between them."""
     linker_flags: str = "-s -w"
+    patches: Mapping[str, tuple[bytes, bytes]] = field(default_factory=dict)
+    """By program: a text that it holds once, and one of the same length in its place."""
+    tags: str = ""
+    """What is built in or left out, with commas between."""
 
     def find_directory(self) -> Path:
         """Return where the programs lie, or will."""
         digest = hashlib.sha256()
         for name in ("go.mod", "go.sum"):
             digest.update((HERE / self.directory / name).read_bytes())
-        digest.update(self.linker_flags.encode())
+        digest.update(f"{self.linker_flags}{self.tags}{dict(self.patches) or ''}".encode())
         cache = os.environ.get("FINETUNE_STUDY_CACHE") or REPOSITORY / ".cache"
         return Path(cache).absolute() / self.directory / digest.hexdigest()[:16]
 
@@ -125,7 +129,39 @@ PROMETHEUS_OPERATOR = Module(
         for plural in ("servicemonitors", "prometheusrules")
     },
 )
-MODULES = (KUBERNETES, VERSITYGW, HELM, LINTERS, PROMETHEUS_OPERATOR)
+PROMETHEUS = Module(
+    directory="prometheus",
+    packages={"promtool": "github.com/prometheus/prometheus/cmd/promtool"},
+    # Without the clients of every cloud, which take half of the build: rules are tested here, and no target is found.
+    tags="remove_all_sd",
+)
+KUEUE = Module(
+    directory="kueue",
+    packages={"kueue": "sigs.k8s.io/kueue/cmd/kueue"},
+    files={
+        **{
+            f"crd-{plural}.yaml": f"sigs.k8s.io/kueue//config/components/crd/bases/kueue.x-k8s.io_{plural}.yaml"
+            for plural in (
+                "admissionchecks",
+                "clusterqueues",
+                "cohorts",
+                "localqueues",
+                "multikueueclusters",
+                "multikueueconfigs",
+                "provisioningrequestconfigs",
+                "resourceflavors",
+                "topologies",
+                "workloadpriorityclasses",
+                "workloads",
+            )
+        },
+        "webhooks.yaml": "sigs.k8s.io/kueue//config/components/webhook/manifests.yaml",
+    },
+    # It wants a certificate at this place of the machine, for metrics that it does not serve here; now it looks for it
+    # where it is started.
+    patches={"kueue": (b"/etc/kueue/metrics/certs", b"./" * 12)},
+)
+MODULES = (KUBERNETES, VERSITYGW, HELM, LINTERS, PROMETHEUS_OPERATOR, PROMETHEUS, KUEUE)
 
 
 def find_kubernetes() -> Path:
@@ -175,42 +211,66 @@ def _is_whole(directory: Path, programs: Mapping[str, str], files: Mapping[str, 
 
 
 def _require_go(module: Module) -> None:
-    wanted = re.search(r"^go (\d+)\.(\d+)", _read_go_mod(module), re.MULTILINE)
+    wanted = re.search(r"^go ([\d.]+)", _read_go_mod(module), re.MULTILINE)
     assert wanted is not None
-    release = ".".join(wanted.groups())
+    release = wanted[1].removesuffix(".0")
     go = shutil.which("go")
     if go is None:
         raise GoMissingError(f"building {module.directory} needs Go {release} or newer, and there is no `go` here")
     version = subprocess.run([go, "env", "GOVERSION"], capture_output=True, text=True, check=False).stdout.strip()
-    found = re.match(r"go(\d+)\.(\d+)", version)
+    found = re.match(r"go([\d.]+)", version)
     # A Go that may fetch toolchains gets the one that go.mod names by itself.
     toolchain = subprocess.run([go, "env", "GOTOOLCHAIN"], capture_output=True, text=True, check=False).stdout.strip()
-    is_old = found is None or tuple(map(int, found.groups())) < tuple(map(int, wanted.groups()))
+    is_old = found is None or _numbers(found[1]) < _numbers(release)
     if is_old and toolchain.startswith("local"):
         found_release = version or "no Go"
         raise GoMissingError(f"building {module.directory} needs Go {release} or newer, and this is {found_release}")
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    return tuple(int(number) for number in version.split(".") if number)
 
 
 def _build_programs(module: Module, packages: Mapping[str, str], directory: Path) -> None:
     for left_behind in directory.glob(".build-*"):
         shutil.rmtree(left_behind)
     with tempfile.TemporaryDirectory(dir=directory, prefix=".build-") as place:
-        flags = ["-trimpath", "-buildvcs=false", "-ldflags", module.linker_flags, "-o", f"{place}/"]
+        flags = [
+            "-trimpath",
+            "-buildvcs=false",
+            "-tags",
+            module.tags,
+            "-ldflags",
+            module.linker_flags,
+            "-o",
+            f"{place}/",
+        ]
         _run_go(["build", *flags, *packages.values()], module)
         for program, package in packages.items():
             # Go names a program after the last element of its path that is no version.
             built = [part for part in package.split("/") if not re.fullmatch(r"v\d+", part)][-1]
+            if program in module.patches:
+                _patch(Path(place) / built, *module.patches[program])
             os.replace(Path(place) / built, directory / program)
 
 
+def _patch(program: Path, old: bytes, new: bytes) -> None:
+    content = program.read_bytes()
+    if content.count(old) != 1 or len(old) != len(new):
+        raise BuildError(f"{program.name} must hold {old!r} once, and {new!r} must be as long")
+    program.write_bytes(content.replace(old, new))
+
+
 def _take_files(module: Module, directory: Path) -> None:
-    required = dict(re.findall(r"^require (\S+) (\S+)$", _read_go_mod(module), re.MULTILINE))
     for file, source in module.files.items():
-        name, _, path = source.partition("//")
-        # Fetched once, and its hash compared to the one in go.sum.
-        told = json.loads(_run_go(["mod", "download", "-json", f"{name}@{required[name]}"], module))
-        shutil.copyfile(Path(told["Dir"]) / path, directory / f".{file}")
+        shutil.copyfile(_find_source(source, module), directory / f".{file}")
         os.replace(directory / f".{file}", directory / file)
+
+
+def _find_source(source: str, module: Module) -> Path:
+    """Return a file of a module, `module//path`: fetched once, and its hash compared to the one in go.sum."""
+    name, _, path = source.partition("//")
+    return Path(json.loads(_run_go(["mod", "download", "-json", name], module))["Dir"]) / path
 
 
 def _read_go_mod(module: Module) -> str:

@@ -279,6 +279,11 @@ class ControlPlane(Cluster):
         """Return the log of a component."""
         return self.directory / f"{name}.log"
 
+    def issue(self, name: str) -> tuple[bytes, bytes]:
+        """Return a certificate and its key for a server on loopback whom the cluster trusts by `ca.crt`."""
+        assert self._authority is not None
+        return self._authority.issue(name, ())
+
     def user_kubeconfig(self, name: str, groups: Sequence[str] = ()) -> Path:
         """Write a kubeconfig of a person, who has no rights but what RBAC gives them and their groups."""
         assert self._authority is not None

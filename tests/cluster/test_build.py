@@ -1,6 +1,7 @@
 """Programs are built once, appear whole or not at all, and where they can't be had one line says why."""
 
 import os
+import re
 import stat
 import subprocess
 import sys
@@ -177,7 +178,7 @@ def test_modules_name_every_program_and_no_proxy(module: build.Module) -> None:
     for package in {**module.packages, **module.extra_packages}.values():
         assert f"{package}\n" in text
     for source in module.files.values():
-        assert f"\nrequire {source.partition('//')[0]} v" in text
+        assert re.search(rf"^(require |\t){re.escape(source.partition('//')[0])} v", text, re.MULTILINE)
     assert "://" not in text
 
 

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
+from typing import Any, NamedTuple
 
 import urllib3
 
@@ -29,6 +29,14 @@ class Fate(StrEnum):
     CONFLICT = "409"
     BUSY = "429"
     BROKEN = "503"
+
+
+class Refusal(NamedTuple):
+    """What an S3 server answers instead."""
+
+    status: int
+    code: str
+    """Such as `AccessDenied`, as in S3's reference."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,7 +67,7 @@ class Call:
         return f"{verb} {resource}{parts}"
 
 
-Decide = Callable[[Call], Fate]
+Decide = Callable[[Call], Fate | Refusal]
 
 
 class Proxy:
@@ -116,13 +124,16 @@ class _Handler(BaseHTTPRequestHandler):
     upstream: str
     connections: urllib3.PoolManager
     watches: set[urllib3.BaseHTTPResponse]
-    ask: Callable[[str, str], Fate]
+    ask: Callable[[str, str], Fate | Refusal]
 
     def _serve(self) -> None:
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
         fate = self.ask(self.command, self.path)
         if fate is Fate.LOST:
             return self._hang_up()
+        if isinstance(fate, Refusal):
+            said = f"<Error><Code>{fate.code}</Code><Message>by the proxy</Message></Error>"
+            return self._answer(fate.status, "application/xml", said)
         if fate in (Fate.CONFLICT, Fate.BUSY, Fate.BROKEN):
             return self._refuse(int(fate))
         headers = {name: value for name, value in self.headers.items() if name.lower() not in _HOP_BY_HOP}
@@ -183,12 +194,16 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _refuse(self, status: int) -> None:
         reason = {409: "Conflict", 429: "TooManyRequests"}.get(status, "ServiceUnavailable")
-        said = f'{{"kind": "Status", "code": {status}, "reason": "{reason}", "message": "by the proxy"}}'.encode()
+        said = f'{{"kind": "Status", "code": {status}, "reason": "{reason}", "message": "by the proxy"}}'
+        self._answer(status, "application/json", said)
+
+    def _answer(self, status: int, kind: str, said: str) -> None:
         self.send_response(status)
-        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Type", kind)
         self.send_header("Content-Length", str(len(said)))
         self.end_headers()
-        self.wfile.write(said)
+        if self.command != "HEAD":
+            self.wfile.write(said.encode())
 
     def _hang_up(self) -> None:
         self.close_connection = True

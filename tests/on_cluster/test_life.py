@@ -1,6 +1,7 @@
 """The life of a study: suspended, resumed, changed while it runs, over, deleted."""
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
@@ -57,15 +58,22 @@ def test_a_suspended_study_frees_its_accelerators_and_goes_on_from_there(
     ]
 
 
+@pytest.mark.parametrize(
+    "budget", [{"activeDeadlineSeconds": 1}, {"acceleratorHours": "0.0005"}], ids=["time", "hours"]
+)
 def test_a_budget_lowered_while_it_runs_ends_the_search_and_a_time_to_live_takes_the_jobs(
-    stage: Stage, make_operator: Callable[..., OperatorProcess], s3: S3Server, study: StudyOnCluster
+    stage: Stage,
+    make_operator: Callable[..., OperatorProcess],
+    s3: S3Server,
+    study: StudyOnCluster,
+    budget: dict[str, Any],
 ) -> None:
     stage.play["-r0"] = scripts.works(stage.trainer, after_seconds=1.5)
     stage.play["t002-r0"] = scripts.runs()
     make_operator()
     study.apply(a_spec(s3, arms=6, parallel=1))
     study.wait(lambda study: study.trial(2).get("state") == "Running")
-    study.patch(budget={"activeDeadlineSeconds": 1})
+    study.patch(budget=budget)
     # What runs is not cut off; it makes way for nothing new.
     study.wait(lambda study: study.status["observedGeneration"] == study.seen["metadata"]["generation"])
     assert study.states() == ["Paused", "Paused", "Running"]
@@ -77,6 +85,7 @@ def test_a_budget_lowered_while_it_runs_ends_the_search_and_a_time_to_live_takes
     assert study.condition("SearchComplete")["reason"] == "BudgetExhausted"
     assert study.states() == ["Completed", "Completed", "Stopped"]
     assert study.jobs()
+    assert float(study.status["usage"]["acceleratorHours"]) > 0.0005
     # Checkpoints that nobody needs went with the end; the Jobs go when their time is over, the study stays.
     study.wait(lambda study: study.status.get("cleanedAt"))
     keys = [key.removeprefix(f"{study.prefix()}trials/") for key in read_keys(s3, f"{study.prefix()}trials/")]

@@ -212,7 +212,14 @@ def test_while_the_bucket_is_away_nothing_is_decided_and_it_is_said() -> None:
     assert desk.log == ["write"]
     storage = next(c for c in result.status["conditions"] if c["type"] == "StorageReady")
     assert (storage["status"], storage["message"]) == ("False", "s3://bucket: timed out")
-    assert run(desk).is_idle
+    # It is looked at again soon, and ever more seldom.
+    waits = []
+    for seconds in (0, 1, 20, 300):
+        later = NOW + timedelta(seconds=seconds)
+        again = run(desk, now=later)
+        assert again.is_idle and again.wake_at is not None
+        waits.append((again.wake_at - later).total_seconds())
+    assert waits == [1, 1, 20, 60]
     desk.is_bucket_away = False
     run(desk)
     assert desk.ledger.trials[1].state is TrialState.PENDING

@@ -57,7 +57,7 @@ def values_of(kind: Any, name: str = "") -> st.SearchStrategy[Any]:
     # Numbers that no rule refuses; the rules have a table of their own.
     return {
         str: st.text(max_size=6),
-        int: st.integers(1, 1) if name in {"stop_step", "warmup_percent"} else st.integers(1, 2**63),
+        int: st.integers(1, 1) if name in {"stop_step", "warmup_percent"} else st.integers(1, contract.LARGEST_COUNT),
         float: st.floats(0, allow_nan=False, allow_infinity=False),
         bool: st.booleans(),
         type(None): st.none(),
@@ -163,7 +163,9 @@ def changed(**changes: Any) -> str:
         pytest.param(changed(seed="0"), "TrialConfig.seed must be a whole number, got '0'", id="a quoted number"),
         pytest.param(changed(seed=0.5), "TrialConfig.seed must be a whole number, got 0.5", id="half a seed"),
         pytest.param(changed(seed=True), "TrialConfig.seed must be a whole number, got True", id="true as a number"),
-        pytest.param(changed(rung=-1), "TrialConfig.rung must be at least 0, got -1", id="a rung below the first"),
+        pytest.param(
+            changed(rung=-1), "TrialConfig.rung must be from 0 to 9007199254740992, got -1", id="a rung below the first"
+        ),
         pytest.param(changed(total_steps=0), "TrialConfig.total_steps must be at least 1, got 0", id="no steps"),
         pytest.param(
             changed(stop_step=0), "TrialConfig.stop_step must be from 1 to total_steps 100, got 0", id="no way to go"
@@ -303,6 +305,20 @@ def test_a_number_that_is_not_finite_is_neither_written_nor_read(number):
     with pytest.raises(ContractError) as refusal:
         from_json(Metric, json.dumps({"value": number, "standard_error": None, "n": 3}))
     assert str(refusal.value) == f"Metric.value must be finite, got {number!r}"
+
+
+@pytest.mark.parametrize("count", [-1, 2**53 + 1, 10**400])
+def test_no_count_is_read_that_a_status_could_not_hold(count):
+    with pytest.raises(ContractError) as refusal:
+        from_json(Metric, json.dumps({"value": 1.0, "standard_error": None, "n": count}))
+    assert str(refusal.value) == f"Metric.n must be from 0 to 9007199254740992, got {count}"
+
+
+def test_a_whole_number_too_large_for_a_double_is_refused():
+    with pytest.raises(
+        ContractError, match=r"^Metric\.value must be a number that a double holds exactly, got one of 401"
+    ):
+        from_json(Metric, json.dumps({"value": 10**400, "standard_error": None, "n": 3}))
 
 
 def test_a_literal_too_large_for_a_number_is_not_finite():

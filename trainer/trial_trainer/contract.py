@@ -24,6 +24,9 @@ from typing import Any, TypeVar
 
 VERSION = 1
 
+LARGEST_COUNT = 2**53
+"""Steps, samples, tokens and bytes are whole numbers from 0 to this: what JSON carries between any two languages."""
+
 TRIAL_CONFIG = "TRIAL_CONFIG"
 PREPARE_CONFIG = "PREPARE_CONFIG"
 JUDGE_CONFIG = "JUDGE_CONFIG"
@@ -402,6 +405,8 @@ def _parse_dataclass(kind: Any, raw: Any, path: str, problems: list[str]) -> Any
     for name, spec in fields.items():
         if name in raw:
             values[name] = _parse(hints[name], raw[name], f"{path}.{name}", problems)
+            if hints[name] in (int, int | None) and not 0 <= (values[name] or 0) <= LARGEST_COUNT:
+                problems.append(f"{path}.{name} must be from 0 to {LARGEST_COUNT}, got {values[name]!r}")
         elif spec.default is dataclasses.MISSING and spec.default_factory is dataclasses.MISSING:
             problems.append(f"{path}.{name} must be given")
     if len(problems) != before:
@@ -425,7 +430,7 @@ def _broken_rules(value: Any) -> list[str]:
                 "nodes": (1, math.inf),
             }
         case TrialConfig():
-            limits = {"rung": (0, math.inf), "total_steps": (1, math.inf)}
+            limits = {"total_steps": (1, math.inf)}
     problems = []
     for name, (low, high) in limits.items():
         number = getattr(value, name)
@@ -464,6 +469,8 @@ _WORDS = {str: "a string", int: "a whole number", float: "a number", bool: "true
 
 def _parse_scalar(kind: Any, raw: Any, path: str, problems: list[str]) -> Any:
     if kind is float and isinstance(raw, int) and not isinstance(raw, bool):
+        if abs(raw) > LARGEST_COUNT:
+            problems.append(f"{path} must be a number that a double holds exactly, got one of {len(str(raw))} digits")
         return raw
     if not isinstance(raw, kind) or (kind is not bool and isinstance(raw, bool)):
         problems.append(f"{path} must be {_WORDS[kind]}, got {raw!r}")

@@ -1,0 +1,90 @@
+"""What a bucket's server may answer instead of an object: it is said in a condition, and nothing is lost by it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from cluster import scripts
+from cluster.bucket import S3Server
+from cluster.kube import Cluster
+from cluster.node import StandIn
+from cluster.trainer import ScriptedTrainer
+from on_cluster.operators import OperatorProcess, wait_until
+from on_cluster.proxy import Call, Fate, Proxy, Refusal
+from on_cluster.studies import StudyOnCluster, a_spec, created_jobs
+
+TROUBLES = {
+    "ClockSkewed": (
+        Refusal(403, "RequestTimeTooSkewed"),
+        "the clocks of this machine and of the server must agree to 15 minutes",
+    ),
+    "AccessDenied": (Refusal(403, "AccessDenied"), "the credentials do not allow it"),
+    "CredentialsExpired": (Refusal(400, "ExpiredToken"), "the credentials have expired"),
+    "BucketMissing": (Refusal(404, "NoSuchBucket"), "the bucket must exist"),
+    "ObjectTruncated": (Fate.CUT, "the answer was cut off"),
+    "StorageUnreachable": (Fate.LOST, "cannot be used"),
+}
+"""By the reason that must be told: what becomes of every request, and words of the sentence."""
+
+
+@pytest.mark.slow
+def test_each_trouble_with_a_bucket_is_said_and_passes_without_a_trace(
+    cluster: Cluster,
+    namespace: str,
+    make_nodes: Callable[..., StandIn],
+    make_operator: Callable[..., OperatorProcess],
+    s3: S3Server,
+    study: StudyOnCluster,
+) -> None:
+    trouble: list[Fate | Refusal] = []
+
+    def decide(call: Call) -> Fate | Refusal:
+        if not trouble or (trouble[0] is Fate.CUT and call.method != "GET"):
+            return Fate.FORWARD
+        return trouble[0]
+
+    proxy = Proxy(s3.endpoint, name="s3", decide=decide)
+    trainer = ScriptedTrainer()
+    # A trial ends when it may, so that its reading is there when the bucket is not.
+    may_end: set[str] = set()
+    waiting = scripts.Script(
+        work=lambda environment: wait_for_leave(environment, may_end) or trainer(environment),
+    )
+    make_nodes(script=lambda pod: waiting)
+    try:
+        operator = make_operator()
+        spec = a_spec(s3, arms=len(TROUBLES), parallel=1, storage={"endpoint": proxy.url})
+        [container] = spec["trainer"]["template"]["spec"]["containers"]
+        # Pods reach the bucket as ever.
+        container["env"] = [{"name": "AWS_ENDPOINT_URL_S3", "value": s3.endpoint}]
+        study.apply(spec)
+        for number, (reason, (fate, sentence)) in enumerate(TROUBLES.items()):
+            study.wait(lambda study, number=number: study.trial(number).get("state") == "Running")
+            trouble.append(fate)
+            may_end.add(f"t{number:03d}")
+            study.wait(lambda study, reason=reason: study.condition("StorageReady")["reason"] == reason)
+            told = study.condition("StorageReady")
+            assert (told["status"], sentence in told["message"]) == ("False", True), told
+            assert "Traceback" not in operator.log, operator.log
+            # Nothing is decided meanwhile.
+            assert study.trial(number)["state"] == "Running"
+            trouble.clear()
+            study.wait(lambda study: study.condition("StorageReady")["status"] == "True")
+        may_end.add("all")
+        study.wait_for_condition("Complete")
+    finally:
+        may_end.add("all")
+        proxy.stop()
+    assert {(number, 0) for number in range(len(TROUBLES))} <= {*study.measurements()}
+    assert len(created_jobs(cluster, namespace)) == len({*created_jobs(cluster, namespace)})
+    ends = [attempt["reason"] for trial in study.trials for attempt in trial["attempts"]]
+    assert set(ends) == {"Succeeded"}
+
+
+def wait_for_leave(environment: dict[str, str], may_end: set[str]) -> None:
+    """Wait until a trial may end; what prepares and what judges may at once."""
+    config = environment.get("TRIAL_CONFIG", "")
+    if config:
+        wait_until(lambda: "all" in may_end or any(f'"{trial}"' in config for trial in may_end))

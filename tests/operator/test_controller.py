@@ -1,0 +1,181 @@
+"""A controller's visits on an API server of dicts: what it looks at, and how often."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
+from typing import Any, cast
+
+import ledgers
+from kube_of_dicts import KubeOfDicts
+from ledgers import NOW, a_ledger, a_trial
+from study_operator import names
+from study_operator.cluster import Studies, study_path
+from study_operator.controller import Controller
+from study_operator.job_objects import PodDefaults
+from study_operator.kube import Kube, Raw
+from study_operator.metrics import Metrics
+from study_operator.settings import Settings
+from study_operator.status import render_status
+from study_operator.storage import Bucket, Buckets
+from study_operator.study import Study
+from study_operator.trial import TrialState
+from study_operator.watches import Memory
+from trial_trainer.contract import Progress, to_json
+
+KEY = ("team", "s1")
+LABELS = {names.STUDY_LABEL: "s1", names.KIND_LABEL: "trial"}
+
+
+@dataclass
+class Store:
+    """A bucket in which running trials tell how far they are."""
+
+    uri: str = "s3://bucket/s1"
+    reads: list[str] = field(default_factory=list)
+    step: int = 0
+
+    def read(self, key: str) -> bytes | None:
+        self.reads.append(key)
+        if not key.endswith("progress.json"):
+            return None
+        progress = Progress(
+            step=self.step,
+            stop_step=20,
+            total_steps=100,
+            loss=1.0,
+            phase="train",
+            eta_seconds=60.0,
+            updated_at="2026-01-01T12:00:00Z",
+        )
+        return to_json(progress).encode()
+
+    def write(self, key: str, data: bytes) -> None:
+        return None
+
+
+@dataclass
+class OneBucket:
+    """Opens the same store for every study."""
+
+    store: Store
+
+    def open(self, study: Study) -> Bucket:
+        return Bucket(store=cast(Any, self.store), credentials=None)
+
+
+class World:
+    """A study with two trials whose pods run."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.now = NOW
+        self.kube, self.store = KubeOfDicts(), Store()
+        kube = cast(Kube, cast(Any, self.kube))
+        self.studies, memory = Studies(kube), Memory(Metrics())
+        trials = tuple(a_trial(index, state=TrialState.RUNNING) for index in range(2))
+        ledger = a_ledger(*trials)
+        study = ledgers.a_study(uid="study-1", num_trials=2)
+        status = render_status(replace(study, generation=1), ledger, now=NOW)
+        metadata = {"name": "s1", "namespace": "team", "uid": "study-1", "generation": 1}
+        body = {"metadata": metadata, "spec": SPEC, "status": status, "apiVersion": names.API_VERSION}
+        self.studies.put(self.kube.put(study_path(KEY), {**body, "kind": names.KIND}))
+        for trial in trials:
+            memory.put_job(a_job(names.trial_job("s1", trial.name, 0)))
+            memory.see_pod("ADDED", a_pod(names.trial_job("s1", trial.name, 0)))
+        self.controller = Controller(
+            kube=kube,
+            studies=self.studies,
+            memory=memory,
+            buckets=cast(Buckets, OneBucket(self.store)),
+            proposals=cast(Any, Nobody()),
+            defaults=PodDefaults(image="trainer"),
+            metrics=Metrics(),
+            settings=settings,
+            clock=lambda: self.now,
+        )
+
+    def visit_for(self, seconds: int, *, every: int) -> None:
+        """Visit the study again and again, while its trials go on."""
+        for _ in range(0, seconds, every):
+            self.store.step += 1
+            self.controller.visit(KEY)
+            self.now += timedelta(seconds=every)
+
+    @property
+    def written(self) -> int:
+        return self.kube.requests.count(("PUT", study_path(KEY, "status")))
+
+    @property
+    def reads(self) -> int:
+        return sum(key.endswith("progress.json") for key in self.store.reads)
+
+
+class Nobody:
+    """Proposes nothing: every arm is in the manifest."""
+
+    def of(self, key: Any) -> None:
+        return None
+
+
+SPEC = {
+    "objective": {"metric": "accuracy", "direction": "Maximize"},
+    "parameters": [{"name": "learning_rate", "searchSpace": {"logUniform": {"min": "1e-5", "max": "1e-2"}}}],
+    "baseline": {"learning_rate": "1e-3"},
+    "numTrials": 2,
+    "parallelTrials": 2,
+    "promotion": {"numPromoted": 1},
+    "data": {"source": "s3://shop/pages/", "attributes": ["price"]},
+    "trainer": {"baseModel": {"uri": "/model"}, "epochs": 3},
+    "storage": {"uri": "s3://bucket/s1"},
+}
+
+
+def a_job(name: str) -> Raw:
+    owner = {"kind": names.KIND, "uid": "study-1", "controller": True}
+    return {"metadata": metadata_of(name, f"job-{name}", owner), "spec": {}, "status": {"startTime": at(NOW)}}
+
+
+def a_pod(job: str) -> Raw:
+    owner = {"kind": "Job", "uid": f"job-{job}", "controller": True}
+    state = {"name": "trainer", "state": {"running": {"startedAt": at(NOW)}}}
+    return {
+        "metadata": metadata_of(f"{job}-abcde", f"pod-{job}", owner),
+        "spec": {},
+        "status": {"phase": "Running", "containerStatuses": [state]},
+    }
+
+
+def metadata_of(name: str, uid: str, owner: Raw) -> Raw:
+    return {
+        "name": name,
+        "namespace": "team",
+        "uid": uid,
+        "resourceVersion": "10",
+        "creationTimestamp": at(NOW),
+        "labels": LABELS,
+        "ownerReferences": [owner],
+    }
+
+
+def at(time: datetime) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def test_progress_is_read_and_written_once_a_minute_however_often_the_study_is_visited() -> None:
+    world = World(Settings(progress_interval_seconds=60))
+    world.visit_for(2, every=1)
+    # What was seen of the attempts is written at once.
+    begun = world.written
+
+    world.visit_for(298, every=1)
+
+    # After 60, 120, 180 and 240 seconds, of two trials.
+    assert (world.reads, world.written - begun) == (4 * 2, 4)
+
+
+def test_a_study_without_news_is_visited_by_the_slow_timer_and_that_is_enough() -> None:
+    world = World(Settings(progress_interval_seconds=60))
+
+    world.visit_for(600, every=60)
+
+    assert world.reads == 9 * 2

@@ -1,0 +1,51 @@
+"""docs/troubleshooting.md tells every word that a person can meet in a condition or an attempt."""
+
+import re
+from pathlib import Path
+
+from study_operator import conditions, job_states, planner
+from study_operator.trial import EndReason, SearchEnd
+from trial_trainer import artifacts
+
+PAGE = (Path(__file__).parents[1] / "docs/troubleshooting.md").read_text()
+SECTIONS = dict(re.findall(r"^## (.+?)\n(.*?)(?=^## |\Z)", PAGE, re.MULTILINE | re.DOTALL))
+
+
+def words_of(section: str) -> set[str]:
+    """Return what the first column of a section's table names."""
+    rows = re.findall(r"^\| (.+?) \|", SECTIONS[section], re.MULTILINE)
+    return {word for row in rows for word in re.findall(r"`([A-Z]\w+)`", row)}
+
+
+def literals(module: object, pattern: str) -> set[str]:
+    """Return the CamelCase words that a module's source names in a way."""
+    source = Path(str(module.__file__)).read_text()
+    return set(re.findall(pattern, source))
+
+
+def test_every_reason_of_a_condition_is_told() -> None:
+    told = set().union(*(words_of(section) for section in SECTIONS))
+    used = literals(conditions, r'(?:reason=|else |return )"([A-Z]\w+)"') - {"Progressing"}
+    assert {"Exploring", "Preparing", "Promoting", "Judging", "NumTrialsIgnored"} <= used
+    assert used <= told
+
+
+def test_every_trouble_of_a_bucket_is_told() -> None:
+    used = {reason for reason, _ in artifacts._HINTS.values()}
+    used |= literals(artifacts, r'return "([A-Z]\w+)", ') | {"StorageRefused", "Reachable"}
+    assert words_of("StorageReady") == used
+
+
+def test_every_end_of_a_search_a_study_and_an_attempt_is_told() -> None:
+    assert words_of("SearchComplete") == {"Searching", *SearchEnd}
+    failures = literals(planner, r'(?:return |_fail\(|, )"([A-Z]\w+)"[,)]')
+    assert {"TooManyFailedTrials", "NothingTrains", "PrepareFailed"} <= failures
+    assert failures <= words_of("Failed")
+    ends = {*EndReason, *job_states._DISRUPTIONS.values(), "PodLost", "Killed"}
+    assert ends <= words_of("Ends of attempts")
+
+
+def test_every_wait_is_told() -> None:
+    waits = literals(job_states, r'reason="([A-Z]\w+)"') | {"Unschedulable", "ImagePullBackOff"}
+    waits |= literals(job_states, r'"(QuotaExceeded|PodSecurityRefused|FailedCreate)"')
+    assert waits <= words_of("Waiting")
