@@ -92,6 +92,10 @@ def test_a_study_survives_an_upgrade_and_an_uninstallation_leaves_what_was_asked
     assert [each["metadata"]["uid"] for each in study.live_pods("t001")] == [pod["metadata"]["uid"]]
     nodes.release()
     study.wait_for_condition("Complete")
+    # The operator has changed nothing that the chart says: who applies it again finds no difference.
+    rendered = helm.render({**values, "replicas": 1}, namespace=HOME)
+    fields = ("--server-side", "--field-manager=argocd-controller")
+    assert plane.kubectl("diff", *fields, "-f", "-", text=rendered).stdout == ""
     jobs = created_jobs(plane, shop)
     assert len(jobs) == len(set(jobs)), "a Job was made twice"
 
