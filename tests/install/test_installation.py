@@ -149,7 +149,8 @@ def check_people(plane: ControlPlane, namespace: str) -> None:
         asked = plane.kubectl("auth", "can-i", verb, "fts", *part, "-n", namespace, f"--as={person}", check=False)
         return asked.stdout.strip() == "yes"
 
-    wait_until(lambda: may("admin", "delete"))
+    # A controller adds our rules to each of them, in any order.
+    wait_until(lambda: may("view", "get") and may("edit", "delete") and may("admin", "delete"))
     for person in ("view", "edit", "admin"):
         assert may(person, "get")
         assert may(person, "create") == (person != "view")
