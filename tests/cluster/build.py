@@ -161,7 +161,11 @@ KUEUE = Module(
     # where it is started.
     patches={"kueue": (b"/etc/kueue/metrics/certs", b"./" * 12)},
 )
-MODULES = (KUBERNETES, VERSITYGW, HELM, LINTERS, PROMETHEUS_OPERATOR, PROMETHEUS, KUEUE)
+KSTATUS = Module(
+    directory="kstatus",
+    packages={"kapply": "sigs.k8s.io/cli-utils/cmd"},
+)
+MODULES = (KUBERNETES, VERSITYGW, HELM, LINTERS, KSTATUS, PROMETHEUS_OPERATOR, PROMETHEUS, KUEUE)
 
 
 def find_kubernetes() -> Path:
