@@ -7,11 +7,11 @@ works: only that one lets studies go that leave something in a bucket.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from study_operator import names
 from study_operator.cluster import study_path
-from study_operator.kube import Kube, path_of
+from study_operator.kube import Kube, KubeError, Raw, path_of
 
 log = logging.getLogger(__name__)
 
@@ -30,7 +30,7 @@ def delete_all_studies(kube: Kube, sleep: Callable[[float], None]) -> None:
     """
     told: frozenset[str] = frozenset()
     while True:
-        studies, _ = kube.list(path_of(names.API_VERSION, names.PLURAL))
+        studies = _list_studies(kube)
         waiting = frozenset(f"{body['metadata']['namespace']}/{body['metadata']['name']}" for body in studies)
         for body in studies:
             metadata = body["metadata"]
@@ -44,3 +44,13 @@ def delete_all_studies(kube: Kube, sleep: Callable[[float], None]) -> None:
             log.info("waiting for %s", ", ".join(sorted(waiting)))
             told = waiting
         sleep(LOOK_SECONDS)
+
+
+def _list_studies(kube: Kube) -> Sequence[Raw]:
+    try:
+        return kube.list(path_of(names.API_VERSION, names.PLURAL))[0]
+    except KubeError as error:
+        # The API itself is gone, and every study with it.
+        if error.status == 404:
+            return ()
+        raise

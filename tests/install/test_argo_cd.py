@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import tempfile
 from collections.abc import Mapping
@@ -12,6 +13,7 @@ from typing import Any
 import pytest
 import yaml
 
+from cluster.kube import Cluster
 from install.bodies import BODIES
 from on_cluster.operators import MANIFESTS
 
@@ -64,6 +66,20 @@ SAID: Mapping[str, tuple[str, str]] = {
 @pytest.mark.parametrize("case", BODIES)
 def test_health_follows_the_conditions(linters: Path, case: str) -> None:
     assert judge(linters, HEALTH.read_text(), BODIES[case]) == SAID[case]
+
+
+def test_the_component_adds_it_to_a_configuration(cluster: Cluster, tmp_path: Path) -> None:
+    ours = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "argocd-cm"}, "data": {"url": "theirs"}}
+    (tmp_path / "argocd-cm.yaml").write_text(json.dumps(ours))
+    component = os.path.relpath(MANIFESTS / "argo-cd", tmp_path)
+    (tmp_path / "kustomization.yaml").write_text(
+        json.dumps({"resources": ["argocd-cm.yaml"], "components": [component]})
+    )
+    built = yaml.safe_load(cluster.kubectl("kustomize", str(tmp_path)).stdout)
+    assert built["data"] == {
+        "url": "theirs",
+        "resource.customizations.health.finetune.study_FineTuneStudy": HEALTH.read_text(),
+    }
 
 
 def test_the_patch_of_argo_cds_configuration_has_the_same_script(linters: Path) -> None:

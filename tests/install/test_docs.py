@@ -10,10 +10,10 @@ from pathlib import Path
 import yaml
 
 from cluster import scripts
-from cluster.kube import ControlPlane
+from cluster.kube import Cluster, ControlPlane
 from cluster.node import StandIn
-from install.helm import CHART, Helm
-from on_cluster.operators import HOME, REPOSITORY, wait_until
+from install.helm import CHART, Helm, by_name
+from on_cluster.operators import HOME, MANIFESTS, REPOSITORY
 
 TEXT = (REPOSITORY / "docs/install.md").read_text()
 COMMANDS = [line[2:] for block in re.findall(r"```console\n(.*?)```", TEXT, re.DOTALL) for line in block.splitlines()]
@@ -38,19 +38,27 @@ def test_the_commands_do_what_the_docs_say(plane: ControlPlane, helm_program: Pa
     first = COMMANDS.index("kubectl apply --server-side -k manifests/overlays/cluster-wide")
     others = COMMANDS[first:]
     with StandIn(plane.kubeconfig, nodes=2, script=lambda pod: scripts.runs()):
-        for command in [*COMMANDS[:first], by_helm[1], uninstall]:
+        for command in COMMANDS[:first]:
             run(command, plane, helm_program)
+        # Two operators would not know of each other.
+        second = run(f"! helm install second {CHART} --namespace default 2>&1", plane, helm_program)
+        assert "cannot be imported into the current release: invalid ownership metadata" in second
+        run(by_helm[1], plane, helm_program)
+        run(uninstall, plane, helm_program)
         assert plane.api.get(f"/apis/apps/v1/namespaces/{HOME}/deployments/finetune-study-operator") is None
+        *others, delete_studies, delete = (command for command in others if command not in by_helm)
         for command in others:
-            if command not in by_helm:
-                run(command, plane, helm_program)
+            run(command, plane, helm_program)
         # What the namespaced overlay has been applied over goes on to exist: kubectl deletes nothing.
         [deployment] = plane.api.list(f"/apis/apps/v1/namespaces/{HOME}/deployments")
         [container] = deployment["spec"]["template"]["spec"]["containers"]
         assert "--namespace=shop-ml" in container["args"]
         secret = plane.api.get("/api/v1/namespaces/shop-ml/secrets/bucket-credentials")
         assert secret is not None and secret["metadata"]["labels"] == {"finetune.study/bucket": "true"}
-        wait_until(lambda: not plane.api.list("/api/v1/pods", fieldSelector="status.phase=Pending"))
+        run(delete_studies, plane, helm_program)
+        run(delete, plane, helm_program)
+        found = plane.kubectl("get", "crd,clusterrole,clusterrolebinding,namespace", "-o", "name").stdout
+        assert "finetune" not in found
 
 
 def test_the_values_that_the_docs_show_are_taken(helm: Helm) -> None:
@@ -64,3 +72,20 @@ def test_the_values_that_the_docs_show_are_taken(helm: Helm) -> None:
             for part in name.split("."):
                 assert part in value, f"docs/install.md names {name}"
                 value = value[part]
+
+
+def test_the_kustomization_that_the_docs_show_sets_images_and_configuration(cluster: Cluster, tmp_path: Path) -> None:
+    text = (REPOSITORY / "docs/gitops.md").read_text()
+    example = re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)[0]
+    # From this copy instead of a Git server.
+    local, count = re.subn(
+        r"https://\S+//manifests/(\S+)\?ref=\S+", rf"{os.path.relpath(MANIFESTS, tmp_path)}/\1", example
+    )
+    assert count == 1
+    (tmp_path / "kustomization.yaml").write_text(local)
+    (tmp_path / "operator.yaml").write_text("limits: {attemptsLimit: 10}")
+    objects = by_name(yaml.safe_load_all(cluster.kubectl("kustomize", str(tmp_path)).stdout))
+    pod = objects[f"Deployment/{HOME}/finetune-study-operator"]["spec"]["template"]["spec"]
+    assert pod["containers"][0]["image"] == "registry.example/ml/finetune-study-operator:0.1.0"
+    [config] = [volume["configMap"]["name"] for volume in pod["volumes"] if "configMap" in volume]
+    assert objects[f"ConfigMap/{HOME}/{config}"]["data"] == {"operator.yaml": "limits: {attemptsLimit: 10}"}

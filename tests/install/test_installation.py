@@ -76,6 +76,8 @@ def test_a_study_survives_an_upgrade_and_an_uninstallation_leaves_what_was_asked
         if line.startswith("  kubectl "):
             plane.kubectl(*line.split()[1:])
 
+    check_people(plane, shop)
+
     # An upgrade in the middle of a study.
     nodes.hold("shop-t001-r0")
     study = StudyOnCluster(plane, shop, "shop")
@@ -109,8 +111,14 @@ def test_a_study_survives_an_upgrade_and_an_uninstallation_leaves_what_was_asked
     nodes.release()
     wait_until(lambda: not kept.live_pods("t000"))
 
-    # Installed again it takes over what it finds. This time API and studies are to go with it.
-    values = {**values, "replicas": 1, "crds": {"keep": False}}
+    # Installed again, for this namespace alone, it takes over what it finds. API and studies are to go with it.
+    values = {
+        "replicas": 1,
+        "config": {"limits": FAST},
+        "watchNamespaces": [shop],
+        "secrets": {"everywhere": True},
+        "crds": {"keep": False},
+    }
     helm.run("install", RELEASE, CHART, "-n", HOME, *WAIT, values=values)
     kept.wait_for_condition("Complete")
     nodes.hold("last-t000-r0")
@@ -118,6 +126,7 @@ def test_a_study_survives_an_upgrade_and_an_uninstallation_leaves_what_was_asked
     last.apply(a_spec(s3, arms=2, storage={"deletionPolicy": "Delete"}))
     last.wait(lambda study: "Running" in study.states())
     assert read_keys(s3, last.prefix()) and read_keys(s3, kept.prefix())
+    assert not [each for each in find_left_of_cluster(plane) if each.startswith("ClusterRoleBinding/")]
     helm.run("uninstall", RELEASE, "-n", HOME, *WAIT)
     assert not read_keys(s3, last.prefix()) and not read_keys(s3, kept.prefix())
     assert read_keys(s3, study.prefix())
@@ -125,3 +134,20 @@ def test_a_study_survives_an_upgrade_and_an_uninstallation_leaves_what_was_asked
     wait_until(lambda: not find_left_of_cluster(plane), why=lambda: f"{find_left_of_cluster(plane)}")
     # The Secret and its binding belong to whoever owns the namespace; the binding was the chart's.
     wait_until(lambda: find_left(plane, shop) == {"Secret/bucket-credentials"}, why=lambda: f"{find_left(plane, shop)}")
+
+
+def check_people(plane: ControlPlane, namespace: str) -> None:
+    """Look at what Kubernetes' own roles let people do with studies."""
+    for role in ("view", "edit", "admin"):
+        plane.kubectl("create", "rolebinding", role, f"--clusterrole={role}", f"--user={role}", "-n", namespace)
+
+    def may(person: str, verb: str, *part: str) -> bool:
+        asked = plane.kubectl("auth", "can-i", verb, "fts", *part, "-n", namespace, f"--as={person}", check=False)
+        return asked.stdout.strip() == "yes"
+
+    wait_until(lambda: may("admin", "delete"))
+    for person in ("view", "edit", "admin"):
+        assert may(person, "get")
+        assert may(person, "create") == (person != "view")
+        assert not may(person, "update", "--subresource=status")
+    plane.kubectl("delete", "rolebinding", "view", "edit", "admin", "-n", namespace)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import fields
 from typing import Any
@@ -154,3 +155,10 @@ def test_config_is_what_the_operator_reads(helm: Helm) -> None:
     said = yaml.safe_load(objects["ConfigMap/shop-system/finetune-study-operator-config"]["data"]["operator.yaml"])
     assert said == config
     assert isinstance(said["limits"]["attemptsLimit"], int)
+
+
+def test_the_chart_is_of_the_version_of_the_project() -> None:
+    project = tomllib.loads((CHART.parents[1] / "pyproject.toml").read_text())["project"]["version"]
+    chart = yaml.safe_load((CHART / "Chart.yaml").read_text())
+    assert (chart["version"], chart["appVersion"]) == (project, project)
+    assert VALUES["config"]["trainerImage"].endswith(f":{project}")

@@ -1,10 +1,12 @@
 """Before the API goes its studies go, and whoever lets it go waits until the last one has."""
 
+import pytest
+
 from kube_of_dicts import KubeOfDicts
 from study_operator import names
 from study_operator.clearance import delete_all_studies
 from study_operator.cluster import study_path
-from study_operator.kube import Raw, path_of
+from study_operator.kube import KubeError, Raw, path_of
 
 
 class SlowKube(KubeOfDicts):
@@ -49,3 +51,21 @@ def test_where_there_is_no_study_nothing_is_done() -> None:
     kube = SlowKube()
     delete_all_studies(kube, lambda seconds: None)  # type: ignore[arg-type]
     assert not kube.requests
+
+
+class KubeWithoutStudies(KubeOfDicts):
+    def __init__(self, status: int) -> None:
+        super().__init__()
+        self._status = status
+
+    def list(self, path: str, query: object = None) -> tuple[list[Raw], str]:
+        raise KubeError(self._status, "Any", "no")
+
+
+def test_where_the_api_is_gone_every_study_is() -> None:
+    delete_all_studies(KubeWithoutStudies(404), lambda seconds: None)  # type: ignore[arg-type]
+
+
+def test_a_refusal_is_not_taken_for_that() -> None:
+    with pytest.raises(KubeError):
+        delete_all_studies(KubeWithoutStudies(403), lambda seconds: None)  # type: ignore[arg-type]
