@@ -67,6 +67,7 @@ class Election:
         self._on_lost = on_lost
         self._clock = clock
         self._seen = _Seen()
+        self._complained = ""
         self._stopping = threading.Event()
         self.elected = threading.Event()
         """Set while this candidate holds the Lease."""
@@ -123,8 +124,11 @@ class Election:
                 return False
             self._look(self._kube.replace(self._path, self._build(lease)))
         except KubeError as error:
-            # Somebody else was quicker, or there is no answer.
-            log.debug("lease %s: %s", self._name, error)
+            # Somebody else was quicker, or there is no answer; anything else needs somebody who sees it.
+            is_usual = error.is_transient or error.status == 409
+            if not is_usual and str(error) != self._complained:
+                log.warning("nobody can be elected: %s", error)
+                self._complained = str(error)
             return False
         return True
 

@@ -366,6 +366,21 @@ def test_the_real_trainer_runs_in_a_pod_and_says_what_is_wrong(place: Workplace,
     assert "trial" in pod["status"]["containerStatuses"][0]["state"]["terminated"]["message"]
 
 
+@pytest.mark.parametrize(
+    ("name", "is_operator"),
+    [
+        ("finetune-study-operator", True),
+        ("registry.example:5000/ml/finetune-study-operator:0.1.0", True),
+        ("finetune-study-operator@sha256:0123", True),
+        ("finetune-study-trainer:0.1.0", False),
+        ("finetune-study-operator/trainer", False),
+    ],
+)
+def test_the_operators_image_is_known_by_its_name(name: str, is_operator: bool) -> None:
+    image = Image(entrypoint=["trainer"], operator=["operator"])
+    assert image.find_entrypoint(name) == (["operator"] if is_operator else ["trainer"])
+
+
 def test_the_image_knows_its_command(place: Workplace, make_nodes: Nodes) -> None:
     image = Image(entrypoint=[sys.executable, "-c", "import sys; print('trainer', *sys.argv[1:])"])
     nodes = make_nodes(image=image)

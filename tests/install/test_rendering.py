@@ -69,6 +69,7 @@ EVERYTHING: Mapping[str, Any] = {
     "networkPolicy": {
         "enabled": True,
         "metricsFrom": [{"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "monitoring"}}}],
+        "egress": [{"to": [{"ipBlock": {"cidr": "10.0.0.0/8"}}], "ports": [{"port": 443}, {"port": 6443}]}],
     },
 }
 MATRIX: Mapping[str, Mapping[str, Any]] = {
@@ -220,6 +221,9 @@ def test_everything_that_is_asked_for_arrives(helm: Helm) -> None:
     [spread] = pod["topologySpreadConstraints"]
     assert spread["topologyKey"] == "topology.kubernetes.io/zone"
     assert spread["labelSelector"] == deployment["spec"]["selector"]
+    policy = objects[f"NetworkPolicy/shop-system/{NAME}"]["spec"]
+    assert policy["policyTypes"] == ["Ingress", "Egress"]
+    assert policy["egress"] == EVERYTHING["networkPolicy"]["egress"]
     account = objects["ServiceAccount/shop-system/studies"]
     assert account["metadata"]["annotations"] == EVERYTHING["serviceAccount"]["annotations"]
     assert objects[f"RoleBinding/shop-ml/{NAME}-secrets"]["subjects"][0]["name"] == "studies"
