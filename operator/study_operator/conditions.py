@@ -48,7 +48,12 @@ def derive_conditions(
         _search_complete(ledger),
         Condition(type="Complete", is_true=outcome is not None and not has_failed, reason=stage, message=said),
         Condition(type="Failed", is_true=has_failed, reason=failure, message=failure_message),
-        Condition(type="Stalled", is_true=has_failed, reason=failure if has_failed else "Progressing"),
+        Condition(
+            type="Stalled",
+            is_true=has_failed,
+            reason=failure if has_failed else "Progressing",
+            message=failure_message,
+        ),
     )
     return tuple(_dated(condition, before.get(condition.type), now) for condition in conditions)
 
