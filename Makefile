@@ -66,12 +66,12 @@ bench: $(VENV)/.installed-bench model cluster-binaries
 
 # A control plane, nodes that run pods as processes of this machine, and an S3 server. The programs are built once, with
 # Go; where there is none the tests that need them are skipped.
-cluster: environment cluster-binaries
+cluster: environment
 	@PYTHONPATH=tests:operator:trainer $(PYTHON) -m cluster $(CLUSTER_ARGUMENTS)
 
 # The same sample study through the operator: on the cluster that KUBECONFIG names, if that is `make cluster`'s, or else
 # on one of its own.
-demo-cluster: environment model cluster-binaries
+demo-cluster: environment model
 	@PYTHONPATH=tests:operator:trainer $(PYTHON) -m cluster.demo --study $(SAMPLE)
 
 cluster-binaries: environment

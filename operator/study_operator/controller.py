@@ -70,6 +70,7 @@ class Controller:
         body = self.studies.get(key)
         if body is None:
             self._forget(key)
+            self.memory.forget_study(key)
             return None
         try:
             return self._visit(key, body)

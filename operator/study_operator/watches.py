@@ -113,6 +113,12 @@ class Memory:
             if job.uid in self._names:
                 self._forget(job)
 
+    def forget_study(self, key: StudyKey) -> None:
+        """Forget the Jobs of a study that is gone: nobody will ask for them."""
+        with self._lock:
+            for job in [job for job in self._jobs.values() if (job.namespace, job.study) == key]:
+                self._forget(job)
+
     def list_jobs(self, namespace: str | None, items: Iterable[Raw]) -> None:
         """Take in a whole list; what is not in it may be gone."""
         seen = set()

@@ -200,6 +200,7 @@ def build(module: Module, *, with_extra: bool = False) -> Path:
     with (directory / ".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if missing := _missing(directory, packages):
+            print(f"building {module.directory}: minutes, once", file=sys.stderr, flush=True)
             _build_programs(module, {program: packages[program] for program in missing}, directory)
         if not _is_whole(directory, packages, module.files):
             _take_files(module, directory)
@@ -306,8 +307,6 @@ def main() -> int:
     arguments = parser.parse_args()
     try:
         for module in MODULES:
-            if not _is_whole(module.find_directory(), module.packages, module.files):
-                print(f"building {module.directory}: minutes, once", flush=True)
             print(f"{module.directory}: {build(module, with_extra=arguments.node)}", flush=True)
     except GoMissingError as error:
         print(f"no test cluster: {error}", flush=True)

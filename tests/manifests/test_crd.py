@@ -20,7 +20,7 @@ from study_operator.status import parse_status, render_refusal, render_status
 from study_operator.study import parse_study
 from study_operator.trial import Continuation, Ledger
 
-REPOSITORY = CRD_FILE.parents[2]
+REPOSITORY = Path(__file__).resolve().parents[2]
 SAMPLES = sorted((REPOSITORY / "manifests" / "samples").glob("*.yaml"))
 SCHEMA = CRD["spec"]["versions"][0]["schema"]["openAPIV3Schema"]
 CLIENT_SIDE_BYTES = 262_144

@@ -135,6 +135,20 @@ def test_a_job_that_is_there_after_all_goes_on() -> None:
     assert [getattr(world.visit(), "phase", None) for _ in range(2)] == [JobPhase.RUNNING] * 2
 
 
+def test_of_a_study_that_is_gone_nothing_is_kept() -> None:
+    world = World()
+
+    world.memory.forget_study(("team", "other"))
+    assert world.visit() is not None
+    world.memory.forget_study(("team", "s1"))
+
+    assert world.visit() is None
+    assert not world.memory.doubtful_of("team", "study-1")
+    # What a watch tells afterwards of its last pod is of no Job that anybody knows.
+    world.memory.see_pod("DELETED", STOPPED)
+    assert world.visit() is None
+
+
 def test_another_job_of_that_name_takes_its_place() -> None:
     world = World()
     world.kube.put(JOB, a_job("job-2"))
