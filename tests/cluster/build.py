@@ -3,7 +3,7 @@
     python tests/cluster/build.py [--node]         # --node: kubelet and kube-proxy too, for a real node by hand
 
 The programs of a module lie in `<cache>/<module>/<hash of go.mod, go.sum and flags>/`, where the cache is
-`FINETUNE_STUDY_CACHE`, or `.cache` of the working copy. A first build takes about nine minutes on two cores. Any
+`FINETUNE_STUDY_CACHE`, or `.cache` of the working copy. A first build takes about twenty minutes on two cores. Any
 number of builders may run at once: one builds, the others wait, and a program gets its name only when it is whole.
 """
 
