@@ -13,7 +13,7 @@ import pytest
 from cluster.bucket import S3Server, User
 from cluster.kube import Cluster, ControlPlane
 from install.conftest import Nodes, make_namespace
-from install.helm import CHART, RELEASE, Helm
+from install.helm import CHART, RELEASE, Helm, HelmError
 from on_cluster.operators import FAST, HOME, wait_until
 from on_cluster.studies import StudyOnCluster, a_secret, a_spec, created_jobs, read_keys
 
@@ -131,6 +131,13 @@ def test_a_study_survives_an_upgrade_and_an_uninstallation_leaves_what_was_asked
     last.wait(lambda study: "Running" in study.states())
     assert read_keys(s3, last.prefix()) and read_keys(s3, kept.prefix())
     assert not [each for each in find_left_of_cluster(plane) if each.startswith("ClusterRoleBinding/")]
+    # Without an operator that lets them go nothing is uninstalled.
+    scale(plane, 0)
+    with pytest.raises(HelmError, match="timed out waiting for the condition"):
+        helm.run("uninstall", RELEASE, "-n", HOME, "--timeout", "5s")
+    assert f"Deployment/{NAME}" in find_left(plane, HOME)
+    assert last.get() is not None
+    scale(plane, 1)
     helm.run("uninstall", RELEASE, "-n", HOME, *WAIT)
     assert not read_keys(s3, last.prefix()) and not read_keys(s3, kept.prefix())
     assert read_keys(s3, study.prefix())
@@ -138,6 +145,13 @@ def test_a_study_survives_an_upgrade_and_an_uninstallation_leaves_what_was_asked
     wait_until(lambda: not find_left_of_cluster(plane), why=lambda: f"{find_left_of_cluster(plane)}")
     # The Secret and its binding belong to whoever owns the namespace; the binding was the chart's.
     wait_until(lambda: find_left(plane, shop) == {"Secret/bucket-credentials"}, why=lambda: f"{find_left(plane, shop)}")
+
+
+def scale(plane: ControlPlane, replicas: int) -> None:
+    """Let there be so many replicas."""
+    plane.kubectl("scale", f"deployment/{NAME}", "-n", HOME, f"--replicas={replicas}")
+    selector = f"app.kubernetes.io/name={NAME}"
+    wait_until(lambda: len(plane.api.list(f"/api/v1/namespaces/{HOME}/pods", labelSelector=selector)) == replicas)
 
 
 def check_people(plane: ControlPlane, namespace: str) -> None:
