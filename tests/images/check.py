@@ -158,7 +158,8 @@ def check_operator(tool: str) -> None:
 def check_trainer(tool: str, place: Path) -> None:
     """Prepare a dataset and run a trial, both in the image."""
     place.chmod(0o755)
-    save_model(place / "model")
+    for file in save_model(place / "model").iterdir():
+        file.chmod(0o644)
     write_pages(place / "pages.jsonl")
     (place / "written").mkdir()
     os.chown(place / "written", USER, USER)
