@@ -3,7 +3,7 @@
     python tests/cluster/build.py [--node]         # --node: kubelet and kube-proxy too, for a real node by hand
 
 The programs of a module lie in `<cache>/<module>/<hash of go.mod, go.sum and flags>/`, where the cache is
-`FINETUNE_STUDY_CACHE`, or `.cache` of the working copy. A first build takes about nine minutes on two cores. Any
+`FINETUNE_STUDY_CACHE`, or `.cache` of the working copy. A first build takes about twenty minutes on two cores. Any
 number of builders may run at once: one builds, the others wait, and a program gets its name only when it is whole.
 """
 
@@ -161,7 +161,11 @@ KUEUE = Module(
     # where it is started.
     patches={"kueue": (b"/etc/kueue/metrics/certs", b"./" * 12)},
 )
-MODULES = (KUBERNETES, VERSITYGW, HELM, LINTERS, PROMETHEUS_OPERATOR, PROMETHEUS, KUEUE)
+KSTATUS = Module(
+    directory="kstatus",
+    packages={"kapply": "sigs.k8s.io/cli-utils/cmd"},
+)
+MODULES = (KUBERNETES, VERSITYGW, HELM, LINTERS, KSTATUS, PROMETHEUS_OPERATOR, PROMETHEUS, KUEUE)
 
 
 def find_kubernetes() -> Path:

@@ -40,6 +40,12 @@ def linters() -> Path:
 
 
 @pytest.fixture(scope="session")
+def kapply() -> Path:
+    """A program that tells what kstatus makes of objects."""
+    return find_programs(lambda: build.build(build.KSTATUS)) / "kapply"
+
+
+@pytest.fixture(scope="session")
 def prometheus_crds() -> Path:
     """The directory with the CRDs of the Prometheus operator."""
     return find_programs(lambda: build.build(build.PROMETHEUS_OPERATOR))

@@ -1,13 +1,16 @@
-"""Flux's health check expressions of the docs, told by the CEL that Flux uses: the one in the API server.
+"""What Flux makes of a study: by kstatus, which it uses without expressions, and by those that the docs give.
 
-A validating policy evaluates them on statuses as the operator writes them, and says in its refusal what they are.
+The CEL of the expressions is the one in the API server: a validating policy evaluates them on statuses as the operator
+writes them, and says in its refusal what they are.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import re
 import secrets
+import subprocess
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -35,6 +38,18 @@ SAID: Mapping[str, str] = {
     "failed": "Failed",
     "not accepted": "Failed",
 }
+
+
+KSTATUS: Mapping[str, tuple[str, str]] = {
+    "new": ("Current", "Resource is current"),
+    "changed": ("InProgress", "FineTuneStudy generation is 1, but latest observed generation is 0"),
+    "exploring": ("Current", "Resource is current"),
+    "suspended": ("Current", "Resource is current"),
+    "complete": ("Current", "Resource is current"),
+    "failed": ("Failed", "the first six arms diverged"),
+    "not accepted": ("Failed", "`spec.storage.uri` must be there"),
+}
+"""Without expressions: a study that runs counts as current, or every wait would time out over a weekend."""
 
 
 def read_expressions(file: Path) -> dict[str, str]:
@@ -117,3 +132,39 @@ def test_the_policy_finds_no_fault_in_the_expressions(studies: Studies) -> None:
         )
     )
     assert not policy["status"]["typeChecking"].get("expressionWarnings")
+
+
+def test_without_expressions_only_what_is_stalled_has_failed(
+    cluster: Cluster, namespace: str, kapply: Path, tmp_path: Path
+) -> None:
+    install_crd(cluster)
+    studies = Studies(cluster, namespace)
+    entries = {}
+    for case in KSTATUS:
+        name = case.replace(" ", "-")
+        study = studies.create({**MANIFEST, "metadata": {"name": name}})
+        entries[f"{namespace}_{name}_finetune.study_FineTuneStudy"] = ""
+        if status := BODIES[case].get("status"):
+            observed = study["metadata"]["generation"] - (case == "changed")
+            studies.write_status(study, {**status, "observedGeneration": observed})
+    # What kapply would have applied, as it writes it down.
+    inventory = {
+        "apiVersion": "v1",
+        "kind": "ConfigMap",
+        "metadata": {
+            "name": "inventory",
+            "namespace": namespace,
+            "labels": {"cli-utils.sigs.k8s.io/inventory-id": namespace},
+        },
+    }
+    cluster.apply({**inventory, "data": entries})
+    (tmp_path / "inventory.yaml").write_text(json.dumps(inventory))
+    told = subprocess.run(
+        [kapply, "--kubeconfig", cluster.kubeconfig, "status", tmp_path, "--timeout", "60s"],
+        env={**os.environ, "HOME": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    found = re.findall(rf"{namespace}/(\S+) is (\w+): (.*)", told)
+    assert {name.replace("-", " "): (status, message) for name, status, message in found} == KSTATUS

@@ -125,6 +125,14 @@ def kubeconform(linters: Path, schemas: Path, text: str) -> str:
     return result.stdout + result.stderr
 
 
+def kube_score(linters: Path, text: str) -> list[str]:
+    """Return what kube-score complains of."""
+    ignored = [word for test in KUBE_SCORE_IGNORES for word in ("--ignore-test", test)]
+    command = [linters / "kube-score", "score", "--output-format", "ci", *ignored, "-"]
+    scored = subprocess.run(command, input=text, capture_output=True, text=True, check=False)
+    return [line for line in scored.stdout.splitlines() if not line.startswith(("[OK]", "[SKIPPED]"))]
+
+
 @pytest.mark.parametrize("case", MATRIX)
 def test_whatever_is_asked_for_is_valid_and_sound(
     helm: Helm, linters: Path, schemas: Path, case: str, tmp_path: Path
@@ -134,11 +142,14 @@ def test_whatever_is_asked_for_is_valid_and_sound(
     helm.run("lint", "--strict", CHART, "--values", tmp_path / "lint.yaml")
     text = helm.render(values)
     assert kubeconform(linters, schemas, text) == ""
-    ignored = [word for test in KUBE_SCORE_IGNORES for word in ("--ignore-test", test)]
-    command = [linters / "kube-score", "score", "--output-format", "ci", *ignored, "-"]
-    scored = subprocess.run(command, input=text, capture_output=True, text=True, check=False)
-    complaints = [line for line in scored.stdout.splitlines() if not line.startswith(("[OK]", "[SKIPPED]"))]
-    assert complaints == COMPLAINTS.get(case, [])
+    assert kube_score(linters, text) == COMPLAINTS.get(case, [])
+
+
+@pytest.mark.parametrize("overlay", ["cluster-wide", "namespaced"])
+def test_overlays_are_valid_and_sound(cluster: Cluster, linters: Path, schemas: Path, overlay: str) -> None:
+    text = cluster.kubectl("kustomize", str(MANIFESTS / "overlays" / overlay)).stdout
+    assert kubeconform(linters, schemas, text) == ""
+    assert kube_score(linters, text) == []
 
 
 def test_kubeconform_sees_a_field_that_is_not_there(helm: Helm, linters: Path, schemas: Path) -> None:
@@ -169,17 +180,17 @@ def test_rights_are_those_of_the_manifests(helm: Helm) -> None:
 def test_the_deployment_is_that_of_the_manifests(helm: Helm) -> None:
     [ours] = [each for each in read_manifests(MANIFESTS / "operator/deployment.yaml") if each["kind"] == "Deployment"]
     pods = [
-        without_names(each["spec"]["template"]["spec"])
+        without_selectors(each["spec"]["template"]["spec"])
         for each in (ours, helm.render_objects()[f"Deployment/shop-system/{NAME}"])
     ]
     assert pods[0] == pods[1]
+    config = yaml.safe_load((MANIFESTS / "operator/operator.yaml").read_text())
+    assert config == yaml.safe_load((CHART / "values.yaml").read_text())["config"]
 
 
-def without_names(pod: dict[str, Any]) -> dict[str, Any]:
-    """Return a pod without what differs by tag, release and value."""
-    container = pod["containers"][0]
-    container["image"] = container["image"].partition(":")[0]
-    container.pop("imagePullPolicy", None)
+def without_selectors(pod: dict[str, Any]) -> dict[str, Any]:
+    """Return a pod without what differs by release, and what Kubernetes would say by itself."""
+    pod["containers"][0].pop("imagePullPolicy", None)
     for each in pod["topologySpreadConstraints"]:
         del each["labelSelector"]
     return pod
