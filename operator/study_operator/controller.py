@@ -14,7 +14,7 @@ from typing import Any
 
 from study_operator import names
 from study_operator.acceptance import find_problems
-from study_operator.cluster import ClusterRunner, ClusterStatuses, Studies, manifest_of
+from study_operator.cluster import ClusterRunner, ClusterStatuses, Studies, manifest_of, study_path
 from study_operator.conditions import render_time
 from study_operator.errors import ConflictError, StatusUnreadableError, StudyInvalidError
 from study_operator.farewell import Farewell, WaitsError, is_held
@@ -69,8 +69,7 @@ class Controller:
         """
         body = self.studies.get(key)
         if body is None:
-            self._forget(key)
-            self.memory.forget_study(key)
+            self._see_off(key)
             return None
         try:
             return self._visit(key, body)
@@ -88,6 +87,15 @@ class Controller:
         self.proposals.forget(key)
         self.progress_read_at.pop(key, None)
         self.slots.pop(key, None)
+
+    def _see_off(self, key: StudyKey) -> None:
+        """Forget a study that is gone; one that nobody has told of yet is not."""
+        self._forget(key)
+        try:
+            if self.kube.get(study_path(key), only_metadata=True) is None:
+                self.memory.forget_study(key)
+        except KubeError as error:
+            raise TransientError(str(error)) from error
 
     def _refresh(self, key: StudyKey) -> Raw | None:
         try:

@@ -53,13 +53,15 @@ class S3Server:
     Args:
         directory: For data, users and logs.
         program: The versitygw binary.
+        address: Where it listens: at an address of this machine alone, unless somebody else must reach it.
     """
 
-    def __init__(self, directory: Path, program: Path) -> None:
+    def __init__(self, directory: Path, program: Path, *, address: str = "127.0.0.1") -> None:
         self.directory = directory
         self.root = User(access_key="root", secret_key=secrets.token_hex(16))
         """Who may do everything."""
         self._program = program
+        self._address = address
         self._access_log = directory / "access.log"
         self._port = processes.pick_ports(1)[0]
         self._users: dict[str, User] = {}
@@ -75,7 +77,7 @@ class S3Server:
     @property
     def endpoint(self) -> str:
         """The address that clients use, with path-style buckets."""
-        return f"http://127.0.0.1:{self._port}"
+        return f"http://{self._address}:{self._port}"
 
     def requests(self) -> list[Request]:
         """Return the requests that were answered so far; the last ones may be noted a moment later."""
@@ -91,7 +93,7 @@ class S3Server:
         self._write_users()
         command: list[str | Path] = [
             self._program,
-            f"--port=127.0.0.1:{self._port}",
+            f"--port={self._address}:{self._port}",
             f"--region={REGION}",
             f"--iam-dir={self.directory / 'users'}",
             "--iam-cache-disable",

@@ -205,7 +205,12 @@ class ProcessPod:
         command = [self._localise(_expand(word, variables), mounts) for word in words]
         program = shutil.which(command[0], path=environment["PATH"])
         if program is None:
-            raise StartError(f'exec: "{command[0]}": executable file not found in $PATH')
+            why = (
+                f"stat {command[0]}: no such file or directory"
+                if "/" in command[0]
+                else "executable file not found in $PATH"
+            )
+            raise StartError(f'exec: "{command[0]}": {why}')
         directory = Path(self._localise(container.get("workingDir", ""), mounts) or self._place / "work")
         process = processes.spawn(
             [program, *command[1:]], log=self.log(name), environment=environment, directory=directory
@@ -244,6 +249,15 @@ class ProcessPod:
             if _count_memory(self._pod["metadata"]["uid"]) > parse_bytes(limit):
                 self._killed_for_memory.add(container["name"])
                 processes.signal_group(process, signal.SIGKILL)
+
+    def find_full_volume(self) -> tuple[str, str] | None:
+        """Return the name and the limit of an emptyDir that holds more than it may."""
+        for volume in self._pod["spec"].get("volumes", ()):
+            limit = volume.get("emptyDir", {}).get("sizeLimit")
+            place = self._mounts.get(volume["name"])
+            if limit is not None and place is not None and _count_files(place) > parse_bytes(limit):
+                return volume["name"], limit
+        return None
 
     def _wait(self, container: Object, process: subprocess.Popen[bytes]) -> None:
         name = container["name"]
@@ -383,6 +397,15 @@ def _count_memory(uid: str) -> int:
             status = Path(f"/proc/{pid}/status").read_text()
             if found := re.search(r"^RssAnon:\s+(\d+) kB", status, re.MULTILINE):
                 total += int(found[1]) * 1024
+    return total
+
+
+def _count_files(place: Path) -> int:
+    """Return the bytes of all files of a directory."""
+    total = 0
+    for file in place.rglob("*"):
+        with contextlib.suppress(OSError):  # it may go in the meantime
+            total += file.lstat().st_size if file.is_file() else 0
     return total
 
 

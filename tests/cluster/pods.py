@@ -42,9 +42,16 @@ PULL_SECONDS = 1.0
 """How long an attempt to pull an image is seen to have failed before it is called a back-off."""
 MEMORY_SECONDS = 0.5
 """Between two looks at the memory of a process that has a limit."""
+DISK_SECONDS = 1.0
+"""Between two looks at what a process has written; a kubelet looks every ten."""
 EVICTION_GRACE_SECONDS = 1.0
 """What the kubelet leaves a pod when the node itself is short of something."""
 SHUTDOWN_GRACE_SECONDS = 30.0
+START_ERROR = (
+    "failed to create containerd task: failed to create shim task: OCI runtime create failed: runc create failed: "
+    "unable to start container process"
+)
+"""How containerd begins to say that a program is not there."""
 
 
 class Host(Protocol):
@@ -160,6 +167,8 @@ class PodWorker:
         self._init = [Container(each, waiting) for each in init]
         self._main = [Container(each, waiting) for each in pod["spec"]["containers"]]
         self._has_sandbox = False
+        self._had_sandbox = False
+        """It has an address, and keeps it."""
         self._runtime: Runtime
         if script is None:
             self._runtime = self.processes = ProcessPod(host.api, pod, host.place(pod), host.image, self._tell_end)
@@ -250,6 +259,13 @@ class PodWorker:
         """Throw the pod out, because the node is short of memory."""
         self._stop_for("Evicted", message, EVICTION_GRACE_SECONDS)
 
+    def overflow(self, message: str) -> None:
+        """Throw the pod out, because it uses more of the disk than it may: Kubernetes calls that no disruption."""
+        if not self.is_over:
+            self._why_failed = {"reason": "Evicted", "message": message}
+            self._announce("Evicted", message)
+            self._stop(EVICTION_GRACE_SECONDS)
+
     def shut_down(self) -> None:
         """End the pod, because its node is about to be switched off."""
         message = "Pod was terminated in response to imminent node shutdown."
@@ -265,7 +281,7 @@ class PodWorker:
         """Start the next init container, or all the others."""
         if self._is_stopping or self.is_over:
             return
-        self._has_sandbox = True
+        self._has_sandbox = self._had_sandbox = True
         if self._script and self._script.waiting_reason:
             self._wait_in_vain(self._script)
             return
@@ -275,6 +291,7 @@ class PodWorker:
                 continue
             try:
                 container.started_at = _now()
+                container.waiting_reason = container.waiting_message = ""
                 self._runtime.start(container.spec)
             except ConfigError as error:
                 container.started_at = ""
@@ -291,14 +308,17 @@ class PodWorker:
                 container.ended = {
                     "exitCode": 128,
                     "reason": "StartError",
-                    "message": str(error),
+                    "message": f"{START_ERROR}: {error}",
                     "startedAt": "1970-01-01T00:00:00Z",
                     "finishedAt": _now(),
                 }
                 self._go_on_after(container)
         self._write()
-        if self.processes is not None and any("memory" in _limits(each) for each in self._main):
-            self.tell_later(MEMORY_SECONDS, self._look_at_memory)
+        if self.processes is not None:
+            if any("memory" in _limits(each) for each in self._main):
+                self.tell_later(MEMORY_SECONDS, self._look_at_memory)
+            if any("sizeLimit" in volume.get("emptyDir", {}) for volume in self.pod["spec"].get("volumes", ())):
+                self.tell_later(DISK_SECONDS, self._look_at_disk)
 
     def _wait_in_vain(self, script: Script) -> None:
         """Say why the first container does not start: a pull that fails, and fails again after a while, in turns."""
@@ -324,6 +344,14 @@ class PodWorker:
             self.processes.kill_if_too_large()
             self.tell_later(MEMORY_SECONDS, self._look_at_memory)
 
+    def _look_at_disk(self) -> None:
+        if self.processes is None or not any(each.is_running() for each in self._main):
+            return
+        if (full := self.processes.find_full_volume()) is not None:
+            self.overflow(f'Usage of EmptyDir volume "{full[0]}" exceeds the limit "{full[1]}". ')
+        else:
+            self.tell_later(DISK_SECONDS, self._look_at_disk)
+
     # Ending
 
     def _note_end(self, name: str, code: int, reason: str, message: str) -> None:
@@ -347,6 +375,7 @@ class PodWorker:
             if not any(each.is_running() for each in self._init + self._main):
                 self._finish()
         elif container in self._init and code == 0:
+            self._write()
             self._start()
         elif self._wants_restart(code):
             self._restart(container)
@@ -363,14 +392,26 @@ class PodWorker:
         return policy == "Always" or (policy == "OnFailure" and code != 0)
 
     def _restart(self, container: Container) -> None:
-        container.last = {"terminated": container.ended}
-        container.ended, container.started_at = None, ""
-        container.waiting_reason = "CrashLoopBackOff"
+        # Its end is seen first.
+        self._write()
+        ended = container.render(self.uid, is_init=container in self._init)["state"]
         # The first restart comes at once.
         seconds = min(300.0, RESTART_SECONDS * 2 ** (container.restarts - 1)) if container.restarts else 0.0
-        container.restarts += 1
-        self._write()
-        self.tell_later(seconds, self._start)
+        if seconds:
+            container.last, container.ended, container.started_at = ended, None, ""
+            container.waiting_reason = "CrashLoopBackOff"
+            pod = f"{self.pod['metadata']['name']}_{self.pod['metadata']['namespace']}({self.uid})"
+            container.waiting_message = (
+                f"back-off {seconds:.0f}s restarting failed container={container.name} pod={pod}"
+            )
+            self._write()
+        self.tell_later(seconds, lambda: self._start_again(container, ended))
+
+    def _start_again(self, container: Container, ended: Object) -> None:
+        if not self._is_stopping and not self.is_over:
+            container.last, container.ended, container.started_at = ended, None, ""
+            container.restarts += 1
+            self._start()
 
     def _obey(self) -> None:
         """Do what the object asks: end, if it is being deleted or is gone."""
@@ -494,7 +535,6 @@ class PodWorker:
         statuses = [each.render(self.uid, is_init=False) for each in sorted(self._main, key=lambda each: each.name)]
         init_statuses = [each.render(self.uid, is_init=True) for each in self._init]
         phase = self._phase()
-        has_address = any(each.started_at for each in self._init + self._main)
         self._render_conditions()
         host_address = "127.0.0.1"
         return {
@@ -503,7 +543,7 @@ class PodWorker:
             "startTime": self._start_time,
             "hostIP": host_address,
             "hostIPs": [{"ip": host_address}],
-            **({"podIP": self._address, "podIPs": [{"ip": self._address}]} if has_address else {}),
+            **({"podIP": self._address, "podIPs": [{"ip": self._address}]} if self._had_sandbox else {}),
             "conditions": [{"type": kind, **condition} for kind, condition in self._conditions.items()],
             "containerStatuses": statuses,
             **({"initContainerStatuses": init_statuses} if init_statuses else {}),
@@ -639,6 +679,9 @@ class ScriptedPod:
                 self._end(137, reason="OOMKilled")
             case Ending.EVICTED:
                 worker.tell(worker.evict)
+            case Ending.DISK_FULL:
+                message = 'Usage of EmptyDir volume "finetune-tmp" exceeds the limit "1Gi". '
+                worker.tell(lambda: worker.overflow(message))
             case Ending.PREEMPTED:
                 worker.tell(self._preempt)
             case Ending.NODE_SHUTDOWN:

@@ -16,6 +16,8 @@ class Ending(StrEnum):
     """The kernel kills it for its memory: 137, OOMKilled."""
     EVICTED = "Evicted"
     """The kubelet throws it out, because the node is short of memory."""
+    DISK_FULL = "DiskFull"
+    """The kubelet throws it out, because it has written more than it may; that is marked as no disruption."""
     PREEMPTED = "Preempted"
     """The scheduler marks and deletes it, as for a pod of higher priority."""
     NODE_SHUTDOWN = "NodeShutdown"
@@ -75,6 +77,11 @@ def runs_out_of_memory(*, after_seconds: float = 0.0) -> Script:
 def is_evicted(*, after_seconds: float = 0.0) -> Script:
     """Be thrown out by the kubelet."""
     return Script(ending=Ending.EVICTED, after_seconds=after_seconds)
+
+
+def fills_its_disk(*, after_seconds: float = 0.0) -> Script:
+    """Be thrown out by the kubelet, for what it has written."""
+    return Script(ending=Ending.DISK_FULL, after_seconds=after_seconds)
 
 
 def is_preempted(*, after_seconds: float = 0.0) -> Script:

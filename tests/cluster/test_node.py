@@ -209,6 +209,30 @@ def test_a_disruption_is_not_counted_and_another_pod_comes(
     assert job is not None and "failed" not in counts_of(job)
 
 
+def test_a_pod_that_fills_its_disk_is_evicted_without_being_disrupted(place: Workplace, make_nodes: Nodes) -> None:
+    """As a kubelet does it: its Job sees nothing but the exit code of a pod that was asked to stop."""
+    ends = [scripts.fills_its_disk(), scripts.exits(0)]
+    make_nodes(script=lambda pod: ends.pop(0))
+    place.run(a_job(rules=(FAULTS_OF_THE_ARM, DISRUPTION, KILLS)))
+    pod = place.wait_for_pod(is_over)
+    assert pod["status"]["reason"] == "Evicted"
+    assert pod["status"]["message"] == 'Usage of EmptyDir volume "finetune-tmp" exceeds the limit "1Gi". '
+    assert end_of(pod) == ("Failed", 143, "Error")
+    assert condition_of(pod, "DisruptionTarget") == ("", "")
+    assert place.wait_for_end() == ("Complete", "CompletionsReached")
+
+
+def test_a_process_that_writes_too_much_into_its_volume_is_evicted(place: Workplace, make_nodes: Nodes) -> None:
+    make_nodes()
+    source = "import time; open('/data/much', 'wb').write(bytes(8 << 20)); time.sleep(600)"
+    volumes = [{"name": "data", "emptyDir": {"sizeLimit": "4Mi"}}]
+    mounts = [{"name": "data", "mountPath": "/data"}]
+    place.run(a_job(pod={"volumes": volumes}, volumeMounts=mounts, **a_program(source)))
+    pod = place.wait_for_pod(is_over)
+    assert (pod["status"]["reason"], end_of(pod)) == ("Evicted", ("Failed", 143, "Error"))
+    assert pod["status"]["message"] == 'Usage of EmptyDir volume "data" exceeds the limit "4Mi". '
+
+
 def test_an_evicted_pod_says_why(place: Workplace, make_nodes: Nodes) -> None:
     make_nodes(script=lambda pod: scripts.is_evicted())
     place.run(a_job())
@@ -619,6 +643,42 @@ def test_kubectl_shows_what_a_process_says(cluster: Cluster, place: Workplace, m
     assert cluster.kubectl(*logs, "--follow").stdout == "first\nsecond\nlast\n"
     assert place.wait_for_end() == ("Complete", "CompletionsReached")
     assert cluster.kubectl(*logs).stdout == "first\nsecond\nlast\n"
+
+
+def test_a_pod_has_an_address_before_its_containers_start(place: Workplace, make_nodes: Nodes) -> None:
+    make_nodes()
+    place.run(a_job("waits", envFrom=[{"configMapRef": {"name": "nobodys"}}]))
+    place.run(a_job("ends", command=["/no/such/program"]))
+    waiting = place.wait_for_pod(lambda pod: "CreateContainerConfigError" in json.dumps(pod["status"]), "waits")
+    ended = place.wait_for_pod(is_over, "ends")
+    assert all(pod["status"]["podIP"] for pod in (waiting, ended))
+    said = ended["status"]["containerStatuses"][0]["state"]["terminated"]["message"]
+    assert said.startswith("failed to create containerd task: ")
+    assert said.endswith('exec: "/no/such/program": stat /no/such/program: no such file or directory')
+
+
+def test_a_container_that_is_restarted_is_seen_to_have_ended_first(place: Workplace, make_nodes: Nodes) -> None:
+    make_nodes()
+    container = {"name": "trainer", "image": "none", "command": ["sh", "-c", "exit 4"]}
+    spec = {"restartPolicy": "OnFailure", "containers": [container]}
+    pod = place.api.create(place.pods, {"metadata": {"name": "a"}, "spec": spec})
+    seen: list[tuple[str, int]] = []
+    version = pod["metadata"]["resourceVersion"]
+    with place.api.watch(place.pods, resource_version=version, fieldSelector="metadata.name=a") as events:
+        for event in events:
+            for status in event["object"].get("status", {}).get("containerStatuses", ()):
+                kind, state = next(iter(status["state"].items()))
+                seen.append((f"{kind} {state.get('reason', '')}".strip(), status["restartCount"]))
+            if seen and seen[-1][0].endswith("CrashLoopBackOff"):
+                break
+    # Seen with a kubelet: the first restart comes at once.
+    assert [state for state, _ in itertools.groupby(seen)][1:] == [
+        ("running", 0),
+        ("terminated Error", 0),
+        ("running", 1),
+        ("terminated Error", 1),
+        ("waiting CrashLoopBackOff", 1),
+    ]
 
 
 # As seen with a kubelet and containerd (Kubernetes 1.36.3): phase, state of the container, reason of its readiness.

@@ -6,7 +6,8 @@ The operator says its `--help`; the trainer prepares thirty pages and runs a tri
 network. docker, podman or buildah builds, whichever is there; buildah's images are run by runc. Without `--base` the
 images are built on Debian's own Python, which debootstrap brings, so that no image registry is needed.
 
-Exit codes: 0 both images work, 1 one of them does not, 2 there is nothing here that builds images.
+Exit codes: 0 both images work, 1 one of them does not, 2 nothing can build images here: there is no tool, no base
+image, no room, or no package index that is reached while one is built.
 """
 
 from __future__ import annotations
@@ -36,11 +37,17 @@ SUITE = "bookworm"
 """Debian's release with Python 3.11."""
 CERTIFICATES = Path("/etc/ssl/certs/ca-certificates.crt")
 USER = 65532
+ROOM_BYTES = 20 << 30
+"""torch brings CUDA, and lies in layers, in a working container, and in what is put together of both."""
 WORKS, BROKEN, NO_TOOL = 0, 1, 2
 
 
 class CheckError(Exception):
     """Something is not as it must be; one sentence."""
+
+
+class UnableError(Exception):
+    """This machine cannot build images, whatever is in them; one sentence."""
 
 
 def main() -> int:
@@ -54,12 +61,15 @@ def main() -> int:
         print("images: not checked, none of docker, podman and buildah (with runc) works here", flush=True)
         return NO_TOOL
     try:
-        base = arguments.base or make_base(tool)
+        base = find_base(tool, arguments.base)
         for name in ("operator", "trainer"):
             build(tool, name, base)
         check_operator(tool)
         with tempfile.TemporaryDirectory(prefix="images-") as place:
             check_trainer(tool, Path(place))
+    except UnableError as error:
+        print(f"images: not checked, {error}", flush=True)
+        return NO_TOOL
     except CheckError as error:
         print(f"images: {error}", file=sys.stderr)
         return BROKEN
@@ -88,11 +98,29 @@ def image_of(name: str) -> str:
 # Build
 
 
+def find_base(tool: str, given: str | None) -> str:
+    """Return the base image, once it is known that something can be built on it here.
+
+    Raises:
+        UnableError: Nothing can.
+    """
+    free = shutil.disk_usage("/var/tmp").free
+    if free < ROOM_BYTES:
+        raise UnableError(f"{ROOM_BYTES >> 30} GiB must be free, got {free >> 30}")
+    try:
+        base = given or make_base(tool)
+        # The stage that fetches no more than the installer.
+        call([tool, "build", *arguments_of(base), "--target=tools", "--file=Dockerfile.trainer", "."])
+    except CheckError as error:
+        raise UnableError(f"nothing can be built: {error}") from error
+    return base
+
+
 def make_base(tool: str) -> str:
     """Make a base image of Debian's packages, unless it is there.
 
     Raises:
-        CheckError: There is no debootstrap, or it fails.
+        CheckError: There is no debootstrap, or something fails.
     """
     if call([tool, "images", "--quiet", BASE], check=False).strip():
         return BASE
@@ -117,15 +145,20 @@ def make_base(tool: str) -> str:
     return BASE
 
 
-def build(tool: str, name: str, base: str) -> None:
-    """Build one image with `make images`."""
-    started = time.monotonic()
+def arguments_of(base: str) -> list[str]:
+    """Return what each build is given."""
     arguments = [f"--build-arg=BASE={base}", "--network=host"]
     if base == BASE and CERTIFICATES.exists():
         # The proxy that this machine may stand behind is known to it, and not to the base image.
         arguments.append(f"--secret=id=ca,src={CERTIFICATES}")
+    return arguments
+
+
+def build(tool: str, name: str, base: str) -> None:
+    """Build one image with `make images`."""
+    started = time.monotonic()
     command = ["make", "--no-print-directory", "images", f"IMAGES={name}", f"IMAGE_TOOL={tool}", f"IMAGE_TAG={TAG}"]
-    call([*command, f"IMAGE_ARGUMENTS={' '.join(arguments)}"])
+    call([*command, f"IMAGE_ARGUMENTS={' '.join(arguments_of(base))}"])
     config = inspect(tool, name)
     if config["User"] != f"{USER}:{USER}":
         raise CheckError(f"the {name}'s user must be {USER}:{USER}, got {config['User']!r}")
@@ -158,7 +191,8 @@ def check_operator(tool: str) -> None:
 def check_trainer(tool: str, place: Path) -> None:
     """Prepare a dataset and run a trial, both in the image."""
     place.chmod(0o755)
-    save_model(place / "model")
+    for file in save_model(place / "model").iterdir():
+        file.chmod(0o644)
     write_pages(place / "pages.jsonl")
     (place / "written").mkdir()
     os.chown(place / "written", USER, USER)

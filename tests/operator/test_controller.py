@@ -116,6 +116,9 @@ class Nobody:
     def of(self, key: Any) -> None:
         return None
 
+    def forget(self, key: Any) -> None:
+        return None
+
 
 SPEC = {
     "objective": {"metric": "accuracy", "direction": "Maximize"},
@@ -171,6 +174,19 @@ def test_progress_is_read_and_written_once_a_minute_however_often_the_study_is_v
 
     # After 60, 120, 180 and 240 seconds, of two trials.
     assert (world.reads, world.written - begun) == (4 * 2, 4)
+
+
+def test_of_a_study_that_is_gone_nothing_is_kept_and_of_one_that_is_not_told_of_yet_everything() -> None:
+    world = World(Settings())
+    jobs = names.trial_job("s1", "t000", 0), names.trial_job("s1", "t001", 0)
+    world.studies.drop(KEY, "study-1")
+
+    assert world.controller.visit(KEY) is None
+    assert all(world.controller.memory.find_job("team", job) for job in jobs)
+
+    del world.kube.objects[study_path(KEY)]
+    assert world.controller.visit(KEY) is None
+    assert not any(world.controller.memory.find_job("team", job) for job in jobs)
 
 
 def test_a_study_without_news_is_visited_by_the_slow_timer_and_that_is_enough() -> None:
