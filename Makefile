@@ -4,7 +4,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DELETE_ON_ERROR:
-.PHONY: help demo test check format bench model lock environment cluster demo-cluster cluster-binaries images check-images
+.PHONY: help demo test check format bench model lock environment cluster demo-cluster cluster-binaries images check-images lab-story
 
 VENV := .venv
 PYTHON := $(VENV)/bin/python
@@ -41,6 +41,7 @@ help:
 	@echo "make demo-cluster [QUICK=1]   the sample study on that cluster, or on one of its own, with kubectl"
 	@echo "make images           build the images of operator and trainer, with docker, podman or buildah"
 	@echo "make check-images     build both on a base image of Debian's, and run each"
+	@echo "make lab-story LAB_SCRIPTS=DIR   studies with real pods, on a node that these scripts start"
 	@echo "make model            fetch and convert the samples' base model"
 	@echo "make lock             pin the requirements again (make lock LOCK_ARGUMENTS=--upgrade)"
 
@@ -88,6 +89,13 @@ images:
 
 check-images: environment
 	@$(PYTHON) tests/images/check.py
+
+# Studies with real pods, on a kubelet that the scripts in LAB_SCRIPTS start: docs/real-pods.md. STORIES names some.
+LAB_SCRIPTS ?=
+STORIES ?=
+lab-story: environment
+	@test -x "$(LAB_SCRIPTS)/node.sh" || { echo "LAB_SCRIPTS must name a directory with node.sh" >&2; exit 1; }
+	@PYTHONPATH=tests:operator:trainer $(PYTHON) -u -m lab --scripts $(LAB_SCRIPTS) --tag $(IMAGE_TAG) $(STORIES)
 
 # The environment. A stamp says which requirements are in it, so that a second call costs nothing.
 

@@ -32,7 +32,7 @@ esac
 pins=$(mktemp)
 case $TORCH in
 lock) cat "$1" ;;
-*) awk '/^[a-z0-9]/ { is_of_torch = /^(torch|triton|nvidia-|cuda-)/ } !is_of_torch' "$1" ;;
+*) awk '/^[a-z0-9]/ { is_of_torch = /^(torch==|triton==|nvidia-|cuda-)/ } !is_of_torch' "$1" ;;
 esac >"$pins"
 install --require-hashes --no-deps -r "$pins"
 

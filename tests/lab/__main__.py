@@ -1,13 +1,14 @@
-"""Studies with real pods: images, a kubelet, containerd, the kernel's own kills. `make lab-story LAB=DIRECTORY`
+"""Studies with real pods: images, a kubelet, containerd, the kernel's own kills. `make lab-story LAB_SCRIPTS=DIRECTORY`
 
-    python -m lab --scripts DIRECTORY [--images] [STORY ...]
+    python -m lab --scripts DIRECTORY [--tag 0.1.0] [STORY ...]
 
-The directory holds what brings a real cluster of one node up on this machine, `node.sh up|start|load|down`; in
-`$LAB/conf/admin.kubeconfig` it says how the cluster is reached, and in `$LAB/run/kubelet.pid` which process to kill.
-Pods reach this machine at `$NODE_IP`, where the S3 server listens. Needs root.
+`node.sh` in that directory brings a real cluster of one node up on this machine (`up`), and its kubelet when that was
+killed (`start`). It finds the programs in `$KUBE_BIN`, and leaves a kubeconfig in `$LAB/conf/admin.kubeconfig` and the
+kubelet's process in `$LAB/run/kubelet.pid`. The node has both images. Pods reach this machine at `$NODE_IP`, where the
+S3 server listens. Needs root.
 
-Each story begins with a study that is applied, does something to its pods, and says what became of it; a story that
-does not end as docs/operator.md promises ends all of them, with exit code 1.
+Each story begins with a study that is applied, does something to its pods, and says what became of it; one that does
+not end as docs/operator.md promises ends all of them, with exit code 1.
 """
 
 from __future__ import annotations

@@ -69,7 +69,7 @@ CASES: Mapping[str, Case] = {
         pod={"volumes": [{"name": "data", "emptyDir": {"sizeLimit": "4Mi"}}]},
         until="ended",
     ),
-    "has no image": Case(container={"image": "nobody-has-this:1"}, until="waits"),
+    "has no image": Case(container={"image": "127.0.0.1:1/nobody-has-this:1"}, until="waits"),
     "has no config map": Case(
         container={"envFrom": [{"configMapRef": {"name": "nobodys"}}]},
         until="waits",
