@@ -99,7 +99,7 @@ def test_a_study_survives_an_upgrade_and_an_uninstallation_leaves_what_was_asked
     assert plane.kubectl("diff", *fields, "-f", "-", text=rendered).stdout == ""
     jobs = created_jobs(plane, shop)
     assert len(jobs) == len(set(jobs)), "a Job was made twice"
-    # All of it was done with the tokens of three pods, and nothing was refused: the chart gives the rights that it needs.
+    # All of it with the tokens of three pods, and nothing was refused: the chart gives the rights that it needs.
     asked = list(plane.audited(user=USER))
     pods = {event["user"]["extra"]["authentication.kubernetes.io/pod-name"][0] for event in asked}
     assert len(pods) == 3 and all(each.startswith(f"{NAME}-") for each in pods)
