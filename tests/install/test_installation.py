@@ -18,6 +18,7 @@ from on_cluster.operators import FAST, HOME, wait_until
 from on_cluster.studies import StudyOnCluster, a_secret, a_spec, created_jobs, read_keys
 
 NAME = "finetune-study-operator"
+USER = f"system:serviceaccount:{HOME}:{NAME}"
 WAIT = ("--wait", "--timeout", "300s")
 WATCHED = {
     "metrics": {part: {"enabled": True} for part in ("serviceMonitor", "prometheusRule", "dashboard")},
@@ -98,6 +99,11 @@ def test_a_study_survives_an_upgrade_and_an_uninstallation_leaves_what_was_asked
     assert plane.kubectl("diff", *fields, "-f", "-", text=rendered).stdout == ""
     jobs = created_jobs(plane, shop)
     assert len(jobs) == len(set(jobs)), "a Job was made twice"
+    # All of it with the tokens of three pods, and nothing was refused: the chart gives the rights that it needs.
+    asked = list(plane.audited(user=USER))
+    pods = {event["user"]["extra"]["authentication.kubernetes.io/pod-name"][0] for event in asked}
+    assert len(pods) == 3 and all(each.startswith(f"{NAME}-") for each in pods)
+    assert [event["requestURI"] for event in asked if event["responseStatus"].get("code") == 403] == []
 
     # Uninstalled while a study runs: API, study and its pods stay, and go on as far as they can alone.
     nodes.hold("news-t000-r0")
