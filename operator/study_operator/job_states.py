@@ -149,6 +149,8 @@ def read_pod(raw: Raw) -> PodState | None:
     messages = (
         wait_message,
         scheduled.get("message") if is_unscheduled else "",
+        # Where the kubelet has thrown a pod out it says why; the container's last words are those of any other moment.
+        status.get("message") if status.get("reason") else "",
         ended.get("message"),
         status.get("message"),
         disrupted.get("message") if is_disrupted else "",

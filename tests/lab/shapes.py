@@ -16,7 +16,7 @@ import secrets
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from difflib import unified_diff
 from pathlib import Path
@@ -24,7 +24,7 @@ from typing import Any
 
 from cluster.api import Api, ApiError, Object, UnreachableError
 
-PATIENCE_SECONDS = 120.0
+PATIENCE_SECONDS = 60.0
 SLEEPS = "trap 'exit 143' TERM; i=0; while [ $i -lt 600 ]; do sleep 0.1; i=$((i+1)); done"
 DEAF = "trap '' TERM; i=0; while [ $i -lt 600 ]; do sleep 0.1; i=$((i+1)); done"
 RULES = [
@@ -142,6 +142,8 @@ def watch_case(api: Api, case: Case, image: str) -> dict[str, list[str]]:
         }
         seen.wait(ends[case.until])
         time.sleep(2.0)
+    except TimeoutError as error:
+        seen.lines["job"].append(str(error))
     finally:
         seen.stop()
         api.delete(f"/api/v1/namespaces/{namespace}")
@@ -203,7 +205,7 @@ class Seen:
         self._lock = threading.Lock()
         self._watches: list[Any] = []
         self._first = ""
-        self._last: dict[str, str] = {}
+        self._last: dict[str, dict[str, str]] = {kind: {} for kind in self._paths}
         self.lines: dict[str, list[str]] = {kind: [] for kind in self._paths}
         self.pods: list[Object] = []
         self.jobs: list[Object] = []
@@ -228,7 +230,7 @@ class Seen:
             if found := find():
                 return found
             time.sleep(0.05)
-        raise AssertionError(f"it did not happen: {self.lines}")
+        raise TimeoutError("it did not happen")
 
     def _follow(self, kind: str, version: str) -> None:
         try:
@@ -254,8 +256,8 @@ class Seen:
             self.jobs.append(found)
         for line in describe(what, found):
             key, _, value = line.partition(" = ")
-            if self._last.get(key) != value:
-                self._last[key] = value
+            if self._last[kind].get(key) != value:
+                self._last[kind][key] = value
                 self.lines[kind].append(line)
 
 
@@ -339,9 +341,10 @@ def compare(left: Path, right: Path) -> int:
     shapes = [json.loads(path.read_text()) for path in (left, right)]
     differs = 0
     for name in sorted(shapes[0].keys() & shapes[1].keys()):
-        lines: Sequence[str] = list(
-            unified_diff(shapes[0][name], shapes[1][name], left.stem, right.stem, "", "", 1, "")
-        )
+        lines: list[str] = []
+        for kind in shapes[0][name]:
+            seen = [side[name][kind] for side in shapes]
+            lines += unified_diff(*seen, f"{left.stem} {kind}", f"{right.stem} {kind}", n=1, lineterm="")
         if lines:
             differs += 1
             print(f"== {name}", *lines, sep="\n")

@@ -404,3 +404,12 @@ def test_the_end_of_a_pod_is_kept_when_its_container_was_never_made() -> None:
     pod = read_pod(a_pod(status={"phase": "Failed", "reason": "Evicted", "message": "the node was low on memory"}))
     assert isinstance(pod, PodState)
     assert (pod.has_ended, pod.exit_code, pod.started_at) == (True, None, None)
+
+
+def test_a_pod_that_was_thrown_out_tells_why_and_not_what_it_said_last() -> None:
+    """As seen with a kubelet whose volume is full: no disruption, and last words that explain nothing."""
+    why = 'Usage of EmptyDir volume "tmp" exceeds the limit "64Mi". '
+    for code, reason in ((137, "Evicted"), (143, "")):
+        raw = ended(code=code, message="step 0 of 2000", status={"reason": "Evicted", "message": why})
+        end = describe(a_job(), raw, running("b", created=80, started=90)).earlier[0]
+        assert (end.reason, end.message) == (reason, why.strip())

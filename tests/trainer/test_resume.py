@@ -2,6 +2,7 @@
 
 import json
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -160,6 +161,7 @@ def test_processes_that_are_stopped_and_continued_equal_the_straight_run(study, 
     ended = stopped.wait()
     assert ended.code == ExitCode.ASKED_TO_STOP, ended
     assert not ended.left_behind
+    assert re.search(r"asked to stop at step \d+ of 150: checkpoints/\S+ is saved", ended.errors), ended
     assert not Path(promoted.output, "reading.json").exists()
     assert list(Path(promoted.output).glob("checkpoints/*/manifest.json"))
     run_to_its_end(promoted)

@@ -111,6 +111,8 @@ def train(config: TrialConfig, stop: StopRequest) -> ExitCode:
                 run.write_reading(f"{READINGS}/{run.step}.json")
             if run.agree_to_stop(stop):
                 run.save()
+                # The last line of a pod's log is what a person reads of its end.
+                log.info("asked to stop at step %d of %d: %s is saved", run.step, config.total_steps, run.checkpoint)
                 return ExitCode.ASKED_TO_STOP
             run.save_now_and_then()
     run.save()
