@@ -32,8 +32,8 @@ def test_the_commands_of_the_page_take_its_study_to_the_winner(
     tmp_path: Path,
 ) -> None:
     study: Any = yaml.safe_load(MANIFEST)
-    # What is of the reader's own: namespace, bucket, and the image with the trainer.
-    study["metadata"]["namespace"] = namespace
+    assert study == yaml.safe_load((REPOSITORY / "manifests/samples/cluster.yaml").read_text())
+    # What is of the reader's own: the bucket, and the image with the trainer.
     study["spec"]["storage"] |= {"endpoint": s3.endpoint, "region": REGION, "addressingStyle": "Path"}
     [container] = study["spec"]["trainer"]["template"]["spec"]["containers"]
     container["image"] = "trainer"
