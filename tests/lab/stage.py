@@ -17,7 +17,7 @@ import yaml
 from cluster.api import Object
 from cluster.bucket import S3Server
 from cluster.kube import Cluster
-from on_cluster.operators import MANIFESTS, read_manifests, wait_until
+from on_cluster.operators import MANIFESTS, wait_until
 from on_cluster.studies import BUCKET, StudyOnCluster, a_secret, a_spec
 from tiny_study import save_model, write_pages
 
@@ -64,7 +64,7 @@ class Stage:
     # Installing
 
     def install(self) -> None:
-        """Install the operator as docs/operator.md says, with the tag of this working copy's images."""
+        """Install the operator as docs/install.md says, with kubectl, and the tag of this working copy's images."""
         user = self.server.add_user("trainer")
         self.server.make_bucket(BUCKET, users=[user])
         client = self.server.client()
@@ -72,34 +72,33 @@ class Stage:
             client.upload_file(str(file), BUCKET, f"models/tiny/{file.name}")
         client.upload_file(str(write_pages(self._directory / "pages.jsonl")), BUCKET, "pages/pages.jsonl")
 
-        self.kubectl("apply", "--server-side", "-f", str(MANIFESTS / "crd.yaml"))
+        self.kubectl("apply", "--server-side", "-k", str(self._write_kustomization()))
         self.kubectl("wait", "--for=condition=Established", "crd/finetunestudies.finetune.study")
-        objects = [
-            each for name in ("access", "deployment") for each in read_manifests(MANIFESTS / f"operator/{name}.yaml")
-        ]
-        was_there = self.cluster.api.get(f"/apis/apps/v1/namespaces/{SYSTEM}/deployments/{NAME}") is not None
-        self.apply(*map(self._adapt, objects), note="manifests/operator")
         namespace = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE, "labels": RESTRICTED}}
         self.apply(namespace, note=f"namespace {NAMESPACE}, restricted")
         self.kubectl("apply", "-n", NAMESPACE, "-f", str(MANIFESTS / "operator/per-namespace/secrets.yaml"))
         self.apply(a_secret(NAMESPACE, user), note="the bucket's Secret")
         self.ask("delete", "fts", "--all", "-n", NAMESPACE)
         begun = time.monotonic()
-        if was_there:
-            self.kubectl("rollout", "restart", f"deployment/{NAME}", "-n", SYSTEM)
         # Its rows go back and forth.
         self.ask("rollout", "status", f"deployment/{NAME}", "-n", SYSTEM, "--timeout=300s")
         say(f"both replicas are ready after {time.monotonic() - begun:.0f} s")
         self.kubectl("get", "pods", "-n", SYSTEM, "-o", "wide")
 
-    def _adapt(self, raw: Object) -> Object:
-        """Give the manifests the images of this node: one tag, which nobody pulls."""
-        if raw["kind"] == "Deployment":
-            raw["spec"]["template"]["spec"]["containers"][0]["image"] = f"finetune-study-operator:{self.tag}"
-        if raw["kind"] == "ConfigMap":
-            config = {"trainerImage": f"finetune-study-trainer:{self.tag}", "limits": LIMITS}
-            raw["data"]["operator.yaml"] = yaml.safe_dump(config)
-        return raw
+    def _write_kustomization(self) -> Path:
+        """Write what an installation of its own has: the images of this node, and limits that end in minutes."""
+        directory = self._directory / "installation"
+        directory.mkdir()
+        config = {"trainerImage": f"finetune-study-trainer:{self.tag}", "limits": LIMITS}
+        (directory / "operator.yaml").write_text(yaml.safe_dump(config))
+        generator = {"name": f"{NAME}-config", "namespace": SYSTEM, "behavior": "replace", "files": ["operator.yaml"]}
+        kustomization = {
+            "resources": [os.path.relpath(MANIFESTS / "overlays/cluster-wide", directory.resolve())],
+            "images": [{"name": NAME, "newTag": self.tag}],
+            "configMapGenerator": [generator],
+        }
+        (directory / "kustomization.yaml").write_text(yaml.safe_dump(kustomization))
+        return directory
 
     def offer_gpus(self, count: int = 4) -> None:
         """Let the node offer GPUs that it does not have; a kubelet forgets them when it starts."""
