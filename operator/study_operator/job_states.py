@@ -292,6 +292,9 @@ def _find_current(job: JobState, firsts: Sequence[PodState]) -> PodState | None:
         return last
     if last.phase == "Succeeded":
         return last
+    if last.end == _OUT_OF_MEMORY:
+        # The arm's own fault: what the controller makes another pod for, ten seconds later, is not to be waited for.
+        return None
     return None if job.is_suspended or last.is_gone else last
 
 

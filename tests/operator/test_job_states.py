@@ -236,6 +236,12 @@ def test_a_job_whose_pod_failed_is_live_until_its_controller_has_decided() -> No
         assert (status.phase, status.attempt, status.earlier) == (JobPhase.RUNNING, "pod-1", ())
 
 
+def test_an_arm_that_is_out_of_memory_is_told_before_its_controller_makes_another_pod() -> None:
+    status = describe(a_job(), ended(code=137, reason="OOMKilled"))
+    assert (status.phase, status.attempt) == (JobPhase.PENDING, "job-1")
+    assert [(p.attempt, why_it_ended(p)) for p in status.earlier] == [("pod-1", "OutOfMemory")]
+
+
 def test_a_job_whose_pods_have_succeeded_has_ended_before_its_controller_says_so() -> None:
     status = describe(a_job(), ended(code=0))
     assert (status.phase, status.attempt, status.exit_code, status.reason) == (JobPhase.FINISHED, "pod-1", 0, "")
