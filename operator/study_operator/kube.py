@@ -49,7 +49,9 @@ class KubeError(Exception):
     @property
     def is_transient(self) -> bool:
         """Whether the same request may succeed later without anybody's doing."""
-        return self.status in (0, 401, 408, 410, 429) or self.status >= 500
+        # Of an API that was installed a moment ago its admission does not know yet who may own what.
+        is_too_early = self.status == 403 and "cannot find RESTMapping" in self.message
+        return is_too_early or self.status in (0, 401, 408, 410, 429) or self.status >= 500
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,6 +1,7 @@
 """The control plane is a real one: it authorizes, admits, audits, and keeps its data when it is killed."""
 
 import json
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,15 @@ def a_pod(**spec: Any) -> dict[str, Any]:
 
 def a_config_map(name: str = "a") -> dict[str, Any]:
     return {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name}, "data": {"key": "value"}}
+
+
+def wait_until_may(cluster: Cluster, account: str, verb: str, resource: str) -> None:
+    """Wait until the authorizer, which learns of roles by a watch of its own, lets a service account do something."""
+    user, namespace = f"--as=system:serviceaccount:{account}", account.partition(":")[0]
+    deadline = time.monotonic() + 20.0
+    while cluster.kubectl("auth", "can-i", verb, resource, user, "-n", namespace, check=False).stdout.strip() != "yes":
+        assert time.monotonic() < deadline, f"{account} may not {verb} {resource}"
+        time.sleep(0.05)
 
 
 def test_it_tells_its_version_and_explains_its_fields(cluster: Cluster) -> None:
@@ -37,6 +47,7 @@ def test_a_service_account_may_do_what_its_role_says_and_nothing_else(
     cluster.kubectl("-n", namespace, "create", "role", "reader", "--verb=list", "--resource=jobs.batch")
     binding = f"--serviceaccount={namespace}:reader"
     cluster.kubectl("-n", namespace, "create", "rolebinding", "reader", "--role=reader", binding)
+    wait_until_may(cluster, f"{namespace}:reader", "list", "jobs.batch")
     assert account.list(jobs) == []
     with pytest.raises(ApiError, match="cannot create resource"):
         account.create(jobs, {"metadata": {"name": "a"}})
@@ -51,6 +62,7 @@ def test_an_owner_that_one_may_not_finalize_can_not_block_deletion(
     cluster.kubectl("-n", namespace, "create", "role", "writer", "--verb=create,get", "--resource=configmaps")
     binding = f"--serviceaccount={namespace}:writer"
     cluster.kubectl("-n", namespace, "create", "rolebinding", "writer", "--role=writer", binding)
+    wait_until_may(cluster, f"{namespace}:writer", "create", "configmaps")
     account = Api(cluster.service_account_kubeconfig(namespace, "writer", tmp_path))
     owned = a_config_map("owned")
     owned["metadata"]["ownerReferences"] = [
