@@ -219,7 +219,7 @@ class Operating:
 
     def children(self) -> list[int]:
         """Return the processes that it has started."""
-        return [int(word) for word in Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text().split()] or [
+        return [
             int(path.name)
             for path in Path("/proc").glob("[0-9]*")
             if f"\nPPid:\t{self.pid}\n" in (path / "status").read_text()

@@ -48,11 +48,6 @@ class Studies:
         with self._lock:
             return self._bodies.get(key)
 
-    def keys(self) -> list[StudyKey]:
-        """Return every known study."""
-        with self._lock:
-            return list(self._bodies)
-
     def bodies(self) -> list[Raw]:
         """Return every known study as last seen."""
         with self._lock:

@@ -13,6 +13,8 @@ from typing import Any
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
+from study_operator.trial import TrialState
+
 Raw = Mapping[str, Any]
 
 FOLDED = "Folded"
@@ -88,7 +90,8 @@ class _Families:
         self.news.add_metric(key, _find_last_news(metadata, status))
 
 
-_STATES = ("pending", "running", "paused", "completed", "stopped", "failed", "abandoned")
+_STATES = tuple(state.lower() for state in TrialState)
+"""As the keys of ``status.trialCounts``: each is one word."""
 
 
 def _count_ends(trials: Iterable[Raw]) -> Counter[str]:

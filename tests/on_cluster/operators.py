@@ -22,6 +22,7 @@ import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
 from cluster import processes
+from cluster.demo import ANY_PORTS
 from cluster.kube import Cluster
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -30,8 +31,6 @@ HOME = "finetune-study-system"
 NAME = "finetune-study-operator"
 PATIENCE_SECONDS = 120.0
 """How long anything may take on the busiest machine."""
-
-ANY_PORTS = ("--health-port", "0", "--metrics-port", "0")
 
 FAST = {"backoffSeconds": 0.5, "waitingSaidAfterSeconds": 1.0, "reportIntervalSeconds": 1.0}
 """Waits that a test does not want to wait for."""
