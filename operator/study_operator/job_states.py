@@ -13,6 +13,7 @@ from datetime import datetime
 from typing import Any
 
 from study_operator import names
+from study_operator.clocks import fit_span, read_time
 from study_operator.runner import EndedAttempt, JobKind, JobPhase, JobStatus
 from study_operator.study import TRAINER_CONTAINER
 from trial_trainer.contract import ExitCode
@@ -71,7 +72,9 @@ class PodState:
     disruption: str = ""
     """The reason of its DisruptionTarget condition."""
     started_at: datetime | None = None
+    """When its container began, by its node's clock, which may be hours off."""
     finished_at: datetime | None = None
+    """The same of its end."""
     exit_code: int | None = None
     end: str = ""
     """The container runtime's reason, such as ``OOMKilled``."""
@@ -85,6 +88,11 @@ class PodState:
     def has_ended(self) -> bool:
         """Whether nothing of it runs any more."""
         return self.is_gone or self.phase in ("Succeeded", "Failed")
+
+    @property
+    def placed_at(self) -> datetime:
+        """When it had a node, by the control plane's clocks: nothing of it ran before."""
+        return max(self.created_at, self.scheduled_at or self.created_at)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,7 +118,7 @@ def read_job(raw: Raw) -> JobState | None:
         return None
     conditions = {c["type"]: c for c in status.get("conditions") or () if c.get("status") == "True"}
     end = conditions.get("Complete") or conditions.get("Failed")
-    created = _time(metadata["creationTimestamp"])
+    created = _created_at(metadata)
     return JobState(
         name=metadata["name"],
         namespace=metadata["namespace"],
@@ -121,10 +129,10 @@ def read_job(raw: Raw) -> JobState | None:
         kind=kind,
         nodes=int(spec.get("completions") or 1),
         created_at=created,
-        started_at=_time_or_none(status.get("startTime")),
+        started_at=read_time(status.get("startTime")),
         is_suspended=bool(spec.get("suspend")),
         is_deleting="deletionTimestamp" in metadata,
-        ended_at=_time_or_none(end.get("lastTransitionTime")) or created if end else None,
+        ended_at=read_time(end.get("lastTransitionTime")) or created if end else None,
         has_failed="Failed" in conditions,
         reason=str(end.get("reason") or "") if end else "",
         message=str(end.get("message") or "") if end else "",
@@ -146,6 +154,9 @@ def read_pod(raw: Raw) -> PodState | None:
     state = trainer.get("state") or {}
     running, ended = state.get("running") or {}, state.get("terminated") or {}
     wait, wait_message = _find_wait(statuses)
+    created = _created_at(metadata)
+    scheduled_at = read_time(scheduled.get("lastTransitionTime")) if scheduled.get("status") == "True" else None
+    started_at = read_time(running.get("startedAt") or ended.get("startedAt"))
     messages = (
         wait_message,
         scheduled.get("message") if is_unscheduled else "",
@@ -160,16 +171,17 @@ def read_pod(raw: Raw) -> PodState | None:
         uid=metadata["uid"],
         version=_version(metadata),
         job=job,
-        index=int((metadata.get("labels") or {}).get(_INDEX_LABEL) or 0),
-        created_at=_time(metadata["creationTimestamp"]),
+        index=_index_of(metadata),
+        created_at=created,
         phase=str(status.get("phase") or "Pending"),
         is_deleting="deletionTimestamp" in metadata,
-        scheduled_at=_time_or_none(scheduled.get("lastTransitionTime")) if scheduled.get("status") == "True" else None,
-        unscheduled_since=_time_or_none(scheduled.get("lastTransitionTime")) if is_unscheduled else None,
-        disrupted_at=_time_or_none(disrupted.get("lastTransitionTime")) if is_disrupted else None,
+        scheduled_at=scheduled_at,
+        unscheduled_since=read_time(scheduled.get("lastTransitionTime")) if is_unscheduled else None,
+        disrupted_at=read_time(disrupted.get("lastTransitionTime")) if is_disrupted else None,
         disruption=str(disrupted.get("reason") or "") if is_disrupted else "",
-        started_at=_time_or_none(running.get("startedAt") or ended.get("startedAt")),
-        finished_at=_time_or_none(ended.get("finishedAt")),
+        # What runs has begun, whatever the time of it says.
+        started_at=started_at or ((scheduled_at or created) if running else None),
+        finished_at=read_time(ended.get("finishedAt")),
         exit_code=ended.get("exitCode"),
         end=str(ended.get("reason") or ""),
         wait=wait,
@@ -184,8 +196,8 @@ def read_refusal(raw: Raw) -> Refusal | None:
     involved = raw.get("involvedObject") or {}
     if raw.get("reason") != "FailedCreate" or involved.get("kind") != "Job":
         return None
-    at = raw.get("firstTimestamp") or raw.get("eventTime") or raw["metadata"]["creationTimestamp"]
-    return Refusal(job=str(involved.get("uid")), first_at=_time(at), message=_last_line(str(raw.get("message") or "")))
+    at = read_time(raw.get("firstTimestamp")) or read_time(raw.get("eventTime")) or _created_at(raw["metadata"])
+    return Refusal(job=str(involved.get("uid")), first_at=at, message=_last_line(str(raw.get("message") or "")))
 
 
 def _find_wait(statuses: Sequence[Raw]) -> tuple[str, str]:
@@ -222,12 +234,17 @@ def _version(metadata: Raw) -> int:
     return int(metadata["resourceVersion"])
 
 
-def _time(text: str) -> datetime:
-    return datetime.fromisoformat(text)
+def _created_at(metadata: Raw) -> datetime:
+    created = read_time(metadata.get("creationTimestamp"))
+    if created is None:
+        raise ValueError(f"creationTimestamp must be a time, got {metadata.get('creationTimestamp')!r}")
+    return created
 
 
-def _time_or_none(text: str | None) -> datetime | None:
-    return datetime.fromisoformat(text) if text else None
+def _index_of(metadata: Raw) -> int:
+    """Return which of many nodes a pod is. A Job on one node gives no index, and a person's template may give any."""
+    text = str((metadata.get("labels") or {}).get(_INDEX_LABEL) or "")
+    return int(text) if re.fullmatch(r"[0-9]{1,9}", text) else 0
 
 
 def _last_line(text: str) -> str:
@@ -247,7 +264,7 @@ def describe_job(job: JobState, pods: Sequence[PodState], refusal: Refusal | Non
         refusal: the last FailedCreate event, where there is one.
     """
     # A rank's fault is told by whichever pod knows it; an attempt is one run of the first of them.
-    firsts = sorted((p for p in pods if p.index == 0), key=lambda p: (p.created_at, p.version))
+    firsts = sorted((p for p in pods if p.index == 0 or job.nodes == 1), key=lambda p: (p.created_at, p.version))
     current = _find_current(job, firsts)
     earlier = tuple(_end_of(job, p) for p in firsts if p is not current and p.has_ended)
     if (
@@ -265,7 +282,8 @@ def describe_job(job: JobState, pods: Sequence[PodState], refusal: Refusal | Non
     )
     if current is None or current.started_at is None:
         return _describe_wait(status, job, _find_blocked(pods, current), refusal)
-    status = replace(status, phase=JobPhase.RUNNING, started_at=current.started_at)
+    started_at, _ = fit_span(current.started_at, None, earliest=current.placed_at)
+    status = replace(status, phase=JobPhase.RUNNING, placed_at=current.placed_at, started_at=started_at)
     if current.is_deleting and current.disrupted_at is not None and not current.has_ended:
         message = f"pod {current.name}: {current.message or current.disruption}; it is replaced once it is gone"
         reason = _DISRUPTIONS.get(current.disruption, current.disruption)
@@ -357,6 +375,7 @@ def _describe_end(job: JobState, pod: PodState | None, pods: Sequence[PodState])
         code = 0
     return replace(
         status,
+        placed_at=end.placed_at,
         started_at=end.started_at,
         finished_at=end.finished_at or job.ended_at,
         exit_code=code,
@@ -404,10 +423,14 @@ def _end_of(job: JobState, pod: PodState) -> EndedAttempt:
         reason = pod.end
     elif pod.exit_code == _KILLED:
         reason = "Killed"
+    started_at, finished_at = fit_span(
+        pod.started_at, pod.finished_at or pod.disrupted_at, earliest=pod.placed_at, latest=job.ended_at
+    )
     return EndedAttempt(
         attempt=pod.uid,
-        started_at=pod.started_at,
-        finished_at=pod.finished_at or pod.disrupted_at,
+        placed_at=pod.placed_at,
+        started_at=started_at,
+        finished_at=finished_at,
         exit_code=pod.exit_code,
         reason=reason,
         message=message,

@@ -43,6 +43,8 @@ class EndedAttempt:
     """A run of a job that has ended while the job itself goes on: a cluster may have put another one in its place."""
 
     attempt: str
+    placed_at: datetime | None = None
+    """Since when it has had a place to run: it cannot have started before."""
     started_at: datetime | None = None
     finished_at: datetime | None = None
     exit_code: int | None = None
@@ -59,6 +61,8 @@ class JobStatus:
     phase: JobPhase
     attempt: str
     """Unique for each run of a job of this name."""
+    placed_at: datetime | None = None
+    """Since when it has had a place to run: it cannot have started before."""
     started_at: datetime | None = None
     finished_at: datetime | None = None
     exit_code: int | None = None

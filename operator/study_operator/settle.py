@@ -9,8 +9,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
+from typing import TypeVar
 
 from study_operator import limits, names
+from study_operator.clocks import fit_span
 from study_operator.runner import EndedAttempt, JobPhase, JobStatus
 from study_operator.settings import DEFAULTS, Settings
 from study_operator.study import METRICS, WORST_VALUES, Study, parse_outcome_constraint
@@ -65,6 +67,7 @@ def settle(
     """Return the ledger with all that is seen now."""
     folded_until = ledger.folded.until if ledger.folded is not None else None
     is_halted = study.suspend or ledger.outcome is not None
+    jobs = {name: _fit_into_the_past(job, now) for name, job in jobs.items()}
     seen = _Seen(study, jobs, results, now, settings, is_halted=is_halted, folded_until=folded_until)
     trials = tuple(_settle_trial(trial, seen) for trial in ledger.trials)
     prepare = _settle_stage(
@@ -111,6 +114,20 @@ def why_it_ended(job: JobStatus | EndedAttempt) -> str:
             return EndReason.INTERRUPTED
         case _:
             return job.reason or EndReason.CRASHED
+
+
+def _fit_into_the_past(job: JobStatus, now: datetime) -> JobStatus:
+    """Return a job whose runs began and ended by now: a clock that is ahead costs no hours, and delays no next try."""
+    earlier = tuple(_with_span_until(past, now) for past in job.earlier)
+    return replace(_with_span_until(job, now), earlier=earlier)
+
+
+OfJobs = TypeVar("OfJobs", JobStatus, EndedAttempt)
+
+
+def _with_span_until(run: OfJobs, now: datetime) -> OfJobs:
+    started_at, finished_at = fit_span(run.started_at, run.finished_at, earliest=run.placed_at, latest=now)
+    return replace(run, started_at=started_at, finished_at=finished_at)
 
 
 @dataclass(frozen=True)

@@ -1,13 +1,18 @@
 """What Jobs and pods say, each row of "Whose fault" as Kubernetes tells it."""
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 
+from ledgers import a_ledger, a_study, a_trial
 from study_operator.job_states import PodState, Refusal, describe_job, read_job, read_pod, read_refusal
 from study_operator.runner import JobKind, JobPhase, JobStatus
-from study_operator.settle import why_it_ended
+from study_operator.settle import Results, settle, why_it_ended
+from study_operator.study import Budget
+from study_operator.trial import TrialState
+from study_operator.usage import is_budget_exhausted, measure_usage
 
 START = datetime(2026, 1, 1, 12, tzinfo=UTC)
 Raw = dict[str, Any]
@@ -107,8 +112,6 @@ def describe(job: Raw, *pods: Raw, gone: tuple[str, ...] = (), refusal: Refusal 
     assert state is not None
     read = [pod for raw in pods if (pod := read_pod(raw)) is not None]
     assert len(read) == len(pods)
-    from dataclasses import replace
-
     return describe_job(state, [replace(p, is_gone=p.uid in gone) for p in read], refusal)
 
 
@@ -419,3 +422,100 @@ def test_a_pod_that_was_thrown_out_tells_why_and_not_what_it_said_last() -> None
         raw = ended(code=code, message="step 0 of 2000", status={"reason": "Evicted", "message": why})
         end = describe(a_job(), raw, running("b", created=80, started=90)).earlier[0]
         assert (end.reason, end.message) == (reason, why.strip())
+
+
+# --- Clocks -----------------------------------------------------------------------------------------------------
+
+HOUR = 3600.0
+EPOCH, YEAR_ONE = "1970-01-01T00:00:00Z", "0001-01-01T00:00:00Z"
+
+
+def terminated(started: Any, finished: Any, *, code: int = 1, reason: str = "Error", **status: Any) -> Raw:
+    """Return a pod that was scheduled three seconds after the start and whose container tells these times."""
+    state = {"exitCode": code, "reason": reason, "startedAt": started, "finishedAt": finished}
+    return a_pod(status={"phase": "Failed", **container({"terminated": state}), "conditions": [scheduled()], **status})
+
+
+def cost_seconds(job: Raw, *pods: Raw, now: float) -> float:
+    """Return what a trial costs whose Job and pods the operator sees at one time, on one accelerator."""
+    status = describe(job, *pods)
+    study = a_study(budget=Budget(accelerator_hours=100.0))
+    time = START + timedelta(seconds=now)
+    name = "s1-t001-r0"
+    ledger = settle(study, a_ledger(a_trial(0), a_trial(1)), {name: replace(status, name=name)}, Results(), time)
+    assert not is_budget_exhausted(study, ledger, time)
+    return measure_usage(study, ledger, time).accelerator_hours * 3600 / study.accelerators
+
+
+ENDED = a_job(failed("BackoffLimitExceeded"))
+"""Created at the start, and over after 80 seconds by the control plane's clocks."""
+
+
+@pytest.mark.parametrize(
+    ("pod", "seconds"),
+    [
+        pytest.param(terminated(at(10), at(70)), 60, id="a clock that is right"),
+        pytest.param(terminated(EPOCH, at(12), code=128, reason="StartError"), 0, id="never started, so 1970"),
+        pytest.param(terminated(EPOCH, None, code=128, reason="StartError"), 0, id="1970 and no end"),
+        pytest.param(terminated(EPOCH, YEAR_ONE, code=128, reason="StartError"), 0, id="1970 and the year one"),
+        pytest.param(terminated(EPOCH, EPOCH), 0, id="1970 twice"),
+        pytest.param(terminated(YEAR_ONE, at(12)), 0, id="the year one"),
+        pytest.param(terminated(None, None, code=137, reason="ContainerStatusUnknown"), 0, id="no times at all"),
+        pytest.param(terminated("soon", "12:00"), 0, id="no times, but words"),
+        pytest.param(terminated(at(10), None), 70, id="no end: that of its Job"),
+        pytest.param(terminated(at(10), YEAR_ONE), 70, id="an end in the year one: that of its Job"),
+        pytest.param(terminated(at(70), at(10)), 0, id="an end before the start"),
+        pytest.param(terminated(at(10 + 3 * HOUR), at(70 + 3 * HOUR)), 60, id="a clock that is three hours ahead"),
+        pytest.param(terminated(at(10 - 3 * HOUR), at(70 - 3 * HOUR)), 60, id="a clock that is three hours behind"),
+        pytest.param(terminated(at(10), at(70 + 3 * HOUR)), 70, id="a clock that was set on the way, forwards"),
+        pytest.param(terminated(at(10 + 3 * HOUR), at(70)), 0, id="a clock that was set on the way, backwards"),
+        pytest.param(terminated("1970-01-01T00:05:00Z", at(70)), 67, id="a node that learnt the time on the way"),
+        pytest.param(terminated("1970-01-01T00:05:00Z", "1970-01-01T00:06:00Z"), 60, id="a node that never learnt it"),
+        pytest.param(terminated("9999-12-31T23:59:59Z", "9999-12-31T23:59:59Z"), 0, id="the end of all times"),
+        pytest.param(terminated(at(10)[:-1], at(70)[:-1]), 60, id="times without a zone"),
+    ],
+)
+def test_an_attempt_costs_the_time_between_its_pods_start_and_its_jobs_end_at_most(pod: Raw, seconds: float) -> None:
+    assert cost_seconds(ENDED, pod, now=300) == seconds
+    # The operator may look much later.
+    assert cost_seconds(ENDED, pod, now=300 + 12 * HOUR) == seconds
+
+
+@pytest.mark.parametrize(
+    ("started", "seconds"),
+    [
+        pytest.param(at(10), 290, id="a clock that is right"),
+        pytest.param(EPOCH, 297, id="1970"),
+        pytest.param(None, 297, id="no time"),
+        pytest.param(YEAR_ONE, 297, id="the year one"),
+        pytest.param(at(-3 * HOUR), 297, id="three hours behind"),
+        pytest.param(at(3 * HOUR), 0, id="three hours ahead: it begins now"),
+    ],
+)
+def test_what_runs_costs_from_its_pods_place_until_now_at_most(started: Any, seconds: float) -> None:
+    pod = a_pod(
+        status={"phase": "Running", **container({"running": {"startedAt": started}}), "conditions": [scheduled()]}
+    )
+    assert cost_seconds(a_job(), pod, now=300) == seconds
+
+
+def test_a_run_that_was_replaced_costs_no_more_than_until_now() -> None:
+    lost = ended(code=137, started=10 + 3 * HOUR)
+    assert cost_seconds(a_job(), lost, running("pod-2", created=80, started=90), now=100) == pytest.approx(60 + 10)
+
+
+def test_an_end_in_the_future_does_not_delay_the_next_attempt() -> None:
+    name = "s1-t001-r0"
+    job = replace(describe(ENDED, terminated(at(10 + 3 * HOUR), at(70 + 3 * HOUR))), name=name)
+    now = START + timedelta(seconds=90)
+    study = a_study()
+    ledger = settle(study, a_ledger(a_trial(0), a_trial(1, state=TrialState.RUNNING)), {name: job}, Results(), now)
+    (attempt,) = ledger.trials[1].attempts
+    assert attempt.finished_at == START + timedelta(seconds=80)
+
+
+@pytest.mark.parametrize("label", ["abc", "", "-1", "²", "7", "1" * 60, "0x1", " 1"])
+def test_the_only_pod_of_a_job_on_one_node_is_its_first_whatever_index_its_template_gives_it(label: str) -> None:
+    labels = {"labels": {"batch.kubernetes.io/job-completion-index": label}}
+    status = describe(a_job(), running(metadata=labels))
+    assert (status.phase, status.attempt) == (JobPhase.RUNNING, "pod-1")

@@ -168,7 +168,7 @@ def test_a_tick_that_changes_nothing_writes_nothing() -> None:
 def test_an_end_is_written_before_the_job_is_deleted_and_its_next_attempt_launched() -> None:
     study = a_study(num_trials=1)
     desk = a_desk(a_ledger(running(a_trial(0))), ended(1))
-    result = run(desk, study)
+    result = run(desk, study, now=NOW + timedelta(minutes=1))
     assert desk.log == ["write"]
     assert result.wake_at == NOW + timedelta(minutes=1, seconds=10)
     late = NOW + timedelta(minutes=2)
