@@ -29,9 +29,15 @@ WATCH_SILENCE_SECONDS = 80.0
 """The API server sends a bookmark about once a minute: a watch that is silent for longer is dead."""
 WATCH_SECONDS = 600
 """How long the API server keeps one watch open."""
+LINE_BYTES = 32 * 1024 * 1024
+"""The longest event of a watch; etcd takes objects of 1.5 MiB."""
 LIST_LIMIT = 500
 CONNECTIONS = 32
 JSON, MERGE_PATCH = "application/json", "application/merge-patch+json"
+NOT_UNDERSTOOD = "NotUnderstood"
+SAID_CHARACTERS = 4000
+"""Of what a server says, at most so many are repeated."""
+_CHANGES = ("ADDED", "MODIFIED", "DELETED")
 METADATA_ONLY = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1"
 
 
@@ -52,6 +58,10 @@ class KubeError(Exception):
         # Of an API that was installed a moment ago its admission does not know yet who may own what.
         is_too_early = self.status == 403 and "cannot find RESTMapping" in self.message
         return is_too_early or self.status in (0, 401, 408, 410, 429) or self.status >= 500
+
+
+class WatchBrokenError(KubeError):
+    """A watch told what is no event of an object: only a list can tell what happened there."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,7 +145,7 @@ class Kube:
     def get(self, path: str, *, only_metadata: bool = False) -> Raw | None:
         """Return an object; None where there is none."""
         try:
-            return self.request("GET", path, accept=METADATA_ONLY if only_metadata else JSON).body
+            return _check_object(self.request("GET", path, accept=METADATA_ONLY if only_metadata else JSON).body)
         except KubeError as error:
             if error.status == 404:
                 return None
@@ -143,15 +153,17 @@ class Kube:
 
     def create(self, path: str, body: Raw, query: Mapping[str, str] | None = None) -> Answer:
         """Create an object in a collection."""
-        return self.request("POST", path, body=body, query=query)
+        answer = self.request("POST", path, body=body, query=query)
+        _check_object(answer.body)
+        return answer
 
     def replace(self, path: str, body: Raw) -> Raw:
         """Replace an object, or a subresource, whole."""
-        return self.request("PUT", path, body=body).body
+        return _check_object(self.request("PUT", path, body=body).body)
 
     def patch(self, path: str, body: Raw) -> Raw:
         """Merge a patch into an object; its ``metadata.resourceVersion`` is a condition where it is given."""
-        return self.request("PATCH", path, body=body, content_type=MERGE_PATCH).body
+        return _check_object(self.request("PATCH", path, body=body, content_type=MERGE_PATCH).body)
 
     def delete(self, path: str, *, uid: str) -> bool:
         """Delete an object if it still is the one with this UID, dependants first; return whether it was there."""
@@ -171,16 +183,21 @@ class Kube:
         while True:
             page = {**(query or {}), "limit": str(LIST_LIMIT), **({"continue": following} if following else {})}
             body = self.request("GET", path, query=page).body
-            items += body.get("items") or []
-            following = body["metadata"].get("continue") or ""
+            found, metadata = body.get("items", ""), body.get("metadata")
+            found = [] if found is None else found
+            if not isinstance(metadata, dict) or not metadata.get("resourceVersion") or not _are_objects(found):
+                raise _not_understood(f"a list of objects from {path}", body)
+            items += found
+            following = metadata.get("continue") or ""
             if not following:
-                return items, body["metadata"]["resourceVersion"]
+                return items, str(metadata["resourceVersion"])
 
     def watch(self, path: str, version: str, query: Mapping[str, str] | None = None) -> Iterator[tuple[str, Raw]]:
         """Yield what happens in a collection from a version on, until the server ends the watch.
 
         Raises:
-            KubeError: with status 410 where the version is too old.
+            WatchBrokenError: where the version is too old, the server tells of an error, or what it tells is no event.
+            KubeError: where it is refused or there is no answer.
         """
         asked = {
             **(query or {}),
@@ -192,14 +209,12 @@ class Kube:
         response = self._send("GET", path, query=asked, read_seconds=WATCH_SILENCE_SECONDS)
         try:
             if response.status >= 400:
-                raise _error_of(response.status, response.read())
+                refusal = _error_of(response.status, response.read())
+                if refusal.status == 410:
+                    raise WatchBrokenError(refusal.status, refusal.reason, refusal.message)
+                raise refusal
             for line in _lines(response):
-                event = json.loads(line)
-                if event["type"] == "ERROR":
-                    status = event["object"]
-                    code, reason = int(status.get("code") or 500), str(status.get("reason") or "")
-                    raise KubeError(code, reason, str(status.get("message") or "the watch failed"))
-                yield event["type"], event["object"]
+                yield _read_event(line)
         except urllib3.exceptions.HTTPError as error:
             raise _unreachable(error) from error
         finally:
@@ -231,7 +246,7 @@ class Kube:
         if response.status >= 400:
             raise _error_of(response.status, content)
         warnings = tuple(_parse_warning(text) for text in response.headers.getlist("Warning"))
-        return Answer(body=json.loads(content) if content else {}, warnings=warnings)
+        return Answer(body=_read_object(content) if content else {}, warnings=warnings)
 
     def _send(
         self,
@@ -269,10 +284,72 @@ class Kube:
 
 
 def _lines(response: urllib3.BaseHTTPResponse) -> Iterator[bytes]:
-    rest = b""
+    """Yield the lines of a stream; what follows the last line break was cut off, and is none."""
+    parts: list[bytes] = []
+    length = 0
     for chunk in response.stream(amt=None, decode_content=True):
-        *lines, rest = (rest + chunk).split(b"\n")
-        yield from (line for line in lines if line)
+        first, *others = chunk.split(b"\n")
+        parts.append(first)
+        length += len(first)
+        if length > LINE_BYTES:
+            raise WatchBrokenError(0, NOT_UNDERSTOOD, f"a watch told an event of more than {LINE_BYTES} bytes")
+        if others:
+            lines = [b"".join(parts), *others[:-1]]
+            parts, length = [others[-1]], len(others[-1])
+            yield from (line for line in lines if line.strip())
+
+
+def _read_event(line: bytes) -> tuple[str, Raw]:
+    """Return what kind of event a line of a watch tells of, and the object."""
+    try:
+        event: Any = _read_object(line)
+    except KubeError as error:
+        raise WatchBrokenError(error.status, error.reason, error.message) from error
+    kind, body = event.get("type"), event.get("object")
+    if kind == "ERROR":
+        # The status of an error, if the server keeps to its own rules.
+        status = body if isinstance(body, dict) else {}
+        code = status.get("code") if isinstance(status.get("code"), int) else 500
+        said = str(status.get("message") or "the watch failed")[:SAID_CHARACTERS]
+        raise WatchBrokenError(code or 500, str(status.get("reason") or ""), said)
+    is_object = _are_objects([body]) if kind in _CHANGES else kind == "BOOKMARK" and isinstance(body, dict)
+    metadata = body.get("metadata") if is_object else None
+    if not isinstance(metadata, dict) or not metadata.get("resourceVersion"):
+        strange = _not_understood("an event of a watch", event)
+        raise WatchBrokenError(strange.status, strange.reason, strange.message)
+    return str(kind), body
+
+
+def _read_object(content: bytes) -> Raw:
+    try:
+        body = json.loads(content)
+    except (ValueError, RecursionError):
+        body = None
+    if not isinstance(body, dict):
+        raise _not_understood("a JSON object", content)
+    return body
+
+
+def _check_object(body: Raw) -> Raw:
+    if not isinstance(body.get("metadata"), dict):
+        raise _not_understood("an object with metadata", body)
+    return body
+
+
+def _are_objects(items: Any) -> bool:
+    """Say whether these are objects of the API, by what each one has whatever its kind."""
+    return isinstance(items, list) and all(
+        isinstance(item, dict)
+        and isinstance(metadata := item.get("metadata"), dict)
+        and all(isinstance(metadata.get(name), str) and metadata[name] for name in ("name", "uid"))
+        for item in items
+    )
+
+
+def _not_understood(wanted: str, got: Any) -> KubeError:
+    """Return the error of an answer that is none: something between here and the API server may have made it."""
+    said = got.decode(errors="replace") if isinstance(got, bytes) else repr(got)
+    return KubeError(0, NOT_UNDERSTOOD, f"the API server must answer with {wanted}, got {said[:SAID_CHARACTERS]!r}")
 
 
 def _unreachable(error: Exception) -> KubeError:
@@ -282,12 +359,12 @@ def _unreachable(error: Exception) -> KubeError:
 def _error_of(status: int, content: bytes) -> KubeError:
     try:
         body = json.loads(content)
-    except ValueError:
+    except (ValueError, RecursionError):
         body = {}
     if not isinstance(body, dict):
         body = {}
-    said = str(body.get("message") or content.decode(errors="replace")[:500] or f"HTTP status {status}")
-    return KubeError(status, str(body.get("reason") or ""), said)
+    said = str(body.get("message") or content.decode(errors="replace") or f"HTTP status {status}")
+    return KubeError(status, str(body.get("reason") or ""), said[:SAID_CHARACTERS])
 
 
 def _parse_warning(text: str) -> str:

@@ -15,14 +15,17 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
+from typing import TypeVar
 
 from study_operator import names
 from study_operator.job_states import JobState, PodState, Refusal, read_job, read_pod, read_refusal
-from study_operator.kube import Kube, KubeError, Raw, path_of
+from study_operator.kube import Kube, KubeError, Raw, WatchBrokenError, path_of
 from study_operator.metrics import Metrics
 from study_operator.names import StudyKey
 
 log = logging.getLogger(__name__)
+
+Read = TypeVar("Read")
 
 FIRST_WAIT_SECONDS, LONGEST_WAIT_SECONDS = 0.2, 15.0
 """Between two tries to list or watch while the API server does not answer."""
@@ -74,8 +77,8 @@ class Memory:
 
     def put_job(self, raw: Raw) -> None:
         """Take in a Job, unless a newer state of it is known."""
-        job = read_job(raw)
-        if job is None:
+        job = _read(read_job, raw)
+        if job is None or isinstance(job, _Unreadable):
             return
         with self._lock:
             key = (job.namespace, job.name)
@@ -161,7 +164,9 @@ class Memory:
 
     def see_pod(self, kind: str, raw: Raw) -> None:
         """Take in one event of a watch."""
-        pod = read_pod(raw)
+        pod = _read(read_pod, raw)
+        if isinstance(pod, _Unreadable):
+            return
         if pod is None:
             self._let_go(raw["metadata"]["uid"])
             return
@@ -204,8 +209,8 @@ class Memory:
 
     def see_refusal(self, kind: str, raw: Raw) -> None:
         """Take in one event of a watch."""
-        refusal = read_refusal(raw)
-        if refusal is None or kind == "DELETED":
+        refusal = _read(read_refusal, raw)
+        if refusal is None or isinstance(refusal, _Unreadable) or kind == "DELETED":
             return
         with self._lock:
             key = self._names.get(refusal.job)
@@ -218,6 +223,20 @@ class Memory:
 
     def _tell(self, job: JobState) -> None:
         self._on_change((job.namespace, job.study))
+
+
+class _Unreadable:
+    """What an object is taken for that cannot be read: nothing was seen, and the others go on."""
+
+
+def _read(read: Callable[[Raw], Read], raw: Raw) -> Read | _Unreadable:
+    try:
+        return read(raw)
+    except (LookupError, TypeError, ValueError, ArithmeticError, AttributeError) as error:
+        metadata = raw["metadata"]
+        name = f"{raw.get('kind') or 'object'} {metadata.get('namespace')}/{metadata['name']}"
+        log.warning("cannot read %s: %s: %.500s", name, type(error).__name__, error)
+        return _Unreadable()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -234,15 +253,23 @@ class _Kind:
 class Watches:
     """The threads that keep a `Memory` up to date."""
 
-    def __init__(self, kube: Kube, memory: Memory, namespaces: Sequence[str]) -> None:
+    def __init__(
+        self,
+        kube: Kube,
+        memory: Memory,
+        namespaces: Sequence[str],
+        pause: Callable[[float], object] = time.sleep,
+    ) -> None:
         """Prepare the watches.
 
         Args:
             kube: the API server.
             memory: what is kept up to date.
             namespaces: those to watch; empty means all.
+            pause: waits for so many seconds.
         """
         self._kube = kube
+        self._pause = pause
         self._kinds = [
             kind
             for namespace in namespaces or (None,)
@@ -274,22 +301,25 @@ class Watches:
                     kind.take_list(kind.namespace, items)
                     self._synced[number].set()
                 for event, raw in self._kube.watch(kind.path, version, kind.query):
-                    version, wait = raw["metadata"]["resourceVersion"], FIRST_WAIT_SECONDS
+                    version = raw["metadata"]["resourceVersion"]
                     if event != "BOOKMARK":
                         kind.take_event(event, raw)
-                continue
+            except WatchBrokenError as error:
+                # What happened meanwhile is not told, or not to be understood: look at everything again.
+                version = ""
+                log.log(logging.DEBUG if error.status == 410 else logging.WARNING, "watch of %s: %s", kind.path, error)
             except KubeError as error:
-                if error.status == 410:
-                    # What happened meanwhile is no longer told: look at everything again.
-                    version = ""
-                    continue
                 level = logging.DEBUG if error.is_transient else logging.WARNING
                 log.log(level, "cannot watch %s: %s", kind.path, error)
+            except Exception:
+                # A watch that nobody follows would leave the operator blind, and alive.
+                version = ""
+                log.exception("cannot follow %s; it is listed again", kind.path)
             if time.monotonic() - begun > wait:
                 # It went well for a while: something on the way ends connections that are idle, and nobody is to blame.
                 wait = FIRST_WAIT_SECONDS
             # Not all replicas of an operator, and not all watches, at once.
-            threading.Event().wait(wait * random.uniform(0.5, 1.5))
+            self._pause(wait * random.uniform(0.5, 1.5))
             wait = min(LONGEST_WAIT_SECONDS, wait * 2)
 
 
