@@ -186,12 +186,12 @@ def build_status() -> Schema:
         ("trial", "rung", "step", "stopStep", "totalSteps", "phase", "updatedAt"),
     )
     missed = fields(
-        "An estimate of how many better trials were stopped.",
+        "An estimate of how many trials were stopped that would have ended better than the best that continued.",
         {
             "estimate": _number("The estimate."),
             "low": _count("The lower end of its 95 % interval."),
             "high": _count("The upper end of its 95 % interval."),
-            "population": _count("How many trials were stopped."),
+            "population": _count("Among how many trials the audited were drawn: those that were not promoted."),
         },
         **NULL,
     )
@@ -223,8 +223,10 @@ def build_status() -> Schema:
                 "How well the first reading agrees with that at full length.",
                 {
                     "audited": _count("Audited trials that were measured at full length."),
-                    "fullLength": _count("All trials that were."),
+                    "fullLength": _count("All trials that were and did not diverge."),
                     "concordance": _number("The share of pairs that both readings order alike.", **NULL),
+                    "concordanceLow": _number("The lower end of its 95 % interval.", **NULL),
+                    "concordanceHigh": _number("The upper end of its 95 % interval.", **NULL),
                     "pairs": _count("How many pairs there are."),
                     "missedWinners": missed,
                     "topKKept": _number("The share of the best that the promotion kept.", **NULL),

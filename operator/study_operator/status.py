@@ -329,6 +329,8 @@ def _render_agreement(agreement: Agreement) -> dict[str, Any]:
         "audited": agreement.audited,
         "fullLength": agreement.full_length,
         "concordance": None if agreement.concordance is None else repr(agreement.concordance),
+        "concordanceLow": None if agreement.concordance is None else repr(agreement.concordance_low),
+        "concordanceHigh": None if agreement.concordance is None else repr(agreement.concordance_high),
         "pairs": agreement.pairs,
         "missedWinners": None
         if missed is None

@@ -2,14 +2,21 @@
 
 import itertools
 import math
+import random
+from dataclasses import replace
 
 import pytest
 
-from ledgers import a_study, continued, minimizing, paused, stopped
-from study_operator.agreement import describe_agreement, hypergeometric_interval, measure_agreement
+from ledgers import a_study, a_trial, continued, minimizing, paused, stopped
+from study_operator.agreement import (
+    concordance_interval,
+    describe_agreement,
+    hypergeometric_interval,
+    measure_agreement,
+)
 from study_operator.promotion import draw
-from study_operator.study import Promotion
-from study_operator.trial import Continuation, Trial
+from study_operator.study import Promotion, Study
+from study_operator.trial import Continuation, Trial, TrialState
 
 STUDY = a_study(promotion=Promotion(num_promoted=2, num_audited=3))
 BASELINE = continued(paused(0, 0.30), 0.40, Continuation.BASELINE)
@@ -75,23 +82,121 @@ def test_the_concordance_is_right_on_average_over_all_draws() -> None:
     assert sum(numerators) / len(numerators) == pytest.approx(agreeing)
 
 
-def test_missed_winners_are_audited_ones_that_beat_the_worst_promoted() -> None:
-    missed = measure_agreement(STUDY, [BASELINE, *PROMOTED, *AUDITED, *REST]).missed_winners
-    assert missed is not None
-    assert (missed.population, missed.audited, missed.found, missed.estimate) == (6, 3, 1, 2.0)
-    assert (missed.low, missed.high) == hypergeometric_interval(6, 3, 1)
+def diverging(trial: Trial, rung: int = 1) -> Trial:
+    """Return the trial with its last reading diverged, at a value that would be the best of all."""
+    measurements = [
+        replace(m, diverged=True, value=0.99, checkpoint="") if m.rung == rung else m for m in trial.measurements
+    ]
+    return replace(trial, measurements=tuple(measurements))
 
 
-def test_a_lower_loss_beats() -> None:
-    missed = measure_agreement(minimizing(STUDY), [BASELINE, *PROMOTED, *AUDITED, *REST]).missed_winners
+def breaking(trial: Trial) -> Trial:
+    """Return the trial with a final reading that breaks the constraint of `CONSTRAINED`."""
+    final = replace(trial.measurements[-1], metrics={"invalid_output_rate": 0.9})
+    return replace(trial, measurements=(*trial.measurements[:-1], final))
+
+
+CONSTRAINED = replace(STUDY, outcome_constraints=("invalid_output_rate <= 0.5",))
+
+
+@pytest.mark.parametrize(
+    ("study", "chosen", "finals", "winner", "found"),
+    [
+        pytest.param(STUDY, [BASELINE, *PROMOTED], (0.2, 0.3, 0.55), "t001", 0, id="better than the worst promoted"),
+        pytest.param(STUDY, [BASELINE, *PROMOTED], (0.2, 0.3, 0.65), "t001", 1, id="better than the best promoted"),
+        pytest.param(STUDY, [BASELINE, *PROMOTED], (0.2, 0.3, 0.60), "t001", 0, id="equal to the best promoted"),
+        pytest.param(
+            STUDY, [BASELINE, PROMOTED[0], diverging(PROMOTED[1])], (0.2, 0.3, 0.55), "t001", 0, id="one diverged late"
+        ),
+        pytest.param(
+            STUDY, [BASELINE, diverging(PROMOTED[0]), PROMOTED[1]], (0.2, 0.3, 0.55), "t002", 1, id="the best diverged"
+        ),
+        pytest.param(
+            STUDY, [continued(paused(0, 0.3), 0.7, Continuation.BASELINE), *PROMOTED], (0.2, 0.3, 0.65), "t000", 0,
+            id="the baseline is the best",
+        ),
+        pytest.param(STUDY, PROMOTED, (0.7, 0.3, 0.65), "t001", 2, id="no baseline"),
+        pytest.param(minimizing(STUDY), [BASELINE, *PROMOTED], (0.2, 0.3, 0.45), "t000", 2, id="lower is better"),
+        pytest.param(
+            CONSTRAINED, [BASELINE, breaking(PROMOTED[0]), PROMOTED[1]], (0.2, 0.3, 0.55), "t002", 1,
+            id="the best breaks a constraint",
+        ),
+    ],
+)  # fmt: skip
+def test_missed_winners_are_better_than_the_winner(
+    study: Study, chosen: list[Trial], finals: tuple[float, ...], winner: str, found: int
+) -> None:
+    drawn = [audited(3 + i, 0.1, final) for i, final in enumerate(finals)]
+    missed = measure_agreement(study, [*chosen, *drawn, *REST]).missed_winners
     assert missed is not None
-    assert missed.found == 3
+    assert (missed.winner, missed.found, missed.population, missed.audited) == (winner, found, 6, 3)
+    assert missed.estimate == 6 / 3 * found
+    assert (missed.low, missed.high) == hypergeometric_interval(6, 3, found)
+
+
+def test_an_audited_trial_that_diverged_or_breaks_a_constraint_is_no_missed_winner() -> None:
+    drawn = [diverging(audited(3, 0.1, 0.9)), breaking(audited(4, 0.1, 0.9)), audited(5, 0.1, 0.9)]
+    missed = measure_agreement(CONSTRAINED, [BASELINE, *PROMOTED, *drawn, *REST]).missed_winners
+    assert missed is not None
+    assert (missed.found, missed.audited, missed.estimate) == (1, 3, 2.0)
+
+
+def test_without_a_model_that_was_chosen_nobody_can_be_missed() -> None:
+    lost = [diverging(t) for t in PROMOTED]
+    agreement = measure_agreement(STUDY, [*lost, *AUDITED, *REST])
+    assert agreement.missed_winners is None
+    assert not any("missed" in sentence for sentence in describe_agreement(agreement))
+
+
+def test_a_late_divergence_makes_no_pair() -> None:
+    sound = [BASELINE, PROMOTED[0], *AUDITED, *REST]
+    with_one = measure_agreement(STUDY, [*sound, diverging(PROMOTED[1])])
+    without = measure_agreement(STUDY, sound)
+    assert (with_one.concordance, with_one.pairs, with_one.full_length) == (without.concordance, 10, 5)
+    assert (with_one.left_out.diverged, without.left_out.diverged) == (1, 0)
 
 
 def test_top_k_kept_is_told_only_where_every_trial_ran_to_its_end() -> None:
     assert measure_agreement(STUDY, [BASELINE, *PROMOTED, *AUDITED, *REST]).top_k_kept is None
     everyone = [BASELINE, *PROMOTED, *AUDITED]
     assert measure_agreement(STUDY, everyone).top_k_kept == 0.5
+    # Who diverged early could not; who diverged late is at the end of the order.
+    assert measure_agreement(STUDY, [*everyone, diverging(paused(9, 0.1), 0)]).top_k_kept == 0.5
+    assert measure_agreement(STUDY, [BASELINE, PROMOTED[0], diverging(PROMOTED[1]), *AUDITED]).top_k_kept == 0.5
+
+
+@pytest.mark.parametrize(
+    ("concordance", "drawn", "low", "high"),
+    [
+        pytest.param(1.0, 3, 0.292, 1.0, id="all of three"),
+        pytest.param(0.0, 3, 0.0, 0.708, id="none of three"),
+        pytest.param(0.5, 4, 0.068, 0.932, id="half of four"),
+        pytest.param(0.9, 10, 0.555, 0.997, id="nine of ten"),
+        pytest.param(0.87, 10, 0.444, 0.997, id="rounded to both sides"),
+    ],
+)
+def test_intervals_of_a_concordance(concordance: float, drawn: int, low: float, high: float) -> None:
+    assert concordance_interval(concordance, drawn) == pytest.approx((low, high), abs=5e-4)
+
+
+@pytest.mark.parametrize("correlation", [0.0, 0.5, 0.9, 0.99])
+def test_the_interval_of_a_concordance_covers(correlation: float) -> None:
+    chance = random.Random(round(100 * correlation))
+    truth = 0.5 + math.asin(correlation) / math.pi
+    covered = 0
+    for _ in range(100):
+        early = [chance.gauss(0, 1) for _ in range(14)]
+        final = [correlation * e + math.sqrt(1 - correlation**2) * chance.gauss(0, 1) for e in early]
+        order = sorted(range(1, 14), key=lambda i: -early[i])
+        drawn = chance.sample(order[2:], 3)
+        trials = [continued(paused(0, early[0]), final[0], Continuation.BASELINE)]
+        trials += [continued(paused(i, early[i]), final[i]) for i in order[:2]]
+        trials += [audited(i, early[i], final[i], 3 / 11) for i in drawn]
+        agreement = measure_agreement(STUDY, trials)
+        assert agreement.concordance is not None
+        assert agreement.concordance_low <= agreement.concordance <= agreement.concordance_high
+        covered += agreement.concordance_low <= truth <= agreement.concordance_high
+    assert covered >= 95
 
 
 @pytest.mark.parametrize(
@@ -118,13 +223,20 @@ def test_the_interval_holds_the_truth_in_at_least_95_of_100_draws(population: in
         assert covered >= 0.95
 
 
-def test_it_is_said_that_both_readings_share_their_pages() -> None:
-    said = describe_agreement(measure_agreement(STUDY, [BASELINE, *PROMOTED, *AUDITED, *REST]))
-    assert said[-1] == "Both readings are of the same validation pages, so their page noise is shared."
-    assert said[1] == (
-        "Estimated missed winners: 2.0 (95 % interval 1 to 4) of 6 trials that were not promoted; "
-        "1 of 3 audited ones beat the worst promoted trial."
+def test_a_person_reads_what_it_rests_on_and_what_it_leaves_out() -> None:
+    failed = a_trial(9, state=TrialState.FAILED)
+    lost = [diverging(paused(10, 0.2), 0), continued(paused(11, 0.3), None), failed]
+    pairs, missed, shared = describe_agreement(measure_agreement(STUDY, [BASELINE, *PROMOTED, *AUDITED, *REST, *lost]))
+    assert pairs == (
+        "Early and final readings order 92% of the pairs of trials alike (95 % interval 9% to 100%; 15 pairs of 6 "
+        "full-length trials: 2 promoted, 3 audited, the baseline; the audited ones weigh for those that were not "
+        "drawn). Left out of the pairs: 1 diverged, 1 failed, 1 still running."
     )
+    assert missed == (
+        "Estimated missed winners: 0.0 (95 % interval 0 to 3) of the 6 trials that were not promoted: 0 of 3 audited "
+        "ones ended better than t001, the best of the promoted trials and the baseline."
+    )
+    assert shared == "Both readings are of the same validation pages, so their page noise is shared."
 
 
 def test_drawing_all_leaves_nobody_out() -> None:
