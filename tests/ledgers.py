@@ -74,6 +74,8 @@ def a_measurement(rung: int, value: float, **changes: Any) -> Measurement:
         n=100,
         metrics={"invalid_output_rate": 0.1},
         checkpoint="/checkpoint",
+        train_seconds=(300.0, None)[rung],
+        fixed_seconds=300.0,
     )
     return replace(measurement, **changes)
 

@@ -108,6 +108,8 @@ def _trials() -> Schema:
             "metrics": mapping("The other metrics, by name.", _number("The metric's value."), 50),
             "checkpoint": text("The key of the checkpoint, under the study's prefix.", 2_000),
             "diverged": flag("Whether the trial diverged."),
+            "trainSeconds": _number("The seconds of training up to the first reading, which scale with steps."),
+            "fixedSeconds": _number("The seconds that its last run took for everything else."),
         },
         ("rung", "step", "value", "metrics"),
     )
@@ -213,7 +215,9 @@ def build_status() -> Schema:
                 {
                     "best": text("The best reading.", 64, **NULL),
                     "gain": text("Its difference to the baseline.", 64, **NULL),
-                    "saved": text("Accelerator-hours saved against full-length runs of every trial.", 64, **NULL),
+                    "saved": text(
+                        "Accelerator-hours saved against full-length runs of every measured trial.", 64, **NULL
+                    ),
                 },
                 **NULL,
             ),
@@ -239,7 +243,9 @@ def build_status() -> Schema:
                 {
                     "acceleratorHours": _number("Accelerator-hours spent."),
                     "savedAcceleratorHours": _number(
-                        "Accelerator-hours saved against full-length runs of every trial."
+                        "What full-length runs of every measured trial would have cost more: the seconds of training "
+                        "that were not trained, less the second start and evaluation of those that continued. Trials "
+                        "whose trainer tells no seconds of training count as nothing saved."
                     ),
                     "activeSeconds": _number("Time with at least one trial running."),
                 },

@@ -237,14 +237,16 @@ def _print_plan(output: Console, study: Study, summary: DatasetSummary | None, c
     if summary is not None:
         for line in describe_steps(study, summary):
             _say(output, line)
-    if plan.seconds is None or plan.wall_seconds is None:
+    if plan.seconds is None or plan.full_seconds is None or plan.wall_seconds is None:
         _say(output, "how long that takes on this machine: `finetune-study plan --calibrate` measures it")
         return
     for phase in plan.phases:
         _say(output, f"{phase.name}: {phase.arithmetic} = {duration(phase.seconds or 0)}")
-    hours = plan.seconds * study.accelerators / 3600
+    hours, full_hours = (seconds * study.accelerators / 3600 for seconds in (plan.seconds, plan.full_seconds))
     _say(
-        output, f"in all about {duration(plan.wall_seconds)}, {hours:.2f} accelerator-hours, after the data is prepared"
+        output,
+        f"in all about {duration(plan.wall_seconds)}, {hours:.2f} accelerator-hours, after the data is prepared; "
+        f"full-length runs of every trial would take {full_hours:.2f}",
     )
     limit = study.budget.accelerator_hours
     if limit is not None and hours > limit:

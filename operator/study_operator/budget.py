@@ -46,6 +46,8 @@ class Plan:
     phases: tuple[Phase, ...]
     full_passes: float
     """Training passes if every trial ran to its full length."""
+    full_seconds: float | None
+    """Accelerator time if every trial ran to its full length in one go, and the test set was read as now."""
     wall_seconds: float | None
 
     @property
@@ -112,7 +114,13 @@ def build_plan(study: Study, summary: DatasetSummary | None, calibration: Calibr
         costs.phase("promote", going_on, (1 - early) * epochs, 1, 0),
         costs.phase("judge", 1, 0.0, 0, predictors),
     )
-    return Plan(phases=phases, full_passes=float(trials * epochs), wall_seconds=_wall(study, phases))
+    full, judging = costs.phase("full length", trials, epochs, readings, 0).seconds, phases[-1].seconds
+    return Plan(
+        phases=phases,
+        full_passes=float(trials * epochs),
+        full_seconds=None if full is None or judging is None else full + judging,
+        wall_seconds=_wall(study, phases),
+    )
 
 
 @dataclass(frozen=True)

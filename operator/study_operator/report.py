@@ -51,7 +51,7 @@ class Report:
     """Sentences about early against final readings."""
     spent_hours: float
     saved_hours: float
-    """Accelerator-hours that full-length runs of every trial would have taken more."""
+    """Accelerator-hours that full-length runs of every measured trial would have taken more."""
     written_at: datetime
 
 
@@ -122,10 +122,7 @@ def lines_of(report: Report) -> list[str]:
     if report.judgement is not None:
         lines += _describe_test(report.judgement)
     lines += report.agreement
-    lines.append(
-        f"Accelerator time: {_hours(report.spent_hours)} spent, {_hours(report.saved_hours)} saved against running "
-        "every trial to its full length."
-    )
+    lines.append(f"Accelerator time: {_hours(report.spent_hours)} spent, {_describe_saved(report.saved_hours)}.")
     if report.summary is not None:
         lines += [f"Data: {warning}" for warning in report.summary.warnings]
     return lines
@@ -291,6 +288,11 @@ def _percent(value: float) -> str:
 
 def _hours(hours: float) -> str:
     return f"{hours * 60:.1f} minutes" if hours < 2 else f"{hours:.1f} hours"
+
+
+def _describe_saved(hours: float) -> str:
+    rival = "running every measured trial to its full length"
+    return f"{_hours(hours)} saved against {rival}" if hours >= 0 else f"{_hours(-hours)} more than {rival}"
 
 
 def _short(value: float | int | str) -> str:

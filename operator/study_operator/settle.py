@@ -31,7 +31,7 @@ from study_operator.trial import (
     count_attempts_against,
     move,
 )
-from study_operator.usage import fold_attempts
+from study_operator.usage import fold_attempts, with_seconds
 from trial_trainer.artifacts import join
 from trial_trainer.contract import DatasetSummary, ExitCode, Reading
 
@@ -242,12 +242,17 @@ def _settle_reading(trial: Trial, job: JobStatus | None, reading: Reading, seen:
         rung=trial.rung,
         step=reading.step,
         value=objective.value,
-        standard_error=objective.standard_error,
+        standard_error=None if (error := objective.standard_error) is None else float(f"{error:.6g}"),
         n=objective.n,
-        metrics={name: reading.metrics[name].value for name in kept_metrics(seen.study) if name in reading.metrics},
+        # In as many digits as tell anything: a ledger of hundreds of trials has its bound.
+        metrics={
+            name: float(f"{reading.metrics[name].value:.9g}")
+            for name in kept_metrics(seen.study)
+            if name in reading.metrics
+        },
         checkpoint=join(names.rung_key(trial.name, trial.rung), reading.checkpoint),
     )
-    return _measured(trial, measurement)
+    return _measured(trial, with_seconds(measurement, trial, reading))
 
 
 def _settle_end(trial: Trial, attempt: Attempt, message: str, seen: _Seen) -> Trial:

@@ -392,6 +392,10 @@ def _render_measurement(measurement: Measurement) -> dict[str, Any]:
         raw["checkpoint"] = measurement.checkpoint
     if measurement.diverged:
         raw["diverged"] = True
+    if measurement.train_seconds is not None:
+        raw["trainSeconds"] = repr(measurement.train_seconds)
+    if measurement.fixed_seconds is not None:
+        raw["fixedSeconds"] = repr(measurement.fixed_seconds)
     return raw
 
 
@@ -550,7 +554,7 @@ def parse_value(text: str) -> ParameterValue:
 
 
 def _parse_measurement(raw: Raw) -> Measurement:
-    error = raw.get("standardError")
+    error, train, fixed = raw.get("standardError"), raw.get("trainSeconds"), raw.get("fixedSeconds")
     return Measurement(
         rung=raw["rung"],
         step=raw["step"],
@@ -560,6 +564,8 @@ def _parse_measurement(raw: Raw) -> Measurement:
         metrics={name: float(value) for name, value in raw["metrics"].items()},
         checkpoint=raw.get("checkpoint", ""),
         diverged=raw.get("diverged", False),
+        train_seconds=None if train is None else float(train),
+        fixed_seconds=None if fixed is None else float(fixed),
     )
 
 

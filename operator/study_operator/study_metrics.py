@@ -58,7 +58,7 @@ class _Families:
             "attempts", f"Attempts by how they ended; {FOLDED}: of old ones only sums are kept.", "reason"
         )
         self.spent = family("accelerator_hours", "Accelerator-hours of all ended attempts of trials.")
-        self.saved = family("saved_accelerator_hours", "Accelerator-hours that trials which did not continue saved.")
+        self.saved = family("saved_accelerator_hours", "Accelerator-hours that full-length runs would have cost more.")
         self.best = family("best_value", "The objective's metric of the best trial so far.", "metric")
         self.baseline = family("baseline_value", "The objective's metric of the baseline.", "metric")
         self.news = family("last_news_timestamp_seconds", "When anything was last heard of the study's trials.")

@@ -81,6 +81,11 @@ class Measurement:
     checkpoint: str
     """Key under the study's prefix; empty where the trial diverged."""
     diverged: bool = False
+    train_seconds: float | None = None
+    """Training of all steps of the first rung, at the speed of the attempt that ended it: what scales with steps. None
+    where the trainer did not tell, and at full length, where nothing follows."""
+    fixed_seconds: float | None = None
+    """Everything else of that attempt, from its start to its end: what each run costs, however long it trains."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,7 +1,7 @@
 """Accelerator time spent, saved and reserved, summed from the attempts in the ledger, and old attempts made into sums.
 
-Called by settle (folding), by the planner (budgets) and by the status. Hours are accelerator-hours; seconds are wall
-seconds.
+Called by settle (folding, what a reading's rung took), by the planner (budgets) and by the status. Hours are
+accelerator-hours; seconds are wall seconds.
 """
 
 from __future__ import annotations
@@ -14,10 +14,12 @@ from typing import TypeVar
 
 from study_operator.study import Study
 from study_operator.trial import (
+    GIVEN_UP,
     Attempt,
     EarlierAttempts,
     Folded,
     Ledger,
+    Measurement,
     Origin,
     Stage,
     StageState,
@@ -25,6 +27,7 @@ from study_operator.trial import (
     TrialState,
     count_attempts_against,
 )
+from trial_trainer.contract import Reading
 
 ATTEMPTS_KEPT = 200
 """Of all trials together. An attempt takes 200 bytes of an object that must stay below a megabyte, and a study that is
@@ -40,7 +43,8 @@ class Usage:
 
     accelerator_hours: float
     saved_accelerator_hours: float
-    """Estimate: what full-length runs of the measured trials that did not continue would have taken more."""
+    """Estimate: what full-length runs of every measured trial would have cost more. Less than nothing where starting
+    and evaluating a second time cost more than stopping early spared."""
     active_seconds: float
     """Time with at least one trial running."""
 
@@ -51,7 +55,7 @@ def measure_usage(study: Study, ledger: Ledger, now: datetime | None) -> Usage:
     attempts = [a for t in trials for a in t.attempts]
     seconds = sum(_seconds(a, now) for a in attempts) + sum(t.earlier.seconds for t in trials if t.earlier is not None)
     active = _union_seconds(attempts, now, folded.until if folded is not None else None)
-    saved = sum(_remainder_seconds(t) for t in trials if _is_stopped_early(t))
+    saved = sum(map(_saved_seconds, trials))
     return Usage(
         accelerator_hours=seconds * study.accelerators / 3600,
         saved_accelerator_hours=saved * study.accelerators / 3600,
@@ -153,10 +157,46 @@ def _cut(attempt: Attempt, until: datetime) -> Attempt:
     return attempt if end is not None and end <= until else replace(attempt, finished_at=until)
 
 
-def _is_stopped_early(trial: Trial) -> bool:
+def with_seconds(measurement: Measurement, trial: Trial, reading: Reading) -> Measurement:
+    """Return a measurement with what its rung took, as far as the trainer tells.
+
+    A trainer tells what its last attempt took. Where that went on from a checkpoint, its steps tell the speed; what
+    was lost with an attempt is not counted.
+    """
     first = trial.measurement(0)
-    is_waiting = trial.continuation is None and trial.state in (TrialState.PAUSED, TrialState.STOPPED)
-    return is_waiting and first is not None and not first.diverged
+    steps = measurement.step - (first.step if trial.rung and first is not None else 0)
+    attempts = [a for a in trial.attempts if a.rung == trial.rung]
+    is_only = len(attempts) <= 1 and not (trial.earlier is not None and trial.earlier.rung == trial.rung)
+    trained = reading.trained_steps if reading.trained_steps is not None else steps if is_only else 0
+    train = reading.seconds.get("train", -1.0)
+    if trained <= 0 or steps <= 0 or train < 0:
+        return measurement
+    told = sum(seconds for phase, seconds in reading.seconds.items() if phase != "train")
+    wall = _seconds(attempts[-1], None) if attempts else 0.0
+    return replace(
+        measurement,
+        train_seconds=round(train / trained * steps, 1) if trial.rung == 0 else None,
+        # The process starts before its first phase does. An attempt that only found the reading took less.
+        fixed_seconds=round(max(told, wall - train, 0.0), 1),
+    )
+
+
+def _saved_seconds(trial: Trial) -> float:
+    """Return what a straight run to full length would have cost more than what was done with a trial."""
+    first, final = trial.measurement(0), trial.measurement(1)
+    if first is None or first.diverged or first.train_seconds is None or first.fixed_seconds is None:
+        return 0.0
+    if trial.continuation is None:
+        return _untrained_seconds(trial, first, first.train_seconds)
+    if trial.state in GIVEN_UP or (final is not None and final.diverged):
+        return 0.0
+    # It starts and evaluates a second time, which a straight run does not.
+    overhead = final.fixed_seconds if final is not None else None
+    return -(overhead if overhead is not None else first.fixed_seconds)
+
+
+def _untrained_seconds(trial: Trial, first: Measurement, seconds: float) -> float:
+    return seconds * (trial.total_steps / first.step - 1)
 
 
 def _mean_remainder_seconds(trials: Iterable[Trial]) -> float:
@@ -165,14 +205,20 @@ def _mean_remainder_seconds(trials: Iterable[Trial]) -> float:
 
 
 def _remainder_seconds(trial: Trial) -> float:
-    """Estimate the rest of a trial from its first rung: as many seconds a step."""
+    """Estimate what a trial takes to its end: one more start and evaluation, and as many seconds a step of training.
+
+    Where the trainer does not tell its seconds of training, all that the first rung took counts as training, which is
+    never too little.
+    """
     first = trial.measurement(0)
     if first is None or first.step <= 0:
         return 0.0
+    if first.train_seconds is not None and first.fixed_seconds is not None:
+        return first.fixed_seconds + _untrained_seconds(trial, first, first.train_seconds)
     spent = sum(_seconds(a, None) for a in trial.attempts if a.rung == 0)
     if trial.earlier is not None:
         spent += trial.earlier.first_rung_seconds
-    return spent * (trial.total_steps / first.step - 1)
+    return _untrained_seconds(trial, first, spent)
 
 
 def _count_continuing(study: Study, trials: Sequence[Trial]) -> int:

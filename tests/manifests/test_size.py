@@ -155,10 +155,12 @@ def a_largest_trial(study: Study, index: int, **changes: Any) -> Trial:
             rung=rung,
             step=12_345_678,
             value=LONG,
-            standard_error=LONG,
+            standard_error=0.0123457,
             n=1_234_567,
-            metrics=dict.fromkeys(kept_metrics(study), LONG),
+            metrics=dict.fromkeys(kept_metrics(study), 0.0123456789),
             checkpoint=f"trials/t{index:03d}/rungs/{rung}/{'k' * limits.CHECKPOINT_LENGTH}",
+            train_seconds=1234567.1 if rung == 0 else None,
+            fixed_seconds=1234567.1,
         )
         for rung in (0, 1)
     ]

@@ -31,6 +31,8 @@ def test_seconds_follow_from_pages_and_a_calibration():
     assert promote.seconds == pytest.approx(4 * (10 + 2.4 * 80 * 2 + 40 * 0.5))
     assert judge.seconds == pytest.approx(10 + 3 * 140 * 0.5)
     assert plan.seconds == pytest.approx(sum(phase.seconds for phase in plan.phases))
+    # Every trial in one go: one start, one evaluation, and three epochs.
+    assert plan.full_seconds == pytest.approx(8 * (10 + 3 * 80 * 2 + 40 * 0.5) + judge.seconds)
     assert plan.wall_seconds == pytest.approx(plan.seconds)
     assert explore.arithmetic == (
         "8 × (10.0 s to start + 0.6 × 80 pages trained × 2.00 s + 1 × 40 pages read × 0.50 s)"

@@ -306,9 +306,10 @@ def test_what_the_optimizer_cannot_propose_is_not_waited_for() -> None:
 
 
 def test_the_search_stops_when_the_reserve_for_promotions_reaches_the_budget() -> None:
-    # Ten minutes for 20 of 100 steps: the rest of one trial takes forty, and baseline and one promoted continue.
+    # Five of ten minutes are training, for 20 of 100 steps: the rest of one trial takes another five and twenty of
+    # training, and baseline and one promoted continue.
     ledger = a_ledger(paused(0, 0.3), paused(1, 0.2))
-    spent, reserve = 2 * 10 / 60, 2 * 40 / 60
+    spent, reserve = 2 * 10 / 60, 2 * 25 / 60
     within = Budget(accelerator_hours=spent + reserve + 0.01)
     beyond = Budget(accelerator_hours=spent + reserve)
     assert planned(ledger, budget=within) == ["suggest 2"]
@@ -316,10 +317,10 @@ def test_the_search_stops_when_the_reserve_for_promotions_reaches_the_budget() -
 
 
 def test_a_deadline_counts_time_with_a_trial_running_and_rounds_of_promotions() -> None:
-    # Both trials ran in the same ten minutes; both continue side by side in forty more.
+    # Both trials ran in the same ten minutes; both continue side by side in 25 more.
     ledger = a_ledger(paused(0, 0.3), paused(1, 0.2))
-    assert planned(ledger, budget=Budget(active_deadline_seconds=50 * 60 + 1)) == ["suggest 2"]
-    assert planned(ledger, budget=Budget(active_deadline_seconds=50 * 60))[0] == "end search BudgetExhausted"
+    assert planned(ledger, budget=Budget(active_deadline_seconds=35 * 60 + 1)) == ["suggest 2"]
+    assert planned(ledger, budget=Budget(active_deadline_seconds=35 * 60))[0] == "end search BudgetExhausted"
 
 
 def test_a_study_that_ran_out_of_budget_ends_complete_and_says_so() -> None:

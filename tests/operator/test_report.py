@@ -61,8 +61,8 @@ def test_the_end_says_validation_test_gain_agreement_and_time():
     )
     assert "Early and final readings agree on 2 of 3 pairs." in lines
     assert (
-        "Accelerator time: 30.0 minutes spent, 15.0 minutes saved against running every trial to its full length."
-        in lines
+        "Accelerator time: 30.0 minutes spent, 15.0 minutes saved against running every measured trial "
+        "to its full length." in lines
     )
 
 

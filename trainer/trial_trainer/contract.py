@@ -242,6 +242,8 @@ class Reading:
     peak_memory_bytes: int
     seconds: Mapping[str, float]
     """Wall seconds by phase (``load``, ``train``, ``evaluate``, ``save``) in the last attempt."""
+    trained_steps: int | None = None
+    """Optimizer steps of the last attempt, which its seconds of training are of; None: all since the rung began."""
     versions: Mapping[str, str] = field(default_factory=dict)
     contract_version: int = VERSION
 

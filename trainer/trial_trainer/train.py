@@ -344,6 +344,7 @@ class _Run:
             tokens_per_second=self.tokens_trained / max(self.clock.seconds.get("train", 0.0), 1e-9),
             peak_memory_bytes=_peak_memory_bytes(self.loaded.device),
             seconds=dict(self.clock.seconds),
+            trained_steps=self.step - self.started_at_step,
             versions=versions(),
         )
 
