@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from trial_trainer import answers
-from trial_trainer.answers import ATTRIBUTES, find_availability, find_money, is_correct, is_valid, parse_numbers, target
+from trial_trainer.answers import ATTRIBUTES, find_money, is_correct, is_valid, parse_numbers, target
 
 
 def test_every_attribute_has_a_question_of_its_own() -> None:
@@ -183,25 +183,6 @@ def test_other_numbers_are_not_money(text: str) -> None:
 
 def test_a_sign_between_two_numbers_belongs_to_one_of_them() -> None:
     assert list(find_money("12 € 15 €")) == [("12", "€"), ("15", "€")]
-
-
-@pytest.mark.parametrize(
-    ("text", "kinds"),
-    [
-        ("Add to Cart - $110", {"InStock"}),
-        ("Not available", {"OutOfStock"}),
-        ("Available", {"InStock"}),
-        ("nicht auf Lager", {"OutOfStock"}),
-        ("In den  Warenkorb", {"InStock"}),
-        ("加入購物車", {"InStock"}),
-        ("Нет в наличии", {"OutOfStock"}),
-        ("Pre-order now", {"PreOrder"}),
-        ("unbelievable", set()),
-        ("", set()),
-    ],
-)
-def test_phrases_say_what_they_mean_and_not_what_stands_inside_them(text: str, kinds: set[str]) -> None:
-    assert find_availability(text) == kinds
 
 
 # Targets --------------------------------------------------------------------------------------------------------------

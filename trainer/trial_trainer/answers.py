@@ -16,6 +16,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
+from trial_trainer.availability import find_availability, parse_availability
+
 ABSENT = "none"
 """The answer that says: the page has no such value. Only explicit nulls of hand-made labels are trained as this."""
 
@@ -157,115 +159,6 @@ def find_money(text: str, start: int = 0) -> Iterator[Money]:
             used = after.end()
 
 
-# Availability ---------------------------------------------------------------------------------------------------------
-
-IN_STOCK, OUT_OF_STOCK, PRE_ORDER, BACK_ORDER, DISCONTINUED = (
-    "InStock",
-    "OutOfStock",
-    "PreOrder",
-    "BackOrder",
-    "Discontinued",
-)
-
-WORDS_BY_AVAILABILITY: dict[str, tuple[str, ...]] = {
-    OUT_OF_STOCK: (
-        "out of stock", "sold out", "currently unavailable", "not available", "no longer available", "unavailable",
-        "outofstock", "notify me when", "email me when", "item has ended", "this listing has ended", "listing ended",
-        "ausverkauft", "nicht verfügbar", "nicht vorrätig", "nicht auf lager", "vergriffen", "derzeit nicht",
-        "rupture de stock", "en rupture", "indisponible", "épuisé", "non disponible",
-        "agotado", "sin stock", "no disponible", "esgotado", "indisponível", "sem stock", "sem estoque",
-        "esaurito", "non disponibile", "uitverkocht", "niet op voorraad", "niet beschikbaar",
-        "wyprzedane", "niedostępny", "brak w magazynie", "vyprodáno", "není skladem", "vypredané", "nie je skladom",
-        "slutsåld", "slut i lager", "udsolgt", "utsolgt", "ikke på lager", "loppuunmyyty", "ei varastossa",
-        "нет в наличии", "распродано", "недоступен", "немає в наявності", "stoc epuizat", "indisponibil",
-        "elfogyott", "nincs készleten", "rasprodano", "nije dostupno", "ni na zalogi", "tükendi", "stokta yok",
-        "在庫切れ", "売り切れ", "품절", "缺货", "缺貨", "售罄", "已售完", "補貨中",
-        "غير متوفر", "نفذ", "אזל", "לא במלאי",
-        "hết hàng", "habis", "สินค้าหมด", "läbi müüdud", "nav pieejams", "išparduota", "εξαντλήθηκε",
-    ),
-    PRE_ORDER: (
-        "pre-order", "preorder", "pre order", "coming soon", "précommande", "précommander", "preventa", "pré-venda",
-        "preordine", "prenota ora", "przedsprzedaż", "předobjednávka", "forudbestil", "förbeställ", "ennakkotilaa",
-        "ennakkotilaus",
-        "vorbestellen", "vorbestellbar", "vorbestellung", "предзаказ", "予約", "预售", "預購", "예약",
-    ),
-    BACK_ORDER: ("backorder", "back order", "back-order", "on order"),
-    DISCONTINUED: ("discontinued", "no longer produced", "nicht mehr lieferbar", "auslaufartikel"),
-    IN_STOCK: (
-        "in stock", "instock", "available now", "available to ship", "ready to ship", "ships today", "add to cart",
-        "add to bag", "add to basket", "add to trolley", "add to shopping bag", "buy now", "buy it now", "order now",
-        "left in stock", "in-stock", "ships within", "ships in", "ships from", "place bid", "make offer", "get tickets",
-        "available", "enroll now", "play game", "free to play", "add to order", "shop now",
-        "auf lager", "vorrätig", "verfügbar", "lieferbar", "sofort lieferbar",
-        "in den warenkorb", "in den einkaufswagen",
-        "jetzt kaufen", "lieferzeit", "en stock", "disponible", "ajouter au panier", "acheter", "livraison",
-        "añadir al carrito", "agregar al carro", "agregar al carrito", "añadir a la cesta", "añadir a la bolsa",
-        "comprar", "disponibile", "disponibilità immediata", "aggiungi al carrello", "acquista", "in magazzino",
-        "em stock", "em estoque", "disponível", "adicionar ao carrinho", "adicionar", "op voorraad",
-        "in winkelwagen", "in winkelmand", "beschikbaar", "bestellen", "dostępny", "w magazynie", "do koszyka",
-        "dodaj do koszyka", "kup teraz", "skladem", "do košíku", "vložit do košíku", "skladom", "do košíka",
-        "na sklade",
-        "i lager", "lägg i varukorg", "köp", "på lager", "læg i kurv", "legg i handlekurv", "kjøp", "varastossa",
-        "lisää ostoskoriin", "osta", "в наличии", "в корзину", "купить", "є в наявності", "до кошика", "купити",
-        "в кошик", "in stoc", "în stoc", "adauga in cos", "adaugă în coș", "készleten", "kosárba", "raktáron",
-        "na zalogi", "v košarico", "dodaj u košaricu", "u košaricu", "na zalihi", "dostupno", "stokta", "sepete ekle",
-        "satın al", "在庫あり", "カートに入れる", "購入", "재고", "장바구니", "구매하기", "有货", "現貨", "有貨",
-        "加入购物车",
-        "加入購物車", "立即购买", "立即購買", "直接購買", "放入購物車", "أضف إلى", "اشتر",
-        "متوفر", "متاح", "הוסף לסל", "במלאי",
-        "הוספה לסל", "קנה עכשיו", "thêm vào giỏ", "mua ngay", "còn hàng", "beli", "tersedia", "หยิบใส่ตะกร้า",
-        "มีสินค้า", "laos", "lisa ostukorvi", "ostukorvi", "pievienot grozam", "grozā", "noliktavā", "į krepšelį",
-        "sandėlyje", "προσθήκη στο καλάθι", "διαθέσιμο", "в количката", "в наличност", "купи",
-    ),
-}  # fmt: skip
-"""What pages say, by what they mean; the more specific kinds first. All lower case."""
-
-_WORD = re.compile(r"\w+")
-
-
-def _phrases_by_first_word() -> dict[str, tuple[tuple[str, str], ...]]:
-    table: dict[str, list[tuple[str, str]]] = {}
-    for kind, phrases in WORDS_BY_AVAILABILITY.items():
-        for phrase in phrases:
-            first = _WORD.match(phrase)
-            if first is not None and not _is_unspaced(phrase):
-                table.setdefault(first[0], []).append((phrase, kind))
-    return {word: tuple(sorted(found, key=lambda pair: -len(pair[0]))) for word, found in table.items()}
-
-
-def _is_unspaced(phrase: str) -> bool:
-    """Say whether a phrase is of a script that sets no spaces between words (Chinese, Japanese, Korean, Thai)."""
-    return any("\u0e00" <= c <= "\u0e7f" or "\u2e80" <= c <= "\ud7ff" for c in phrase)
-
-
-_PHRASES_BY_FIRST_WORD = _phrases_by_first_word()
-_UNSPACED_PHRASES = tuple(
-    (phrase, kind) for kind, phrases in WORDS_BY_AVAILABILITY.items() for phrase in phrases if _is_unspaced(phrase)
-)
-
-
-def find_availability(text: str) -> frozenset[str]:
-    """Find what a text says of availability: every canonical word that one of its phrases stands for.
-
-    A phrase inside a longer one does not count: "not available" says OutOfStock alone.
-    """
-    folded = " ".join(text.casefold().split())
-    kinds: set[str] = set()
-    used = 0
-    for word in _WORD.finditer(folded):
-        if word.start() < used:
-            continue
-        for phrase, kind in _PHRASES_BY_FIRST_WORD.get(word[0], ()):
-            end = word.start() + len(phrase)
-            if folded.startswith(phrase, word.start()) and not folded[end : end + 1].isalnum():
-                kinds.add(kind)
-                used = end
-                break
-    if not folded.isascii():
-        kinds.update(kind for phrase, kind in _UNSPACED_PHRASES if phrase in folded)
-    return frozenset(kinds)
-
-
 def question(attribute: str) -> str:
     """Return the question put to the model for an attribute."""
     known = QUESTION_BY_ATTRIBUTE.get(attribute)
@@ -397,7 +290,7 @@ def _sku_key(text: str) -> str:
     return re.sub(r"[\W_]+", "", unicodedata.normalize("NFKC", text).casefold())
 
 
-# Currency and availability --------------------------------------------------------------------------------------------
+# Currency ---------------------------------------------------------------------------------------------------------
 
 
 def _same_currency(answer: str, value: str) -> bool:
@@ -407,27 +300,6 @@ def _same_currency(answer: str, value: str) -> bool:
     said_codes = CURRENCIES_BY_SYMBOL.get(said, frozenset())
     meant_codes = CURRENCIES_BY_SYMBOL.get(meant, frozenset())
     return not said_codes.isdisjoint(meant_codes)
-
-
-@lru_cache(maxsize=65536)
-def parse_availability(text: str) -> str | None:
-    """Read an availability: a canonical word, a schema.org address or what a page says. None if it says nothing."""
-    folded = unicodedata.normalize("NFC", text).strip().casefold()
-    compact = re.sub(r"[\W_]+", "", folded.rsplit("/", 1)[-1])
-    known = _CANONICAL_AVAILABILITY.get(compact)
-    if known is not None:
-        return known
-    said = find_availability(folded)
-    return next((kind for kind in WORDS_BY_AVAILABILITY if kind in said), None)
-
-
-_CANONICAL_AVAILABILITY = {
-    "instock": IN_STOCK, "limitedavailability": IN_STOCK, "onlineonly": IN_STOCK, "instoreonly": IN_STOCK,
-    "available": IN_STOCK, "true": IN_STOCK, "yes": IN_STOCK, "madetoorder": IN_STOCK,
-    "outofstock": OUT_OF_STOCK, "outstock": OUT_OF_STOCK, "soldout": OUT_OF_STOCK, "oos": OUT_OF_STOCK,
-    "false": OUT_OF_STOCK, "no": OUT_OF_STOCK, "reserved": OUT_OF_STOCK,
-    "preorder": PRE_ORDER, "presale": PRE_ORDER, "backorder": BACK_ORDER, "discontinued": DISCONTINUED,
-}  # fmt: skip
 
 
 # Targets --------------------------------------------------------------------------------------------------------------

@@ -19,7 +19,8 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 from lxml import etree
 from parsel import Selector
 
-from trial_trainer.answers import find_availability, find_money
+from trial_trainer.answers import find_money
+from trial_trainer.availability import find_availability
 
 MAX_PAGE_BYTES = 50_000_000
 """Pages of this size and above are skipped: no product page is that large, and a tree takes ten times its bytes."""

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from trial_trainer import answers, documents
+from trial_trainer.availability import parse_availability
 from trial_trainer.documents import Facts, Skip
 
 _MAX_NODES = 20_000
@@ -45,7 +46,7 @@ def _clean(attribute: str, raw: str) -> str:
     """Normalise a raw value; "" if it is none of the attribute's values."""
     value = " ".join(re.sub(r"<[^>]{0,200}>", " ", entities.unescape(raw)).split())
     if attribute == "availability":
-        return answers.parse_availability(value) or ""
+        return parse_availability(value) or ""
     return value if answers.is_valid(attribute, value) else ""
 
 

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from trial_trainer import answers, documents
+from trial_trainer.availability import IN_STOCK
 from trial_trainer.documents import Facts, Item, Skip
 
 _ITEMPROPS_BY_ATTRIBUTE = {
@@ -56,7 +57,12 @@ def extract(html: bytes | str, url: str | None = None) -> dict[str, str]:  # noq
     if isinstance(facts, Skip):
         return {}
     price, mark = _first_price(facts)
-    found = {"name": facts.heading or facts.title, "price": price, "currency": mark, "availability": answers.IN_STOCK}
+    found = {
+        "name": facts.heading or facts.title,
+        "price": price,
+        "currency": mark,
+        "availability": IN_STOCK,
+    }
     found |= {attribute: value for attribute, value in _from_items(facts.items) if value}
     return {attribute: value for attribute, value in found.items() if value}
 
