@@ -61,6 +61,46 @@ def test_the_newest_step_wins_whichever_attempt_wrote_it(store):
     assert find_checkpoint(store).state.step == 100
 
 
+@pytest.mark.parametrize(
+    ("older", "newer"),
+    [
+        pytest.param(999_990, 1_000_010, id="a digit more than the padding"),
+        pytest.param(9_999_999, 10_000_000, id="two digits more"),
+        pytest.param(2, 1_000_000, id="one digit and seven"),
+        pytest.param(0, 1, id="the first ones"),
+    ],
+)
+def test_steps_are_numbers_and_not_text(store, older, newer):
+    oldest = save(store, older)
+    keep = save(store, newer)
+
+    assert find_checkpoint(store).state.step == newer
+    delete_older(store, attempt="aaaa", keep=oldest)
+    assert find_checkpoint(store).state.step == newer
+    delete_older(store, attempt="aaaa", keep=keep)
+    assert {key.rpartition("/")[0] for key in store.list("checkpoints/")} == {keep}
+
+
+def test_what_lies_beside_checkpoints_is_neither_the_newest_nor_deleted(store):
+    save(store, 10)
+    keep = save(store, 20)
+    for name in ("final-aaaa", "-aaaa", "²0-aaaa", "9" * 30 + "-aaaa", "notes"):
+        store.write(f"checkpoints/{name}/manifest.json", b"{}")
+
+    assert find_checkpoint(store).state.step == 20
+    delete_older(store, attempt="aaaa", keep=keep)
+    assert len(list(store.list("checkpoints/"))) == 4 + 5
+
+
+def test_the_checkpoints_of_another_attempt_whose_name_ends_alike_stay(store):
+    save(store, 10, attempt="b-aaaa")
+    keep = save(store, 20, attempt="aaaa")
+
+    delete_older(store, attempt="aaaa", keep=keep)
+
+    assert (store.root / "checkpoints/000010-b-aaaa/manifest.json").is_file()
+
+
 def truncate(path):
     path.write_bytes(path.read_bytes()[:-7])
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import re
 import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -90,7 +91,7 @@ def save_checkpoint(
 def find_checkpoint(store: ArtifactStore) -> Checkpoint | None:
     """Return the newest whole checkpoint under a rung's output prefix; damaged ones are passed over with a warning."""
     keys = {key.rsplit("/", 1)[0] for key in store.list(f"{CHECKPOINTS}/") if key.endswith(f"/{MANIFEST}")}
-    for key in sorted(keys, reverse=True):
+    for key in sorted(keys, key=_step_and_attempt, reverse=True):
         checkpoint = _read(store, key)
         if checkpoint is not None:
             return checkpoint
@@ -126,12 +127,22 @@ def restore(
 
 def delete_older(store: ArtifactStore, *, attempt: str, keep: str) -> None:
     """Delete this attempt's checkpoints before the one to keep; other attempts' stay, they may still be written."""
-    keys = {"/".join(key.split("/")[:2]) for key in store.list(f"{CHECKPOINTS}/")}
-    for key in keys:
-        if key.endswith(f"-{attempt}") and key < keep:
+    newest, _ = _step_and_attempt(keep)
+    for key in {"/".join(key.split("/")[:2]) for key in store.list(f"{CHECKPOINTS}/")}:
+        step, writer = _step_and_attempt(key)
+        if writer == attempt and 0 <= step < newest:
             # The manifest first, so that what is half deleted is not taken for whole.
             store.delete(f"{key}/{MANIFEST}")
             store.delete(key)
+
+
+def _step_and_attempt(key: str) -> tuple[int, str]:
+    """Return which step a checkpoint is of, and who wrote it; what is no checkpoint's key is older than any.
+
+    The step is a number: as text, 999990 comes after 1000010.
+    """
+    step, _, attempt = key.rpartition("/")[2].partition("-")
+    return (int(step) if re.fullmatch(r"[0-9]{1,18}", step) else -1), attempt
 
 
 def _moments(parameters: Mapping[str, nn.Parameter], optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
