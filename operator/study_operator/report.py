@@ -7,6 +7,7 @@ reads values that it is given and decides nothing.
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
@@ -19,7 +20,7 @@ from rich.text import Text
 
 from study_operator.study import Study, is_share
 from study_operator.trial import Measurement, Trial
-from trial_trainer.contract import DatasetSummary, Interval, Judgement, Metric
+from trial_trainer.contract import DatasetSummary, Interval, Judgement, Metric, Precision
 
 HAND_LABELLED = "hand_labelled"
 PREDICTORS = ("winner", "baseline", "untrained", "rules", "constants")
@@ -217,22 +218,46 @@ def describe_interval(interval: Interval) -> str:
 
 
 def loading_lines(report: Report) -> str:
-    """Return the lines of Python that load the winner's adapter."""
-    model = report.study.base_model
-    name = model.uri.removeprefix("hf://")
-    revision = f", revision={json.dumps(model.revision)}" if model.revision else ""
-    adapter = report.adapter or ""
-    lines = [
-        "from peft import PeftModel",
-        "from transformers import AutoModelForCausalLM, AutoTokenizer",
-        "",
-        f"tokenizer = AutoTokenizer.from_pretrained({json.dumps(name)}{revision})",
-        f'model = AutoModelForCausalLM.from_pretrained({json.dumps(name)}{revision}, dtype="bfloat16")',
-    ]
-    if adapter.startswith("s3://"):
-        lines.insert(0, f"# First: aws s3 cp --recursive {adapter} adapter")
-        adapter = "adapter"
-    return "\n".join([*lines, f"model = PeftModel.from_pretrained(model, {json.dumps(adapter)})"])
+    """Return the lines of Python that load the winner's adapter onto the base model, as it was trained.
+
+    What lies in a bucket is fetched first, by the command in the lines above.
+    """
+    study = report.study
+    fetches: list[str] = []
+
+    def here(uri: str, directory: str) -> str:
+        if not uri.startswith("s3://"):
+            return uri.removeprefix("hf://").strip("/") if uri.startswith("hf://") else uri.removeprefix("file://")
+        endpoint = ["--endpoint-url", study.storage.endpoint] if study.storage.endpoint else []
+        fetches.append(shlex.join(["aws", "s3", "cp", "--recursive", *endpoint, uri, directory]))
+        return directory
+
+    model = _python(here(study.base_model.uri, "base-model"))
+    if study.base_model.revision and study.base_model.uri.startswith("hf://"):
+        model += f", revision={_python(study.base_model.revision)}"
+    adapter = _python(here(report.adapter or "", "adapter"))
+    dtype = {Precision.BFLOAT16: "bfloat16", Precision.FLOAT32: "float32"}[study.trainer.precision]
+    return "\n".join(
+        [
+            *(f"# First: {_in_one_line(command)}" for command in fetches),
+            "from peft import PeftModel",
+            "from transformers import AutoModelForCausalLM, AutoTokenizer",
+            "",
+            f"tokenizer = AutoTokenizer.from_pretrained({model})",
+            f"model = AutoModelForCausalLM.from_pretrained({model}, dtype={_python(dtype)})",
+            f"model = PeftModel.from_pretrained(model, {adapter})",
+        ]
+    )
+
+
+def _python(text: str) -> str:
+    """Return a text as Python reads it; all that JSON escapes Python reads alike."""
+    return json.dumps(text, ensure_ascii=False)
+
+
+def _in_one_line(command: str) -> str:
+    """Return a command that ends where its comment ends, whatever a key is made of."""
+    return "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in command)
 
 
 def _describe_validation(report: Report, winner: Trial) -> str:

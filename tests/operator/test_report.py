@@ -3,6 +3,7 @@
 import io
 import json
 import re
+import shlex
 from dataclasses import replace
 from html.parser import HTMLParser
 
@@ -21,8 +22,9 @@ from study_operator.report import (
     render_json,
 )
 from study_operator.report_page import render_page
+from study_operator.study import Storage
 from study_operator.trial import TrialState
-from trial_trainer.contract import BaseModel, Progress
+from trial_trainer.contract import BaseModel, Precision, Progress
 
 
 def drawn(renderable: object) -> str:
@@ -83,6 +85,75 @@ def test_the_lines_that_load_the_adapter_are_python():
     compile(loading_lines(report), "loading", "exec")
     assert 'PeftModel.from_pretrained(model, "/runs/t002/adapter")' in loading_lines(report)
     assert 'AutoTokenizer.from_pretrained("owner/model", revision="abc")' in loading_lines(replace(report, study=study))
+
+
+@pytest.mark.parametrize(
+    ("base_model", "precision", "expected"),
+    [
+        pytest.param(
+            BaseModel(uri="hf://owner/model"), Precision.BFLOAT16, '"owner/model", dtype="bfloat16"', id="the hub"
+        ),
+        pytest.param(
+            BaseModel(uri="hf://owner/model/", revision="v1"),
+            Precision.FLOAT32,
+            '"owner/model", revision="v1", dtype="float32"',
+            id="a revision of the hub, in fp32",
+        ),
+        pytest.param(
+            BaseModel(uri="/models/a b"), Precision.FLOAT32, '"/models/a b", dtype="float32"', id="a path with a blank"
+        ),
+        pytest.param(
+            BaseModel(uri="file:///models/small", revision="v1"),
+            Precision.BFLOAT16,
+            '"/models/small", dtype="bfloat16"',
+            id="a file URI, whose revision means nothing",
+        ),
+        pytest.param(
+            BaseModel(uri="s3://models/small"), Precision.BFLOAT16, '"base-model", dtype="bfloat16"', id="a bucket"
+        ),
+        pytest.param(
+            BaseModel(uri='/models/"quoted"\\\n😀'),
+            Precision.BFLOAT16,
+            '"/models/\\"quoted\\"\\\\\\n😀", dtype="bfloat16"',
+            id="letters that mean something in Python",
+        ),
+    ],
+)
+def test_the_loading_lines_name_the_base_model_and_the_precision_that_was_trained(base_model, precision, expected):
+    study = a_report().study
+    study = replace(study, base_model=base_model, trainer=replace(study.trainer, precision=precision))
+    lines = loading_lines(a_report(study=study))
+
+    compile(lines, "loading", "exec")
+    assert f"model = AutoModelForCausalLM.from_pretrained({expected})" in lines
+    without_type = expected.rpartition(", dtype=")[0]
+    assert f"tokenizer = AutoTokenizer.from_pretrained({without_type})" in lines
+
+
+def test_what_lies_in_buckets_is_fetched_first_from_the_studys_endpoint():
+    study = a_report().study
+    study = replace(
+        study,
+        base_model=BaseModel(uri="s3://models/it's small"),
+        storage=Storage(uri="s3://runs", endpoint="https://s3.example:9000"),
+    )
+    lines = loading_lines(a_report(study=study, adapter="s3://runs/x;y/adapter"))
+
+    commands = [line.removeprefix("# First: ") for line in lines.splitlines() if line.startswith("# First: ")]
+    before = ["aws", "s3", "cp", "--recursive", "--endpoint-url", "https://s3.example:9000"]
+    assert [shlex.split(command) for command in commands] == [
+        [*before, "s3://models/it's small", "base-model"],
+        [*before, "s3://runs/x;y/adapter", "adapter"],
+    ]
+    assert 'PeftModel.from_pretrained(model, "adapter")' in lines
+
+
+def test_a_line_break_in_a_uri_does_not_end_its_comment():
+    study = replace(a_report().study, base_model=BaseModel(uri="s3://models/a\nimport os"))
+    lines = loading_lines(a_report(study=study)).splitlines()
+
+    assert [line for line in lines if "import os" in line] == [lines[0]]
+    assert lines[0].startswith("# First: ")
 
 
 def test_trials_are_ranked_by_the_direction_and_unmeasured_ones_stand_last():

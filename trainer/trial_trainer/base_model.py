@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 import tempfile
 from pathlib import Path
@@ -47,6 +48,26 @@ def local_path(base_model: BaseModel) -> str:
             raise BaseModelError(f"base_model.uri must be a path, hf://… or s3://…, got {base_model.uri!r}")
 
 
+def name_for_people(base_model: BaseModel, directory: str) -> tuple[str, str | None]:
+    """Return a model's name and revision as anybody can fetch it, wherever its files lie here.
+
+    Of the hub it is ``owner/name`` and the commit that was fetched, of a bucket its URI, of a directory the path.
+
+    Args:
+        base_model: the model.
+        directory: where `local_path` found its files.
+    """
+    parts = urlsplit(base_model.uri)
+    match parts.scheme:
+        case "hf":
+            commit = Path(directory).name
+            return _hub_name(base_model), commit if re.fullmatch(r"[0-9a-f]{40}", commit) else base_model.revision
+        case "file":
+            return parts.path, None
+        case _:
+            return base_model.uri, None
+
+
 def load_tokenizer(base_model: BaseModel) -> Any:
     """Load the model's tokenizer.
 
@@ -78,11 +99,15 @@ def _directory(path: str) -> str:
     return path
 
 
+def _hub_name(base_model: BaseModel) -> str:
+    return base_model.uri.removeprefix("hf://").strip("/")
+
+
 def _hub_snapshot(base_model: BaseModel) -> str:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
-    name = base_model.uri.removeprefix("hf://").strip("/")
+    name = _hub_name(base_model)
     # The weights of other frameworks are never loaded, and some of them are twice as large.
     others = ["*.msgpack", "*.h5", "*.onnx", "*.ot", "*.tflite", "original/*"]
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 from collections.abc import Mapping, Sequence
@@ -10,13 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub import ModelCard
 from peft import LoraConfig, PeftModel, get_peft_model
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
 
 from trial_trainer.artifacts import open_store
 from trial_trainer.attention import IMPLEMENTATION, PackedAttention, UnsupportedAttentionError, attending
-from trial_trainer.base_model import BaseModelError, local_path
+from trial_trainer.base_model import BaseModelError, local_path, name_for_people
 from trial_trainer.contract import BaseModel, ParameterValue, Precision, TrainerSettings
 from trial_trainer.data import Group, Row, build_row, separate
 from trial_trainer.dataset import Page, Question
@@ -216,6 +218,22 @@ def _memory_bytes(device: torch.device) -> int:
     if device.type == "cuda":
         return int(torch.cuda.get_device_properties(device).total_memory)
     return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+def save_adapter(module: nn.Module, base_model: BaseModel, directory: Path) -> None:
+    """Save an adapter for plain PEFT, which names its base model as people can fetch it and not where it lies here."""
+    module.save_pretrained(str(directory))  # type: ignore[operator]
+    name, revision = name_for_people(base_model, module.get_base_model().name_or_path)  # type: ignore[operator]
+    path = directory / "adapter_config.json"
+    config = {**json.loads(path.read_text()), "base_model_name_or_path": name, "revision": revision}
+    path.write_text(json.dumps(config, indent=2, sort_keys=True))
+    card = ModelCard.load(directory / "README.md")
+    tags = [tag for tag in card.data.tags or () if not tag.startswith(_BASE_MODEL_TAG)]
+    card.data.base_model, card.data.tags = name, [f"{_BASE_MODEL_TAG}{name}", *tags]
+    card.save(directory / "README.md")
+
+
+_BASE_MODEL_TAG = "base_model:adapter:"
 
 
 def load_adapter(loaded: LoadedModel, uri: str, directory: Path) -> LoadedModel:

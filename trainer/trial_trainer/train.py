@@ -60,7 +60,7 @@ from trial_trainer.data import MICRO_BATCH_TOKENS, Group, Row, build_row, micro_
 from trial_trainer.dataset import TRAIN, VALIDATION, Page, count_samples, read_index, read_split, read_summary
 from trial_trainer.errors import ArmError, Diverged, StudyError
 from trial_trainer.measure import Prediction, measure
-from trial_trainer.model import LoadedModel, adapter_parameters, add_adapter, choose_device, load_base
+from trial_trainer.model import LoadedModel, adapter_parameters, add_adapter, choose_device, load_base, save_adapter
 from trial_trainer.predict import predict
 from trial_trainer.schedule import learning_rate
 from trial_trainer.stop import StopRequest
@@ -326,7 +326,7 @@ class _Run:
 
     def _write_adapter(self) -> None:
         with tempfile.TemporaryDirectory() as name:
-            self.loaded.module.save_pretrained(name)  # type: ignore[operator]
+            save_adapter(self.loaded.module, self.config.base_model, Path(name))
             for path in sorted(Path(name).iterdir()):
                 self.store.upload(f"{ADAPTER}/{path.name}", path)
 
