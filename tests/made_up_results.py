@@ -104,7 +104,8 @@ def make_judgement(config: contract.JudgeConfig, *, rules: float = 0.47) -> Judg
 
 def _judged(value: float) -> Judged:
     """Return one predictor's row, the same for every attribute."""
-    metric = Metric(value=value, standard_error=0.03, n=140)
+    low, high = max(value - 0.06, 0.0), min(value + 0.06, 1.0)
+    metric = Metric(value=value, standard_error=0.03, n=140, sites=60, low=low, high=high)
     return Judged(
         hand_labelled=metric,
         all_asked=metric,

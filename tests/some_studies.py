@@ -111,7 +111,8 @@ def a_judgement(winner: float = 0.52, rules: float = 0.47) -> Judgement:
 
 def a_row(value: float) -> Judged:
     """Return how one predictor did, the same on every attribute."""
-    metric = Metric(value=value, standard_error=0.03, n=140)
+    low, high = max(value - 0.059, 0.0), min(value + 0.059, 1.0)
+    metric = Metric(value=value, standard_error=0.03, n=140, sites=60, low=low, high=high)
     attributes: Mapping[str, Metric] = {"name": metric, "price": metric}
     return Judged(
         hand_labelled=metric,

@@ -20,9 +20,10 @@ from rich.text import Text
 
 from study_operator.study import Study, is_share
 from study_operator.trial import Measurement, Trial
-from trial_trainer.contract import DatasetSummary, Interval, Judgement, Metric, Precision
+from trial_trainer.contract import LEAST_SITES, DatasetSummary, Interval, Judged, Judgement, Metric, Precision
 
-HAND_LABELLED = "hand_labelled"
+HAND_LABELLED, ALL_ASKED = "hand_labelled", "all_asked"
+MEAN_NAMES = {HAND_LABELLED: "mean of the hand-labelled attributes", ALL_ASKED: "mean of all asked attributes"}
 PREDICTORS = ("winner", "baseline", "untrained", "rules", "constants")
 PREDICTOR_NAMES = {
     "winner": "winner",
@@ -31,6 +32,28 @@ PREDICTOR_NAMES = {
     "rules": "rule extractor",
     "constants": "constants",
 }
+
+
+SHARED_MARKUP = "The rule extractor reads the same markup as the labels, so it is no independent baseline here."
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """What the headline compares: the winner with the hardest baseline that is independent of the labels."""
+
+    mean: str
+    """``hand_labelled`` where the test set has such labels, else ``all_asked``."""
+    baseline: str
+    winner_value: float
+    baseline_value: float
+    gain: Interval | None
+
+    @property
+    def is_better(self) -> bool | None:
+        """Whether the winner is seen to be better; None where there are too few sites to tell."""
+        if self.gain is None or self.gain.sites < LEAST_SITES or self.gain.low is None:
+            return None
+        return self.gain.low > 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,11 +89,12 @@ def render_json(report: Report) -> dict[str, Any]:
         "writtenAt": report.written_at.isoformat(),
         "objective": {"metric": study.objective.metric, "direction": study.objective.direction},
         "headline": headline(report),
+        "comparison": _comparison_as_json(report.judgement),
         "winner": report.winner,
         "adapter": report.adapter,
         "trials": [_trial_as_json(trial) for trial in report.trials],
         "dataset": asdict(report.summary) if report.summary else None,
-        "judgement": asdict(report.judgement) if report.judgement else None,
+        "judgement": _judgement_as_json(report.judgement),
         "agreement": list(report.agreement),
         "acceleratorHours": {"spent": report.spent_hours, "saved": report.saved_hours},
     }
@@ -79,7 +103,8 @@ def render_json(report: Report) -> dict[str, Any]:
 def render_trials(report: Report) -> Table:
     """Return the table of all trials, the best first reading on top."""
     metric = report.study.objective.metric
-    table = Table(title=f"{report.study.name}: trials", title_justify="left")
+    title = f"{report.study.name}: trials ({describe_errors(report)})"
+    table = Table(title=title, title_justify="left")
     table.add_column("trial")
     table.add_column("state")
     table.add_column("arm")
@@ -136,23 +161,61 @@ def headline(report: Report) -> str:
         measured = sum(bool(trial.measurements) for trial in report.trials)
         progress = f"{report.study.name}: {report.stage}, {measured} of {report.study.num_trials} trials measured."
         return f"{progress} {report.message}".strip()
-    winner = _hand_labelled(judgement, "winner")
-    rules = _hand_labelled(judgement, "rules")
-    gain = judgement.gains.get(f"{HAND_LABELLED}/winner-rules")
-    if winner is None or rules is None or gain is None:
-        return f"{report.study.name}: {judgement.winner} is the winner; no rule extractor was run beside it."
-    figures = f"{_percent(winner.value)} against {_percent(rules.value)}, {describe_interval(gain)}"
-    if gain.low > 0:
-        return f"The winner beats the rule extractor on the test pages: {figures}."
-    return f"THE WINNER DOES NOT BEAT THE RULE EXTRACTOR on the test pages: {figures}."
+    found = compare(judgement)
+    if found is None:
+        nothing = "has a value" if find_mean(judgement) is None else "was answered by an independent baseline too"
+        return f"{report.study.name}: {judgement.winner} is the winner; no question of the test set {nothing}."
+    baseline = _describe_baseline(judgement, found)
+    values = f"{_percent(found.winner_value)} against {_percent(found.baseline_value)} ({MEAN_NAMES[found.mean]})"
+    figures = values + (f", {describe_interval(found.gain)}" if found.gain else "")
+    note = f" {SHARED_MARKUP}" if found.mean == ALL_ASKED and "rules" in judgement.predictors else ""
+    match found.is_better:
+        case True:
+            return f"The winner beats the {baseline} on the test pages: {figures}.{note}"
+        case False:
+            return f"THE WINNER DOES NOT BEAT THE {baseline.upper()} on the test pages: {figures}.{note}"
+        case None:
+            return f"Whether the winner beats the {baseline} on the test pages is not known: {figures}.{note}"
+
+
+def find_mean(judgement: Judgement) -> str | None:
+    """Return the mean that the test set is read by: of the hand-labelled attributes where it has any."""
+    winner = judgement.predictors.get("winner")
+    return next((mean for mean in MEAN_NAMES if winner is not None and _mean(winner, mean).n), None)
+
+
+def compare(judgement: Judgement) -> Comparison | None:
+    """Choose what the headline compares the winner with; None where there is nothing.
+
+    The rules, where the labels were made by people. Labels of markup are what the rules read, and ready samples have no
+    rules: then the untrained model or the constants, whichever is better, or else the baseline arm.
+    """
+    mean = find_mean(judgement)
+    if mean is None:
+        return None
+    means = {name: _mean(judged, mean) for name, judged in judgement.predictors.items()}
+    means = {name: metric for name, metric in means.items() if metric.n}
+    if mean == HAND_LABELLED and "rules" in means:
+        baseline = "rules"
+    elif not_trained := [name for name in ("untrained", "constants") if name in means]:
+        baseline = max(not_trained, key=lambda name: means[name].value)
+    elif "baseline" in means and f"{mean}/winner-baseline" in judgement.gains:
+        baseline = "baseline"
+    else:
+        return None
+    return Comparison(
+        mean=mean,
+        baseline=baseline,
+        winner_value=means["winner"].value,
+        baseline_value=means[baseline].value,
+        gain=_gain(judgement, mean, baseline),
+    )
 
 
 def render_judgement(judgement: Judgement) -> Table:
     """Return the test set's table: attributes down, predictors across."""
     names = [name for name in PREDICTORS if name in judgement.predictors]
-    table = Table(
-        title="Test set, share of right values (± one standard error, clustered by shop)", title_justify="left"
-    )
+    table = Table(title=f"Test set: {describe_cells(judgement)}", title_justify="left")
     table.add_column("")
     for name in names:
         table.add_column(PREDICTOR_NAMES[name], justify="right")
@@ -162,16 +225,20 @@ def render_judgement(judgement: Judgement) -> Table:
 
 
 def judgement_rows(judgement: Judgement) -> Iterator[tuple[str, dict[str, Metric]]]:
-    """Yield the rows of the test set's table: two means, each attribute, two rates."""
+    """Yield the rows of the test set's table that any question was asked for: two means, each attribute, two rates."""
     predictors = judgement.predictors
-    yield "mean of hand-labelled", {name: judged.hand_labelled for name, judged in predictors.items()}
-    yield "mean of all asked", {name: judged.all_asked for name, judged in predictors.items()}
     attributes = dict.fromkeys(a for judged in predictors.values() for a in judged.by_attribute)
     missing = Metric(value=float("nan"), standard_error=None, n=0)
-    for attribute in attributes:
-        yield attribute, {name: judged.by_attribute.get(attribute, missing) for name, judged in predictors.items()}
-    yield "values where there are none", {name: judged.false_value_rate for name, judged in predictors.items()}
-    yield "invalid output", {name: judged.invalid_output_rate for name, judged in predictors.items()}
+    rows = {
+        "mean of hand-labelled": {name: judged.hand_labelled for name, judged in predictors.items()},
+        "mean of all asked": {name: judged.all_asked for name, judged in predictors.items()},
+        **{a: {name: judged.by_attribute.get(a, missing) for name, judged in predictors.items()} for a in attributes},
+        "values where there are none": {name: judged.false_value_rate for name, judged in predictors.items()},
+        "invalid output": {name: judged.invalid_output_rate for name, judged in predictors.items()},
+    }
+    for label, metrics in rows.items():
+        if any(metric.n for metric in metrics.values()):
+            yield label, metrics
 
 
 def ranked(study: Study, trials: Sequence[Trial]) -> list[Trial]:
@@ -192,29 +259,60 @@ def describe_arm(trial: Trial) -> str:
 
 def describe_measurement(metric: str, measurement: Measurement | None) -> str:
     """Return a reading with its standard error, or a dash."""
-    if measurement is None:
+    if measurement is None or measurement.n == 0:
         return "–"
     text = describe_value(metric, measurement.value, measurement.standard_error)
     return f"{text} (diverged)" if measurement.diverged else text
 
 
 def describe_value(metric: str, value: float, standard_error: float | None) -> str:
-    """Return shares as percent and everything else as it is."""
-    if is_share(metric):
-        return _percent(value) + (f" ± {standard_error * 100:.1f}" if standard_error is not None else "")
-    return f"{value:.4g}" + (f" ± {standard_error:.2g}" if standard_error is not None else "")
+    """Return shares as percent and everything else as it is. An error of 0 was not seen, which is not certainty."""
+    if not is_share(metric):
+        return f"{value:.4g}" + (f" ± {standard_error:.2g}" if standard_error else "")
+    if not standard_error:
+        return _percent(value)
+    return f"{_percent(value)} ± " + (f"{standard_error * 100:.1f}" if standard_error >= 0.0005 else "less than 0.1")
+
+
+def describe_errors(report: Report) -> str:
+    """Return what the trials' ± means, or why there is none."""
+    validation = report.summary.splits.get("validation") if report.summary else None
+    if validation is not None and validation.sites < LEAST_SITES:
+        return f"no standard errors: {_too_few(validation.sites)}"
+    return "± one standard error, clustered by site"
 
 
 def describe_metric(metric: Metric) -> str:
-    """Return one cell of the test set's table."""
-    return "–" if metric.n == 0 else describe_value("accuracy", metric.value, metric.standard_error)
+    """Return one cell of the test set's table: a share with its interval."""
+    if metric.n == 0:
+        return "–"
+    if metric.low is None or metric.high is None:
+        # Judgements of earlier versions hold no intervals.
+        return describe_value("accuracy", metric.value, metric.standard_error)
+    return f"{_percent(metric.value)} ({metric.low * 100:.1f}–{metric.high * 100:.1f})"
+
+
+def describe_cells(judgement: Judgement) -> str:
+    """Return what stands in the cells of the test set's table, and why some have no interval."""
+    metrics = [metric for _, row in judgement_rows(judgement) for metric in row.values() if metric.n]
+    too_few = sorted({m.sites for m in metrics if m.low is None and m.sites is not None})
+    said = ["share of right values"]
+    if any(metric.low is not None for metric in metrics):
+        said.append("95 % interval in parentheses, clustered by site")
+    if any(metric.low is None and metric.standard_error for metric in metrics):
+        said.append("± one standard error, clustered by site")
+    if too_few:
+        said.append(f"no interval where {_too_few(too_few[-1])}")
+    return "; ".join(said)
 
 
 def describe_interval(interval: Interval) -> str:
     """Return a paired difference with its interval and what it rests on."""
+    difference, n = f"{interval.difference * 100:+.1f} points", f"n = {interval.n}"
+    if interval.low is None or interval.high is None or interval.sites < LEAST_SITES:
+        return f"{difference} ({n}; no interval: {_too_few(interval.sites)})"
     low, high = interval.low * 100, interval.high * 100
-    rests_on = f"n = {interval.n}, {interval.sites} shops"
-    return f"{interval.difference * 100:+.1f} points (95 % interval {low:+.1f} to {high:+.1f}, {rests_on})"
+    return f"{difference} (95 % interval {low:+.1f} to {high:+.1f}, {n}, {interval.sites} sites)"
 
 
 def loading_lines(report: Report) -> str:
@@ -276,19 +374,74 @@ def _describe_validation(report: Report, winner: Trial) -> str:
 
 
 def _describe_test(judgement: Judgement) -> Iterator[str]:
-    winner = _hand_labelled(judgement, "winner")
-    if winner is not None:
-        yield f"Test, mean of the hand-labelled attributes: {describe_metric(winner)} (n = {winner.n})."
+    mean = find_mean(judgement)
+    if mean is None:
+        return
+    winner = judgement.predictors["winner"]
+    metric = _mean(winner, mean)
+    source = "" if mean == HAND_LABELLED else "; no label of the test set was made by a person"
+    yield f"Test, {MEAN_NAMES[mean]}: {_describe_test_value(metric)}{source}."
+    from_markup = winner.all_asked.n - winner.hand_labelled.n
+    if mean == HAND_LABELLED and from_markup > 0 and "rules" in judgement.predictors:
+        yield (
+            f"In the {MEAN_NAMES[ALL_ASKED]}, {from_markup} of {winner.all_asked.n} labels are the pages' own markup, "
+            "which the rule extractor reads too."
+        )
     for other in PREDICTORS[1:]:
-        gain = judgement.gains.get(f"{HAND_LABELLED}/winner-{other}")
+        gain = _gain(judgement, mean, other)
         if gain is not None:
             seed = "; one training seed" if other == "baseline" else ""
-            yield f"Gain over the {PREDICTOR_NAMES[other]}: {describe_interval(gain)}{seed}."
+            shared = "; no independent baseline" if other == "rules" and mean == ALL_ASKED else ""
+            yield f"Gain over the {PREDICTOR_NAMES[other]}: {describe_interval(gain)}{seed}{shared}."
 
 
-def _hand_labelled(judgement: Judgement, predictor: str) -> Metric | None:
-    judged = judgement.predictors.get(predictor)
-    return judged.hand_labelled if judged else None
+def _describe_test_value(metric: Metric) -> str:
+    if metric.low is None or metric.high is None:
+        few = f"; no interval: {_too_few(metric.sites)}" if metric.sites is not None else ""
+        return f"{describe_metric(metric)} (n = {metric.n}{few})"
+    low, high = metric.low * 100, metric.high * 100
+    return f"{_percent(metric.value)} (95 % interval {low:.1f} to {high:.1f}, n = {metric.n}, {metric.sites} sites)"
+
+
+def _describe_baseline(judgement: Judgement, found: Comparison) -> str:
+    name = PREDICTOR_NAMES[found.baseline]
+    not_trained = {"untrained", "constants"}
+    if found.baseline in not_trained and not_trained <= set(judgement.predictors):
+        (other,) = not_trained - {found.baseline}
+        return f"{name} (better than the {PREDICTOR_NAMES[other]})"
+    return name
+
+
+def _too_few(sites: int) -> str:
+    return f"{sites} site{'' if sites == 1 else 's'} {'is' if sites == 1 else 'are'} too few, {LEAST_SITES} are needed"
+
+
+def _mean(judged: Judged, mean: str) -> Metric:
+    return judged.hand_labelled if mean == HAND_LABELLED else judged.all_asked
+
+
+def _gain(judgement: Judgement, mean: str, other: str) -> Interval | None:
+    gain = judgement.gains.get(f"{mean}/winner-{other}")
+    return gain if gain is not None and gain.n else None
+
+
+def _comparison_as_json(judgement: Judgement | None) -> dict[str, Any] | None:
+    found = compare(judgement) if judgement else None
+    if found is None:
+        return None
+    return {"mean": found.mean, "baseline": found.baseline, "isBetter": found.is_better}
+
+
+def _judgement_as_json(judgement: Judgement | None) -> dict[str, Any] | None:
+    """Return a judgement without the means of nothing."""
+    if judgement is None:
+        return None
+    values = asdict(judgement)
+    for judged in values["predictors"].values():
+        judged["by_attribute"] = {a: m if m["n"] else None for a, m in judged["by_attribute"].items()}
+        judged |= {name: None for name, m in judged.items() if name != "by_attribute" and not m["n"]}
+    values["gains"] = {name: gain for name, gain in values["gains"].items() if gain["n"]}
+    return values
 
 
 def _trial_as_json(trial: Trial) -> dict[str, Any]:
@@ -301,7 +454,7 @@ def _trial_as_json(trial: Trial) -> dict[str, Any]:
         "rung": trial.rung,
         "totalSteps": trial.total_steps,
         "continuation": trial.continuation,
-        "measurements": [asdict(measurement) for measurement in trial.measurements],
+        "measurements": [asdict(m) | ({"value": None} if m.n == 0 else {}) for m in trial.measurements],
         "attempts": trial.attempts_so_far,
         "message": trial.message,
     }

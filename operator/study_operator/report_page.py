@@ -14,6 +14,8 @@ from study_operator.report import (
     PREDICTORS,
     Report,
     describe_arm,
+    describe_cells,
+    describe_errors,
     describe_measurement,
     describe_metric,
     describe_value,
@@ -94,7 +96,8 @@ def _judgement_table(report: Report) -> str:
     rows = [
         [label, *(describe_metric(metrics[name]) for name in names)] for label, metrics in judgement_rows(judgement)
     ]
-    note = "<p class=soft>Share of right values, ± one standard error clustered by shop.</p>"
+    cells = describe_cells(judgement)
+    note = f"<p class=soft>{escape(cells[0].upper() + cells[1:])}.</p>"
     return _table(["", *(PREDICTOR_NAMES[name] for name in names)], rows, 1) + note
 
 
@@ -164,19 +167,24 @@ def _axis(measurements: Sequence[Measurement], start: float, end: float) -> _Axi
 
 def _arms_chart(report: Report) -> str:
     """Early (open) and full-length (filled) readings of every measured arm, best first, with standard errors."""
-    trials = [trial for trial in ranked(report.study, report.trials) if trial.measurements]
+    trials = [trial for trial in ranked(report.study, report.trials) if _known(trial)]
     if not trials:
         return "<p class=soft>No trial is measured yet.</p>"
     metric = report.study.objective.metric
-    axis = _axis([m for trial in trials for m in trial.measurements], 60, 700)
+    axis = _axis([m for trial in trials for m in _known(trial)], 60, 700)
     height = 24 * len(trials) + 50
     marks = [_grid_line(axis.at(tick), 10, height - 36, describe_value(metric, tick, None)) for tick in axis.ticks()]
     for row, trial in enumerate(trials):
         y = 24 * row + 24
         marks.append(f'<text x="0" y="{y + 4}">{trial.name}</text>')
-        marks += [_dot(axis, m, y, trial) for m in trial.measurements]
-    legend = "open: early reading, filled: full length, orange: baseline; bars: one standard error"
+        marks += [_dot(axis, m, y, trial) for m in _known(trial)]
+    legend = f"open: early reading, filled: full length, orange: baseline; bars: {describe_errors(report)}"
     return _svg(720, height, marks, f"{metric} by arm") + f"<p class=soft>{escape(metric)} by arm; {legend}.</p>"
+
+
+def _known(trial: Trial) -> list[Measurement]:
+    """Return the readings that are a mean of anything."""
+    return [measurement for measurement in trial.measurements if measurement.n != 0]
 
 
 def _dot(axis: _Axis, measurement: Measurement, y: float, trial: Trial) -> str:
@@ -197,7 +205,9 @@ def _agreement_chart(report: Report) -> str:
     pairs = [
         (trial, early, final)
         for trial in report.trials
-        if (early := trial.measurement(0)) is not None and (final := trial.measurement(1)) is not None
+        if len(_known(trial)) == len(trial.measurements)
+        and (early := trial.measurement(0)) is not None
+        and (final := trial.measurement(1)) is not None
     ]
     if not pairs:
         return "<p class=soft>No trial has both readings.</p>"

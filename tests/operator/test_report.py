@@ -5,14 +5,18 @@ import json
 import re
 import shlex
 from dataclasses import replace
+from html import escape
 from html.parser import HTMLParser
 
 import pytest
 from rich.console import Console
 
-from some_studies import a_judgement, a_report, a_study, a_trial, measured
+from some_studies import a_judgement, a_report, a_row, a_study, a_summary, a_trial, measured
 from study_operator.progress import Snapshot, duration, lines_of_progress, render_live
 from study_operator.report import (
+    PREDICTORS,
+    describe_cells,
+    describe_metric,
     describe_value,
     headline,
     lines_of,
@@ -20,11 +24,12 @@ from study_operator.report import (
     print_report,
     ranked,
     render_json,
+    render_trials,
 )
 from study_operator.report_page import render_page
 from study_operator.study import Storage
 from study_operator.trial import TrialState
-from trial_trainer.contract import BaseModel, Precision, Progress
+from trial_trainer.contract import BaseModel, Interval, Judged, Judgement, Metric, Precision, Progress
 
 
 def drawn(renderable: object) -> str:
@@ -38,14 +43,199 @@ def test_a_winner_that_does_not_beat_the_rules_is_said_first():
     report = a_report(judgement=a_judgement(winner=0.44, rules=0.47))
 
     assert lines_of(report)[0] == (
-        "THE WINNER DOES NOT BEAT THE RULE EXTRACTOR on the test pages: 44.0 % against 47.0 %, "
-        "-3.0 points (95 % interval -7.0 to +1.0, n = 500, 60 shops)."
+        "THE WINNER DOES NOT BEAT THE RULE EXTRACTOR on the test pages: 44.0 % against 47.0 % "
+        "(mean of the hand-labelled attributes), -3.0 points (95 % interval -7.0 to +1.0, n = 500, 60 sites)."
     )
 
 
 def test_a_gain_whose_interval_holds_zero_is_no_win():
     assert headline(a_report(judgement=a_judgement(winner=0.50, rules=0.47))).startswith("THE WINNER DOES NOT BEAT")
     assert headline(a_report(judgement=a_judgement(winner=0.52, rules=0.47))).startswith("The winner beats")
+
+
+# Which mean, against what -----------------------------------------------------------------------------------------
+
+NOTHING = Metric(value=0.0, standard_error=None, n=0)
+
+
+def without_hand_labels(judgement: Judgement) -> Judgement:
+    """Return the judgement of a test set that only markup labels; means of nothing as they are written."""
+    gains = {name.replace("hand_labelled", "all_asked"): gain for name, gain in judgement.gains.items()}
+    gains["hand_labelled/winner-rules"] = Interval(difference=0.0, low=-1.0, high=1.0, n=0, sites=0)
+    predictors = {name: replace(judged, hand_labelled=NOTHING) for name, judged in judgement.predictors.items()}
+    return replace(judgement, predictors=predictors, gains=gains)
+
+
+def only(judgement: Judgement, *names: str) -> Judgement:
+    return replace(judgement, predictors={name: judgement.predictors[name] for name in names})
+
+
+MARKUP_ONLY = without_hand_labels(a_judgement(winner=0.946, rules=0.546))
+"""A winner that learnt the markup nearly by heart."""
+
+
+@pytest.mark.parametrize(
+    ("judgement", "said"),
+    [
+        pytest.param(
+            MARKUP_ONLY,
+            "The winner beats the constants (better than the untrained model) on the test pages: 94.6 % against 20.0 % "
+            "(mean of all asked attributes), +74.6 points (95 % interval +70.6 to +78.6, n = 500, 60 sites). "
+            "The rule extractor reads the same markup as the labels, so it is no independent baseline here.",
+            id="labels of markup alone",
+        ),
+        pytest.param(
+            only(MARKUP_ONLY, "winner", "rules", "untrained"),
+            "The winner beats the untrained model on the test pages: 94.6 % against 2.0 % "
+            "(mean of all asked attributes), +92.6 points (95 % interval +88.6 to +96.6, n = 500, 60 sites). "
+            "The rule extractor reads the same markup as the labels, so it is no independent baseline here.",
+            id="labels of markup and no constants",
+        ),
+        pytest.param(
+            only(MARKUP_ONLY, "winner", "rules", "baseline"),
+            "The winner beats the baseline on the test pages: 94.6 % against 48.0 % "
+            "(mean of all asked attributes), +46.6 points (95 % interval +42.6 to +50.6, n = 500, 60 sites). "
+            "The rule extractor reads the same markup as the labels, so it is no independent baseline here.",
+            id="labels of markup and a baseline arm alone",
+        ),
+        pytest.param(
+            only(a_judgement(winner=0.19), "winner", "baseline", "untrained", "constants"),
+            "THE WINNER DOES NOT BEAT THE CONSTANTS (BETTER THAN THE UNTRAINED MODEL) on the test pages: 19.0 % "
+            "against 20.0 % (mean of the hand-labelled attributes), "
+            "-1.0 points (95 % interval -5.0 to +3.0, n = 500, 60 sites).",
+            id="ready samples, where the most frequent answer is as good",
+        ),
+        pytest.param(
+            only(MARKUP_ONLY, "winner", "rules"),
+            "laptop: t002 is the winner; no question of the test set was answered by an independent baseline too.",
+            id="labels of markup and rules alone",
+        ),
+        pytest.param(
+            replace(
+                a_judgement(),
+                predictors=dict.fromkeys(PREDICTORS, replace(a_row(0.5), hand_labelled=NOTHING, all_asked=NOTHING)),
+            ),
+            "laptop: t002 is the winner; no question of the test set has a value.",
+            id="no question has a value",
+        ),
+        pytest.param(
+            replace(a_judgement(), gains={}),
+            "Whether the winner beats the rule extractor on the test pages is not known: 52.0 % against 47.0 % "
+            "(mean of the hand-labelled attributes).",
+            id="nobody compared them",
+        ),
+        pytest.param(
+            replace(
+                a_judgement(),
+                gains={"hand_labelled/winner-rules": Interval(difference=0.05, low=None, high=None, n=9, sites=3)},
+            ),
+            "Whether the winner beats the rule extractor on the test pages is not known: 52.0 % against 47.0 % "
+            "(mean of the hand-labelled attributes), +5.0 points (n = 9; no interval: 3 sites are too few, 5 are "
+            "needed).",
+            id="too few sites",
+        ),
+    ],
+)
+def test_the_headline_reads_a_mean_that_exists_against_an_independent_baseline(judgement, said) -> None:
+    assert headline(a_report(judgement=judgement)) == said
+
+
+def test_every_form_of_the_report_reads_the_same_mean() -> None:
+    report = a_report(judgement=MARKUP_ONLY)
+    values = json.loads(json.dumps(render_json(report), allow_nan=False))
+
+    assert values["comparison"] == {"mean": "all_asked", "baseline": "constants", "isBetter": True}
+    assert values["headline"] == lines_of(report)[0]
+    assert escape(values["headline"]) in render_page(report)
+    test = "94.6 % (95 % interval 88.7 to 100.0, n = 140, 60 sites); no label of the test set was made by a person."
+    gain = "+40.0 points (95 % interval +36.0 to +44.0, n = 500, 60 sites); no independent baseline."
+    for line in (f"Test, mean of all asked attributes: {test}", f"Gain over the rule extractor: {gain}"):
+        assert line in lines_of(report) and escape(line) in render_page(report)
+
+
+def test_markup_in_the_other_mean_is_said_beside_hand_labels() -> None:
+    more = {name: replace(j, all_asked=replace(j.all_asked, n=200)) for name, j in a_judgement().predictors.items()}
+    said = (
+        "In the mean of all asked attributes, 60 of 200 labels are the pages' own markup, "
+        "which the rule extractor reads too."
+    )
+    assert said in lines_of(a_report(judgement=replace(a_judgement(), predictors=more)))
+    assert said not in lines_of(a_report())
+
+
+def test_a_mean_of_nothing_is_never_a_number() -> None:
+    """Everywhere where the accuracies of the fixture are, replaced by means of no question."""
+    empty = Judged(
+        hand_labelled=NOTHING,
+        all_asked=replace(a_row(0.5).all_asked),
+        by_attribute={"name": a_row(0.5).all_asked, "rating": NOTHING},
+        invalid_output_rate=NOTHING,
+        false_value_rate=NOTHING,
+    )
+    judgement = replace(MARKUP_ONLY, predictors=dict.fromkeys(PREDICTORS, empty))
+    nothing_read = replace(measured(a_trial(0), 0.0).measurements[0], n=0)
+    report = a_report(judgement=judgement, trials=(replace(a_trial(0), measurements=(nothing_read,)),), winner=None)
+    console = Console(file=io.StringIO(), width=250, color_system=None)
+    print_report(console, report)
+    values = render_json(report)
+
+    for text in (console.file.getvalue(), render_page(report)):
+        assert not re.search(r"(?<![0-9.])0\.0 %|nan|n = 0\b", text)
+        assert "rating" not in text and "hand-labelled" not in text
+    winner = values["judgement"]["predictors"]["winner"]
+    assert winner["hand_labelled"] is winner["false_value_rate"] is winner["by_attribute"]["rating"] is None
+    assert winner["all_asked"]["value"] == 0.5
+    assert all(gain["n"] for gain in values["judgement"]["gains"].values())
+    assert values["trials"][0]["measurements"][0]["value"] is None
+
+
+# What ± means ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("metric", "cell"),
+    [
+        pytest.param(Metric(value=0.5, standard_error=0.05, n=9, sites=9, low=0.25, high=0.75), "50.0 % (25.0–75.0)"),
+        pytest.param(Metric(value=0.0, standard_error=None, n=9, sites=9, low=0.0, high=0.3), "0.0 % (0.0–30.0)"),
+        pytest.param(Metric(value=0.5, standard_error=None, n=9, sites=3), "50.0 %", id="too few sites"),
+        pytest.param(Metric(value=0.5, standard_error=0.05, n=9), "50.0 % ± 5.0", id="of an earlier version"),
+        pytest.param(Metric(value=0.0, standard_error=0.0, n=9), "0.0 %", id="of an earlier version, all alike"),
+        pytest.param(NOTHING, "–", id="of nothing"),
+    ],
+)
+def test_a_cell_shows_an_interval_and_no_certainty(metric, cell) -> None:
+    assert describe_metric(metric) == cell
+
+
+def test_what_the_figures_mean_stands_above_them() -> None:
+    few = Metric(value=0.5, standard_error=None, n=9, sites=3)
+    judgement = a_judgement()
+    with_few = {name: replace(judged, by_attribute={"price": few}) for name, judged in judgement.predictors.items()}
+    words = "share of right values; 95 % interval in parentheses, clustered by site"
+    assert describe_cells(judgement) == words
+    assert describe_cells(replace(judgement, predictors=with_few)) == (
+        f"{words}; no interval where 3 sites are too few, 5 are needed"
+    )
+    earlier = {name: replace(j, **dict.fromkeys(FIELDS, EARLIER)) for name, j in with_few.items()}
+    assert describe_cells(replace(judgement, predictors=earlier)) == (
+        "share of right values; ± one standard error, clustered by site; "
+        "no interval where 3 sites are too few, 5 are needed"
+    )
+
+
+FIELDS = ("hand_labelled", "all_asked", "invalid_output_rate", "false_value_rate")
+EARLIER = Metric(value=0.5, standard_error=0.03, n=140)
+
+
+def test_the_errors_of_trials_say_what_they_are_or_why_there_are_none() -> None:
+    report = a_report()
+    summary = a_summary()
+    validation = replace(summary.splits["validation"], sites=4)
+    few = replace(report, summary=replace(summary, splits=summary.splits | {"validation": validation}))
+
+    assert "trials (± one standard error, clustered by site)" in drawn(render_trials(report))
+    assert "trials (no standard errors: 4 sites are too few, 5 are needed)" in drawn(render_trials(few))
+    assert "bars: no standard errors: 4 sites are too few, 5 are needed" in render_page(few)
 
 
 def test_the_end_says_validation_test_gain_agreement_and_time():
@@ -56,9 +246,11 @@ def test_the_end_says_validation_test_gain_agreement_and_time():
         "Validation accuracy: 55.0 % ± 2.0 (n = 160, step 120 of 120), "
         "against 48.0 % ± 2.0 of the baseline: +7.0 points."
     )
-    assert "Test, mean of the hand-labelled attributes: 52.0 % ± 3.0 (n = 140)." in lines
     assert (
-        "Gain over the baseline: +4.0 points (95 % interval +0.0 to +8.0, n = 500, 60 shops); one training seed."
+        "Test, mean of the hand-labelled attributes: 52.0 % (95 % interval 46.1 to 57.9, n = 140, 60 sites)." in lines
+    )
+    assert (
+        "Gain over the baseline: +4.0 points (95 % interval +0.0 to +8.0, n = 500, 60 sites); one training seed."
         in lines
     )
     assert "Early and final readings agree on 2 of 3 pairs." in lines
@@ -170,6 +362,10 @@ def test_trials_are_ranked_by_the_direction_and_unmeasured_ones_stand_last():
         pytest.param("accuracy", 0.4321, 0.021, "43.2 % ± 2.1", id="a share"),
         pytest.param("accuracy/price", 0.5, None, "50.0 %", id="a share without an error"),
         pytest.param("false_value_rate", 0.05, 0.01, "5.0 % ± 1.0", id="a rate"),
+        pytest.param("accuracy", 1.0, None, "100.0 %", id="a share whose error is not known"),
+        pytest.param("accuracy", 1.0, 0.0, "100.0 %", id="an error of nought, which is none"),
+        pytest.param("accuracy", 0.9, 0.0001, "90.0 % ± less than 0.1", id="an error that rounds to nought"),
+        pytest.param("validation_loss", 1.2, 0.0, "1.2", id="a loss without an error"),
         pytest.param("validation_loss", 1.23456, 0.0321, "1.235 ± 0.032", id="a loss, in nats"),
     ],
 )

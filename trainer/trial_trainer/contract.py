@@ -27,6 +27,10 @@ VERSION = 1
 LARGEST_COUNT = 2**53
 """Steps, samples, tokens and bytes are whole numbers from 0 to this: what JSON carries between any two languages."""
 
+LEAST_SITES = 5
+"""Pages of one site look alike, so errors are estimated from the differences between sites. With fewer sites there are
+no standard errors and no intervals: of a share they would be wider than half of all that is possible."""
+
 TRIAL_CONFIG = "TRIAL_CONFIG"
 PREPARE_CONFIG = "PREPARE_CONFIG"
 JUDGE_CONFIG = "JUDGE_CONFIG"
@@ -217,9 +221,14 @@ class Metric:
 
     value: float
     standard_error: float | None
-    """Clustered by site; None where it cannot be estimated (fewer than two sites)."""
+    """Clustered by site; None where it cannot be estimated: fewer than `LEAST_SITES`, or all sites alike."""
     n: int
-    """Questions (or answers) that the value is a mean of."""
+    """Questions (or answers) that the value is a mean of. Of none the value means nothing."""
+    sites: int | None = None
+    """Sites that the questions are of; None where nothing is said of them."""
+    low: float | None = None
+    high: float | None = None
+    """The 95 % interval of a share, clustered by site; None where there are fewer than `LEAST_SITES`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -300,8 +309,9 @@ class Interval:
     """A paired difference of two predictors on the same pages, with its 95 % interval clustered by site."""
 
     difference: float
-    low: float
-    high: float
+    low: float | None
+    high: float | None
+    """None where there are fewer than `LEAST_SITES`: nothing is excluded."""
     n: int
     sites: int
 
@@ -326,7 +336,8 @@ class Judgement:
     winner: str
     predictors: Mapping[str, Judged]
     gains: Mapping[str, Interval]
-    """``<measure>/winner-<other>``, for the measures ``hand_labelled`` and ``all_asked``."""
+    """``<measure>/winner-<other>``, for those of the measures ``hand_labelled`` and ``all_asked`` that any question of
+    the test set has."""
     seconds: Mapping[str, float]
     contract_version: int = VERSION
 

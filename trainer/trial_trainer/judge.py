@@ -84,7 +84,7 @@ def judge(config: JudgeConfig, *, answer: Answer, clock: Callable[[], float] = t
         study=config.study,
         winner=config.winner.trial,
         predictors={name: _judge_one(name, given) for name, given in predictions.items()},
-        gains=_measure_gains(predictions, config.seed),
+        gains=_measure_gains(predictions),
         seconds=seconds,
     )
     store.write(PREDICTIONS, _render_predictions(predictions).encode())
@@ -149,16 +149,15 @@ def _judge_one(name: str, predictions: Sequence[Prediction]) -> Judged:
     )
 
 
-def _measure_gains(predictions: Mapping[str, Sequence[Prediction]], seed: int) -> dict[str, Interval]:
-    """Pair the winner with each other predictor. One seed: all of them see the same resamples of sites."""
-    return {
-        f"{mean}/{WINNER}-{other}": measure.paired_gain(
-            predictions[WINNER], predictions[other], measure=mean, seed=seed
-        )
+def _measure_gains(predictions: Mapping[str, Sequence[Prediction]]) -> dict[str, Interval]:
+    """Pair the winner with each predictor, by each mean that any question has; a baseline that won has no gain."""
+    gains = {
+        f"{mean}/{WINNER}-{other}": measure.paired_gain(predictions[WINNER], predictions[other], measure=mean)
         for mean in MEANS
         for other in predictions
-        if other != WINNER
+        if predictions[other] is not predictions[WINNER]
     }
+    return {name: gain for name, gain in gains.items() if gain is not None}
 
 
 def _render_predictions(predictions: Mapping[str, Sequence[Prediction]]) -> str:

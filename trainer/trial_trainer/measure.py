@@ -4,8 +4,8 @@ Pure functions of answers as text, called by trials on the validation set and by
 here knows models, tokens or files.
 
 A question is *right* when its finished answer means one of the accepted values (`answers.is_correct`). Accuracy asks
-only questions that have a value; what is said where there is none is the false value rate. Pages of one shop look
-alike, so every standard error and interval is clustered by site.
+only questions that have a value; what is said where there is none is the false value rate. Pages of one site look
+alike, so every standard error and interval is clustered by site (`intervals`).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from trial_trainer import answers
+from trial_trainer import answers, intervals
 from trial_trainer.contract import Interval, Metric
 from trial_trainer.dataset import HAND, Page, Question
 
@@ -31,8 +31,8 @@ VALIDATION_LOSS = "validation_loss"
 WORST_LOSS = 1e4
 """Nats per token. Stands for a loss that is not finite, and bounds the others, so that a mean of losses is a number."""
 
-RESAMPLES = 10_000
-_RESAMPLES_AT_ONCE = 1_000
+NOTHING_ASKED = Metric(value=0.0, standard_error=None, n=0, sites=0)
+"""A mean of no questions. Its value means nothing."""
 
 Mean = Literal["hand_labelled", "all_asked"]
 """The two means over attributes that the test set is read by."""
@@ -103,7 +103,7 @@ def measure(predictions: Sequence[Prediction]) -> dict[str, Metric]:
 
 def all_asked(predictions: Sequence[Prediction]) -> Metric:
     """Mean over the attributes of the share of their values that were answered right."""
-    return _mean_of_ratios(_tabulate(_with_value(predictions), _is_right))
+    return _measure_share(_tabulate(_with_value(predictions), _is_right))
 
 
 def hand_labelled(predictions: Sequence[Prediction]) -> Metric:
@@ -121,7 +121,7 @@ def accuracy_by_attribute(predictions: Sequence[Prediction]) -> dict[str, Metric
 
 def false_value_rate(predictions: Sequence[Prediction]) -> Metric:
     """Share of the questions without a value that were answered with one."""
-    return _mean_of_questions([p for p in predictions if not p.gold], _states_value)
+    return _measure_share(_tabulate([p for p in predictions if not p.gold], _states_value, by_attribute=False))
 
 
 def invalid_output_rate(predictions: Sequence[Prediction], *, may_be_silent: bool = False) -> Metric:
@@ -141,33 +141,32 @@ def invalid_output_rate(predictions: Sequence[Prediction], *, may_be_silent: boo
         # A free-form answer may be right without a letter in it: "+".
         return not (answers.is_valid(p.attribute, p.answer) or answers.is_absent(p.answer) or _is_right(p))
 
-    return _mean_of_questions(predictions, is_invalid)
+    return _measure_share(_tabulate(predictions, is_invalid, by_attribute=False))
 
 
 def validation_loss(predictions: Sequence[Prediction]) -> Metric:
     """Mean over the answers of their mean loss in nats per token: each answer weighs the same, as in training."""
-    return _mean_of_questions([p for p in predictions if p.loss is not None], _bounded_loss)
+    table = _tabulate([p for p in predictions if p.loss is not None], _bounded_loss, by_attribute=False)
+    return _build_metric(table, intervals.estimate_mean) if table.sites else NOTHING_ASKED
 
 
-def paired_gain(a: Sequence[Prediction], b: Sequence[Prediction], *, measure: Mean, seed: int) -> Interval:
-    """Estimate how much better ``a`` does than ``b`` on the same questions.
+def paired_gain(a: Sequence[Prediction], b: Sequence[Prediction], *, measure: Mean) -> Interval | None:
+    """Estimate how much better ``a`` does than ``b`` on the same questions; None where none has a value.
 
-    The 95 % interval is the percentile interval of a bootstrap over sites: each resample draws as many sites as there
-    are, with replacement, and takes all questions of a drawn site for both predictors. It speaks of other shops, not
-    of other training seeds. With fewer than two sites nothing can be estimated and the interval is the whole [-1, 1];
-    with fewer than about twenty it is somewhat too narrow.
+    The interval speaks of other sites, not of other training seeds.
 
     Raises:
         ValueError: where the two were not asked the same questions.
     """
     pairs = [(one, other) for one, other in _pair(a, b) if one.gold and (measure == "all_asked" or one.origin == HAND)]
     if not pairs:
-        return Interval(difference=0.0, low=-1.0, high=1.0, n=0, sites=0)
-    gain_by_question = {id(one): float(_is_right(one)) - float(_is_right(other)) for one, other in pairs}
-    table = _tabulate([one for one, _ in pairs], lambda p: gain_by_question[id(p)])
-    difference = float(np.mean(table.total.sum(axis=0) / table.count.sum(axis=0)))
-    low, high = _bootstrap_interval(table, seed) if table.sites > 1 else (-1.0, 1.0)
-    return Interval(difference=difference, low=low, high=high, n=len(pairs), sites=table.sites)
+        return None
+    is_right = {id(one): (_is_right(one), _is_right(other)) for one, other in pairs}
+    asked = [one for one, _ in pairs]
+    gained = _tabulate(asked, lambda p: float(is_right[id(p)] == (True, False)))
+    lost = _tabulate(asked, lambda p: float(is_right[id(p)] == (False, True)))
+    gain = intervals.estimate_gain(gained.total, lost.total, gained.count)
+    return Interval(difference=gain.value, low=gain.low, high=gain.high, n=len(pairs), sites=gained.sites)
 
 
 # What one answer counts as --------------------------------------------------------------------------------------------
@@ -221,41 +220,20 @@ def _tabulate(
     return _Table(total=total, count=count)
 
 
-def _mean_of_questions(predictions: Sequence[Prediction], quantity: Callable[[Prediction], float]) -> Metric:
-    return _mean_of_ratios(_tabulate(predictions, quantity, by_attribute=False))
+def _measure_share(table: _Table) -> Metric:
+    return _build_metric(table, intervals.estimate_share) if table.sites else NOTHING_ASKED
 
 
-def _mean_of_ratios(table: _Table) -> Metric:
-    """Mean over the columns of (sum of the quantity / number of questions), with its linearised standard error.
-
-    The estimator is a function of sums over sites. Linearised around them, site s contributes
-    z_s = mean over columns of (total_s - ratio x count_s) / count; these sum to zero, and with G sites drawn
-    independently the variance is G / (G - 1) x sum of z_s squared (Cochran, Sampling Techniques, 3rd ed., 6.3).
-    """
-    n = int(table.count.sum())
-    if n == 0:
-        return Metric(value=0.0, standard_error=None, n=0)
-    count = table.count.sum(axis=0)
-    ratio = table.total.sum(axis=0) / count
-    error: float | None = None
-    if table.sites > 1:
-        contribution = ((table.total - ratio * table.count) / count).mean(axis=1)
-        error = math.sqrt(table.sites / (table.sites - 1) * float(contribution @ contribution))
-    return Metric(value=float(ratio.mean()), standard_error=error, n=n)
-
-
-def _bootstrap_interval(table: _Table, seed: int) -> tuple[float, float]:
-    """Resample sites. An attribute that no drawn site has is left out of that resample's mean."""
-    generator = np.random.default_rng(seed)
-    odds = np.full(table.sites, 1 / table.sites)
-    means: list[Array] = []
-    for _ in range(RESAMPLES // _RESAMPLES_AT_ONCE):
-        times_drawn = generator.multinomial(table.sites, odds, size=_RESAMPLES_AT_ONCE).astype(np.float64)
-        total, count = times_drawn @ table.total, times_drawn @ table.count
-        ratio = np.divide(total, count, out=np.zeros_like(total), where=count > 0)
-        means.append(ratio.sum(axis=1) / (count > 0).sum(axis=1))
-    low, high = np.percentile(np.concatenate(means), [2.5, 97.5])
-    return float(low), float(high)
+def _build_metric(table: _Table, estimate: Callable[[Array, Array], intervals.Estimate]) -> Metric:
+    estimated = estimate(table.total, table.count)
+    return Metric(
+        value=estimated.value,
+        standard_error=estimated.standard_error,
+        n=int(table.count.sum()),
+        sites=table.sites,
+        low=estimated.low,
+        high=estimated.high,
+    )
 
 
 # Pairs ----------------------------------------------------------------------------------------------------------------
