@@ -130,8 +130,10 @@ def _data_table(report: Report) -> str:
     table = _table(["split", "pages", "shops", "questions", "tokens"], rows, 1)
     skipped = ", ".join(f"{name} {count}" for name, count in summary.skipped_pages.items()) or "none"
     dropped = ", ".join(f"{name} {count}" for name, count in summary.dropped_labels.items()) or "none"
+    guessed = ", ".join(f"{name} {count}" for name, count in summary.guessed_encodings.items()) or "none"
     return (
-        f"{table}<p class=soft>Pages left out: {escape(skipped)}. Labels that the text does not hold: "
+        f"{table}<p class=soft>Pages left out: {escape(skipped)}. Encodings that were guessed: {escape(guessed)}. "
+        f"Labels that the text does not hold: "
         f"{escape(dropped)}. Pages dropped because their shop is in the test set: {summary.pages_in_test_shops}.</p>"
     )
 

@@ -3,6 +3,8 @@
 import gzip
 import importlib.util
 import json
+import time
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -49,7 +51,6 @@ BAD_PAGES: dict[str, tuple[bytes | str, Skip]] = {
     "a title and no body": ("<html><head><title>Shoes</title></head></html>", Skip.EMPTY),
     "one comment": ("<!-- nothing here -->", Skip.EMPTY),
     "an unfinished tag": ("<div", Skip.EMPTY),
-    "text only below the deepest level a tree may have": ("<div>" * 100_000 + LONG_ENOUGH, Skip.EMPTY),
     "plain text": (LONG_ENOUGH, Skip.BROKEN),
     "a JSON body": ('{"error": "not found", "status": 404, "message": "no such product here"}', Skip.BROKEN),
     "a PNG": (b"\x89PNG\r\n\x1a\n" + bytes(range(256)) * 40, Skip.BINARY),
@@ -95,6 +96,11 @@ ODD_PAGES: dict[str, bytes | str] = {
     "a line of a million characters": f"<p>{LONG_ENOUGH * 20_000}</p>",
     "a million digits": f"<h1>{LONG_ENOUGH}</h1><p>{'9' * 1_000_000}</p>",
     "processing instructions and doctypes": f"<?xml version='1.0'?><!DOCTYPE html><?php echo ?><p>{LONG_ENOUGH}</p>",
+    "text only below the deepest level a tree may have": "<div>" * 100_000 + LONG_ENOUGH,
+    "one level more than a tree may have": "<span>" * 2_047 + LONG_ENOUGH,
+    "a script below the deepest level": "<div>" * 3_000 + f"<script>x</script><svg><b>y</b></svg>{LONG_ENOUGH}",
+    "thousands of attributes below the deepest level": "<c:x>" * 3_000 + f"<p {'a=1 b:c=2 ' * 3_000}>{LONG_ENOUGH}",
+    "ten thousand attributes": "<p " + " ".join(f"a{i}=1" for i in range(10_000)) + f">{LONG_ENOUGH}</p>",
     "a body hidden until its script runs": f'<body style="display:none"><h1>{LONG_ENOUGH}</h1></body>',
 }
 
@@ -105,6 +111,71 @@ def test_a_page_in_disorder_is_read_all_the_same(page: bytes | str) -> None:
     assert isinstance(document, Document)
     assert "long enough" in document.text
     assert not isinstance(inspect(page), Skip)
+
+
+@pytest.mark.parametrize("tag", ["div", "span", "font", "table"])
+@pytest.mark.parametrize("levels", [1_500, 3_000, 50_000])
+def test_values_below_any_number_of_levels_stand_on_lines_of_their_own(levels: int, tag: str) -> None:
+    deep = f"<p>Brand: Acme</p><div class=price>$19.99</div><script>var x</script><p>{LONG_ENOUGH}</p>"
+    lines = lines_of(f"<h1>Blue chair</h1>{f'<{tag}>' * levels}{deep}{f'</{tag}>' * levels}<p>after</p>")
+    assert lines == ["# Blue chair", "Brand: Acme", "price: $19.99", "after"]
+
+
+def test_markup_below_the_deepest_level_is_read() -> None:
+    script = '<script type="application/ld+json">{"@type": "Product"}</script>'
+    facts = inspect("<div>" * 5_000 + f"<h1>Blue chair</h1><b itemprop=sku>A1</b>{script}{LONG_ENOUGH}")
+    assert not isinstance(facts, Skip)
+    assert (facts.heading, facts.items[0].value, facts.json_ld) == ("Blue chair", "A1", ('{"@type": "Product"}',))
+
+
+@pytest.mark.parametrize(
+    ("printed", "seen"),
+    [
+        ("Wasser\xadkocher", "Wasserkocher"),
+        ("Wasser&shy;kocher", "Wasserkocher"),
+        ("Wasser<wbr>kocher", "Wasserkocher"),
+        ("1&#8203;299&#x2060; kr", "1299 kr"),
+        ("\u200eAcme\u200f \u202aX1\u202c \u2068A\u2069", "Acme X1 A"),
+        ("\ufeffAcme\u200d", "Acme"),
+        ("a\u200cb", "ab"),
+        ("می\u200cخواهم", "می\u200cخواهم"),
+        ("क्\u200dष", "क्\u200dष"),
+        ("👩\u200d🔧 tools", "👩\u200d🔧 tools"),
+        ("a&#0;b &#xD800; &#1;c", "a\ufffdb \ufffd c"),
+        ("&#150; &#128;9 &bogus; &nbsp;x &#;", "– €9 &bogus; x &#;"),
+    ],
+)
+def test_lines_hold_what_a_reader_sees(printed: str, seen: str) -> None:
+    assert lines_of(f"<h1>{printed}</h1>") == [f"# {seen}"]
+    facts = inspect(f"<h1>{printed}</h1><i itemprop=name>{printed}</i><b>{LONG_ENOUGH}</b>")
+    assert not isinstance(facts, Skip)
+    assert (facts.heading, facts.items[0].value) == (seen, seen)
+
+
+SLOW_PAGES: dict[str, Callable[[int], str]] = {
+    "digits": lambda n: f"<p>{'9' * n}</p>",
+    "digits and commas": lambda n: f"<p>{'1,' * (n // 2)}</p>",
+    "ratings": lambda n: f"<p>{'4.5 ' * (n // 4)}</p>",
+    "links that never end": lambda n: "<link" * (n // 5),
+    "attributes": lambda n: f"<p {' '.join(f'a{i}=1' for i in range(n // 8))}>x</p>",
+    "lines below many inline elements": lambda n: "<b>" * 900 + "x<br>" * (n // 5),
+    "blocks below many tables": lambda n: "<table><tr><td>x" * 300 + "<p>y</p>" * (n // 8),
+    "levels": lambda n: "<div>x" * (n // 6),
+}
+
+
+@pytest.mark.parametrize("make", SLOW_PAGES.values(), ids=SLOW_PAGES)
+def test_reading_a_page_takes_time_by_length_and_not_by_its_square(make: Callable[[int], str]) -> None:
+    def seconds(length: int) -> float:
+        page = f"<h1>{LONG_ENOUGH}</h1>{make(length)}"
+        started = time.process_time()
+        extract(page)
+        inspect(page)
+        return time.process_time() - started
+
+    # Eight times as long is 64 times as slow where time goes by the square.
+    least = min(seconds(50_000) for _ in range(3))
+    assert min(seconds(400_000) for _ in range(2)) < 32 * max(least, 0.005)
 
 
 @pytest.mark.parametrize(

@@ -50,7 +50,7 @@ LIGHTLY = """
 import sys
 from trial_trainer.__main__ import main
 code = main(sys.argv[1:])
-heavy = {"torch", "transformers", "peft", "accelerate", "boto3", "parsel", "pyarrow"} & set(sys.modules)
+heavy = {"torch", "transformers", "peft", "accelerate", "boto3", "lxml", "pyarrow"} & set(sys.modules)
 sys.exit(f"imported {heavy}" if heavy else code)
 """
 

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -464,6 +465,41 @@ def test_a_directory_of_html_is_read_with_its_sidecars_and_canonical_addresses(c
     summary = prepare(config)
     assert sum(split.pages for split in summary.splits.values()) == 30
     assert "shop7" in {page.site for pages in read_all(config).values() for page in pages}
+
+
+def test_pages_are_decoded_as_they_were_sent_and_guesses_are_counted(config, tmp_path) -> None:
+    folder = tmp_path / "pages"
+    folder.mkdir()
+    for page in some_pages(26):
+        name = page["id"]
+        html = page.pop("html").replace("Kettle", "Чайник").encode("cp1251")
+        (folder / f"{name}.html").write_bytes(html)
+        sent = {"charset": "windows-1251"} if name < "p2" else {"content_type": "text/html; charset=windows-1251"}
+        record = page | {"markup": {"name": page["markup"]["name"].replace("Kettle", "Чайник")}}
+        (folder / f"{name}.json").write_text(json.dumps(record | (sent if name != "p0" else {})))
+    summary = prepare(replace(config, source=str(folder), attributes=("name",)))
+    assert summary.guessed_encodings == {"windows-1251": 1}
+    assert {question.gold[0].split()[0] for question in questions_of(config)} == {"Чайник"}
+    assert all(question.derived for question in questions_of(config))
+
+
+def test_the_canonical_address_is_found_in_time_by_length_and_not_by_its_square() -> None:
+    def seconds(piece: str, length: int) -> float:
+        page = piece * (length // len(piece))
+        started = time.process_time()
+        find_canonical_url(page)
+        return time.process_time() - started
+
+    for piece in ("<link", "<link rel=canonical ", "<meta property=og:url ", "<!--", "<"):
+        least = min(seconds(piece, 25_000) for _ in range(3))
+        assert min(seconds(piece, 200_000) for _ in range(3)) < 32 * max(least, 0.002)
+
+
+def test_an_address_in_a_comment_is_nobodys() -> None:
+    link = '<link rel="canonical" href="https://shop.example/a?b=1&amp;c=2">'
+    assert find_canonical_url(f'<!-- <link rel="canonical" href="https://old.example/"> -->{link}') == (
+        "https://shop.example/a?b=1&c=2"
+    )
 
 
 def test_a_canonical_address_is_found_in_any_form() -> None:

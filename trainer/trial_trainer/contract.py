@@ -301,6 +301,13 @@ class DatasetSummary:
     warnings: tuple[str, ...]
     fingerprint: str
     """Digest of the samples: the same pages, settings and tokenizer give the same."""
+    repeats_of_test: int = 0
+    """Training and validation pages or samples dropped because they stand in the test set: equal in text, and with
+    pages that are split by page, in id or address."""
+    conflicting_labels: int = 0
+    """Questions that are asked several times in equal words and have different answers."""
+    guessed_encodings: Mapping[str, int] = field(default_factory=dict)
+    """Pages whose encoding was guessed, by the encoding that was taken."""
     contract_version: int = VERSION
 
 

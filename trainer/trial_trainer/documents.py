@@ -1,4 +1,4 @@
-"""Raw product pages to compact text: the only place that knows parsel and HTML trees.
+"""Raw product pages to compact text: the only place that knows HTML trees.
 
 `extract` reads a page into lines, each with a score that says how likely it holds a value somebody asks for;
 `Document.cut` keeps the best lines that fit a token budget, in the order of the page. A page that cannot be read is a
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import lru_cache
@@ -17,10 +17,10 @@ from itertools import islice
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 from lxml import etree
-from parsel import Selector
 
 from trial_trainer.answers import find_money
 from trial_trainer.availability import find_availability
+from trial_trainer.decoding import Decoded, decode, is_utf16
 
 MAX_PAGE_BYTES = 50_000_000
 """Pages of this size and above are skipped: no product page is that large, and a tree takes ten times its bytes."""
@@ -160,30 +160,118 @@ _MAGIC = (
     *(b"PK\x03\x04", b"\x1f\x8b", b"BZh", b"\x28\xb5\x2f\xfd", b"\x7fELF"),
 )
 """How PDFs, images, archives and programs begin."""
-_BYTE_ORDER_MARKS = ((b"\xef\xbb\xbf", "utf-8-sig"), (b"\xff\xfe", "utf-16"), (b"\xfe\xff", "utf-16"))
-_DECLARED_ENCODING = re.compile(rb"<meta[^>]{0,200}?charset\s*=\s*[\"']?\s*([A-Za-z0-9_:.-]{2,40})", re.IGNORECASE)
 _TAG = re.compile(r"<[a-zA-Z!/]")
 _DIGIT = re.compile(r"\d")
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
+_MOST_LEVELS = 1000
+"""Elements within each other. libxml2 builds no tree deeper than 2,048, and no page means anything by so many."""
+_MOST_ATTRIBUTES = 200
+_LONG_TAG = re.compile(r"<[a-zA-Z][^<>]{20000}")
+"""May have thousands of attributes, each of which libxml2 compares with all before it."""
+_NAME = re.compile(r"[a-z_][a-z0-9_.-]*", re.IGNORECASE)
+_UNSEEN = re.compile(
+    r"[\x00-\x08\x0e-\x1f\x7f-\x84\x86-\x9f\xad\u034f\u061c\u180e\u200b\u200e\u200f\u202a-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb]"
+    r"|(?<![\u0600-\U0010ffff])[\u200c\u200d]+|[\u200c\u200d]+(?![\u0600-\U0010ffff])"
+)
+"""What nobody sees: controls, soft hyphens, marks of width and direction; joiners only where they join nothing, since
+Persian, Indic scripts and emoji are spelled with them."""
 _LEAST_TEXT_CHARACTERS = 40
+
+
+def read_text(html: bytes, charset: str | None = None) -> Decoded | Skip:
+    """Decode a page, or say why there is nothing to decode.
+
+    Args:
+        html: the page as it was sent.
+        charset: what the server said of its encoding, if anybody wrote it down.
+    """
+    if len(html) >= MAX_PAGE_BYTES:
+        return Skip.TOO_LARGE
+    if not html.strip(b"\x00 \t\r\n"):
+        return Skip.EMPTY
+    if _is_binary(html) and not is_utf16(html, charset):
+        return Skip.BINARY
+    return decode(html, charset)
 
 
 def _parse(html: bytes | str) -> etree._Element | Skip:
     if len(html) >= MAX_PAGE_BYTES:
         return Skip.TOO_LARGE
-    text = html if isinstance(html, str) else _decode(html)
-    if isinstance(text, Skip):
-        return text
-    text = _printable(text)
+    decoded = read_text(html) if isinstance(html, bytes) else None
+    if isinstance(decoded, Skip):
+        return decoded
+    text = _printable(decoded.text if decoded is not None else str(html))
     if not text:
         return Skip.EMPTY
     if not _TAG.search(text):
         return Skip.BROKEN
     try:
-        root = Selector(text=text, type="html").root
+        root = _build_tree(text)
+    except etree.XMLSyntaxError:
+        # No element and no text, a comment at most.
+        return Skip.EMPTY
     except (etree.LxmlError, ValueError):
         return Skip.BROKEN
-    return root if isinstance(root, etree._Element) else Skip.BROKEN
+    return root if root is not None and isinstance(root.tag, str) else Skip.EMPTY
+
+
+class _Flattener:
+    """Builds a tree in which everything deeper than `_MOST_LEVELS` stands side by side on the last level.
+
+    It is a target of lxml's parser, which hands it one tag after the other whatever their depth and number.
+    """
+
+    def __init__(self) -> None:
+        self._builder = etree.TreeBuilder()
+        self._depth = 0
+        self._leaf: tuple[str, int] | None = None
+
+    def start(self, tag: str, attributes: Mapping[str, str]) -> None:
+        self._depth += 1
+        if self._depth > _MOST_LEVELS:
+            if self._is_silent():
+                return
+            self._close_leaf()
+            self._leaf = (tag, self._depth)
+        few = dict(islice(((k, v) for k, v in attributes.items() if _NAME.fullmatch(k)), _MOST_ATTRIBUTES))
+        self._builder.start(self._name(tag), few)
+
+    def end(self, tag: str) -> None:
+        if self._depth <= _MOST_LEVELS:
+            self._builder.end(self._name(tag))
+        elif self._leaf == (tag, self._depth):
+            self._close_leaf()
+        self._depth -= 1
+
+    def data(self, text: str) -> None:
+        if self._leaf is None or not self._is_silent() or self._leaf[1] == self._depth:
+            self._builder.data(text)
+
+    def close(self) -> etree._Element:
+        return self._builder.close()
+
+    def _is_silent(self) -> bool:
+        return self._leaf is not None and self._leaf[0] in _SILENT
+
+    def _close_leaf(self) -> None:
+        if self._leaf is not None:
+            self._builder.end(self._name(self._leaf[0]))
+            self._leaf = None
+
+    @staticmethod
+    def _name(tag: str) -> str:
+        """Return a name that a tree takes."""
+        return tag if _NAME.fullmatch(tag) else "span"
+
+
+def _build_tree(text: str) -> etree._Element:
+    data = text.encode()
+    if _LONG_TAG.search(text) is None:
+        parser = etree.HTMLParser(encoding="utf-8", huge_tree=True)
+        root = etree.fromstring(data, parser=parser)
+        if all(error.type != etree.ErrorTypes.ERR_RESOURCE_LIMIT for error in parser.error_log):
+            return root
+    return etree.fromstring(data, parser=etree.HTMLParser(encoding="utf-8", huge_tree=True, target=_Flattener()))
 
 
 def _printable(text: str) -> str:
@@ -196,26 +284,6 @@ def _printable(text: str) -> str:
     return text.strip()
 
 
-def _decode(data: bytes) -> str | Skip:
-    """Decode by byte order mark, as UTF-8, by the declared encoding, else as Windows-1252, which never fails."""
-    if not data.strip(b"\x00 \t\r\n"):
-        return Skip.EMPTY
-    for mark, encoding in _BYTE_ORDER_MARKS:
-        if data.startswith(mark) and not data.startswith(_MAGIC):
-            return data.decode(encoding, "replace")
-    if _is_binary(data):
-        return Skip.BINARY
-    try:
-        return data.decode("utf-8")
-    except UnicodeDecodeError:
-        pass
-    declared = _DECLARED_ENCODING.search(data[:4096])
-    try:
-        return data.decode(declared[1].decode("ascii") if declared else "cp1252", "replace")
-    except (LookupError, ValueError):
-        return data.decode("cp1252", "replace")
-
-
 def _is_binary(data: bytes) -> bool:
     if data.lstrip(b" \t\r\n").startswith(_MAGIC):
         return True
@@ -226,6 +294,11 @@ def _is_binary(data: bytes) -> bool:
 
 def _why_no_text(root: etree._Element) -> Skip:
     return Skip.JAVASCRIPT_ONLY if next(root.iter("script", "noscript"), None) is not None else Skip.EMPTY
+
+
+def _plain(text: str) -> str:
+    """Leave what a reader sees of a text, on one line."""
+    return " ".join(_UNSEEN.sub("", text).split())
 
 
 # The walk: a tree to blocks of text -----------------------------------------------------------------------------------
@@ -355,6 +428,8 @@ class _Walker:
         self._links = 0
         self._marks: list[_Mark] = [_Mark(1.0, "", False, False)]
         self._tags: list[str] = ["body"]
+        self._lines: list[str] = ["body"]
+        """The tags that begin lines of their own, of `_tags`."""
         self._line_mark: _Mark | None = None
         self._line_tag = "body"
         self._rows: list[int] = []
@@ -377,10 +452,14 @@ class _Walker:
                 mark = _Mark(weight, mark.kind, mark.is_old or own.is_old, mark.is_exact)
         if mark.is_old != self._marks[-1].is_old and mark.kind in ("price", "") and tag in _INLINE:
             self.flush()
+        if tag == "wbr":
+            self._last = ""
         if tag == "a":
             self._links += 1
         self._marks.append(mark)
         self._tags.append(tag)
+        if tag not in _INLINE:
+            self._lines.append(tag)
         if tag == "tr":
             self._rows.append(len(self.blocks))
         if tag == "img":
@@ -411,6 +490,8 @@ class _Walker:
         if mark.is_old != self._marks[-1].is_old and mark.kind in ("price", "") and tag in _INLINE:
             self.flush()
         self._tags.pop()
+        if tag not in _INLINE:
+            self._lines.pop()
         if tag == "br":
             self.flush()
         if element.tail:
@@ -434,7 +515,7 @@ class _Walker:
         held = self._line_mark
         if held is None:
             self._line_mark = mark
-            self._line_tag = next((t for t in reversed(self._tags) if t not in _INLINE), "body")
+            self._line_tag = self._lines[-1]
         elif mark.kind and (not held.kind or (mark.is_exact and not held.is_exact)):
             self._line_mark = _Mark(min(held.weight, mark.weight), mark.kind, mark.is_old, mark.is_exact)
         elif held.is_old and not mark.is_old:
@@ -449,7 +530,7 @@ class _Walker:
 
     def flush(self) -> None:
         if self._pieces:
-            text = " ".join("".join(self._pieces).split())
+            text = _plain("".join(self._pieces))
             mark = self._line_mark
             if text and mark is not None:
                 self.blocks.append(
@@ -461,9 +542,9 @@ class _Walker:
         self._line_mark = None
 
     def _merge_row(self, start: int) -> None:
-        cells = self.blocks[start:]
-        if 2 <= len(cells) <= 6 and sum(len(cell.text) for cell in cells) <= 240:
-            self._merge(start, ": " if len(cells) == 2 else " | ")
+        cells = len(self.blocks) - start
+        if 2 <= cells <= 6 and sum(len(cell.text) for cell in self.blocks[start:]) <= 240:
+            self._merge(start, ": " if cells == 2 else " | ")
 
     def _merge_definition(self) -> None:
         if len(self.blocks) >= 2 and self.blocks[-2].tag == "dt" and self.blocks[-1].tag == "dd":
@@ -536,7 +617,8 @@ _SCORE_BY_KIND = {"price": 60.0, "brand": 60.0, "sku": 60.0, "availability": 45.
 _REACH_BY_KIND = {"rating": 240, "sku": 120}
 """How many lines below the heading halve a score: ratings and article numbers often stand far down. Else 60."""
 _FADE_BY_KIND = {"price": 0.75, "brand": 0.6, "sku": 0.7, "availability": 0.5, "rating": 0.5, "name": 0.5, "": 1.0}
-_MAX_LINE_CHARACTERS = 240
+_MOST_MONEY_CHARACTERS = 1000
+"""Of a line, in which a price is looked for: a longer line is a text."""
 
 
 def _join_labels(blocks: Sequence[_Block]) -> list[_Block]:
@@ -560,7 +642,8 @@ def _join_labels(blocks: Sequence[_Block]) -> list[_Block]:
         else:
             joined.append(block)
     for block in joined:
-        block.has_money = _DIGIT.search(block.text) is not None and next(find_money(block.text), None) is not None
+        start = block.text[:_MOST_MONEY_CHARACTERS]
+        block.has_money = _DIGIT.search(start) is not None and next(find_money(start), None) is not None
     _find_bare_ratings(joined)
     _settle_old_prices(joined)
     return joined
@@ -740,7 +823,7 @@ def _address_line(url: str | None) -> list[Line]:
         if 4 <= len(value) <= 24 and any(c.isdigit() for c in value) and not _TRACKING.search(key)
     ]
     address = "/".join([host, *segments[-3:]]) + ("?" + "&".join(identifiers[:2]) if identifiers else "")
-    address = " ".join(_printable(address).split())
+    address = _plain(_printable(address))
     return [Line(text=_clip(address, 50), score=90.0)] if address else []
 
 
@@ -781,12 +864,12 @@ def _read_items(root: etree._Element) -> Iterator[Item]:
 def _item_value(element: etree._Element) -> str:
     own = element.get("content") or element.get("datetime")
     if own:
-        return " ".join(str(own).split())
+        return _plain(str(own))
     return _inner_text(element) or str(element.get("href") or "")
 
 
 def _inner_text(element: etree._Element) -> str:
-    return " ".join("".join(islice(element.itertext(), _MAX_VALUE_PIECES)).split())
+    return _plain("".join(islice(element.itertext(), _MAX_VALUE_PIECES)))
 
 
 def _scope_of(element: etree._Element) -> str:
@@ -807,4 +890,4 @@ def _read_properties(root: etree._Element) -> Iterator[tuple[str, str]]:
     for meta in root.iter("meta"):
         name, value = meta.get("property") or meta.get("name"), meta.get("content")
         if name and value:
-            yield name.strip().lower(), value.strip()
+            yield name.strip().lower(), _plain(value)

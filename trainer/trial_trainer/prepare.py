@@ -168,6 +168,7 @@ def prepare(config: PrepareConfig) -> DatasetSummary:
         splits={name: _summarise(pages[name]) for name in pages},
         skipped_pages=dict(sorted(reader.skipped.items())),
         dropped_labels=dict(sorted(dropped.items())),
+        guessed_encodings=dict(sorted(reader.guessed.items())),
         pages_in_test_shops=pages_in_test_shops,
         warnings=tuple(warnings),
         fingerprint=_fingerprint(digest, digests),
@@ -251,6 +252,7 @@ class _Reader:
         self.problems: list[str] = []
         self.skipped: Counter[str] = Counter()
         self.dropped: Counter[str] = Counter()
+        self.guessed: Counter[str] = Counter()
 
     def read(self, uri: str) -> list[Draft]:
         problems = Problems(uri=uri)
@@ -278,17 +280,19 @@ class _Reader:
         return drafts
 
     def _draft(self, page: RawPage) -> Draft | None:
-        document = documents.extract(page.html, url=page.url)
-        if isinstance(document, documents.Skip):
+        html = self._decode(page)
+        document = html if isinstance(html, documents.Skip) else documents.extract(html, url=page.url)
+        if isinstance(html, documents.Skip) or isinstance(document, documents.Skip):
             self.skipped[str(document)] += 1
             return None
+        page = replace(page, html=html)
         clean = replace(
             document,
             lines=tuple(replace(line, text=self._prompter.clean(line.text)) for line in document.lines),
         )
         text = clean.cut(self._page_tokens, self._prompter.count_tokens)
         own = self._read_markup(page)
-        said = rules.extract(page.html, page.url)
+        said = rules.extract(html, page.url)
         asked = tuple(self._ask(label, text, own, said) for label in self._labels(page, own))
         if not asked:
             self.skipped["NoLabels"] += 1
@@ -301,6 +305,16 @@ class _Reader:
             text=_without_address(clean, page.url),
             asked=asked,
         )
+
+    def _decode(self, page: RawPage) -> str | documents.Skip:
+        if isinstance(page.html, str):
+            return page.html
+        decoded = documents.read_text(page.html, page.charset)
+        if isinstance(decoded, documents.Skip):
+            return decoded
+        if decoded.is_guessed:
+            self.guessed[decoded.encoding] += 1
+        return decoded.text
 
     def _read_markup(self, page: RawPage) -> Mapping[str, str]:
         """Return what the page's markup says: as its source tells it, else read from the page."""

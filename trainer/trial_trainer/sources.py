@@ -15,6 +15,7 @@ import tempfile
 import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from html import unescape
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,8 @@ class RawPage:
     """By hand."""
     markup: Mapping[str, str] | None
     """What the page's own markup says, where the source tells; None means: read the page."""
+    charset: str | None = None
+    """The encoding that the page was sent with, as the server named it; for pages in bytes."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -196,8 +199,9 @@ def _read_sidecar(store: ArtifactStore, key: str, problems: Problems) -> dict[st
     return record
 
 
-_CANONICAL = re.compile(r"<link\b[^>]*\brel\s*=\s*[\"']?canonical\b[^>]*>", re.IGNORECASE)
-_OG_URL = re.compile(r"<meta\b[^>]*\bproperty\s*=\s*[\"']?og:url\b[^>]*>", re.IGNORECASE)
+_LINK_OR_META = re.compile(r"<!--.*?(?:-->|\Z)|<(?:link|meta)\b(?P<attributes>[^<>]*)", re.IGNORECASE | re.DOTALL)
+_CANONICAL = re.compile(r"\brel\s*=\s*[\"']?canonical\b", re.IGNORECASE)
+_OG_URL = re.compile(r"\bproperty\s*=\s*[\"']?og:url\b", re.IGNORECASE)
 _ADDRESS = re.compile(r"\b(?:href|content)\s*=\s*[\"']?\s*(https?://[^\s\"'>]+)", re.IGNORECASE)
 
 
@@ -205,10 +209,11 @@ def find_canonical_url(html: bytes | str) -> str | None:
     """Return the address that a page gives for itself in its head, or None."""
     head = html[:200_000]
     text = head if isinstance(head, str) else head.decode("utf-8", "replace")
-    for tag in (*_CANONICAL.finditer(text), *_OG_URL.finditer(text)):
-        address = _ADDRESS.search(tag[0])
-        if address is not None:
-            return address[1].replace("&amp;", "&")
+    tags = [tag["attributes"] for tag in _LINK_OR_META.finditer(text) if tag["attributes"]]
+    for kind in (_CANONICAL, _OG_URL):
+        for attributes in tags:
+            if kind.search(attributes) and (address := _ADDRESS.search(attributes)) is not None:
+                return unescape(address[1])
     return None
 
 
@@ -220,7 +225,7 @@ def _parse_page(record: dict[str, Any], number: int | str, problems: Problems) -
         problems.add(f"{where}: `prompt` is for ready samples, which need an empty list of attributes")
     elif not isinstance(html, str | bytes):
         problems.add(f"{where}: `html` must be a string, got {_shown(html)}")
-    texts = {name: _text(record, name, where, problems) for name in ("id", "url", "site")}
+    texts = {name: _text(record, name, where, problems) for name in ("id", "url", "site", "charset", "content_type")}
     labels = _parse_labels(record.get("labels"), where, problems)
     markup = _parse_markup(record.get("markup"), where, problems)
     if problems.count > before or not isinstance(html, str | bytes):
@@ -232,6 +237,7 @@ def _parse_page(record: dict[str, Any], number: int | str, problems: Problems) -
         site=texts["site"],
         labels=labels,
         markup=markup,
+        charset=texts["charset"] or texts["content_type"],
     )
 
 
