@@ -88,7 +88,12 @@ def build_crd() -> dict[str, Any]:
         ("Measured", "integer", ".status.trialCounts.measured", "Trials with a reading."),
         ("Promoted", "integer", ".status.trialCounts.promoted", "Trials that were promoted to full length."),
         ("Best", "string", ".status.summary.best", "The best reading."),
-        ("Gain", "string", ".status.summary.gain", "Its difference to the baseline."),
+        (
+            "Gain",
+            "string",
+            ".status.summary.gain",
+            "The gain over the baseline with its 95 % interval: on test, or corrected for being the best of so many.",
+        ),
         ("Saved", "string", ".status.summary.saved", "Accelerator-hours saved against full-length runs."),
         ("Status", "string", '.status.conditions[?(@.type=="Complete")].reason', "Where the study is."),
         ("Age", "date", ".metadata.creationTimestamp", "Time since the study was created."),

@@ -89,7 +89,16 @@ def _best(about: str) -> Schema:
             "standardError": _number("Its standard error, clustered by shop.", **NULL),
             "n": _count("What the value is a mean of.", **NULL),
             "rung": whole("The rung of the reading: 0 is the early evaluation, 1 full length.", RUNG),
-            "gain": _number("The difference to the baseline on the same rung.", **NULL),
+            "gain": _number(
+                "The gain over the baseline. On validation it is corrected for the choice of the best.", **NULL
+            ),
+            "gainLow": _number("The lower end of its 95 % interval.", **NULL),
+            "gainHigh": _number("The upper end of its 95 % interval.", **NULL),
+            "gainOn": text("What the gain was read on: Validation, or Test once that was read.", 64, **NULL),
+            "gainAsRead": _number("On validation: the difference of the two readings, not corrected.", **NULL),
+            "largestOf": _count(
+                "On validation: of how many arms this is the best, which is why it is corrected.", **NULL
+            ),
         },
         ("trial", "value", "rung"),
         **NULL,
@@ -214,7 +223,12 @@ def build_status() -> Schema:
                 "What kubectl get shows in its columns, rounded.",
                 {
                     "best": text("The best reading.", 64, **NULL),
-                    "gain": text("Its difference to the baseline.", 64, **NULL),
+                    "gain": text(
+                        "The gain over the baseline with its 95 % interval: on the test set once it was read; "
+                        "before, on validation, corrected for being the best of so many arms.",
+                        64,
+                        **NULL,
+                    ),
                     "saved": text(
                         "Accelerator-hours saved against full-length runs of every measured trial.", 64, **NULL
                     ),
@@ -290,6 +304,18 @@ def build_status() -> Schema:
                 **NULL,
             ),
             "prepare": _stage("The Job that prepares the dataset."),
+            "testGain": fields(
+                "What the test set said of the winner against the baseline.",
+                {
+                    "mean": text("The mean over the attributes that it is of.", 64),
+                    "difference": _number("The paired difference."),
+                    "low": _number("The lower end of its 95 % interval; null where there are too few sites.", **NULL),
+                    "high": _number("The upper end of its 95 % interval; null where there are too few sites.", **NULL),
+                    "n": _count("Questions that it is of."),
+                },
+                ("mean", "difference", "n"),
+                **NULL,
+            ),
             "judge": _stage("The Job that reads the test set, after the winner was chosen."),
             "foldedAttempts": fields(
                 "What is still known of attempts that were folded into sums.",

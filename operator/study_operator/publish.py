@@ -13,6 +13,7 @@ from typing import Any
 
 from study_operator import names
 from study_operator.conditions import name_stage
+from study_operator.gain import find_gain
 from study_operator.jobs import adapter_uri
 from study_operator.reconcile import read_result
 from study_operator.report import Report, render_json
@@ -53,4 +54,5 @@ def build_report(study: Study, recorded: Recorded, artifacts: ArtifactStore) -> 
         spent_hours=float(usage.get("acceleratorHours", "0")),
         saved_hours=float(usage.get("savedAcceleratorHours", "0")),
         written_at=datetime.now(UTC),
+        gain=find_gain(study, ledger),
     )

@@ -261,16 +261,16 @@ def _read_results(study: Study, ledger: Ledger, jobs: Mapping[str, JobStatus], a
     summary = None
     if ledger.prepare.state is not StageState.COMPLETED and not is_live(jobs.get(names.prepare_job(study.name))):
         summary = read_result(DatasetSummary, artifacts, f"{names.DATASET}/{SUMMARY}")
-    is_judged = False
+    judgement = None
     if ledger.winner is not None and ledger.judge.state is not StageState.COMPLETED:
         is_over = not is_live(jobs.get(names.judge_job(study.name)))
-        is_judged = is_over and read_result(Judgement, artifacts, f"{names.JUDGE}/{JUDGEMENT}") is not None
+        judgement = read_result(Judgement, artifacts, f"{names.JUDGE}/{JUDGEMENT}") if is_over else None
     readings = {}
     for trial in list_awaited(study, ledger, jobs):
         reading = read_result(Reading, artifacts, f"{names.rung_key(trial.name, trial.rung)}/{READING}")
         if reading is not None and (reading.trial, reading.rung) == (trial.name, trial.rung):
             readings[trial.index, trial.rung] = reading
-    return Results(readings=readings, summary=summary, is_judged=is_judged)
+    return Results(readings=readings, summary=summary, judgement=judgement)
 
 
 def _read_progress(ledger: Ledger, artifacts: ArtifactStore) -> tuple[TrialProgress, ...]:

@@ -18,6 +18,7 @@ from rich.syntax import Syntax
 from rich.table import Table
 from rich.text import Text
 
+from study_operator.gain import Gain, measure_validation_gain
 from study_operator.study import Study, is_share
 from study_operator.trial import Measurement, Trial
 from trial_trainer.contract import LEAST_SITES, DatasetSummary, Interval, Judged, Judgement, Metric, Precision
@@ -77,6 +78,8 @@ class Report:
     saved_hours: float
     """Accelerator-hours that full-length runs of every measured trial would have taken more."""
     written_at: datetime
+    gain: Gain | None = None
+    """The best trial so far against the baseline: on the test set once that was read."""
 
 
 def render_json(report: Report) -> dict[str, Any]:
@@ -91,6 +94,7 @@ def render_json(report: Report) -> dict[str, Any]:
         "headline": headline(report),
         "comparison": _comparison_as_json(report.judgement),
         "winner": report.winner,
+        "gain": _gain_as_json(report.gain) if report.gain else None,
         "adapter": report.adapter,
         "trials": [_trial_as_json(trial) for trial in report.trials],
         "dataset": asdict(report.summary) if report.summary else None,
@@ -365,12 +369,35 @@ def _describe_validation(report: Report, winner: Trial) -> str:
     if last is not None:
         said += f" (n = {last.n or 0}, step {last.step} of {winner.total_steps})"
     baseline = next((trial for trial in report.trials if trial.origin == "Baseline"), None)
-    reference = baseline.measurement(1) if baseline else None
-    if last is None or reference is None or baseline is winner:
+    if baseline is None or baseline is winner:
         return said + ("; the winner is the baseline itself." if baseline is winner else ".")
-    gain = last.value - reference.value
-    points = f"{gain * 100:+.1f} points" if is_share(metric) else f"{gain:+.4g}"
-    return f"{said}, against {describe_measurement(metric, reference)} of the baseline: {points}."
+    gain = measure_validation_gain(report.study, report.trials, winner, baseline)
+    if last is None or gain is None:
+        return f"{said}."
+    reference = describe_measurement(metric, baseline.measurement(last.rung))
+    return f"{said}, against {reference} of the baseline: {_describe_validation_gain(gain, metric)}."
+
+
+def _describe_validation_gain(gain: Gain, metric: str) -> str:
+    scale, form, unit = (100, "+.1f", " points") if is_share(metric) else (1, "+.3g", "")
+    said = f"{format((gain.as_read or 0.0) * scale, form)}{unit} as read, the best of {gain.largest_of} arms"
+    if gain.low is None or gain.high is None:
+        return f"{said}, which is too good by chance; without standard errors nobody knows by how much"
+    low, high = format(gain.low * scale, form), format(gain.high * scale, form)
+    corrected = f"{format(gain.estimate * scale, form)}{unit}"
+    return f"{said}; corrected for that choice {corrected} (95 % interval {low} to {high})"
+
+
+def _gain_as_json(gain: Gain) -> dict[str, Any]:
+    return {
+        "trial": gain.trial,
+        "estimate": gain.estimate,
+        "low": gain.low,
+        "high": gain.high,
+        "on": gain.source,
+        "largestOf": gain.largest_of,
+        "asRead": gain.as_read,
+    }
 
 
 def _describe_test(judgement: Judgement) -> Iterator[str]:

@@ -13,6 +13,7 @@ from typing import TypeVar
 
 from study_operator import limits, names
 from study_operator.clocks import fit_span
+from study_operator.gain import find_test_gain
 from study_operator.runner import EndedAttempt, JobPhase, JobStatus
 from study_operator.settings import DEFAULTS, Settings
 from study_operator.study import METRICS, WORST_VALUES, Study, parse_outcome_constraint
@@ -33,7 +34,7 @@ from study_operator.trial import (
 )
 from study_operator.usage import fold_attempts, with_seconds
 from trial_trainer.artifacts import join
-from trial_trainer.contract import DatasetSummary, ExitCode, Reading
+from trial_trainer.contract import DatasetSummary, ExitCode, Judgement, Reading
 
 OUT_OF_MEMORY_KILL = "OOMKilled"
 """The environment's word for a process that the kernel killed because it used too much memory."""
@@ -46,7 +47,7 @@ class Results:
     readings: Mapping[tuple[int, int], Reading] = field(default_factory=dict)
     """By index of the trial and rung."""
     summary: DatasetSummary | None = None
-    is_judged: bool = False
+    judgement: Judgement | None = None
 
 
 def list_awaited(study: Study, ledger: Ledger, jobs: Mapping[str, JobStatus]) -> Iterator[Trial]:
@@ -74,13 +75,23 @@ def settle(
         ledger.prepare, jobs.get(names.prepare_job(study.name)), seen, is_done=results.summary is not None
     )
     judge = ledger.judge
+    test_gain = ledger.test_gain
     if ledger.winner is not None:
-        judge = _settle_stage(judge, jobs.get(names.judge_job(study.name)), seen, is_done=results.is_judged)
+        judge = _settle_stage(judge, jobs.get(names.judge_job(study.name)), seen, is_done=results.judgement is not None)
+        if results.judgement is not None and judge.state is StageState.COMPLETED:
+            test_gain = find_test_gain(results.judgement)
     dataset = ledger.dataset
     if dataset is None and results.summary is not None and prepare.state is StageState.COMPLETED:
         dataset = _count_samples(results.summary)
     return fold_attempts(
-        replace(ledger, trials=give_worst_values(study, trials), prepare=prepare, judge=judge, dataset=dataset)
+        replace(
+            ledger,
+            trials=give_worst_values(study, trials),
+            prepare=prepare,
+            judge=judge,
+            test_gain=test_gain,
+            dataset=dataset,
+        )
     )
 
 

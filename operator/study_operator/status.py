@@ -18,7 +18,7 @@ from typing import Any
 from study_operator.agreement import Agreement, describe_agreement, measure_agreement
 from study_operator.conditions import Condition, derive_conditions, derive_refusal, is_promoting, render_time
 from study_operator.errors import StatusUnreadableError
-from study_operator.promotion import choose_winner, rank
+from study_operator.gain import Gain, describe_gain, find_best, find_gain
 from study_operator.study import Study, is_share
 from study_operator.trial import (
     Attempt,
@@ -26,6 +26,7 @@ from study_operator.trial import (
     DatasetCounts,
     EarlierAttempts,
     Folded,
+    GainOnTest,
     Ledger,
     Measurement,
     Origin,
@@ -132,6 +133,7 @@ def _render_ledger(ledger: Ledger, recorded: Recorded) -> dict[str, Any]:
         else None,
         "winner": ledger.winner,
         "judge": _render_stage(ledger.judge),
+        "testGain": _render_test_gain(ledger.test_gain),
         "outcome": _render_outcome(ledger.outcome),
         "cleanedAt": render_time(ledger.cleaned_at) if ledger.cleaned_at is not None else None,
     }
@@ -258,18 +260,17 @@ _SUMMARIES = ("summary", "trialCounts", "best", "baseline", "agreement", "usage"
 def _render_summaries(study: Study, ledger: Ledger, recorded: Recorded) -> dict[str, Any]:
     known = recorded.ledger.trials
     is_same = len(known) == len(ledger.trials) and all(a is b for a, b in zip(ledger.trials, known, strict=True))
-    if recorded.raw and is_same:
+    if recorded.raw and is_same and ledger.test_gain == recorded.ledger.test_gain:
         return {name: recorded.raw.get(name) for name in _SUMMARIES}
     trials = ledger.trials
-    best = choose_winner(study, trials) or next((t for t in rank(study, trials, 0) if not _has_diverged(t)), None)
+    best, gain = find_best(study, trials), find_gain(study, ledger)
     baseline = next((t for t in trials if t.origin is Origin.BASELINE), None)
     usage = measure_usage(study, ledger, None)
     agreement = measure_agreement(study, trials) if is_promoting(trials) else None
-    rendered = _render_best(study, best, baseline)
     return {
-        "summary": _summarize(study, rendered, usage),
+        "summary": _summarize(study, best, gain, usage),
         "trialCounts": _count(trials),
-        "best": rendered,
+        "best": _render_best(study, best, gain),
         "baseline": _render_best(study, baseline, None),
         "agreement": _render_agreement(agreement) if agreement else None,
         "usage": {
@@ -280,19 +281,15 @@ def _render_summaries(study: Study, ledger: Ledger, recorded: Recorded) -> dict[
     }
 
 
-def _summarize(study: Study, best: Raw | None, usage: Usage) -> dict[str, Any]:
+def _summarize(study: Study, best: Trial | None, gain: Gain | None, usage: Usage) -> dict[str, Any]:
     """Return what `kubectl get` shows in its columns, rounded for people; it writes `<no value>` for null."""
-    value, gain = (None if best is None or best[key] is None else float(best[key]) for key in ("value", "gain"))
-    in_percent = is_share(study.objective.metric)
+    value = best.measurements[-1].value if best is not None and best.measurements else None
+    metric = study.objective.metric
     return {
-        "best": "" if value is None else f"{value:.1%}" if in_percent else f"{value:.4g}",
-        "gain": "" if gain is None else f"{gain * 100:+.1f} points" if in_percent else f"{gain:+.4g}",
+        "best": "" if value is None else f"{value:.1%}" if is_share(metric) else f"{value:.4g}",
+        "gain": "" if gain is None else describe_gain(gain, metric),
         "saved": f"{usage.saved_accelerator_hours:.1f} h",
     }
-
-
-def _has_diverged(trial: Trial) -> bool:
-    return any(m.diverged for m in trial.measurements)
 
 
 def _count(trials: Sequence[Trial]) -> dict[str, int]:
@@ -305,12 +302,11 @@ def _count(trials: Sequence[Trial]) -> dict[str, int]:
     return counts
 
 
-def _render_best(study: Study, trial: Trial | None, baseline: Trial | None) -> dict[str, Any] | None:
+def _render_best(study: Study, trial: Trial | None, gain: Gain | None) -> dict[str, Any] | None:
     last = trial.measurements[-1] if trial is not None and trial.measurements else None
     if trial is None or last is None:
         return None
     objective = study.objective
-    reference = baseline.measurement(last.rung) if baseline is not None and baseline is not trial else None
     return {
         "trial": trial.name,
         "metric": objective.metric,
@@ -319,8 +315,17 @@ def _render_best(study: Study, trial: Trial | None, baseline: Trial | None) -> d
         "standardError": None if last.standard_error is None else repr(last.standard_error),
         "n": last.n,
         "rung": last.rung,
-        "gain": None if reference is None else repr(last.value - reference.value),
+        "gain": _render_number(gain.estimate if gain is not None else None),
+        "gainLow": _render_number(gain.low if gain is not None else None),
+        "gainHigh": _render_number(gain.high if gain is not None else None),
+        "gainOn": gain.source.value if gain is not None else None,
+        "gainAsRead": _render_number(gain.as_read if gain is not None else None),
+        "largestOf": gain.largest_of if gain is not None else None,
     }
+
+
+def _render_number(value: float | None) -> str | None:
+    return None if value is None else repr(value)
 
 
 def _render_agreement(agreement: Agreement) -> dict[str, Any]:
@@ -448,6 +453,18 @@ def _render_dataset(dataset: DatasetCounts | None) -> dict[str, Any] | None:
     }
 
 
+def _render_test_gain(gain: GainOnTest | None) -> dict[str, Any] | None:
+    if gain is None:
+        return None
+    return {
+        "mean": gain.mean,
+        "difference": repr(gain.difference),
+        "low": _render_number(gain.low),
+        "high": _render_number(gain.high),
+        "n": gain.n,
+    }
+
+
 def _render_outcome(outcome: Outcome | None) -> dict[str, Any] | None:
     if outcome is None:
         return None
@@ -512,6 +529,7 @@ def _parse_ledger(raw: Raw) -> Ledger:
         search_message=search["message"] if search else "",
         winner=raw.get("winner"),
         judge=_parse_stage(raw["judge"]),
+        test_gain=_parse_test_gain(raw.get("testGain")),
         outcome=Outcome(**outcome) if outcome else None,
         cleaned_at=datetime.fromisoformat(cleaned_at) if cleaned_at else None,
     )
@@ -588,6 +606,18 @@ def _parse_stage(raw: Raw) -> Stage:
         earlier=_parse_earlier(raw.get("earlierAttempts")),
         reason=raw.get("reason") or "",
         message=raw.get("message") or "",
+    )
+
+
+def _parse_test_gain(raw: Raw | None) -> GainOnTest | None:
+    if raw is None:
+        return None
+    return GainOnTest(
+        mean=raw["mean"],
+        difference=float(raw["difference"]),
+        low=None if (low := raw.get("low")) is None else float(low),
+        high=None if (high := raw.get("high")) is None else float(high),
+        n=raw["n"],
     )
 
 

@@ -238,6 +238,19 @@ class DatasetCounts:
     """Samples; zero where there is no test set, and then nothing is judged."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class GainOnTest:
+    """What the test set said of the winner against the baseline: a paired difference with its 95 % interval."""
+
+    mean: str
+    """Which mean over the attributes: ``hand_labelled`` or ``all_asked``."""
+    difference: float
+    low: float | None
+    high: float | None
+    """None where the test set has too few sites for an interval."""
+    n: int
+
+
 class SearchEnd(StrEnum):
     """Why no more arms are proposed; fixed by the first promotion."""
 
@@ -270,6 +283,8 @@ class Ledger:
     winner: int | None = None
     """Index of the trial that validation chose. Written before the test set is read, and never changed."""
     judge: Stage = Stage()
+    test_gain: GainOnTest | None = None
+    """None until the test set is read, and where there is no baseline."""
     outcome: Outcome | None = None
     cleaned_at: datetime | None = None
     """When the checkpoints that nobody needs any more were deleted, which is once after the end."""

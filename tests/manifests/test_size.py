@@ -29,6 +29,7 @@ from study_operator.trial import (
     DatasetCounts,
     EarlierAttempts,
     Folded,
+    GainOnTest,
     Ledger,
     Measurement,
     Origin,
@@ -208,6 +209,7 @@ def a_largest_status(study: Study, *, running: int) -> dict[str, Any]:
         search_message=said,
         winner=0,
         judge=stage,
+        test_gain=GainOnTest(mean="hand_labelled", difference=LONG, low=-LONG, high=LONG, n=10**9),
         outcome=Outcome(failed=True, reason="R" * 64, message=said),
         cleaned_at=NOW,
     )

@@ -168,11 +168,11 @@ def test_top_k_kept_is_told_only_where_every_trial_ran_to_its_end() -> None:
 @pytest.mark.parametrize(
     ("concordance", "drawn", "low", "high"),
     [
-        pytest.param(1.0, 3, 0.292, 1.0, id="all of three"),
-        pytest.param(0.0, 3, 0.0, 0.708, id="none of three"),
-        pytest.param(0.5, 4, 0.068, 0.932, id="half of four"),
-        pytest.param(0.9, 10, 0.555, 0.997, id="nine of ten"),
-        pytest.param(0.87, 10, 0.444, 0.997, id="rounded to both sides"),
+        pytest.param(1.0, 3, 0.398, 1.0, id="three audited, all pairs alike"),
+        pytest.param(0.0, 3, 0.0, 0.602, id="three audited, no pair alike"),
+        pytest.param(0.5, 4, 0.118, 0.882, id="half of six comparisons"),
+        pytest.param(0.9, 10, 0.595, 0.998, id="between 13 and 14 of 15"),
+        pytest.param(1.0, 20, 0.884, 1.0, id="many audited"),
     ],
 )
 def test_intervals_of_a_concordance(concordance: float, drawn: int, low: float, high: float) -> None:
@@ -228,7 +228,7 @@ def test_a_person_reads_what_it_rests_on_and_what_it_leaves_out() -> None:
     lost = [diverging(paused(10, 0.2), 0), continued(paused(11, 0.3), None), failed]
     pairs, missed, shared = describe_agreement(measure_agreement(STUDY, [BASELINE, *PROMOTED, *AUDITED, *REST, *lost]))
     assert pairs == (
-        "Early and final readings order 92% of the pairs of trials alike (95 % interval 9% to 100%; 15 pairs of 6 "
+        "Early and final readings order 92% of the pairs of trials alike (95 % interval 19% to 100%; 15 pairs of 6 "
         "full-length trials: 2 promoted, 3 audited, the baseline; the audited ones weigh for those that were not "
         "drawn). Left out of the pairs: 1 diverged, 1 failed, 1 still running."
     )

@@ -20,6 +20,7 @@ from ledgers import (
     paused,
     running,
 )
+from some_studies import a_judgement
 from study_operator.runner import EndedAttempt, JobKind, JobPhase, JobStatus
 from study_operator.settings import Settings
 from study_operator.settle import Results, list_awaited, settle
@@ -315,8 +316,11 @@ def test_a_suspended_preparation_counts_against_nobody() -> None:
 def test_a_judgement_completes_the_judging() -> None:
     trial = continued(paused(0, 0.3), 0.5)
     ledger = a_ledger(trial, winner=0, judge=Stage(state=StageState.RUNNING))
-    settled = settle(a_study(), ledger, {}, Results(is_judged=True), LATER)
+    settled = settle(a_study(), ledger, {}, Results(judgement=a_judgement()), LATER)
     assert settled.judge.state is StageState.COMPLETED
+    assert settled.test_gain is not None
+    assert (settled.test_gain.mean, settled.test_gain.n) == ("hand_labelled", 500)
+    assert settled.test_gain.difference == pytest.approx(0.04)
 
 
 def test_a_pending_job_is_no_attempt() -> None:

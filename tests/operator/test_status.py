@@ -1,9 +1,11 @@
 """The ledger makes the round trip through the status exactly, and people can read what stands beside it."""
 
 import json
+import math
 import re
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from statistics import NormalDist
 
 import pytest
 from hypothesis import given
@@ -188,7 +190,7 @@ def test_columns_are_rounded_for_people() -> None:
     ledger = a_ledger(continued(paused(0, 1 / 3), None), stopped(1, 0.4375))
     assert render_status(a_study(), ledger, now=NOW)["summary"] == {
         "best": "43.8%",
-        "gain": "+10.4 points",
+        "gain": "+10.4 (+4.9 to +16.0) best of 1",
         "saved": "0.2 h",
     }
     assert render_status(minimizing(), ledger, now=NOW)["summary"]["best"] == "0.3333"
@@ -271,7 +273,11 @@ def test_raising_the_number_of_trials_too_late_is_told() -> None:
 
 def test_what_a_number_means_is_stated_with_it() -> None:
     status = render_status(a_study(), a_ledger(paused(0, 0.3), paused(1, 0.45)), now=NOW)
-    assert status["best"] == {
+    best = status["best"]
+    error = NormalDist().inv_cdf(0.975) * math.hypot(0.02, 0.02)
+    assert float(best.pop("gainLow")) == pytest.approx(0.15 - error)
+    assert float(best.pop("gainHigh")) == pytest.approx(0.15 + error)
+    assert best == {
         "trial": "t001",
         "metric": "accuracy",
         "direction": "Maximize",
@@ -280,6 +286,9 @@ def test_what_a_number_means_is_stated_with_it() -> None:
         "n": 100,
         "rung": 0,
         "gain": repr(0.45 - 0.3),
+        "gainOn": "Validation",
+        "gainAsRead": repr(0.45 - 0.3),
+        "largestOf": 1,
     }
 
 

@@ -1,0 +1,131 @@
+"""What the best of many readings is worth: gains as read and as corrected, over studies whose arms are known.
+
+    PYTHONPATH=operator:trainer python benchmarks/selection.py [--studies 2000]
+
+Each study reads its arms with the same 117 questions. "Equal" arms differ by chance alone; the others differ as said.
+Prints two Markdown tables: gains, and the interval of the concordance of early and final readings.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+# The made-up studies are the tests' own.
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
+
+from noisy_studies import a_noisy_study
+from study_operator.agreement import measure_agreement
+from study_operator.gain import find_gain
+from study_operator.study import Promotion
+from study_operator.trial import Ledger
+
+Truths = Callable[[np.random.Generator], Sequence[float]]
+TWO_RUNGS = Promotion(num_promoted=5, num_audited=3)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Case:
+    """One line of the table."""
+
+    name: str
+    truths: Truths
+    promotion: Promotion | None = None
+    carried: float = 0.5
+
+
+def normal(spread: float) -> Truths:
+    """Return arms that differ by so much, the baseline being one of them."""
+    return lambda chance: np.clip(chance.normal(0.65, spread, 24), 0.12, 0.97).tolist()
+
+
+def cluster(baseline: float) -> Truths:
+    """Return a baseline, eight good arms that are equal, and fifteen bad ones."""
+    return lambda chance: [baseline, *[0.7] * 8, *chance.uniform(0.15, 0.6, 15).tolist()]
+
+
+CASES = [
+    Case(name="24 equal arms", truths=lambda _: [0.7] * 24),
+    Case(name="6 equal arms", truths=lambda _: [0.7] * 6),
+    Case(name="8 good arms as good as the baseline, 15 bad", truths=cluster(0.7)),
+    Case(name="8 good arms 5 points better, 15 bad", truths=cluster(0.65)),
+    Case(name="8 good arms 15 points better, 15 bad", truths=cluster(0.55)),
+    Case(name="normal, 3 points apart", truths=normal(0.03)),
+    Case(name="normal, 10 points apart", truths=normal(0.1)),
+    *(
+        Case(name=f"24 equal arms, full length, {share:.0%} carried", truths=lambda _: [0.7] * 24, promotion=TWO_RUNGS,
+             carried=share)
+        for share in (0.0, 0.5, 0.9)
+    ),
+    Case(name="8 good arms 5 points better, full length", truths=cluster(0.65), promotion=TWO_RUNGS),
+    Case(name="normal, 10 points apart, full length", truths=normal(0.1), promotion=TWO_RUNGS),
+]  # fmt: skip
+
+
+def main() -> None:
+    """Simulate and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--studies", type=int, default=2000)
+    studies = parser.parse_args().studies
+    print(
+        "| arms | true gain of the best | as read | corrected | error as read | error corrected "
+        "| above 0 as read | above 0 corrected | interval covers |"
+    )
+    print("|---|---|---|---|---|---|---|---|---|")
+    for case in CASES:
+        print(_gain_row(case, studies))
+    print()
+    print("| early and final truth correlate | concordance | interval covers | its mean width |")
+    print("|---|---|---|---|")
+    for correlation in (0.0, 0.5, 0.9, 0.99):
+        print(_concordance_row(correlation, studies))
+
+
+def _gain_row(case: Case, studies: int) -> str:
+    chance = np.random.default_rng(0)
+    rows = []
+    for _ in range(studies):
+        noisy = a_noisy_study(chance, case.truths(chance), promotion=case.promotion, carried=case.carried)
+        gain = find_gain(noisy.study, Ledger(trials=noisy.trials))
+        if gain is None or gain.low is None or gain.high is None or gain.as_read is None:
+            # The baseline is the best, and nothing is gained.
+            rows.append((0.0, 0.0, 0.0, np.nan))
+            continue
+        truth = noisy.truths[int(gain.trial[1:])] - noisy.truths[0]
+        rows.append((truth, gain.as_read, gain.estimate, gain.low <= truth <= gain.high))
+    truth, read, corrected, covers = np.array(rows, dtype=float).T
+    points = [f"{100 * value:+.1f}" for value in (truth.mean(), read.mean(), corrected.mean())]
+    errors = [f"{100 * np.sqrt(np.mean((value - truth) ** 2)):.1f}" for value in (read, corrected)]
+    shares = [f"{share:.0%}" for share in (np.mean(read > 0), np.mean(corrected > 0))]
+    return "| " + " | ".join([case.name, *points, *errors, *shares, f"{np.nanmean(covers):.1%}"]) + " |"
+
+
+def _concordance_row(correlation: float, studies: int) -> str:
+    from ledgers import a_study, continued, paused  # the tests' builders
+    from study_operator.trial import Continuation
+
+    chance = np.random.default_rng(0)
+    study, truth = a_study(promotion=TWO_RUNGS), 0.5 + np.arcsin(correlation) / np.pi
+    covered, widths, means = 0, [], []
+    for _ in range(studies):
+        early = chance.standard_normal(24)
+        final = correlation * early + np.sqrt(1 - correlation**2) * chance.standard_normal(24)
+        order = sorted(range(1, 24), key=lambda i: -early[i])
+        drawn = chance.choice(order[5:], 3, replace=False).tolist()
+        trials = [continued(paused(i, float(early[i])), float(final[i])) for i in (0, *order[:5])]
+        trials += [continued(paused(i, float(early[i])), float(final[i]), Continuation.AUDITED, 3 / 18) for i in drawn]
+        agreement = measure_agreement(study, trials)
+        means.append(agreement.concordance or 0.0)
+        widths.append(agreement.concordance_high - agreement.concordance_low)
+        covered += agreement.concordance_low <= truth <= agreement.concordance_high
+    told = f"{np.mean(means):.2f} (true {truth:.2f})"
+    return f"| {correlation:g} | {told} | {covered / studies:.1%} | {np.mean(widths):.2f} |"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,228 @@
+"""What the best arm gained: on the test set as it was read, on validation without what chance added by choosing it."""
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from ledgers import NOW, a_ledger, a_study, continued, minimizing, paused, stopped
+from noisy_studies import a_noisy_study
+from some_studies import a_gain, a_judgement
+from study_operator.gain import Gain, GainSource, describe_gain, find_gain, find_test_gain
+from study_operator.status import parse_status, render_status
+from study_operator.study import Objective, Promotion, Study
+from study_operator.trial import Continuation, GainOnTest, Ledger, Trial
+
+STUDY = a_study()
+BASELINE = paused(0, 0.30)
+SURE = {"standard_error": 0.001}
+UNKNOWN = {"standard_error": None}
+
+
+def gain_of(*trials: Trial, study: Study = STUDY) -> Gain:
+    gain = find_gain(study, a_ledger(*trials))
+    assert gain is not None
+    return gain
+
+
+@pytest.mark.parametrize(
+    ("trials", "trial", "as_read", "estimate", "largest_of"),
+    [
+        pytest.param([BASELINE, paused(1, 0.40)], "t001", 0.10, 0.10, 1, id="who has no rival needs no correction"),
+        pytest.param([BASELINE, paused(1, 0.40), paused(2, 0.36)], "t001", 0.10, 0.09, 2, id="two alike draw together"),
+        pytest.param(
+            [BASELINE, paused(1, 0.40), paused(2, 0.36), paused(3, 0.05)], "t001", 0.10, 0.09, 3,
+            id="one that is clearly worse draws nobody down",
+        ),
+        pytest.param(
+            [paused(0, 0.30, **SURE), paused(1, 0.40, **SURE), paused(2, 0.398, **SURE), paused(3, 0.20, **SURE)],
+            "t001", 0.10, 0.0995, 3, id="what is known well is corrected little",
+        ),
+        pytest.param(
+            [BASELINE, paused(1, 0.40), paused(2, 0.36), paused(3, 0.9, diverged=True)], "t001", 0.10, 0.09, 2,
+            id="one that diverged was never the best",
+        ),
+        pytest.param(
+            [BASELINE, paused(1, 0.34), paused(2, 0.33), paused(3, 0.32)], "t001", 0.04, 0.3225 - 0.30 - 0.0175 / 3, 3,
+            id="the baseline is one that cannot be told from the best",
+        ),
+        pytest.param([BASELINE, paused(1, 0.40), paused(2, 0.40)], "t001", 0.10, 0.10, 2, id="two equal readings"),
+        pytest.param(
+            [paused(0, 0.30, **UNKNOWN), paused(1, 0.40, **UNKNOWN), paused(2, 0.36, **UNKNOWN)], "t001", 0.10, 0.10, 2,
+            id="without standard errors nothing is corrected",
+        ),
+        pytest.param(
+            [BASELINE, paused(1, 0.40, **UNKNOWN), paused(2, 0.36), paused(3, 0.0, **UNKNOWN)], "t001", 0.10, 0.09, 3,
+            id="sites that answered alike have the error of the others",
+        ),
+    ],
+)  # fmt: skip
+def test_a_validation_gain_is_corrected_for_the_choice(
+    trials: Sequence[Trial], trial: str, as_read: float, estimate: float, largest_of: int
+) -> None:
+    gain = gain_of(*trials)
+    assert (gain.trial, gain.source, gain.largest_of) == (trial, GainSource.VALIDATION, largest_of)
+    assert gain.as_read == pytest.approx(as_read)
+    assert gain.estimate == pytest.approx(estimate, abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("arms", "critical"),
+    [pytest.param(1, 1.95996, id="one arm"), pytest.param(2, 2.24140, id="two"), pytest.param(24, 3.07808, id="24")],
+)
+def test_the_interval_reaches_down_as_far_as_any_of_the_arms_could(arms: int, critical: float) -> None:
+    gain = gain_of(BASELINE, *(paused(i, 0.5 - i / 1000) for i in range(1, arms + 1)))
+    error = 0.02 * 2**0.5
+    assert gain.low == pytest.approx(0.199 - critical * error, abs=1e-6)
+    assert gain.high == pytest.approx(0.199 + 1.95996 * error, abs=1e-6)
+    assert gain.low <= gain.estimate <= gain.high
+
+
+def test_without_standard_errors_there_is_no_interval() -> None:
+    gain = gain_of(paused(0, 0.30, **UNKNOWN), paused(1, 0.40, **UNKNOWN))
+    assert (gain.low, gain.high) == (None, None)
+    assert describe_gain(gain, "accuracy") == "+10.0 best of 1"
+
+
+def test_a_lower_loss_is_a_gain_below_zero() -> None:
+    study = minimizing()
+    gain = gain_of(paused(0, 1.5), paused(1, 1.2), paused(2, 1.23), study=study)
+    assert (gain.trial, gain.largest_of) == ("t001", 2)
+    assert gain.as_read == pytest.approx(-0.3)
+    assert gain.low is not None and gain.high is not None
+    assert gain.low < -0.3 < gain.estimate < gain.high < 0
+
+
+def test_at_full_length_arms_that_were_stopped_count_too() -> None:
+    promoted = [continued(paused(i, 0.5), 0.6) for i in (1, 2)]
+    gain = gain_of(continued(BASELINE, 0.5, Continuation.BASELINE), *promoted, *(stopped(i, 0.45) for i in (3, 4, 5)))
+    assert gain.largest_of == 5
+    # First readings vary by 0.00075 around 0.47, of which 0.0004 is noise; half of what that adds is expected again.
+    added = 0.0004 / 0.00075 * (0.5 - 0.47)
+    assert gain.estimate == pytest.approx(0.6 - 0.5 * added - 0.5)
+
+
+@pytest.mark.parametrize(
+    "trials",
+    [
+        pytest.param([], id="no trial"),
+        pytest.param([paused(1, 0.4)], id="no baseline"),
+        pytest.param([BASELINE, paused(1, 0.2)], id="the baseline is the best"),
+        pytest.param([replace(BASELINE, measurements=()), paused(1, 0.4)], id="the baseline is not read yet"),
+        pytest.param([paused(0, 0.0, diverged=True), paused(1, 0.4)], id="the baseline diverged"),
+        pytest.param(
+            [continued(BASELINE, None, Continuation.BASELINE), continued(paused(1, 0.4), 0.5)],
+            id="not on this rung yet",
+        ),
+    ],
+)
+def test_where_there_is_nothing_to_compare_there_is_no_gain(trials: Sequence[Trial]) -> None:
+    assert find_gain(STUDY, a_ledger(*trials)) is None
+
+
+# The test set ---------------------------------------------------------------------------------------------------------
+
+READ = GainOnTest(mean="hand_labelled", difference=0.027, low=-0.018, high=0.071, n=629)
+JUDGED = a_ledger(
+    continued(BASELINE, 0.5, Continuation.BASELINE), continued(paused(1, 0.4), 0.6), winner=1, test_gain=READ
+)
+
+
+def test_once_the_test_set_is_read_the_gain_is_what_it_says() -> None:
+    status = render_status(STUDY, JUDGED, now=NOW)
+    assert status["summary"]["gain"] == "+2.7 (-1.8 to +7.1) on test"
+    best = status["best"]
+    assert (best["gain"], best["gainLow"], best["gainHigh"]) == ("0.027", "-0.018", "0.071")
+    assert (best["gainOn"], best["largestOf"], best["gainAsRead"]) == ("Test", None, None)
+    assert parse_status(json.loads(json.dumps(status))).ledger == JUDGED
+
+
+def test_a_test_set_of_few_sites_gives_no_interval() -> None:
+    ledger = replace(JUDGED, test_gain=replace(READ, low=None, high=None))
+    status = render_status(STUDY, ledger, now=NOW)
+    assert status["summary"]["gain"] == "+2.7 on test"
+    assert parse_status(json.loads(json.dumps(status))).ledger == ledger
+
+
+def test_a_status_changes_with_the_test_set_alone() -> None:
+    before = parse_status(render_status(STUDY, replace(JUDGED, test_gain=None), now=NOW))
+    after = render_status(STUDY, replace(before.ledger, test_gain=READ), now=NOW, recorded=before)
+    assert before.raw["best"]["gainOn"] == "Validation"
+    assert after["best"]["gainOn"] == "Test"
+
+
+def test_the_test_set_says_nothing_of_a_loss() -> None:
+    gain = find_gain(minimizing(), replace(JUDGED, winner=0))
+    assert gain is None or gain.source is GainSource.VALIDATION
+    study = replace(STUDY, objective=Objective(metric="accuracy/price", direction=STUDY.objective.direction))
+    gain = find_gain(study, JUDGED)
+    assert gain is not None and gain.source is GainSource.VALIDATION
+
+
+@pytest.mark.parametrize(
+    ("labelled", "mean"),
+    [pytest.param(500, "hand_labelled", id="people"), pytest.param(0, "all_asked", id="markup only")],
+)
+def test_the_test_gain_is_of_a_mean_that_exists(labelled: int, mean: str) -> None:
+    gains = {
+        "hand_labelled/winner-baseline": replace(a_gain(0.0), n=labelled),
+        "all_asked/winner-baseline": a_gain(0.02),
+    }
+    found = find_test_gain(replace(a_judgement(), gains=gains))
+    assert found is not None
+    assert (found.mean, found.n) == (mean, 500)
+
+
+def test_without_a_baseline_the_test_set_gives_no_gain() -> None:
+    assert find_test_gain(replace(a_judgement(), gains={"hand_labelled/winner-rules": a_gain(0.1)})) is None
+
+
+# What it is worth -----------------------------------------------------------------------------------------------------
+
+TWO_RUNGS = Promotion(num_promoted=5, num_audited=3)
+Truths = Callable[[np.random.Generator], Sequence[float]]
+
+
+def equal(_: np.random.Generator) -> Sequence[float]:
+    """Return arms of which none is better."""
+    return [0.7] * 24
+
+
+def better(chance: np.random.Generator) -> Sequence[float]:
+    """Return a baseline, eight arms that are fifteen points better, and fifteen bad ones."""
+    return [0.55, *[0.7] * 8, *chance.uniform(0.15, 0.6, 15)]
+
+
+def simulate(truths: Truths, promotion: Promotion | None) -> tuple[float, float, float, float]:
+    """Return the mean true gain of the best arm, as read and as corrected, and how often the interval covers it."""
+    chance = np.random.default_rng(7)
+    rows = []
+    for _ in range(150):
+        noisy = a_noisy_study(chance, truths(chance), promotion=promotion)
+        gain = find_gain(noisy.study, Ledger(trials=noisy.trials))
+        if gain is None:
+            continue
+        assert gain.as_read is not None and gain.low is not None and gain.high is not None
+        truth = noisy.truths[int(gain.trial[1:])] - noisy.truths[0]
+        rows.append((truth, gain.as_read, gain.estimate, float(gain.low <= truth <= gain.high)))
+    truth, read, corrected, covered = np.array(rows).mean(axis=0).tolist()
+    return truth, read, corrected, covered
+
+
+@pytest.mark.parametrize("promotion", [None, TWO_RUNGS], ids=["first reading", "full length"])
+def test_equal_arms_gain_nothing(promotion: Promotion | None) -> None:
+    truth, read, corrected, covered = simulate(equal, promotion)
+    assert truth == 0
+    assert read > 0.045
+    assert abs(corrected) < 0.012
+    assert covered >= 0.93
+
+
+@pytest.mark.parametrize("promotion", [None, TWO_RUNGS], ids=["first reading", "full length"])
+def test_arms_that_are_better_are_said_to_be_better(promotion: Promotion | None) -> None:
+    truth, _, corrected, covered = simulate(better, promotion)
+    assert truth > 0.14
+    assert abs(corrected - truth) < 0.02
+    assert covered >= 0.93
