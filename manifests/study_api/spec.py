@@ -254,7 +254,7 @@ def _data() -> Schema:
             ),
             "attributes": listing(
                 "What is asked of each page. With labels from Markup it is some of "
-                f"{', '.join(KNOWN_ATTRIBUTES)}; it is left out for ready samples.",
+                f"{', '.join(KNOWN_ATTRIBUTES)}. Without it the source holds ready samples.",
                 text("The name of an attribute.", limits.ATTRIBUTE_LENGTH, pattern=ATTRIBUTE),
                 limits.ATTRIBUTES_LENGTH,
                 **rules(rule("self.all(a, self.exists_one(b, b == a))", "must hold each attribute once")),
@@ -297,8 +297,7 @@ def _data() -> Schema:
         ("source",),
         **rules(
             rule(
-                f"self.labels.from != 'Markup' || (has(self.attributes) && size(self.attributes) > 0 && "
-                f"self.attributes.all(a, a in [{known}]))",
+                f"self.labels.from != 'Markup' || !has(self.attributes) || self.attributes.all(a, a in [{known}])",
                 f"must be some of {', '.join(KNOWN_ATTRIBUTES)} where labels come from Markup",
                 ".attributes",
             ),

@@ -655,9 +655,12 @@ def _parse_data(fields: _Fields) -> Data:
         labels.done()
     if labels_from is LabelSource.MARKUP:
         unknown = [a for a in attributes if a not in KNOWN_ATTRIBUTES]
-        if unknown or (not attributes and fields.is_object):
+        if unknown:
             rule = f"must be some of {', '.join(KNOWN_ATTRIBUTES)} where labels come from Markup"
             fields.refuse("attributes", rule, unknown)
+    if not attributes:
+        # Ready samples, whose completions are given.
+        labels_from = LabelSource.GIVEN
     split = fields.child("split", {})
     parsed = Split(
         by=split.choice("by", SplitBy, SplitBy.SITE),

@@ -378,8 +378,6 @@ REFUSED_BY_THE_SERVER: list[tuple[str, Changes, str]] = [
         "must be a path or start with s3:// or file:// and name",
     ),
     ("a bucket on the hub", {"spec.storage.uri": "hf://owner/name"}, "must be a path or start with s3:// or file://"),
-    ("no attributes for markup", {"spec.data.attributes": []}, MARKUP),
-    ("attributes not given for markup", {"spec.data.attributes": None}, MARKUP),
     ("an attribute that markup lacks", {"spec.data.attributes": ["price", "colour"]}, MARKUP),
     ("an attribute asked twice", {"spec.data.attributes": ["price", "price"]}, "must hold each attribute once"),
     (

@@ -357,13 +357,6 @@ WRONG_MANIFESTS = [
         id="a source that is a web site",
     ),
     pytest.param(
-        {"spec.data.attributes": []},
-        [
-            "`spec.data.attributes` must be some of name, price, currency, brand, sku, availability, rating, description where labels come from Markup, got []"
-        ],
-        id="no attributes for markup",
-    ),
-    pytest.param(
         {"spec.data.attributes": ["price", "colour"]},
         [
             "`spec.data.attributes` must be some of name, price, currency, brand, sku, availability, rating, description where labels come from Markup, got ['colour']"
@@ -566,8 +559,9 @@ def test_an_independent_test_set_leaves_nothing_to_split_off() -> None:
 
 
 def test_ready_samples_need_no_attributes() -> None:
-    study = parse_study(a_manifest({"spec.data.labels": {"from": "Given"}, "spec.data.attributes": []}))
-    assert (study.data.labels_from, study.data.attributes) == (LabelSource.GIVEN, ())
+    for labels in ({}, {"from": "Given"}, {"from": "Markup"}):
+        study = parse_study(a_manifest({"spec.data.labels": labels, "spec.data.attributes": []}))
+        assert (study.data.labels_from, study.data.attributes) == (LabelSource.GIVEN, ())
 
 
 def test_what_is_for_a_cluster_is_kept_as_it_was_written() -> None:

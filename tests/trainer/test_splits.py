@@ -14,6 +14,7 @@ from trial_trainer.dataset import TEST, TRAIN, VALIDATION
 from trial_trainer.splits import (
     LEAST_VALIDATION_VALUES,
     Candidate,
+    address_of,
     clustered_error_points,
     draw,
     find_shared_texts,
@@ -39,10 +40,57 @@ from trial_trainer.splits import (
         ("http://wiki.shop.internal/a", "shop"),
         ("Acme Shop", "acme shop"),
         ("//cdn.ikea.com/x", "ikea"),
+        ("https://münchen-shop.de/k1", "münchen-shop"),
+        ("https://xn--mnchen-shop-thb.de/k2", "münchen-shop"),
+        ("https://MÜNCHEN-SHOP.de/k3", "münchen-shop"),
+        ("https://mu\u0308nchen-shop.de/k4", "münchen-shop"),
+        ("https://straße.de/", "straße"),
+        ("https://xn--strae-oqa.de/", "straße"),
+        ("https://пример.рф", "пример"),
+        ("https://xn--e1afmkfd.xn--p1ai/", "пример"),
+        ("https://www.shop。example。com/", "example"),
+        ("https://xn--broken-.com/", "xn--broken-"),
+        ("https://user:secret@www.Ikea.com.:8443/x", "ikea"),
+        ("ikea.com/go?to=https://amazon.com/", "ikea"),
+        ("HTTPS://WWW.IKEA.COM", "ikea"),
+        ("https://a.myshopify.com/products/1", "a.myshopify"),
+        ("https://www.a.myshopify.com/products/1", "a.myshopify"),
+        ("b.myshopify.com", "b.myshopify"),
+        ("https://shop.blogspot.com/", "shop.blogspot"),
+        ("https://myshopify.com/", "myshopify"),
+        ("https://amazon.myshopify.com/", "amazon.myshopify"),
+        ("https://acme.github.io/shop", "acme.github"),
     ],
 )
 def test_a_shop_is_the_registrable_name_without_its_suffix(given_name, shop) -> None:
     assert shop_of(given_name) == shop
+
+
+@pytest.mark.parametrize(
+    "spelling",
+    [
+        "https://shop.example/a/b?x=1&y=2",
+        "http://www.shop.example:80/a/b/?y=2&x=1#top",
+        "HTTPS://user@SHOP.example.:443/a/b?x=1&utm_source=mail&y=2&gclid=7",
+        "shop.example/a/%62?x=1&y=2&fbclid=9&msclkid=3",
+    ],
+)
+def test_one_address_in_many_spellings_is_one(spelling) -> None:
+    assert address_of(spelling) == "shop.example/a/b?x=1&y=2"
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("https://shop.example/a", "https://shop.example/b"),
+        ("https://shop.example/a?id=1", "https://shop.example/a?id=2"),
+        ("https://shop.example/a", "https://shop.example/A"),
+        ("https://shop.example/a", "https://de.shop.example/a"),
+        ("http://localhost:8001/a", "http://localhost:8002/a"),
+    ],
+)
+def test_other_addresses_are_told_apart(one, other) -> None:
+    assert address_of(one) != address_of(other)
 
 
 def test_the_suffix_list_is_neither_fetched_nor_cached(monkeypatch, tmp_path) -> None:

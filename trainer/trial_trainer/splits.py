@@ -13,8 +13,9 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, parse_qsl, unquote, urlencode, urlsplit
 
+import idna
 import tldextract
 
 from trial_trainer.contract import Split
@@ -47,30 +48,70 @@ def rank(seed: int, *names: str) -> bytes:
 
 
 def host_of(url_or_host: str) -> str:
-    """Return the host without ``www``, lower case; empty where there is none."""
-    text = url_or_host.strip()
+    """Return the host without ``www``, in lower case and the letters of its language; empty where there is none."""
     try:
-        host = urlsplit(text if "//" in text else f"//{text}").hostname
+        host = _split(url_or_host).hostname
     except ValueError:
         return ""
-    return (host or "").rstrip(".").removeprefix("www.")
+    return _in_letters((host or "").rstrip(".")).removeprefix("www.")
+
+
+def address_of(url: str) -> str:
+    """Return what tells a page's address from others, however it is spelled.
+
+    Scheme, ``www``, default port, user, fragment, tracking, the order of the query and a closing slash tell nothing.
+    """
+    host = host_of(url)
+    if not host:
+        return url.strip()
+    parts = _split(url)
+    try:
+        port = parts.port
+    except ValueError:
+        port = None
+    query = sorted(pair for pair in parse_qsl(parts.query, keep_blank_values=True) if not _TRACKING.match(pair[0]))
+    where = host if port in (None, 80, 443) else f"{host}:{port}"
+    return where + unquote(parts.path).rstrip("/") + ("?" + urlencode(query) if query else "")
 
 
 @lru_cache(maxsize=65536)
 def shop_of(url_or_site: str) -> str:
     """Return the registrable name without its public suffix: amazon.com and amazon.co.uk are both ``amazon``.
 
-    A last label that is no public suffix counts as one (the list's prevailing rule ``*``), so ``shop.internal`` is
-    ``shop``. A host of one label, an address and words that are no host stand for themselves.
+    On a platform that hosts many shops (the list's private part) the shop is what it registered there:
+    ``a.myshopify.com`` is ``a.myshopify``. A last label that is no public suffix counts as one (the list's prevailing
+    rule ``*``), so ``shop.internal`` is ``shop``. A host of one label, an address and words that are no host stand for
+    themselves.
     """
     host = host_of(url_or_site)
     if not host or re.fullmatch(r"[\d.]+|[0-9a-f:]*:[0-9a-f:.]*", host):
         return host or url_or_site.strip().casefold()
+    hosted = _suffixes()(host, include_psl_private_domains=True)
     found = _suffixes()(host)
+    if hosted.is_private and hosted.domain:
+        return f"{hosted.domain}.{hosted.suffix}".removesuffix(f".{found.suffix}")
     if found.domain and found.suffix:
         return found.domain
     labels = host.split(".")
     return labels[-2] if len(labels) > 1 and not found.suffix else host
+
+
+_SCHEME = re.compile(r"[a-z][a-z0-9+.-]*://|//", re.IGNORECASE)
+_TRACKING = re.compile(r"(?:utm_|[a-z]{0,3}clid$|msclkid$|srsltid$|mc_[ce]id$|_ga$|igshid$)", re.IGNORECASE)
+
+
+def _split(url_or_host: str) -> SplitResult:
+    text = url_or_host.strip()
+    return urlsplit(text if _SCHEME.match(text) else f"//{text}")
+
+
+def _in_letters(host: str) -> str:
+    """Return a host as people write it: browsers send ``xn--mnchen-3ya.de`` for ``münchen.de``."""
+    try:
+        labels = idna.uts46_remap(host, std3_rules=False, transitional=False).split(".")
+        return ".".join(idna.decode(label) if label.startswith("xn--") else label for label in labels)
+    except idna.IDNAError:
+        return host
 
 
 @lru_cache(maxsize=1)
