@@ -6,16 +6,33 @@ The only importer of boto3, which is loaded when the first ``s3://`` URI is open
 
 from __future__ import annotations
 
+import base64
 import contextlib
+import errno
 import functools
+import hashlib
+import logging
 import os
 import shutil
 import threading
+import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from enum import Enum, auto
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
+from urllib.parse import unquote_plus
+
+if TYPE_CHECKING:
+    from botocore.exceptions import ClientError
+
+log = logging.getLogger(__name__)
+
+PART_BYTES = 8 * 1024 * 1024
+"""What boto3 moves at a time of larger objects."""
+CONFLICT_WAITS_SECONDS = (0.1, 0.3, 1.0, 3.0)
+"""Between two tries to put an object that a server calls a conflict though nothing stands there."""
 
 
 class ArtifactError(Exception):
@@ -168,6 +185,14 @@ class DirectoryStore:
                 os.link(temporary, path)
             except FileExistsError:
                 return False
+            except OSError as error:
+                if error.errno not in _NO_HARD_LINKS:
+                    raise
+                # A file system without hard links, as buckets that are mounted: between two writers at the same
+                # moment nothing decides.
+                if path.exists():
+                    return False
+                os.replace(temporary, path)
             return True
 
     def upload(self, key: str, source: Path) -> None:
@@ -215,6 +240,7 @@ class DirectoryStore:
 
 
 _TEMPORARY = ".writing-"
+_NO_HARD_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EINVAL)
 
 
 @contextlib.contextmanager
@@ -253,10 +279,13 @@ class S3Store:
                 raise ArtifactError(f"s3://{self._bucket} cannot be used: {error}") from error
 
     def read(self, key: str) -> bytes | None:
+        from botocore.exceptions import ClientError
+
         with self._translated(key):
             try:
                 body: bytes = self._client.get_object(Bucket=self._bucket, Key=self._key(key))["Body"].read()
-            except self._client.exceptions.NoSuchKey:
+            except ClientError as error:
+                self._raise_unless_missing(error, key)
                 return None
             return body
 
@@ -265,55 +294,181 @@ class S3Store:
             self._client.put_object(Bucket=self._bucket, Key=self._key(key), Body=data)
 
     def write_new(self, key: str, data: bytes) -> bool:
+        # A server may ignore the condition without a word, so nothing is put where something is to be seen; and what
+        # stands afterwards tells whose object it is, whatever the server said. Only of two writers at the same moment,
+        # on a server without conditions, both may believe that they were first.
+        if self.read(key) is not None:
+            return False
+        with self._translated(key):
+            for wait_seconds in CONFLICT_WAITS_SECONDS:
+                answer = self._put_if_new(key, data)
+                standing = self.read(key)
+                if answer is _Put.DONE or standing is not None:
+                    return standing is None or standing == data
+                if answer is not _Put.CONFLICT:
+                    break
+                time.sleep(wait_seconds)
+            # Nothing stands, and the condition was refused: this server does not know it.
+            log.warning("the server of s3://%s takes no If-None-Match: %s is written without it", self._bucket, key)
+            self._client.put_object(Bucket=self._bucket, Key=self._key(key), Body=data)
+            return self.read(key) in (data, None)
+
+    def _put_if_new(self, key: str, data: bytes) -> _Put:
+        """Put an object under the condition that there is none; 409 and 412 mean different things to servers."""
+        from botocore.exceptions import ClientError
+
+        try:
+            self._client.put_object(Bucket=self._bucket, Key=self._key(key), Body=data, IfNoneMatch="*")
+        except ClientError as error:
+            status, code = _status_of(error), error.response["Error"]["Code"]
+            if status == 409:
+                return _Put.CONFLICT
+            # A proxy that takes the header away spoils the signature.
+            if status in (304, 412) or _is_unknown_to_server(error) or code == "SignatureDoesNotMatch":
+                return _Put.REFUSED
+            raise
+        return _Put.DONE
+
+    def upload(self, key: str, source: Path) -> None:
+        from boto3.exceptions import S3UploadFailedError
         from botocore.exceptions import ClientError
 
         with self._translated(key):
             try:
-                self._client.put_object(Bucket=self._bucket, Key=self._key(key), Body=data, IfNoneMatch="*")
-            except ClientError as error:
-                if error.response["Error"]["Code"] in ("PreconditionFailed", "412", "ConditionalRequestConflict"):
-                    return False
-                raise
-            return True
-
-    def upload(self, key: str, source: Path) -> None:
-        with self._translated(key):
-            self._client.upload_file(str(source), self._bucket, self._key(key))
+                self._client.upload_file(str(source), self._bucket, self._key(key))
+            except (S3UploadFailedError, KeyError) as error:
+                # Without uploads in parts, or with parts that have no ETag.
+                cause = error.__cause__ or error.__context__
+                is_refused = isinstance(cause, ClientError) and _is_unknown_to_server(cause)
+                if not is_refused and not isinstance(error, KeyError):
+                    raise
+                with source.open("rb") as file:
+                    self._client.put_object(Bucket=self._bucket, Key=self._key(key), Body=file)
 
     def download(self, key: str, target: Path) -> bool:
         from botocore.exceptions import ClientError
+        from s3transfer.exceptions import S3DownloadFailedError, S3ValidationError
 
         target.parent.mkdir(parents=True, exist_ok=True)
         with self._translated(key):
             try:
                 self._client.download_file(self._bucket, self._key(key), str(target))
             except ClientError as error:
-                if error.response["Error"]["Code"] not in ("404", "NoSuchKey"):
-                    raise
-                # The answer to a HEAD does not tell a missing object from a missing bucket.
-                self._client.list_objects_v2(Bucket=self._bucket, Prefix=self._key(key), MaxKeys=1)
-                return False
+                if not _is_unknown_to_server(error):
+                    self._raise_unless_missing(error, key)
+                    return False
+            except (S3DownloadFailedError, S3ValidationError, LookupError, TypeError, ValueError) as error:
+                log.info("s3://%s/%s is fetched again in one piece: %s", self._bucket, self._key(key), error)
+            else:
+                if self._is_whole(key, target):
+                    return True
+            return self._download_plainly(key, target)
+
+    def _is_whole(self, key: str, target: Path) -> bool:
+        """Say whether a file that came in parts is as long as the object.
+
+        A server that answers with the whole object where a part is asked for makes it longer, and nobody complains.
+        """
+        length = target.stat().st_size
+        if length <= PART_BYTES:
             return True
+        return bool(self._client.head_object(Bucket=self._bucket, Key=self._key(key))["ContentLength"] == length)
+
+    def _download_plainly(self, key: str, target: Path) -> bool:
+        """Fetch an object in one piece, from a server that knows no ranges, or whose ETags change."""
+        from botocore.exceptions import ClientError
+
+        try:
+            body = self._client.get_object(Bucket=self._bucket, Key=self._key(key))["Body"]
+        except ClientError as error:
+            self._raise_unless_missing(error, key)
+            return False
+        with _written_beside(target) as temporary:
+            with temporary.open("wb") as file:
+                for chunk in body.iter_chunks(1024 * 1024):
+                    file.write(chunk)
+            os.replace(temporary, target)
+        return True
+
+    def _raise_unless_missing(self, error: ClientError, key: str) -> None:
+        """Raise an error again unless it says that there is no such object."""
+        if error.response["Error"]["Code"] == "NoSuchKey":
+            return
+        if _status_of(error) != 404:
+            raise error
+        # The answer to a HEAD, and that of some servers, does not tell a missing object from a missing bucket.
+        self._client.list_objects_v2(Bucket=self._bucket, Prefix=self._key(key), MaxKeys=1)
 
     def list(self, prefix: str = "") -> Iterator[str]:
+        # A key that ends in a slash is a folder of somebody's console, and no object.
+        return (key for key in self._list(prefix) if key and not key.endswith("/"))
+
+    def _list(self, prefix: str) -> Iterator[str]:
+        skip = len(self._prefix) + 1 if self._prefix else 0
         with self._translated(prefix):
-            pages = self._client.get_paginator("list_objects_v2").paginate(
-                Bucket=self._bucket, Prefix=self._key(prefix)
-            )
-            skip = len(self._prefix) + 1 if self._prefix else 0
-            for page in pages:
-                for entry in page.get("Contents", []):
-                    yield entry["Key"][skip:]
+            start = self._key(prefix)
+            for page in self._pages(start):
+                for key in page:
+                    # A server may not know prefixes.
+                    if key.startswith(start):
+                        yield key[skip:]
+
+    def _pages(self, prefix: str) -> Iterator[Sequence[str]]:
+        """Yield pages of keys. Every page must bring something new: a list may else never end."""
+        from botocore.exceptions import ClientError
+
+        asked: dict[str, str] = {"Bucket": self._bucket, "Prefix": prefix}
+        ask, last = self._client.list_objects_v2, ""
+        while True:
+            try:
+                answer = ask(**asked)
+            except ClientError as error:
+                if ask == self._client.list_objects or not _is_unknown_to_server(error):
+                    raise
+                ask = self._client.list_objects
+                continue
+            keys = [_as_asked(entry["Key"], prefix) for entry in answer.get("Contents") or []]
+            yield keys
+            if not answer.get("IsTruncated"):
+                return
+            token = answer.get("NextContinuationToken")
+            if token and ask == self._client.list_objects_v2:
+                following = {"ContinuationToken": token}
+            else:
+                # The first version of lists goes on behind a key, and is what some servers give when asked for the
+                # second.
+                ask, token = self._client.list_objects, answer.get("NextMarker") or (keys[-1] if keys else "")
+                following = {"Marker": token}
+            if not token or token == last:
+                raise ArtifactError(f"s3://{self._bucket}/{prefix} cannot be listed: its server repeats a page")
+            last = token
+            asked = {"Bucket": self._bucket, "Prefix": prefix, **following}
 
     def delete(self, prefix: str) -> int:
-        keys = [key for key in self.list(prefix) if _is_under(key, prefix)]
+        keys = [key for key in self._list(prefix) if _is_under(key, prefix)]
         with self._translated(prefix):
             for start in range(0, len(keys), 1000):
-                batch = [{"Key": self._key(key)} for key in keys[start : start + 1000]]
-                answer = self._client.delete_objects(Bucket=self._bucket, Delete={"Objects": batch, "Quiet": True})
-                for error in answer.get("Errors", []):
-                    raise ArtifactError(f"s3://{self._bucket}/{error['Key']} cannot be deleted: {error['Message']}")
+                self._delete_together(
+                    [self._key(key) if key else f"{self._prefix}/" for key in keys[start : start + 1000]]
+                )
         return len(keys)
+
+    def _delete_together(self, keys: Sequence[str]) -> None:
+        """Delete up to a thousand objects by one request, or one by one where the server does not take that."""
+        from botocore.exceptions import ClientError
+
+        try:
+            objects = [{"Key": key} for key in keys]
+            answer = self._client.delete_objects(Bucket=self._bucket, Delete={"Objects": objects, "Quiet": True})
+        except ClientError as error:
+            if not _is_unknown_to_server(error):
+                raise
+            for key in keys:
+                self._client.delete_object(Bucket=self._bucket, Key=key)
+            return
+        for refusal in answer.get("Errors", []):
+            said = refusal.get("Message") or refusal.get("Code")
+            raise ArtifactError(f"s3://{self._bucket}/{refusal['Key']} cannot be deleted: {said}")
 
     def _key(self, key: str) -> str:
         _check_key(key)
@@ -323,15 +478,55 @@ class S3Store:
     def _translated(self, key: str) -> Iterator[None]:
         from boto3.exceptions import Boto3Error
         from botocore.exceptions import BotoCoreError, ClientError
+        from botocore.parsers import ResponseParserError
 
         try:
             yield
-        except (BotoCoreError, ClientError, Boto3Error) as error:
+        except (BotoCoreError, ClientError, Boto3Error, ResponseParserError) as error:
             reason, hint = _explain(error)
             said = f"s3://{self._bucket}/{self._key(key)} cannot be used: {f'{hint}: ' if hint else ''}{error}"
             for word in self._secrets:
                 said = said.replace(word, "…")
             raise ArtifactError(said, reason) from error
+
+
+class _Put(Enum):
+    """What became of an object that was to be put where there is none."""
+
+    DONE = auto()
+    CONFLICT = auto()
+    """Somebody else is at it, or was there first."""
+    REFUSED = auto()
+    """There is one already, or the server does not know what was asked."""
+
+
+def _status_of(error: ClientError) -> int:
+    return int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode") or 0)
+
+
+_NOT_OF_THE_SERVER = frozenset(
+    {
+        *("ExpiredToken", "InvalidToken", "TokenRefreshRequired", "AuthorizationHeaderMalformed", "RequestTimeout"),
+        *(
+            "RequestExpired",
+            "EntityTooLarge",
+            "KeyTooLongError",
+            "InvalidBucketName",
+            "IllegalLocationConstraintException",
+        ),
+    }
+)
+"""Words of a 400 for what the same server would refuse in any other form."""
+
+
+def _is_unknown_to_server(error: ClientError) -> bool:
+    """Say whether a server may have refused a request because it does not know the operation, or a header of it."""
+    return _status_of(error) in (400, 405, 411, 415, 501) and error.response["Error"]["Code"] not in _NOT_OF_THE_SERVER
+
+
+def _as_asked(key: str, prefix: str) -> str:
+    """Return a listed key as it is; some servers write it as in a URL and do not say so."""
+    return key if key.startswith(prefix) or not (plain := unquote_plus(key)).startswith(prefix) else plain
 
 
 def _explain(error: Exception) -> tuple[str, str]:
@@ -393,7 +588,7 @@ def _make_client(access: S3Access) -> Any:
             "aws_session_token": access.session_token,
         }
     with _MAKING:
-        return boto3.client(
+        client = boto3.client(
             "s3",
             region_name=given(access.region, "AWS_REGION", "AWS_DEFAULT_REGION") or "us-east-1",
             endpoint_url=access.endpoint,
@@ -409,3 +604,15 @@ def _make_client(access: S3Access) -> Any:
             ),
             **credentials,
         )
+    client.meta.events.register("before-sign.s3.DeleteObjects", _sum_up_as_all_servers_know)
+    return client
+
+
+def _sum_up_as_all_servers_know(request: Any, **_: Any) -> None:
+    """Put an MD5 in the place of a checksum that only newer servers know; a deletion of many objects needs either."""
+    for name in [
+        name for name in request.headers if name.lower().startswith(("x-amz-checksum-", "x-amz-sdk-checksum"))
+    ]:
+        del request.headers[name]
+    digest = hashlib.md5(request.body, usedforsecurity=False).digest()
+    request.headers["Content-MD5"] = base64.b64encode(digest).decode()
