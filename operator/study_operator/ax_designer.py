@@ -12,7 +12,7 @@ What Ax is told, and what it makes of it (seen with ax-platform 1.3.1):
 in the ledger                  for Ax    which means
 ============================== ========= ===========================================================================
 measured on the first rung     completed data, whatever became of the trial on the second rung; a diverged trial is
-                                         measured too, at the worst value
+                                         measured too, clearly worse than all others (`outcomes`)
 no measurement yet             running   a pending point: the next proposals keep away from it
 ``Failed``, never measured     failed    forgotten, may be proposed again
 ``Abandoned``                  abandoned never proposed again, and its region is learnt as not viable
@@ -27,7 +27,6 @@ import itertools
 import logging
 import math
 import random
-import re
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -36,8 +35,18 @@ from functools import lru_cache
 from typing import Any, assert_never
 
 from study_operator.designer import DesignerError, Suggestion
-from study_operator.study import Arm, Categorical, Direction, LogUniform, Parameter, Study, Uniform
-from study_operator.trial import Measurement, Origin, Trial, TrialState
+from study_operator.outcomes import OutcomeError, find_means
+from study_operator.study import (
+    Arm,
+    Categorical,
+    Direction,
+    LogUniform,
+    Parameter,
+    Study,
+    Uniform,
+    parse_outcome_constraint,
+)
+from study_operator.trial import Origin, Trial, TrialState
 from trial_trainer.contract import ParameterValue
 
 # torch and Ax warn of their own deprecations while they are imported, and would do so into a live table.
@@ -62,6 +71,7 @@ with warnings.catch_warnings():
     from ax.generation_strategy.generation_strategy import GenerationStrategy
     from ax.generation_strategy.generator_spec import GeneratorSpec
     from ax.generation_strategy.transition_criterion import MinTrials
+    from ax.generators.winsorization_config import WinsorizationConfig
     from ax.utils.common.constants import Keys
     from ax.utils.common.random import with_rng_seed
 
@@ -96,7 +106,7 @@ class AxDesigner:
                 told: a point outside the search space, a number that is not finite, a metric that is missing.
         """
         _check(study)
-        ledger = [_entry(study, trial) for trial in sorted(trials, key=lambda trial: trial.index)]
+        ledger = _entries(study, trials)
         suggestions: list[Suggestion] = []
         while len(suggestions) < count:
             with _one_thread():
@@ -170,16 +180,31 @@ def _check(study: Study) -> None:
     faults += [
         f"outcomeConstraints must not be on the objective, got {text!r}"
         for text in study.outcome_constraints
-        if _parse_outcome_constraint(text)[0] == study.objective.metric
+        if _constrained_metric(text) == study.objective.metric
     ]
     if faults:
         raise DesignerError("; ".join(faults))
 
 
+def _constrained_metric(text: str) -> str:
+    constraint = parse_outcome_constraint(text)
+    if constraint is None:
+        raise DesignerError(f"outcomeConstraints must read 'metric <= number' or 'metric >= number', got {text!r}")
+    return constraint.metric
+
+
 # From the ledger to entries.
 
 
-def _entry(study: Study, trial: Trial) -> _Entry:
+def _entries(study: Study, trials: Sequence[Trial]) -> list[_Entry]:
+    try:
+        means = find_means(study, trials)
+    except OutcomeError as error:
+        raise DesignerError(str(error)) from error
+    return [_entry(study, trial, means.get(trial.index)) for trial in sorted(trials, key=lambda trial: trial.index)]
+
+
+def _entry(study: Study, trial: Trial, means: Mapping[str, float] | None) -> _Entry:
     faults = _faults(study, trial.arm)
     if faults:
         raise DesignerError(f"trial {trial.name} is outside the search space: {'; '.join(faults)}")
@@ -199,42 +224,9 @@ def _entry(study: Study, trial: Trial) -> _Entry:
     return _Entry(
         arm=trial.arm,
         status=status,
-        means=_means(study, trial, measurement) if status is TrialStatus.COMPLETED and measurement else None,
+        means=means if status is TrialStatus.COMPLETED else None,
         is_ours=trial.origin is Origin.SUGGESTED,
     )
-
-
-def _means(study: Study, trial: Trial, measurement: Measurement) -> dict[str, float]:
-    """Return the objective and the constrained metrics of a measurement; each must be there and finite."""
-    means = {study.objective.metric: measurement.value}
-    for constraint in study.outcome_constraints:
-        metric, operator, bound = _parse_outcome_constraint(constraint)
-        if metric in measurement.metrics:
-            means[metric] = measurement.metrics[metric]
-        elif measurement.diverged:
-            # What diverged keeps no promise: as far on the wrong side of the bound as the bound is from zero, or by 1.
-            distance = max(abs(bound), 1.0)
-            means[metric] = bound + distance if operator == "<=" else bound - distance
-        else:
-            raise DesignerError(f"trial {trial.name} must measure {metric!r}, which outcomeConstraints names")
-    for metric, mean in means.items():
-        if not math.isfinite(mean):
-            raise DesignerError(f"trial {trial.name}: {metric} must be finite, got {mean}")
-    return means
-
-
-_OUTCOME_CONSTRAINT = re.compile(r"\s*(\w+)\s*(<=|>=)\s*(\S+)\s*")
-
-
-def _parse_outcome_constraint(constraint: str) -> tuple[str, str, float]:
-    """Return metric, ``<=`` or ``>=``, and bound."""
-    match = _OUTCOME_CONSTRAINT.fullmatch(constraint)
-    try:
-        if match:
-            return match[1], match[2], float(match[3])
-    except ValueError:
-        pass
-    raise DesignerError(f"outcomeConstraints must read 'metric <= number' or 'metric >= number', got {constraint!r}")
 
 
 # What lies in the search space.
@@ -298,7 +290,7 @@ def _given_value(parameter: Parameter, value: Any) -> ParameterValue:
 
 def _build_experiment(study: Study, ledger: Sequence[_Entry]) -> Experiment:
     """Tell Ax of the study and of every trial, in order."""
-    constrained = [_parse_outcome_constraint(constraint)[0] for constraint in study.outcome_constraints]
+    constrained = [_constrained_metric(constraint) for constraint in study.outcome_constraints]
     minimize = study.objective.direction is Direction.MINIMIZE
     experiment = Experiment(
         name=study.name,
@@ -443,7 +435,11 @@ def _build_generation_strategy(study: Study) -> GenerationStrategy:
                 generator_enum=Generators.BOTORCH_MODULAR,
                 generator_kwargs={
                     "transforms": [AddExecutionViability, *MBM_X_trans, *Y_trans],
-                    "transform_configs": {"AddExecutionViability": {"min_abandoned_trials": 1}},
+                    "transform_configs": {
+                        "AddExecutionViability": {"min_abandoned_trials": 1},
+                        # Fenced in already; among equal readings Ax would make a diverged trial one of them.
+                        "Winsorize": {"winsorization_config": {study.objective.metric: WinsorizationConfig()}},
+                    },
                 },
                 generator_gen_kwargs={"model_gen_options": {Keys.OPTIMIZER_KWARGS: _optimizer_options(study)}},
             )

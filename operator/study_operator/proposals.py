@@ -246,5 +246,5 @@ def _what_counts(study: Study, trials: Sequence[Trial]) -> bytes:
 def _what_is_told(trial: Trial) -> object:
     first = trial.measurement(0)
     if first is not None:
-        return first.value, tuple(sorted(first.metrics.items()))
+        return first.value, first.diverged, tuple(sorted(first.metrics.items()))
     return "Running" if trial.is_busy else trial.state.value

@@ -45,7 +45,8 @@ def test_each_end_of_a_pod_is_counted_as_whose_fault_it_was(
     }
     for number, script in firsts.items():
         stage.play[f"t{number:03d}-r0"] = [script]
-    # As long as the Job is there it makes another pod, which ends as the first did.
+    # As long as the Job is there it makes another pod, which ends as the first did. Only beside arms that have run, and
+    # need no more, is that the arm's fault.
     stage.play["t003-r0"] = scripts.runs_out_of_memory()
     make_operator()
     spec = a_spec(s3, arms=10, parallel=10)
@@ -53,7 +54,7 @@ def test_each_end_of_a_pod_is_counted_as_whose_fault_it_was(
     study.apply(spec)
     study.wait_for_condition("Complete")
 
-    # The arm's: measured at the worst value, or abandoned; never tried again.
+    # The arm's: measured at the worst value, or abandoned.
     assert study.states()[:4] == ["Completed", "Stopped", "Abandoned", "Abandoned"], study.describe()
     [reading] = study.trial(DIVERGES)["measurements"]
     assert (reading["value"], reading["diverged"]) == ("0.0", True)
@@ -93,7 +94,7 @@ def told_to_ax(study: StudyOnCluster) -> dict[int, tuple[str, bool]]:
     from study_operator import ax_designer
 
     parsed = parse_study(manifest_of(study.seen))
-    entries = [ax_designer._entry(parsed, trial) for trial in parse_status(study.status).ledger.trials]
+    entries = ax_designer._entries(parsed, parse_status(study.status).ledger.trials)
     experiment = ax_designer._build_experiment(parsed, entries)
     means = experiment.lookup_data().df
     valued = set(means[means["metric_name"] == "accuracy"]["trial_index"])
