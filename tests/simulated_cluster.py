@@ -221,8 +221,7 @@ class World:
         self.seen = fresh
         self.told = {past.attempt for job in fresh.values() for past in job.earlier}
         for name, job in self.live.items():
-            has_ended = job.is_ended and (job.exit_code in (10, 11) or job.reason == "OOMKilled")
-            if has_ended or any(past.reason == "OOMKilled" for past in job.earlier):
+            if job.is_ended and job.exit_code in (10, 11):
                 self.faults_of_arms.add(name)
         return list(fresh.values())
 

@@ -116,7 +116,10 @@ def _trials() -> Schema:
             "n": _count("What the value is a mean of."),
             "metrics": mapping("The other metrics, by name.", _number("The metric's value."), 50),
             "checkpoint": text("The key of the checkpoint, under the study's prefix.", 2_000),
-            "diverged": flag("Whether the trial diverged."),
+            "diverged": flag("Whether the trial diverged: its loss was not finite, or exploded, and nothing was read."),
+            "gibberish": flag(
+                "Whether no answer was right, and half of them or more were invalid or repeated themselves."
+            ),
             "trainSeconds": _number("The seconds of training up to the first reading, which scale with steps."),
             "fixedSeconds": _number("The seconds that its last run took for everything else."),
         },

@@ -266,7 +266,8 @@ def describe_measurement(metric: str, measurement: Measurement | None) -> str:
     if measurement is None or measurement.n == 0:
         return "–"
     text = describe_value(metric, measurement.value, measurement.standard_error)
-    return f"{text} (diverged)" if measurement.diverged else text
+    fault = " (diverged)" if measurement.diverged else " (gibberish)" if measurement.gibberish else ""
+    return f"{text}{fault}"
 
 
 def describe_value(metric: str, value: float, standard_error: float | None) -> str:

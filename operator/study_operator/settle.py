@@ -16,7 +16,7 @@ from study_operator.clocks import fit_span
 from study_operator.gain import find_test_gain
 from study_operator.runner import EndedAttempt, JobPhase, JobStatus
 from study_operator.settings import DEFAULTS, Settings
-from study_operator.study import METRICS, WORST_VALUES, Study, parse_outcome_constraint
+from study_operator.study import METRICS, WORST_VALUES, Arm, Study, is_share, parse_outcome_constraint
 from study_operator.trial import (
     GIVEN_UP,
     WAITS,
@@ -38,6 +38,9 @@ from trial_trainer.contract import DatasetSummary, ExitCode, Judgement, Reading
 
 OUT_OF_MEMORY_KILL = "OOMKilled"
 """The environment's word for a process that the kernel killed because it used too much memory."""
+
+GIBBERISH_SHARE = 0.5
+"""Of the answers: so many invalid or repeating ones, and no right one, are gibberish."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,7 +72,7 @@ def settle(
     folded_until = ledger.folded.until if ledger.folded is not None else None
     is_halted = study.suspend or ledger.outcome is not None
     jobs = {name: _fit_into_the_past(job, now) for name, job in jobs.items()}
-    seen = _Seen(study, jobs, results, now, settings, is_halted=is_halted, folded_until=folded_until)
+    seen = _Seen(study, ledger.trials, jobs, results, now, settings, is_halted=is_halted, folded_until=folded_until)
     trials = tuple(_settle_trial(trial, seen) for trial in ledger.trials)
     prepare = _settle_stage(
         ledger.prepare, jobs.get(names.prepare_job(study.name)), seen, is_done=results.summary is not None
@@ -144,6 +147,8 @@ def _with_span_until(run: OfJobs, now: datetime) -> OfJobs:
 @dataclass(frozen=True)
 class _Seen:
     study: Study
+    trials: Sequence[Trial]
+    """As they were before."""
     jobs: Mapping[str, JobStatus]
     results: Results
     now: datetime
@@ -263,7 +268,21 @@ def _settle_reading(trial: Trial, job: JobStatus | None, reading: Reading, seen:
         },
         checkpoint=join(names.rung_key(trial.name, trial.rung), reading.checkpoint),
     )
-    return _measured(trial, with_seconds(measurement, trial, reading))
+    measurement = with_seconds(measurement, trial, reading)
+    share = _find_gibberish(reading)
+    if share is None:
+        return _measured(trial, measurement)
+    said = f"gibberish: no answer is right, and {share:.0%} of them are invalid or repeat themselves"
+    return _measured(trial, replace(measurement, gibberish=True), message=said)
+
+
+def _find_gibberish(reading: Reading) -> float | None:
+    """Return the share of answers without sense of a model that makes none. It trained, so that it did not diverge."""
+    accuracy = reading.metrics.get("accuracy")
+    senseless = reading.metrics.get("gibberish_rate") or reading.metrics.get("invalid_output_rate")
+    if accuracy is None or senseless is None or not accuracy.n or not senseless.n:
+        return None
+    return senseless.value if accuracy.value == 0 and senseless.value >= GIBBERISH_SHARE else None
 
 
 def _settle_end(trial: Trial, attempt: Attempt, message: str, seen: _Seen) -> Trial:
@@ -271,9 +290,13 @@ def _settle_end(trial: Trial, attempt: Attempt, message: str, seen: _Seen) -> Tr
         case EndReason.DIVERGED:
             step = max([m.step for m in trial.measurements], default=0)
             return _measured(trial, _diverged(seen.study, trial.rung, step), message=message)
-        case EndReason.OUT_OF_MEMORY | EndReason.ARM_CANNOT_RUN:
-            said = message or "the arm cannot run"
-            return move(trial, TrialState.ABANDONED, message=said)
+        case EndReason.ARM_CANNOT_RUN:
+            return move(trial, TrialState.ABANDONED, message=message or "the arm cannot run")
+        case EndReason.OUT_OF_MEMORY:
+            smaller, said = _find_smaller(trial, seen.trials)
+            message = f"{message}; {said}" if message else said
+            if smaller is not None:
+                return move(trial, TrialState.ABANDONED, message=message)
         case EndReason.STUDY_CANNOT_RUN:
             return move(trial, TrialState.FAILED, message=message or "the data or the model cannot be used")
         case EndReason.ASKED_TO_STOP:
@@ -282,6 +305,28 @@ def _settle_end(trial: Trial, attempt: Attempt, message: str, seen: _Seen) -> Tr
     if problem is not None:
         return move(trial, TrialState.FAILED, message=f"{problem}, the last with {_say(attempt, message)}")
     return _wait_again(trial, f"attempt {trial.attempts_so_far} ended with {_say(attempt, message)}; it is tried again")
+
+
+def _find_smaller(trial: Trial, trials: Sequence[Trial]) -> tuple[Trial | None, str]:
+    """Return a trial whose run shows that a kill is this arm's fault, and what there is to say of it.
+
+    The kernel kills for the sum of all there is. The arm's part in it shows beside others, which have the same pod
+    template and so the same limit: where one that needs no more has run, it is the arm. One that has run on its own
+    first rung is not to blame on the second.
+    """
+    if trial.measurement(0) is not None:
+        return None, "it has run in the same memory before, so that it is not the arm's fault"
+    size = _size_of(trial.arm)
+    for other in trials:
+        if other.measurement(0) is not None and all(a <= b for a, b in zip(_size_of(other.arm), size, strict=True)):
+            return other, f"trial {other.name}, which needs no more, has run in the same memory"
+    return None, "no smaller arm has run in the same memory yet, so that it is not known to be the arm's fault"
+
+
+def _size_of(arm: Arm) -> tuple[float, ...]:
+    """Return what an arm's memory grows with; where it is not searched it is the same for all."""
+    numbers = {name: value for name, value in arm.items() if not isinstance(value, str)}
+    return numbers.get("batch_size", 0), numbers.get("lora_rank", 0), float(numbers.get("lora_dropout", 0) > 0)
 
 
 def _wait_again(trial: Trial, message: str) -> Trial:
@@ -478,7 +523,7 @@ def _diverged_metrics(study: Study) -> dict[str, float]:
 def _find_worst_value(study: Study, trials: Sequence[Trial]) -> float:
     metric = study.objective.metric.partition("/")[0]
     bound = WORST_VALUES[metric]
-    if metric in ("accuracy", "invalid_output_rate"):
+    if is_share(metric):
         return bound
     values = [m.value for t in trials for m in t.measurements if not m.diverged]
     return min(values, key=study.objective.merit, default=bound)

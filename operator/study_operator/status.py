@@ -397,6 +397,8 @@ def _render_measurement(measurement: Measurement) -> dict[str, Any]:
         raw["checkpoint"] = measurement.checkpoint
     if measurement.diverged:
         raw["diverged"] = True
+    if measurement.gibberish:
+        raw["gibberish"] = True
     if measurement.train_seconds is not None:
         raw["trainSeconds"] = repr(measurement.train_seconds)
     if measurement.fixed_seconds is not None:
@@ -582,6 +584,7 @@ def _parse_measurement(raw: Raw) -> Measurement:
         metrics={name: float(value) for name, value in raw["metrics"].items()},
         checkpoint=raw.get("checkpoint", ""),
         diverged=raw.get("diverged", False),
+        gibberish=raw.get("gibberish", False),
         train_seconds=None if train is None else float(train),
         fixed_seconds=None if fixed is None else float(fixed),
     )
@@ -675,6 +678,7 @@ def _events_of_trial(before: Trial | None, trial: Trial) -> Iterator[Event]:
         yield Event(reason="TrialLaunched", message=f"trial {trial.name} runs on rung {attempt.rung}")
     for measurement in trial.measurements[len(before.measurements) if before else 0 :]:
         value = "diverged" if measurement.diverged else f"measured {measurement.value:.6g}"
+        value += " (gibberish)" if measurement.gibberish else ""
         said = (
             f"trial {trial.name} {value} on rung {measurement.rung} at step {measurement.step} of {trial.total_steps}"
         )

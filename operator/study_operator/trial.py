@@ -81,6 +81,9 @@ class Measurement:
     checkpoint: str
     """Key under the study's prefix; empty where the trial diverged."""
     diverged: bool = False
+    """The loss was not finite, or exploded; nothing was read."""
+    gibberish: bool = False
+    """It was read as any other; no answer was right, and most were invalid or repeated themselves."""
     train_seconds: float | None = None
     """Training of all steps of the first rung, at the speed of the attempt that ended it: what scales with steps. None
     where the trainer did not tell, and at full length, where nothing follows."""

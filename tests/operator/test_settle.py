@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from datetime import timedelta
+from typing import Any
 
 import pytest
 
@@ -56,7 +57,9 @@ def settle_one(
     [
         pytest.param(ended(10), TrialState.PAUSED, "Diverged", id="a loss that exploded is measured"),
         pytest.param(ended(11), TrialState.ABANDONED, "ArmCannotRun", id="an arm that cannot run is abandoned"),
-        pytest.param(ended(137, reason="OOMKilled"), TrialState.ABANDONED, "OutOfMemory", id="out of memory: the arm"),
+        pytest.param(
+            ended(137, reason="OOMKilled"), TrialState.PENDING, "OutOfMemory", id="killed for memory: not known whose"
+        ),
         pytest.param(ended(12), TrialState.FAILED, "StudyCannotRun", id="data that cannot be used: the study"),
         pytest.param(ended(0), TrialState.PENDING, "NoReading", id="done without a reading: the environment"),
         pytest.param(ended(143), TrialState.PENDING, "Interrupted", id="stopped by somebody: the environment"),
@@ -240,6 +243,29 @@ def test_a_diverged_loss_is_the_worst_that_was_read_also_when_a_worse_one_comes_
     assert (third.measurements[0].value, third.measurements[0].metrics["accuracy"]) == (2.5, 0.0)
 
 
+@pytest.mark.parametrize(
+    ("metrics", "is_gibberish"),
+    [
+        ({"accuracy": 0.0, "invalid_output_rate": 0.5}, True),
+        ({"accuracy": 0.0, "invalid_output_rate": 0.1, "gibberish_rate": 0.83}, True),
+        ({"accuracy": 0.0, "invalid_output_rate": 0.4}, False),
+        ({"accuracy": 0.01, "invalid_output_rate": 0.9}, False),
+        ({"accuracy": 0.0}, False),
+    ],
+    ids=["half are invalid", "they repeat themselves", "most are valid", "one is right", "a trainer that does not say"],
+)
+def test_gibberish_is_a_reading_like_any_other_and_said_to_be_no_divergence(
+    metrics: dict[str, float], is_gibberish: bool
+) -> None:
+    before = running(a_trial(0))
+    trial = settle_one(before, ended(0), Results(readings={(0, 0): a_reading(before, 0, **metrics)}))
+    measurement = trial.measurements[0]
+    assert (trial.state, measurement.diverged) == (TrialState.PAUSED, False)
+    assert (measurement.gibberish, measurement.value) == (is_gibberish, metrics["accuracy"])
+    assert bool(measurement.checkpoint)
+    assert trial.message.startswith("gibberish: no answer is right, and") is is_gibberish
+
+
 def test_what_diverges_late_keeps_its_first_reading() -> None:
     trial = settle_one(running(continued(paused(0, 0.3), None)), ended(10, "s1-t000-r1"))
     assert trial.state is TrialState.COMPLETED
@@ -366,9 +392,86 @@ def test_runs_that_nobody_saw_running_are_written_down_too() -> None:
     assert count_attempts_against(trial.attempts, 0) == (1, 1)
 
 
+def sized(index: int, *, batch_size: int, lora_rank: int = 8, **changes: Any) -> Trial:
+    """Return a trial whose arm takes so much memory."""
+    arm = {"learning_rate": 1e-4, "batch_size": batch_size, "lora_rank": lora_rank}
+    return a_trial(index, arm=arm, **changes)
+
+
+def that_ran(trial: Trial) -> Trial:
+    """Return the trial with its first reading."""
+    return replace(trial, state=TrialState.PAUSED, measurements=(a_measurement(0, 0.3),))
+
+
+KILL = ended(137, reason="OOMKilled", message="the kernel killed it for lack of memory; its memory limit is 16Gi")
+
+
+@pytest.mark.parametrize(
+    ("other", "state", "why"),
+    [
+        (
+            that_ran(sized(1, batch_size=4)),
+            TrialState.ABANDONED,
+            "trial t001, which needs no more, has run in the same memory",
+        ),
+        (
+            that_ran(sized(1, batch_size=16, lora_rank=4)),
+            TrialState.ABANDONED,
+            "trial t001, which needs no more, has run in the same memory",
+        ),
+        (
+            running(sized(1, batch_size=4)),
+            TrialState.PENDING,
+            "no smaller arm has run in the same memory yet, so that it is not known to be the arm's fault",
+        ),
+        (
+            that_ran(sized(1, batch_size=4, lora_rank=64)),
+            TrialState.PENDING,
+            "no smaller arm has run in the same memory yet, so that it is not known to be the arm's fault",
+        ),
+    ],
+    ids=[
+        "a smaller batch has run",
+        "a smaller rank has run",
+        "none has a reading yet",
+        "smaller in one, larger in one",
+    ],
+)
+def test_a_kill_for_memory_is_the_arms_fault_only_beside_a_smaller_arm_that_has_run(
+    other: Trial, state: TrialState, why: str
+) -> None:
+    ledger = a_ledger(running(sized(0, batch_size=16)), other)
+    trial = settle(a_study(), ledger, by_name([KILL]), Results(), LATER).trials[0]
+    assert trial.state is state
+    assert "the kernel killed it for lack of memory; its memory limit is 16Gi" in trial.message
+    assert why in trial.message
+    assert trial.attempts[-1].reason == EndReason.OUT_OF_MEMORY
+
+
+def test_an_arm_that_has_run_on_its_first_rung_is_not_to_blame_for_a_kill_on_the_second() -> None:
+    promoted = running(continued(that_ran(sized(0, batch_size=16)), None))
+    ledger = a_ledger(promoted, that_ran(sized(1, batch_size=4)))
+    kill = replace(KILL, name="s1-t000-r1")
+    trial = settle(a_study(), ledger, by_name([kill]), Results(), LATER).trials[0]
+    assert trial.state is TrialState.PENDING
+    assert "it has run in the same memory before, so that it is not the arm's fault" in trial.message
+
+
+def test_kills_for_memory_that_are_nobodys_known_fault_have_the_environments_limit() -> None:
+    settings = Settings(attempts_limit=2)
+    trial = sized(0, batch_size=16)
+    for n in range(2):
+        job = replace(KILL, attempt=f"a{n}")
+        trial = settle(a_study(), a_ledger(trial), by_name([job]), Results(), LATER, settings).trials[0]
+    assert trial.state is TrialState.FAILED
+    assert "its memory limit is 16Gi" in trial.message
+    assert "the environment ended 2 attempts" in trial.message
+
+
 def test_an_arm_that_ran_out_of_memory_is_given_up_though_its_next_run_has_begun() -> None:
     job = replaced(a_past(exit_code=137, reason="OOMKilled"))
-    trial = settle_one(running(a_trial(0)), job)
+    ledger = a_ledger(running(sized(0, batch_size=16)), that_ran(sized(1, batch_size=4)))
+    trial = settle(a_study(), ledger, by_name([job]), Results(), LATER).trials[0]
     assert trial.state is TrialState.ABANDONED
     # What the next run costs until it is stopped is still counted.
     assert [(a.id, a.reason) for a in trial.attempts] == [("a1", "OutOfMemory"), ("a2", "AskedToStop")]

@@ -121,6 +121,7 @@ def test_a_reading_holds_the_metrics_of_the_contract_by_name() -> None:
         "accuracy",
         "false_value_rate",
         "invalid_output_rate",
+        "gibberish_rate",
         "validation_loss",
         "accuracy/name",
         "accuracy/price",
@@ -154,7 +155,7 @@ def test_a_loss_that_is_no_number_counts_as_the_worst_one(loss) -> None:
 
 def test_nothing_asked_is_zero_of_zero() -> None:
     metrics = measure([])
-    assert set(metrics) == {"accuracy", "false_value_rate", "invalid_output_rate"}
+    assert set(metrics) == {"accuracy", "false_value_rate", "invalid_output_rate", "gibberish_rate"}
     assert set(metrics.values()) == {NOTHING_ASKED}
     assert (NOTHING_ASKED.n, NOTHING_ASKED.standard_error, NOTHING_ASKED.low) == (0, None, None)
 

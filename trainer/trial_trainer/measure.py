@@ -11,6 +11,7 @@ alike, so every standard error and interval is clustered by site (`intervals`).
 from __future__ import annotations
 
 import math
+import re
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -26,6 +27,7 @@ from trial_trainer.dataset import HAND, Page, Question
 ACCURACY = "accuracy"
 FALSE_VALUE_RATE = "false_value_rate"
 INVALID_OUTPUT_RATE = "invalid_output_rate"
+GIBBERISH_RATE = "gibberish_rate"
 VALIDATION_LOSS = "validation_loss"
 
 WORST_LOSS = 1e4
@@ -88,13 +90,15 @@ def measure(predictions: Sequence[Prediction]) -> dict[str, Metric]:
     """Measure everything that a reading holds.
 
     Returns:
-        ``accuracy``, ``false_value_rate``, ``invalid_output_rate``, ``accuracy/<attribute>`` for each asked attribute,
-        and ``validation_loss`` where any loss was read. What nothing was asked for is 0 with ``n`` 0.
+        ``accuracy``, ``false_value_rate``, ``invalid_output_rate``, ``gibberish_rate``, ``accuracy/<attribute>`` for
+        each asked attribute, and ``validation_loss`` where any loss was read. What nothing was asked for is 0 with
+        ``n`` 0.
     """
     metrics = {
         ACCURACY: all_asked(predictions),
         FALSE_VALUE_RATE: false_value_rate(predictions),
         INVALID_OUTPUT_RATE: invalid_output_rate(predictions),
+        GIBBERISH_RATE: gibberish_rate(predictions),
     }
     if any(p.loss is not None for p in predictions):
         metrics[VALIDATION_LOSS] = validation_loss(predictions)
@@ -134,14 +138,18 @@ def invalid_output_rate(predictions: Sequence[Prediction], *, may_be_silent: boo
     """
 
     def is_invalid(p: Prediction) -> bool:
-        if not p.finished:
-            return True
-        if not p.answer.strip():
-            return not may_be_silent
-        # A free-form answer may be right without a letter in it: "+".
-        return not (answers.is_valid(p.attribute, p.answer) or answers.is_absent(p.answer) or _is_right(p))
+        return _is_invalid(p, may_be_silent=may_be_silent)
 
     return _measure_share(_tabulate(predictions, is_invalid, by_attribute=False))
+
+
+def gibberish_rate(predictions: Sequence[Prediction]) -> Metric:
+    """Share of answers that are invalid, or wrong and little else than one thing again and again."""
+
+    def is_gibberish(p: Prediction) -> bool:
+        return _is_invalid(p) or (_repeats_itself(p.answer) and not _is_right(p))
+
+    return _measure_share(_tabulate(predictions, is_gibberish, by_attribute=False))
 
 
 def validation_loss(predictions: Sequence[Prediction]) -> Metric:
@@ -179,6 +187,26 @@ def _with_value(predictions: Sequence[Prediction]) -> list[Prediction]:
 def _is_right(p: Prediction) -> bool:
     # What was cut off at the limit is not known, so it can't be right.
     return p.finished and answers.is_correct(p.attribute, p.answer, p.gold)
+
+
+def _is_invalid(p: Prediction, *, may_be_silent: bool = False) -> bool:
+    if not p.finished:
+        return True
+    if not p.answer.strip():
+        return not may_be_silent
+    # A free-form answer may be right without a letter in it: "+".
+    return not (answers.is_valid(p.attribute, p.answer) or answers.is_absent(p.answer) or _is_right(p))
+
+
+_REPETITION = re.compile(r"(.{1,30}?)\1{3,}", re.DOTALL)
+_REPETITION_CHARACTERS = 400
+
+
+def _repeats_itself(answer: str) -> bool:
+    """Say whether half of an answer's beginning is one thing four times or more in a row."""
+    start = answer.strip()[:_REPETITION_CHARACTERS]
+    longest = max((len(found.group()) for found in _REPETITION.finditer(start)), default=0)
+    return len(start) >= 8 and 2 * longest >= len(start)
 
 
 def _states_value(p: Prediction) -> bool:
