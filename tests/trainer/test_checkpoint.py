@@ -8,7 +8,15 @@ import torch
 from torch import nn
 
 from trial_trainer.artifacts import DirectoryStore
-from trial_trainer.checkpoint import Identity, RunState, delete_older, find_checkpoint, restore, save_checkpoint
+from trial_trainer.checkpoint import (
+    Identity,
+    RunState,
+    UntrainedLoss,
+    delete_older,
+    find_checkpoint,
+    restore,
+    save_checkpoint,
+)
 from trial_trainer.errors import StudyError
 
 IDENTITY = Identity(seed=3, arm={"learning_rate": 1e-4, "lora_rank": 8}, total_steps=100, dataset="d1", ranks=1)
@@ -26,7 +34,14 @@ def trained(seed=0, names=("a", "b")):
 
 def save(store, step, attempt="aaaa", seed=0):
     parameters, optimizer = trained(seed)
-    state = RunState(identity=IDENTITY, step=step, samples_seen=8 * step, first_loss=2.5, recent_losses=(2.5, 0.1))
+    state = RunState(
+        identity=IDENTITY,
+        step=step,
+        samples_seen=8 * step,
+        untrained=UntrainedLoss(mean=2.5, deviation=0.5),
+        recent_losses=(2.5, 0.1),
+        row_tokens=(1536,),
+    )
     return save_checkpoint(store, attempt=attempt, state=state, parameters=parameters, optimizer=optimizer)
 
 

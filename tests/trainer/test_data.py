@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tiny_models import CPU, a_page, groups_of
-from trial_trainer.data import build_row, micro_batches, separate, share_among_ranks, step_groups
+from trial_trainer.data import build_row, fit_rows, micro_batches, separate, share_among_ranks, step_groups
 
 PAGES = [a_page(number, questions=1 + number % 4) for number in range(9)]
 SAMPLES = sum(len(page.questions) for page in PAGES)
@@ -154,3 +154,16 @@ def test_a_row_computes_no_token_that_predicts_nothing_but_context():
 
     assert row.label_positions.max() == row.tokens - 1
     assert torch.equal(row.label_positions, row.label_positions.sort().values)
+
+
+@pytest.mark.parametrize("row_tokens", [1, 60, 150, 10**6])
+def test_rows_that_must_fit_hold_every_sample_once_and_are_longer_only_where_one_sample_is(row_tokens):
+    groups = groups_of(PAGES)
+
+    rows = list(fit_rows(groups, row_tokens))
+
+    found = [(group.page.id, question) for row in rows for group in row for question in group.questions]
+    assert found == [(group.page.id, question) for group in groups for question in group.questions]
+    for row in rows:
+        samples = sum(len(group.questions) for group in row)
+        assert samples == 1 or sum(group.tokens for group in row) <= row_tokens

@@ -9,8 +9,9 @@ import torch
 from tiny_models import END_OF_TURN, SEPARATE, SHARING, a_page, an_index, load_random_model, with_adapter
 from trial_trainer.base_model import load_tokenizer
 from trial_trainer.contract import BaseModel, Precision, TrainerSettings
-from trial_trainer.generate import _argmax, answer_pages
-from trial_trainer.model import load_base
+from trial_trainer.errors import StudyError
+from trial_trainer.generate import _argmax, _SteppingAttention, answer_pages
+from trial_trainer.model import LoadedModel, load_base
 
 PAGES = [a_page(number, questions=1 + number % 4) for number in range(5)]
 LIMIT = 6
@@ -109,3 +110,45 @@ def test_among_equals_the_lowest_id_is_chosen_and_called_close():
 
     assert best.tolist() == [1, 0]
     assert close.tolist() == [True, False]
+
+
+# --- Memory --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("pages_at_once", [1, 2])
+def test_open_pages_that_do_not_fit_are_halved_and_no_answer_changes(tmp_path, monkeypatch, caplog, pages_at_once):
+    loaded = with_adapter(load_random_model(tmp_path, "llama"))
+    expected = answer_pages(loaded, PAGES, an_index(LIMIT))
+    init = _SteppingAttention.__init__
+
+    def limited(self, pages, *arguments):
+        if len(pages) > pages_at_once:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+        init(self, pages, *arguments)
+
+    monkeypatch.setattr(_SteppingAttention, "__init__", limited)
+
+    assert answer_pages(loaded, PAGES, an_index(LIMIT)) == expected
+    assert 1 <= len(caplog.messages) <= 6
+    assert caplog.messages[-1].endswith(f"from now on {pages_at_once} open pages at once")
+
+
+@pytest.mark.parametrize("name", ["llama", "mistral, sliding window"])
+def test_a_page_that_does_not_fit_alone_is_the_studys_fault(tmp_path, monkeypatch, name):
+    loaded = with_adapter(load_random_model(tmp_path, name))
+
+    def fail(self, row):
+        raise RuntimeError("[enforce fail at alloc_cpu.cpp:117] DefaultCPUAllocator: can't allocate memory")
+
+    monkeypatch.setattr(LoadedModel, "forward", fail)
+
+    with pytest.raises(StudyError, match=r"the evaluation of one (page|question).* does not fit into memory"):
+        answer_pages(loaded, PAGES, an_index(LIMIT))
+
+
+def test_other_errors_of_an_evaluation_are_not_taken_for_memory(tmp_path, monkeypatch):
+    loaded = load_random_model(tmp_path, "llama")
+    monkeypatch.setattr(LoadedModel, "forward", lambda self, row: torch.zeros(2, 3) @ torch.zeros(2, 3))
+
+    with pytest.raises(RuntimeError, match="mat1"):
+        answer_pages(loaded, PAGES, an_index(LIMIT))

@@ -63,7 +63,7 @@ def outcome(config: TrialConfig) -> dict:
         "step": reading.step,
         "samples": reading.samples_seen,
         "metrics": reading.metrics,
-        "losses": (state["first_loss"], state["recent_losses"]),
+        "losses": (state["untrained"], state["recent_losses"]),
         "adapter": digest(output / "adapter" / "adapter_model.safetensors"),
         "weights": digest(checkpoint / "adapter.safetensors"),
         "moments": digest(checkpoint / "optimizer.safetensors"),

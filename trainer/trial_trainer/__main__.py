@@ -135,7 +135,8 @@ def _count_cores() -> int:
 def _train(config: TrialConfig, stop: StopRequest, membership: launch.Membership | None) -> int:
     from trial_trainer.base_model import BaseModelError
     from trial_trainer.dataset import DatasetError
-    from trial_trainer.train import is_out_of_memory, train
+    from trial_trainer.memory import is_out_of_memory
+    from trial_trainer.train import train
 
     if membership is not None:
         membership.start_training()
@@ -145,7 +146,7 @@ def _train(config: TrialConfig, stop: StopRequest, membership: launch.Membership
     except (BaseModelError, DatasetError) as error:
         raise StudyError(str(error)) from error
     except (MemoryError, RuntimeError) as error:
-        # Where a batch doesn't fit, the loop agrees with all ranks. This is the adapter, or the optimizer's moments.
+        # Where a sample doesn't fit, the loop agrees with all ranks. This is the adapter, or the optimizer's moments.
         if not is_out_of_memory(error):
             raise
         raise ArmError(f"this arm does not fit into memory: {' '.join(str(error).split())}") from error

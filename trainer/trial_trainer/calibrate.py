@@ -9,6 +9,7 @@ from trial_trainer.contract import TrialConfig
 from trial_trainer.data import MICRO_BATCH_TOKENS, build_row, micro_batches, step_groups
 from trial_trainer.dataset import TRAIN, VALIDATION, read_index, read_split
 from trial_trainer.generate import answer_pages
+from trial_trainer.memory import must_fit
 from trial_trainer.model import add_adapter, choose_device, load_base
 from trial_trainer.train import answer_loss
 
@@ -27,7 +28,8 @@ def calibrate(config: TrialConfig) -> dict[str, float]:
     store = open_store(config.dataset)
     train_pages, validation_pages = read_split(store, TRAIN), read_split(store, VALIDATION)
     device = choose_device()
-    loaded = load_base(config.base_model, config.trainer, device, train_pages[0])
+    with must_fit("the base model"):
+        loaded = load_base(config.base_model, config.trainer, device, train_pages[0])
     loaded = add_adapter(loaded, config.arm, config.trainer, config.seed)
     start_seconds = time.monotonic() - started
     loaded.module.train()

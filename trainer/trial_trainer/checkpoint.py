@@ -43,15 +43,25 @@ class Identity:
 
 
 @dataclass(frozen=True, kw_only=True)
+class UntrainedLoss:
+    """What the model's loss was before its first step, over single samples, in nats per token."""
+
+    mean: float
+    deviation: float
+
+
+@dataclass(frozen=True, kw_only=True)
 class RunState:
     """Where a run stands, besides weights and moments."""
 
     identity: Identity
     step: int
     samples_seen: int
-    first_loss: float | None
+    untrained: UntrainedLoss | None
     recent_losses: tuple[float, ...]
     """Up to ten, the newest last."""
+    row_tokens: tuple[int, ...]
+    """Tokens of a row that fit into memory, by rank."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -65,9 +65,9 @@ class ExitCode(IntEnum):
     DIVERGED = 10
     """The arm's fault: the loss became non-finite or exploded."""
     ARM_CANNOT_RUN = 11
-    """The arm's fault: out of memory at this batch, target modules that the model does not have."""
+    """The arm's fault: one sample does not fit into memory with its adapter, target modules that the model lacks."""
     STUDY_CANNOT_RUN = 12
-    """The study's fault: the data or the model cannot be used."""
+    """The study's fault: the data or the model cannot be used, or do not fit into memory whatever the arm."""
     ASKED_TO_STOP = 143
     """SIGTERM came, and a checkpoint was saved."""
 
@@ -243,8 +243,8 @@ class Reading:
     checkpoint: str
     """Key of the checkpoint, relative to the output prefix."""
     metrics: Mapping[str, Metric]
-    """``accuracy``, ``false_value_rate``, ``invalid_output_rate``, ``validation_loss`` (nats per token), and
-    ``accuracy/<attribute>`` for each asked attribute."""
+    """``accuracy``, ``false_value_rate``, ``invalid_output_rate``, ``validation_loss`` (nats per token),
+    ``accuracy/<attribute>`` for each asked attribute, and ``gibberish_rate``, which may be left out."""
     samples_seen: int
     tokens_per_second: float
     """Trained tokens that are not padding, per second of training, in the last attempt."""

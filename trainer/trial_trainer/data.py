@@ -7,6 +7,7 @@ and micro-batches then share the step's pages in any way without changing its lo
 
 from __future__ import annotations
 
+import hashlib
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from torch import Tensor
 
 from trial_trainer.attention import Segment
 from trial_trainer.dataset import Page, Question, count_samples
+from trial_trainer.lora import mix_bits
 
 MICRO_BATCH_TOKENS = {"cpu": 1536, "cuda": 16384}
 """Tokens of one row: on a CPU two pages of 512 tokens with their questions, on an accelerator what fills it."""
@@ -51,6 +53,8 @@ class Row:
     sample_of_label: Tensor
     """(labels,): index of the sample, in the order of the groups."""
     samples: int
+    mask_keys: Tensor | None = None
+    """(tokens,): what each token's dropout masks are drawn from; None where nothing is dropped."""
 
     @property
     def tokens(self) -> int:
@@ -76,6 +80,17 @@ def _epoch_order(pages: Sequence[Page], seed: int, epoch: int) -> list[tuple[int
     order = list(range(len(pages)))
     random.Random(f"{seed}/{epoch}").shuffle(order)
     return [(page, question) for page in order for question in range(len(pages[page].questions))]
+
+
+def draw_groups(pages: Sequence[Page], *, samples: int, seed: int) -> list[Group]:
+    """Draw whole pages with at least so many samples, or all there are: by the seed, the same for every arm."""
+    order = [page for page in pages if page.questions]
+    random.Random(f"drawn/{seed}").shuffle(order)
+    drawn: list[Group] = []
+    while order and sum(len(group.questions) for group in drawn) < samples:
+        page = order.pop()
+        drawn.append(Group(page=page, questions=page.questions))
+    return drawn
 
 
 def separate(groups: Sequence[Group]) -> list[Group]:
@@ -108,26 +123,54 @@ def micro_batches(groups: Sequence[Group], max_tokens: int) -> Iterator[list[Gro
         yield batch
 
 
-def build_row(groups: Sequence[Group], device: torch.device) -> Row:
-    """Lay groups out behind each other. A sample alone in its group is one segment without branches."""
+def fit_rows(groups: Sequence[Group], max_tokens: int) -> Iterator[list[Group]]:
+    """Fill rows like `micro_batches`, but deal a longer group's questions out to rows, each with the page's tokens."""
+    return micro_batches([part for group in groups for part in _split(group, max_tokens)], max_tokens)
+
+
+def _split(group: Group, max_tokens: int) -> Iterator[Group]:
+    part: tuple[Question, ...] = ()
+    for question in group.questions:
+        if part and Group(page=group.page, questions=(*part, question)).tokens > max_tokens:
+            yield Group(page=group.page, questions=part)
+            part = ()
+        part = (*part, question)
+    yield Group(page=group.page, questions=part)
+
+
+def build_row(groups: Sequence[Group], device: torch.device, mask_seed: str | None = None) -> Row:
+    """Lay groups out behind each other. A sample alone in its group is one segment without branches.
+
+    Args:
+        groups: what the row holds.
+        device: where to put it.
+        mask_seed: what dropout masks are drawn from, beside page, question and place: a token has the same masks in
+            whatever row it lies, and a page the same for all its questions.
+    """
     ids: list[int] = []
     positions: list[int] = []
     segments: list[Segment] = []
     label_positions: list[int] = []
     labels: list[int] = []
     sample_of_label: list[int] = []
+    mask_keys: list[Tensor] = []
     samples = 0
     for group in groups:
         start, prefix = len(ids), len(group.page.prefix)
         ids.extend(group.page.prefix)
         positions.extend(range(prefix))
         branches: list[int] = []
+        if mask_seed is not None:
+            mask_keys.append(_mask_keys(f"{mask_seed}/{group.page.id}", prefix))
         for question in group.questions:
             first = len(ids)
             branch = (*question.prompt, *question.answer[:-1])
             ids.extend(branch)
             positions.extend(range(prefix, prefix + len(branch)))
             branches.append(len(branch))
+            if mask_seed is not None:
+                number = group.page.questions.index(question)
+                mask_keys.append(_mask_keys(f"{mask_seed}/{group.page.id}/{number}", len(branch)))
             predicting = first + len(question.prompt) - 1
             label_positions.extend(range(predicting, predicting + len(question.answer)))
             labels.extend(question.answer)
@@ -145,4 +188,10 @@ def build_row(groups: Sequence[Group], device: torch.device) -> Row:
         labels=torch.tensor(labels, device=device),
         sample_of_label=torch.tensor(sample_of_label, device=device),
         samples=samples,
+        mask_keys=torch.cat(mask_keys).to(device) if mask_seed is not None else None,
     )
+
+
+def _mask_keys(seed: str, tokens: int) -> Tensor:
+    start = int.from_bytes(hashlib.sha256(seed.encode()).digest()[:8], "big", signed=True)
+    return mix_bits(torch.arange(tokens) + start)

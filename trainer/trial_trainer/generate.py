@@ -13,6 +13,7 @@ products. A CPU then adds the same numbers in the same order.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -23,7 +24,11 @@ from torch import Tensor
 from trial_trainer.attention import Block, Segment, attending, causal_mask, prefix_blocks
 from trial_trainer.data import Group, build_row, micro_batches, separate
 from trial_trainer.dataset import DatasetIndex, Page
+from trial_trainer.errors import StudyError
+from trial_trainer.memory import free_memory, is_out_of_memory, must_fit
 from trial_trainer.model import LoadedModel
+
+log = logging.getLogger(__name__)
 
 MARGIN = {torch.bfloat16: 0.25, torch.float32: 1e-3}
 """Distance of the two best logits under which a draft token is not trusted. bf16 logits between 16 and 32 are an
@@ -162,23 +167,55 @@ def answer_pages(loaded: LoadedModel, pages: Sequence[Page], index: DatasetIndex
     limit = index.longest_answer_tokens
     stops = frozenset(index.end_of_turn)
     branches: list[_Branch] = []
-    waiting: list[_OpenPage] = []
     numbers = {id(page): number for number, page in enumerate(pages)}
     groups = [Group(page=page, questions=page.questions) for page in pages if page.questions]
     if not loaded.shares_prefix:
-        return [answer for group in groups for answer in _answer_separately(loaded, numbers, group, limit, stops)]
+        with must_fit("the evaluation of one question"):
+            return [answer for group in groups for answer in _answer_separately(loaded, numbers, group, limit, stops)]
     groups.sort(key=lambda group: -group.tokens)
-    for batch in micro_batches(groups, ROW_TOKENS[loaded.device.type]):
+    row_tokens, at_once = ROW_TOKENS[loaded.device.type], PAGES_AT_ONCE[loaded.device.type]
+    while groups:
+        try:
+            found = _answer_some(loaded, groups, numbers, limit, stops, row_tokens, at_once)
+        except (MemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error):
+                raise
+            found = None
+        if found is not None:
+            branches.extend(found)
+            groups = groups[len({branch.page for branch in found}) :]
+            continue
+        # No answer depends on what is computed beside it, so that fewer pages give the same.
+        if row_tokens <= groups[0].tokens and at_once == 1:
+            raise StudyError(f"the evaluation of one page of {groups[0].tokens} tokens does not fit into memory")
+        row_tokens, at_once = max(row_tokens // 2, 1), max(at_once // 2, 1)
+        free_memory()
+        log.warning("evaluation does not fit into memory; from now on %d open pages at once", at_once)
+    branches.sort(key=lambda branch: (branch.page, branch.question))
+    return [_answered(branch) for branch in branches]
+
+
+def _answer_some(
+    loaded: LoadedModel,
+    groups: Sequence[Group],
+    numbers: dict[int, int],
+    limit: int,
+    stops: frozenset[int],
+    row_tokens: int,
+    at_once: int,
+) -> list[_Branch]:
+    """Answer the first of the pages, row by row, until so many have open questions or there are no more."""
+    branches: list[_Branch] = []
+    waiting: list[_OpenPage] = []
+    for batch in micro_batches(groups, row_tokens):
         found, still_open = _verify(loaded, batch, numbers, limit, stops)
         branches.extend(found)
         waiting.extend(still_open)
-        if len(waiting) >= PAGES_AT_ONCE[loaded.device.type]:
-            _continue(loaded, waiting, limit, stops)
-            waiting = []
+        if len(waiting) >= at_once:
+            break
     if waiting:
-        _continue(loaded, waiting, limit, stops)
-    branches.sort(key=lambda branch: (branch.page, branch.question))
-    return [_answered(branch) for branch in branches]
+        _continue(loaded, waiting, limit, stops, at_once)
+    return branches
 
 
 def _answered(branch: _Branch) -> Answered:
@@ -297,8 +334,7 @@ def _open_page(attention: _FirstPassAttention, start: int, prefix: int, branches
 # --- Token by token ----------------------------------------------------------------------------------------------
 
 
-def _continue(loaded: LoadedModel, pages: list[_OpenPage], limit: int, stops: frozenset[int]) -> None:
-    size = PAGES_AT_ONCE[loaded.device.type]
+def _continue(loaded: LoadedModel, pages: list[_OpenPage], limit: int, stops: frozenset[int], size: int) -> None:
     pages = sorted(pages, key=lambda page: -len(page.branches))
     for start in range(0, len(pages), size):
         attention = _SteppingAttention(pages[start : start + size], limit, loaded.device, loaded.dtype)

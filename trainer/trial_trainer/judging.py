@@ -10,6 +10,7 @@ from trial_trainer.contract import Candidate, JudgeConfig
 from trial_trainer.dataset import DatasetIndex, Page
 from trial_trainer.judge import judge
 from trial_trainer.measure import Prediction
+from trial_trainer.memory import must_fit
 from trial_trainer.model import choose_device, load_adapter, load_base
 from trial_trainer.predict import predict
 
@@ -19,7 +20,8 @@ def judge_with_models(config: JudgeConfig) -> None:
 
     def answer(candidate: Candidate | None, pages: Sequence[Page], index: DatasetIndex) -> list[Prediction]:
         page = max(pages, key=lambda page: len(page.questions))
-        loaded = load_base(config.base_model, config.trainer, choose_device(), page)
+        with must_fit("the base model"):
+            loaded = load_base(config.base_model, config.trainer, choose_device(), page)
         if candidate is None:
             return predict(loaded, pages, index, config.base_model)
         with tempfile.TemporaryDirectory() as directory:

@@ -19,31 +19,80 @@ from torch import Tensor, nn
 
 
 class DropoutMasks:
-    """Draws dropout masks from a generator of its own, so that neither evaluating nor stopping shifts them."""
+    """Draws dropout masks that depend on tokens alone: not on what lies beside them in a row, nor on who evaluates.
+
+    Each token has a key, and each call of a layer a number; the token's mask is the sequence of SplitMix64 (Steele, Lea
+    and Flood, "Fast splittable pseudorandom number generators", 2014) that starts from both. On a CPU that takes as
+    long as torch's own generator, and it is the same on every device.
+    """
 
     def __init__(self, device: torch.device) -> None:
-        self._generator = torch.Generator(device=device)
+        self._device = device
+        self._keys = torch.zeros(1, dtype=torch.int64, device=device)
+        self._call = 0
 
     def seed(self, seed: int) -> None:
-        """Start the sequence of masks of one micro-batch."""
-        self._generator.manual_seed(seed)
+        """Start the masks of a pass whose tokens are known by their place alone."""
+        self.start(torch.tensor([seed], device=self._device))
+
+    def start(self, keys: Tensor) -> None:
+        """Start the masks of one forward pass.
+
+        Args:
+            keys: (tokens,) of 64-bit integers, one for each token of the pass.
+        """
+        self._keys, self._call = keys, 0
 
     def draw(self, like: Tensor, probability: float) -> Tensor:
         """Return a mask of ``like``'s shape and type: 0 with the probability, else 1 / (1 - probability).
 
-        The probability is rounded to 1/32768: four draws come out of one 64-bit number, which is four times as fast as
-        a draw each, and integer shifts make the mask, which is four times as fast as comparing and converting.
+        The probability is rounded to 1/32768: four draws come out of one 64-bit number, and integer shifts make the
+        mask, which is four times as fast as comparing and converting.
         """
         threshold = round(probability * 32768)
         kept = torch.tensor(32768 / (32768 - threshold), dtype=like.dtype)
         bits = _INTEGERS[like.element_size()]
-        words = torch.empty((like.numel() + 3) // 4, dtype=torch.int64, device=like.device)
-        words.random_(-(2**63), None, generator=self._generator)
+        width = like.shape[-1]
+        words = self._draw_words(like.numel() // width, (width + 3) // 4)
         # Fifteen bits each, from -16384 on; after the subtraction only what is dropped is negative.
-        draws = words.view(torch.int16)[: like.numel()].view(like.shape).bitwise_right_shift(1).sub_(threshold - 16384)
+        draws = words.view(torch.int16)[:, :width].bitwise_right_shift(1).sub_(threshold - 16384)
         dropped = draws.bitwise_right_shift_(15)
         # All ones where dropped: its complement keeps the bits of the factor, or none.
-        return dropped.bitwise_not_().to(bits).bitwise_and_(int(kept.view(bits))).view(like.dtype)
+        mask = dropped.bitwise_not_().to(bits).bitwise_and_(int(kept.view(bits))).view(like.dtype)
+        return mask.view(like.shape)
+
+    def _draw_words(self, tokens: int, words: int) -> Tensor:
+        """Return (tokens, words) of 64-bit numbers."""
+        self._call += 1
+        keys = self._keys
+        if len(keys) != tokens:
+            # A layer that sees other tokens than the row's, as an expert does: they are known by their place.
+            keys = mix_bits(keys[:1] + torch.arange(tokens, device=self._device))
+        states = mix_bits(keys + signed(self._call * _GOLDEN))
+        return mix_bits(states[:, None] + torch.arange(1, words + 1, device=self._device) * signed(_GOLDEN))
+
+
+_GOLDEN = 0x9E3779B97F4A7C15
+_MIXING = ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB), (31, 1))
+"""SplitMix64: shifts and factors of its finalizer, and what it adds from one number to the next."""
+
+
+def mix_bits(numbers: Tensor) -> Tensor:
+    """Scatter the bits of 64-bit integers, in place: one bit of difference becomes thirty-two."""
+    shifted = torch.empty_like(numbers)
+    for shift, factor in _MIXING:
+        # A signed number's shift fills up with its sign, which is cut off.
+        torch.bitwise_right_shift(numbers, shift, out=shifted)
+        numbers.bitwise_xor_(shifted.bitwise_and_((1 << (64 - shift)) - 1))
+        if factor != 1:
+            numbers.mul_(signed(factor))
+    return numbers
+
+
+def signed(number: int) -> int:
+    """Return the lowest 64 bits of a number as torch's integers hold them."""
+    number &= 2**64 - 1
+    return number - 2**64 if number >> 63 else number
 
 
 _INTEGERS = {2: torch.int16, 4: torch.int32, 8: torch.int64}

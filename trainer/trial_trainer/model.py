@@ -24,6 +24,7 @@ from trial_trainer.data import Group, Row, build_row, separate
 from trial_trainer.dataset import Page, Question
 from trial_trainer.errors import ArmError, StudyError
 from trial_trainer.lora import DropoutMasks, use_fast_lora
+from trial_trainer.memory import is_out_of_memory
 
 log = logging.getLogger(__name__)
 
@@ -64,6 +65,8 @@ class LoadedModel:
 
     def forward(self, row: Row) -> Tensor:
         """Return the same by the attention in use, which the caller has set."""
+        if row.mask_keys is not None:
+            self.masks.start(row.mask_keys)
         output = self.module(
             input_ids=row.input_ids,
             position_ids=row.position_ids,
@@ -83,6 +86,7 @@ class LoadedModel:
                 input_ids=row.input_ids[:, segment.start : segment.end],
                 position_ids=row.position_ids[:, segment.start : segment.end],
                 label_positions=row.label_positions[inside] - segment.start,
+                mask_keys=None if row.mask_keys is None else row.mask_keys[segment.start : segment.end],
             )
             found.append(self.forward(alone))
         return torch.cat(found)
@@ -128,6 +132,8 @@ def _from_pretrained(path: str, dtype: torch.dtype, attention: str | None) -> An
     try:
         return AutoModelForCausalLM.from_pretrained(path, dtype=dtype, local_files_only=True, **options)
     except (OSError, KeyError, RuntimeError) as error:
+        if is_out_of_memory(error):
+            raise
         raise BaseModelError(f"the base model in {path!r} cannot be loaded: {error}") from error
     except (ValueError, ImportError) as error:
         if attention is None:
@@ -145,6 +151,8 @@ def _can_share_prefix(loaded: LoadedModel, page: Page) -> bool:
     try:
         shared = loaded.logits(build_row([group], loaded.device)).float()
     except (UnsupportedAttentionError, TypeError, RuntimeError, ValueError) as error:
+        if is_out_of_memory(error):
+            raise
         log.info("shared page tokens do not work with this model: %s", error)
         _use_plain_attention(loaded.module)
         return False

@@ -9,7 +9,6 @@ the same however the step's pages are spread over rows and ranks. Nothing in a s
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import math
 import os
@@ -18,11 +17,13 @@ import resource
 import secrets
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from enum import Enum
 from pathlib import Path
+from typing import TypeVar
 
 import accelerate
 import peft
@@ -38,6 +39,7 @@ from trial_trainer.checkpoint import (
     Checkpoint,
     Identity,
     RunState,
+    UntrainedLoss,
     delete_older,
     find_checkpoint,
     restore,
@@ -56,10 +58,20 @@ from trial_trainer.contract import (
     TrialConfig,
     to_json,
 )
-from trial_trainer.data import MICRO_BATCH_TOKENS, Group, Row, build_row, micro_batches, share_among_ranks, step_groups
+from trial_trainer.data import (
+    MICRO_BATCH_TOKENS,
+    Group,
+    Row,
+    build_row,
+    draw_groups,
+    fit_rows,
+    share_among_ranks,
+    step_groups,
+)
 from trial_trainer.dataset import TRAIN, VALIDATION, Page, count_samples, read_index, read_split, read_summary
 from trial_trainer.errors import ArmError, Diverged, StudyError
 from trial_trainer.measure import Prediction, measure
+from trial_trainer.memory import free_memory, is_out_of_memory, must_fit
 from trial_trainer.model import LoadedModel, adapter_parameters, add_adapter, choose_device, load_base, save_adapter
 from trial_trainer.predict import predict
 from trial_trainer.schedule import learning_rate
@@ -67,21 +79,20 @@ from trial_trainer.stop import StopRequest
 
 log = logging.getLogger(__name__)
 
+T = TypeVar("T")
+
 MAX_GRADIENT_NORM = 1.0
 LOSS_WINDOW_STEPS = 10
-EXPLODED = 3.0
-"""A run has diverged when the mean loss of the last ten steps is this many times the first step's."""
+UNTRAINED_SAMPLES = 64
+"""Of the training set, drawn by the study's seed: the untrained loss is their mean, the same for every arm."""
+EXPLODED_TIMES, EXPLODED_NATS, EXPLODED_ERRORS = 3.0, 3.0, 10.0
+"""A run has diverged when the mean loss of its last ten steps is this many times the untrained loss, and so many nats
+and so many standard errors of such a mean above it: a model that learns nothing never gets there, at any batch size."""
+SMALLEST_ARM = {"lora_rank": 1, "lora_alpha": 1, "lora_dropout": 0.0}
+"""What needs least memory of all: where one sample does not fit with it, no arm can run."""
 CHECKPOINT_SECONDS = 300
 """Time between checkpoints on the way: what a lost node can cost at most."""
 PROGRESS_SECONDS = 2.0
-OUT_OF_MEMORY = (
-    "out of memory",
-    "can't allocate memory",
-    "not enough memory",
-    "bad allocation",
-    "std::bad_alloc",
-    "_status_alloc_failed",
-)
 
 
 def train(config: TrialConfig, stop: StopRequest) -> ExitCode:
@@ -168,7 +179,9 @@ class _Run:
     clock: _Clock = field(default_factory=_Clock)
     step: int = 0
     samples_seen: int = 0
-    first_loss: float | None = None
+    row_tokens: int
+    """Tokens of a row; halved where one does not fit into memory."""
+    untrained: UntrainedLoss | None = None
     recent_losses: tuple[float, ...] = ()
     tokens_trained: int = 0
     checkpoint: str = ""
@@ -184,10 +197,7 @@ class _Run:
         self.loaded.module.train()
         groups = step_groups(self.pages, step=self.step, batch_size=self.batch_size, seed=self.config.seed)
         mine = share_among_ranks(groups, self.accelerator.num_processes)[self.accelerator.process_index]
-        loss, fits = self._accumulate(mine)
-        loss, misfits = self._sum_over_ranks(torch.tensor([loss, 0.0 if fits else 1.0], dtype=torch.float64)).tolist()
-        if misfits:
-            raise ArmError(f"batch_size {self.batch_size} with this adapter does not fit into memory")
+        loss = self._agree(self._accumulate(mine))
         self._refuse_divergence(loss)
         self._sum_gradients()
         for group in self.optimizer.param_groups:
@@ -199,23 +209,81 @@ class _Run:
         self.samples_seen += self.batch_size
         self.tell_progress()
 
-    def _accumulate(self, groups: Sequence[Group]) -> tuple[float, bool]:
-        """Add this rank's share of the step's gradient; return its share of the loss, and whether it fit."""
-        total = torch.zeros((), dtype=torch.float64)
-        rows = micro_batches(self.loaded.arrange(groups), MICRO_BATCH_TOKENS[self.loaded.device.type])
+    def _accumulate(self, groups: Sequence[Group]) -> float | _Misfit:
+        """Add this rank's share of the step's gradient; return its share of the loss."""
+        mask_seed = f"{self.config.seed}/{self.step}"
+
+        def compute(groups: Sequence[Group]) -> tuple[float, int]:
+            row = build_row(groups, self.loaded.device, mask_seed)
+            loss = answer_loss(self.loaded.logits(row), row) / self.batch_size
+            loss.backward()  # type: ignore[no-untyped-call]
+            return float(loss.detach().double().cpu()), row.tokens
+
+        rows = self._compute_rows(groups, compute)
+        if isinstance(rows, _Misfit):
+            return rows
+        self.tokens_trained += sum(tokens for _, tokens in rows)
+        return sum(loss for loss, _ in rows)
+
+    def _compute_rows(self, groups: Sequence[Group], compute: Callable[[Sequence[Group]], T]) -> list[T] | _Misfit:
+        """Compute groups in rows that fit into memory: where one does not, all of them begin again, half as long.
+
+        What a row gives does not depend on what lies beside it, so neither do losses and gradients.
+        """
+        arranged = self.loaded.arrange(groups)
+        while True:
+            done: list[T] = []
+            unfit = None
+            for row in fit_rows(arranged, self.row_tokens):
+                try:
+                    done.append(compute(row))
+                except (MemoryError, RuntimeError) as error:
+                    if not is_out_of_memory(error):
+                        raise
+                    unfit = row
+                    break
+            if unfit is None:
+                return done
+            # Its frames held the row's tensors, and went with the error.
+            self.optimizer.zero_grad(set_to_none=False)
+            free_memory()
+            if sum(len(group.questions) for group in unfit) == 1:
+                return self._blame(unfit[0])
+            tokens = sum(group.tokens for group in unfit)
+            self.row_tokens = tokens // 2
+            log.warning("a row of %d tokens does not fit into memory; from now on rows have %d", tokens, tokens // 2)
+
+    def _blame(self, sample: Group) -> _Misfit:
+        """Say whose fault it is that one sample does not fit: the study's, if it does not with the smallest adapter.
+
+        The run cannot go on after that: its own adapter makes room.
+        """
+        self.optimizer.state.clear()
+        self.optimizer.param_groups.clear()
+        self.parameters = {}
+        self.loaded = replace(self.loaded, module=self.loaded.module.unload())  # type: ignore[operator]
+        free_memory()
         try:
-            for number, batch in enumerate(rows):
-                self.loaded.masks.seed(_mask_seed(self.config.seed, self.step, number, self.accelerator.process_index))
-                row = build_row(batch, self.loaded.device)
-                loss = answer_loss(self.loaded.logits(row), row) / self.batch_size
-                loss.backward()  # type: ignore[no-untyped-call]
-                total += loss.detach().double().cpu()
-                self.tokens_trained += row.tokens
-        except (MemoryError, torch.OutOfMemoryError, RuntimeError) as error:
+            smallest = add_adapter(self.loaded, SMALLEST_ARM, self.config.trainer, self.config.seed)
+            smallest.module.train()
+            row = build_row([sample], smallest.device)
+            answer_loss(smallest.logits(row), row).backward()  # type: ignore[no-untyped-call]
+        except (MemoryError, RuntimeError) as error:
             if not is_out_of_memory(error):
                 raise
-            return 0.0, False
-        return float(total), True
+            return _Misfit.STUDY
+        return _Misfit.ARM
+
+    def _agree(self, share: float | _Misfit) -> float:
+        """Return the sum of what every rank found, or blame together."""
+        found = [share, 0.0, 0.0] if isinstance(share, float) else [0.0, share is _Misfit.ARM, share is _Misfit.STUDY]
+        total, arm, study = self._sum_over_ranks(torch.tensor(found, dtype=torch.float64)).tolist()
+        sample = f"one sample of up to {self.config.trainer.max_length_tokens} tokens does not fit into memory"
+        if study:
+            raise StudyError(f"{sample}, even with an adapter of rank {SMALLEST_ARM['lora_rank']} and no dropout")
+        if arm:
+            raise ArmError(f"{sample} with this adapter; with one of rank {SMALLEST_ARM['lora_rank']} it does")
+        return float(total)
 
     def _learning_rate(self) -> float:
         return learning_rate(
@@ -225,17 +293,39 @@ class _Run:
             warmup_percent=self.warmup_percent,
         )
 
+    def measure_untrained(self) -> UntrainedLoss:
+        """Measure the loss of single samples as it is before the first step; the ranks share them, and agree."""
+        groups = draw_groups(self.pages, samples=UNTRAINED_SAMPLES, seed=self.config.seed)
+        mine = share_among_ranks(groups, self.accelerator.num_processes)[self.accelerator.process_index]
+        self.loaded.module.eval()
+
+        @torch.no_grad()
+        def compute(groups: Sequence[Group]) -> Tensor:
+            row = build_row(groups, self.loaded.device)
+            return sample_losses(self.loaded.logits(row), row).double().cpu()
+
+        rows = self._compute_rows(mine, compute)
+        self._agree(rows if isinstance(rows, _Misfit) else 0.0)
+        losses = torch.cat([torch.zeros(0, dtype=torch.float64), *(rows if isinstance(rows, list) else [])])
+        sums = torch.stack([torch.tensor(float(len(losses)), dtype=torch.float64), losses.sum(), losses.square().sum()])
+        count, total, squares = self._sum_over_ranks(sums).tolist()
+        mean = total / count
+        if not math.isfinite(mean):
+            raise StudyError(f"the untrained model's loss must be finite, got {mean} nats per token")
+        return UntrainedLoss(mean=mean, deviation=math.sqrt(max(0.0, squares / count - mean**2)))
+
     def _refuse_divergence(self, loss: float) -> None:
-        if self.first_loss is None:
-            self.first_loss = loss
+        if self.untrained is None:
+            raise RuntimeError("the untrained loss must be measured before the first step")
         self.recent_losses = (*self.recent_losses, loss)[-LOSS_WINDOW_STEPS:]
         if not math.isfinite(loss):
             raise Diverged(f"the loss of step {self.step + 1} is {loss}")
         mean = sum(self.recent_losses) / len(self.recent_losses)
-        if len(self.recent_losses) == LOSS_WINDOW_STEPS and mean > EXPLODED * self.first_loss:
+        limit = exploded_loss(self.untrained, self.batch_size)
+        if len(self.recent_losses) == LOSS_WINDOW_STEPS and mean > limit:
             raise Diverged(
                 f"the mean loss of steps {self.step - LOSS_WINDOW_STEPS + 2} to {self.step + 1} is {mean:.3f}, "
-                f"over {EXPLODED:g} times the first step's {self.first_loss:.3f}"
+                f"over {limit:.3f}; untrained it was {self.untrained.mean:.3f}"
             )
 
     def _sum_gradients(self) -> None:
@@ -270,14 +360,18 @@ class _Run:
     def save(self) -> None:
         """Write a checkpoint, then drop this attempt's older ones."""
         with self.clock.phase("save"):
+            row_tokens = tuple(
+                gather_object([self.row_tokens]) if self.accelerator.num_processes > 1 else [self.row_tokens]
+            )
             if self.is_first:
                 self.tell_progress(force=True)
                 state = RunState(
                     identity=self.identity,
                     step=self.step,
                     samples_seen=self.samples_seen,
-                    first_loss=self.first_loss,
+                    untrained=self.untrained,
                     recent_losses=self.recent_losses,
+                    row_tokens=row_tokens,
                 )
                 self.checkpoint = save_checkpoint(
                     self.store,
@@ -321,7 +415,15 @@ class _Run:
         dataset = open_store(self.config.dataset)
         pages, index = read_split(dataset, VALIDATION), read_index(dataset)
         rank, ranks = self.accelerator.process_index, self.accelerator.num_processes
-        mine = predict(self.loaded, pages[rank::ranks], index, self.config.base_model)
+        mine: list[Prediction] = []
+        problem: StudyError | None = None
+        try:
+            mine = predict(self.loaded, pages[rank::ranks], index, self.config.base_model)
+        except StudyError as error:
+            problem = error
+        # A rank that is alone with its problem would leave the others waiting.
+        if self._sum_over_ranks(torch.tensor([float(problem is not None)])).item():
+            raise problem or StudyError("the evaluation of one page does not fit into another rank's memory")
         return list(gather_object(mine)) if ranks > 1 else mine
 
     def _write_adapter(self) -> None:
@@ -375,6 +477,13 @@ class _Run:
         store.write(key, to_json(progress).encode())
 
 
+class _Misfit(Enum):
+    """Whose fault it is that one sample does not fit into memory."""
+
+    ARM = "arm"
+    STUDY = "study"
+
+
 # --- Before the first step -------------------------------------------------------------------------------------------
 
 
@@ -396,7 +505,9 @@ def _prepare_run(config: TrialConfig, store: ArtifactStore) -> _Run:
         ranks=accelerator.num_processes,
     )
     checkpoint = _newest_checkpoint(config, store)
-    loaded = load_base(config.base_model, config.trainer, choose_device(), max(pages, key=lambda p: len(p.questions)))
+    with must_fit("the base model"):
+        page = max(pages, key=lambda page: len(page.questions))
+        loaded = load_base(config.base_model, config.trainer, choose_device(), page)
     loaded = add_adapter(loaded, config.arm, config.trainer, config.seed)
     parameters = adapter_parameters(loaded.module)
     optimizer = torch.optim.AdamW(
@@ -417,13 +528,18 @@ def _prepare_run(config: TrialConfig, store: ArtifactStore) -> _Run:
         batch_size=batch_size,
         peak_learning_rate=float(config.arm["learning_rate"]),
         warmup_percent=float(config.arm.get("warmup_percent", config.trainer.warmup_percent)),
+        row_tokens=MICRO_BATCH_TOKENS[loaded.device.type],
     )
     if checkpoint is not None:
         restore(checkpoint, identity, parameters, optimizer)
         run.step, run.started_at_step = checkpoint.state.step, checkpoint.state.step
         run.samples_seen = checkpoint.state.samples_seen
-        run.first_loss, run.recent_losses = checkpoint.state.first_loss, checkpoint.state.recent_losses
+        run.untrained, run.recent_losses = checkpoint.state.untrained, checkpoint.state.recent_losses
+        # A rank whose rows were halved goes on with them: other rows round differently.
+        run.row_tokens = checkpoint.state.row_tokens[accelerator.process_index]
         log.info("goes on from %s", checkpoint.key)
+    else:
+        run.untrained = run.measure_untrained()
     _print_derived(run)
     return run
 
@@ -460,11 +576,6 @@ def _attempt() -> str:
     return (os.environ.get(ATTEMPT) or secrets.token_hex(4))[:8]
 
 
-def _mask_seed(seed: int, step: int, micro_step: int, rank: int) -> int:
-    digest = hashlib.sha256(f"{seed}/{step}/{micro_step}/{rank}".encode()).digest()
-    return int.from_bytes(digest[:8], "big") >> 1
-
-
 def _print_derived(run: _Run) -> None:
     samples = count_samples(run.pages)
     steps = samples // run.batch_size
@@ -472,6 +583,9 @@ def _print_derived(run: _Run) -> None:
     trained = sum(parameter.numel() for parameter in run.parameters.values())
     log.info("samples: %d on %d pages; %d dropped an epoch", samples, len(run.pages), samples - steps * run.batch_size)
     log.info("steps: %d epochs x floor(%d / %d) = %d", epochs, samples, run.batch_size, run.config.total_steps)
+    if run.untrained is not None:
+        limit = exploded_loss(run.untrained, run.batch_size)
+        log.info("untrained loss: %.3f; a run whose ten-step mean exceeds %.3f has diverged", run.untrained.mean, limit)
     log.info("trained parameters: %s", f"{trained:,}")
     log.info("threads: %d; ranks: %d", torch.get_num_threads(), run.accelerator.num_processes)
 
@@ -486,17 +600,26 @@ def answer_loss(logits: Tensor, row: Row) -> Tensor:
         logits: (labels, vocabulary), of any type; computed in fp32.
         row: tells which labels belong to which sample.
     """
+    return _weigh(logits, row).sum()
+
+
+def sample_losses(logits: Tensor, row: Row) -> Tensor:
+    """Return the (samples,) mean token cross-entropy of each answer, in nats."""
+    weighted = _weigh(logits, row)
+    return weighted.new_zeros(row.samples).index_add_(0, row.sample_of_label, weighted)
+
+
+def _weigh(logits: Tensor, row: Row) -> Tensor:
     losses = F.cross_entropy(logits.float(), row.labels, reduction="none")
     lengths = torch.bincount(row.sample_of_label, minlength=row.samples)
-    return (losses / lengths[row.sample_of_label]).sum()
+    return losses / lengths[row.sample_of_label]
 
 
-def is_out_of_memory(error: BaseException) -> bool:
-    """Tell an allocation that failed from other errors; torch names it differently on each device."""
-    if isinstance(error, MemoryError | torch.OutOfMemoryError):
-        return True
-    text = str(error).lower()
-    return any(words in text for words in OUT_OF_MEMORY)
+def exploded_loss(untrained: UntrainedLoss, batch_size: int) -> float:
+    """Return the ten-step mean of the loss above which a run has diverged."""
+    error = untrained.deviation / math.sqrt(LOSS_WINDOW_STEPS * batch_size)
+    above = max((EXPLODED_TIMES - 1) * untrained.mean, EXPLODED_NATS, EXPLODED_ERRORS * error)
+    return untrained.mean + above
 
 
 def _peak_memory_bytes(device: torch.device) -> int:
