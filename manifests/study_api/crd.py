@@ -87,7 +87,7 @@ def build_crd() -> dict[str, Any]:
         ("Trials", "integer", ".status.trialCounts.total", "Trials so far."),
         ("Measured", "integer", ".status.trialCounts.measured", "Trials with a reading."),
         ("Promoted", "integer", ".status.trialCounts.promoted", "Trials that were promoted to full length."),
-        ("Best", "string", ".status.summary.best", "The best reading."),
+        ("Best", "string", ".status.summary.best", "The best reading, which is the best of many."),
         (
             "Gain",
             "string",

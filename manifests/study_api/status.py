@@ -225,7 +225,7 @@ def build_status() -> Schema:
             "summary": fields(
                 "What kubectl get shows in its columns, rounded.",
                 {
-                    "best": text("The best reading.", 64, **NULL),
+                    "best": text("The best reading, which is the best of many.", 64, **NULL),
                     "gain": text(
                         "The gain over the baseline with its 95 % interval: on the test set once it was read; "
                         "before, on validation, corrected for being the best of so many arms.",

@@ -17,7 +17,7 @@ import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from statistics import NormalDist, fmean, variance
+from statistics import NormalDist, fmean
 
 from study_operator.promotion import choose_winner, rank
 from study_operator.study import Study, is_share
@@ -198,7 +198,7 @@ def _draw_together(points: Mapping[int, _Point], critical: float) -> _Drawn:
     alike = {i: p for i, p in points.items() if best.merit - p.merit <= critical * math.hypot(best.error, p.error)}
     mean, kept = fmean(p.merit for p in alike.values()), 1.0
     if len(alike) > 1:
-        spread = variance(p.merit for p in alike.values())
+        spread = math.fsum((p.merit - mean) ** 2 for p in alike.values()) / (len(alike) - 1)
         kept = max(0.0, 1 - fmean(p.error**2 for p in alike.values()) / spread) if spread > 0 else 0.0
     merits = {i: mean + kept * (p.merit - mean) if i in alike else p.merit for i, p in points.items()}
     return _Drawn(merits, frozenset(alike))

@@ -372,7 +372,7 @@ def _describe_validation(report: Report, winner: Trial) -> str:
     baseline = next((trial for trial in report.trials if trial.origin == "Baseline"), None)
     if baseline is None or baseline is winner:
         return said + ("; the winner is the baseline itself." if baseline is winner else ".")
-    gain = measure_validation_gain(report.study, report.trials, winner, baseline)
+    gain = measure_validation_gain(report.study, report.trials, winner, baseline) if last is not None else None
     if last is None or gain is None:
         return f"{said}."
     reference = describe_measurement(metric, baseline.measurement(last.rung))

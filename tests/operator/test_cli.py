@@ -379,6 +379,8 @@ def test_a_calibrated_plan_prepares_the_data_once(bench):
     assert code == 0
     # 6 × (10 + 0.6 × 80 × 2 + 40 × 0.5) + 4 × (10 + 2.4 × 80 × 2 + 40 × 0.5) + 10 + 3 × 140 × 0.5 seconds.
     assert "0.73 accelerator-hours" in output
+    # 6 × (10 + 3 × 80 × 2 + 40 × 0.5) + 10 + 3 × 140 × 0.5 seconds.
+    assert "full-length runs of every trial would take 0.91" in output
     assert "batch size 16: 3 epochs × ⌊320 / 16⌋ = 60 steps, the first reading after 12" in output
     assert bench.call()[0] == 0
     assert Counter(bench.lines("start"))["prepare"] == 1

@@ -12,6 +12,7 @@ import pytest
 from rich.console import Console
 
 from some_studies import a_judgement, a_report, a_row, a_study, a_summary, a_trial, measured
+from study_operator.gain import Gain, GainSource
 from study_operator.progress import Snapshot, duration, lines_of_progress, render_live
 from study_operator.report import (
     PREDICTORS,
@@ -236,6 +237,47 @@ def test_the_errors_of_trials_say_what_they_are_or_why_there_are_none() -> None:
     assert "trials (± one standard error, clustered by site)" in drawn(render_trials(report))
     assert "trials (no standard errors: 4 sites are too few, 5 are needed)" in drawn(render_trials(few))
     assert "bars: no standard errors: 4 sites are too few, 5 are needed" in render_page(few)
+
+
+def test_a_gain_without_standard_errors_is_said_to_be_too_good() -> None:
+    report = a_report()
+    trials = [
+        replace(t, measurements=tuple(replace(m, standard_error=None) for m in t.measurements)) for t in report.trials
+    ]
+    assert lines_of(replace(report, trials=trials))[2].endswith(
+        "of the baseline: +7.0 points as read, the best of 2 arms, which is too good by chance; without standard "
+        "errors nobody knows by how much."
+    )
+
+
+def test_two_rungs_that_cost_more_than_they_spared_are_said_to() -> None:
+    lines = lines_of(a_report(saved_hours=-0.1))
+    assert (
+        "Accelerator time: 30.0 minutes spent, 6.0 minutes more than running every measured trial to its full length."
+        in lines
+    )
+
+
+def test_programs_read_the_gain_with_its_interval_and_what_it_is_of() -> None:
+    assert render_json(a_report())["gain"] is None
+    gain = Gain(
+        trial="t002",
+        estimate=0.01,
+        low=-0.02,
+        high=0.09,
+        source=GainSource.VALIDATION,
+        largest_of=24,
+        as_read=0.07,
+    )
+    assert render_json(a_report(gain=gain))["gain"] == {
+        "trial": "t002",
+        "estimate": 0.01,
+        "low": -0.02,
+        "high": 0.09,
+        "on": "Validation",
+        "largestOf": 24,
+        "asRead": 0.07,
+    }
 
 
 def test_the_end_says_validation_test_gain_agreement_and_time():
