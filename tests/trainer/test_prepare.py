@@ -980,3 +980,81 @@ def test_a_refused_source_writes_nothing(config) -> None:
     write_records(config, some_pages(3))
     sentences(config)
     assert not Path(config.dataset).exists()
+
+
+# Labels that no answer could be right by ----------------------------------------------------------------------------
+
+
+def test_a_label_that_is_no_value_of_its_attribute_is_counted_named_and_left_out(config) -> None:
+    pages = some_pages()
+    for page in pages:
+        page["labels"] = {"price": [page["markup"]["price"]]}
+    pages[2]["labels"]["price"] = ["Free"]
+    pages[4]["labels"]["price"] = ["was £20 now £15", pages[4]["markup"]["price"]]
+    write_records(config, pages)
+    summary = prepare(config)
+    assert summary.unusable_labels == {"price": 2}
+    (sentence,) = [warning for warning in summary.warnings if "can't be read" in warning]
+    assert sentence == (
+        "2 labels of 'price' can't be read as its value and are left out: "
+        "'Free' (line 3, 'p2'), 'was £20 now £15' (line 5, 'p4')"
+    )
+    gold = {page.id: q.gold for pages_ in read_all(config).values() for page in pages_ for q in page.questions}
+    assert "p2" not in {page for page, values in gold.items() if "Free" in values}
+    assert all("was £20 now £15" not in question.gold for question in questions_of(config))
+
+
+@pytest.mark.parametrize(
+    ("attribute", "label"),
+    [
+        ("price", "£12.99–£15.99"),
+        ("price", "₹1,29,999"),
+        ("price", ",89 €"),
+        ("rating", "4.5/5"),
+        ("availability", "Few left"),
+        ("availability", "Nicht lieferbar"),
+        ("currency", "USD $"),
+        ("brand", "C&A"),
+    ],
+)
+def test_every_label_that_is_kept_is_right_against_itself(config, attribute: str, label: str) -> None:
+    pages = some_pages()
+    for page in pages:
+        page["labels"] = {attribute: [label]}
+        page["html"] = page["html"].replace("</body>", f"<p>Rating: {label}</p></body>")
+    config = replace(config, attributes=("name", attribute), split=Split(validation_percent=40, test_percent=20))
+    write_records(config, pages)
+    assert prepare(config).unusable_labels == {}
+    asked = [question for question in questions_of(config) if question.attribute == attribute]
+    assert asked
+    assert all(answers.is_correct(attribute, label, question.gold) for question in asked)
+    assert all(answers.is_correct(attribute, q.answer_text, q.gold) for q in asked if q.derived)
+
+
+def test_a_dollar_is_canadian_in_a_canadian_shop_and_open_elsewhere(config) -> None:
+    pages = some_pages()
+    for number, page in enumerate(pages):
+        page["labels"] = {"currency": ["CAD"]}
+        page["url"] = f"https://shop{number}.{'example' if number == 7 else 'ca'}/kettle"
+    config = replace(config, attributes=("name", "currency"))
+    write_records(config, pages)
+    summary = prepare(config)
+    assert summary.ambiguous_currencies == 1
+    assert any("'CAD' (line 8, 'p7')" in warning for warning in summary.warnings)
+    trained = {q.answer_text for page in read_all(config)[TRAIN] for q in page.questions if q.attribute == "currency"}
+    assert trained == {"$"}
+    settled = [q for q in questions_of(config) if q.attribute == "currency" and q.derived]
+    assert all(answers.is_correct("currency", said, q.gold) for q in settled for said in ("$", "CAD"))
+    assert not any(answers.is_correct("currency", "USD", q.gold) for q in settled)
+
+
+def test_the_thousands_of_a_page_are_accepted_as_it_prints_them(config) -> None:
+    pages = some_pages()
+    for number, page in enumerate(pages):
+        page["labels"] = {"price": [str(1200 + number)]}
+        page["html"] = page["html"].replace(f"${number + 10}.50", f"1.{200 + number} €")
+    write_records(config, pages)
+    prepare(config)
+    priced = [question for question in questions_of(config) if question.attribute == "price"]
+    assert all(question.answer_text.startswith("1.2") and question.derived for question in priced)
+    assert all(answers.is_correct("price", question.answer_text, question.gold) for question in priced)

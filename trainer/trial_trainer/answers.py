@@ -9,14 +9,27 @@ Nothing here knows HTML or a model.
 from __future__ import annotations
 
 import html
+import itertools
 import math
 import re
 import unicodedata
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
 from trial_trainer.availability import find_availability, parse_availability
+from trial_trainer.currencies import (
+    NUMBER,
+    currency_key,
+    decimal_of,
+    find_money,
+    find_money_places,
+    find_numbers,
+    find_sign,
+    may_mean,
+    meaning_of,
+    read_number,
+)
 
 ABSENT = "none"
 """The answer that says: the page has no such value. Only explicit nulls of hand-made labels are trained as this."""
@@ -34,129 +47,6 @@ QUESTION_BY_ATTRIBUTE = {
     "rating": "What is the average rating, as a number?",
     "description": "How is the product described?",
 }
-
-# Currencies -----------------------------------------------------------------------------------------------------------
-
-SYMBOLS_BY_CURRENCY: dict[str, tuple[str, ...]] = {
-    "AED": ("AED", "د.إ", "Dhs", "درهم"),
-    "ARS": ("ARS", "$", "AR$"),
-    "AUD": ("AUD", "$", "A$", "AU$"),
-    "BGN": ("BGN", "лв", "лв."),
-    "BHD": ("BHD", "د.ب"),
-    "BRL": ("BRL", "R$"),
-    "BYN": ("BYN", "Br", "руб", "руб.", "р."),
-    "CAD": ("CAD", "$", "C$", "CA$", "CDN$"),
-    "CHF": ("CHF", "Fr.", "fr.", "SFr.", "Fr"),
-    "CLP": ("CLP", "$", "CLP$"),
-    "CNY": ("CNY", "¥", "￥", "元", "RMB", "CN¥"),
-    "COP": ("COP", "$", "COL$"),
-    "CZK": ("CZK", "Kč"),
-    "DKK": ("DKK", "kr", "Kr", "KR", "kr."),
-    "EGP": ("EGP", "E£", "ج.م", "جنيه"),
-    "EUR": ("EUR", "€", "Euro", "EURO", "euros"),
-    "GBP": ("GBP", "£", "UK£"),
-    "HKD": ("HKD", "HK$", "$"),
-    "HRK": ("HRK", "kn", "Kn", "KN"),
-    "HUF": ("HUF", "Ft"),
-    "IDR": ("IDR", "Rp"),
-    "ILS": ("ILS", "₪", "NIS"),
-    "INR": ("INR", "₹", "Rs", "Rs."),
-    "ISK": ("ISK", "kr", "Kr", "KR", "kr."),
-    "JPY": ("JPY", "¥", "￥", "円"),
-    "KRW": ("KRW", "₩", "원"),
-    "KWD": ("KWD", "د.ك"),
-    "KZT": ("KZT", "₸", "тг", "тг.", "тенге"),
-    "MAD": ("MAD", "DH", "Dhs"),
-    "MXN": ("MXN", "$", "MX$", "Mex$"),
-    "MYR": ("MYR", "RM"),
-    "NGN": ("NGN", "₦"),
-    "NOK": ("NOK", "kr", "Kr", "KR", "kr.", ",-"),
-    "NZD": ("NZD", "$", "NZ$"),
-    "PEN": ("PEN", "S/", "S/."),
-    "PHP": ("PHP", "₱"),
-    "PKR": ("PKR", "Rs", "Rs.", "₨"),
-    "PLN": ("PLN", "zł", "zl"),
-    "QAR": ("QAR", "ر.ق", "QR"),
-    "RON": ("RON", "lei", "leu"),
-    "RSD": ("RSD", "din", "дин"),
-    "RUB": ("RUB", "₽", "руб", "руб.", "р."),
-    "SAR": ("SAR", "ر.س", "﷼", "SR", "ريال"),
-    "SEK": ("SEK", "kr", "Kr", "KR", "kr.", ":-"),
-    "SGD": ("SGD", "S$", "$"),
-    "THB": ("THB", "฿", "บาท"),
-    "TRY": ("TRY", "₺", "TL"),
-    "TWD": ("TWD", "NT$", "$", "元", "NTD"),
-    "UAH": ("UAH", "₴", "грн", "грн."),
-    "USD": ("USD", "$", "US$", "US $", "dollars"),
-    "UYU": ("UYU", "$U", "$"),
-    "VND": ("VND", "₫", "đ"),
-    "ZAR": ("ZAR", "R"),
-}
-"""What pages print for each currency (ISO 4217 code). A symbol may stand for several currencies."""
-
-
-def _currency_key(text: str) -> str:
-    """Fold what is written for a currency, so that "Lei", "lei" and "US $", "US$" are one."""
-    return re.sub(r"\s+", "", unicodedata.normalize("NFKC", text)).casefold().rstrip(".")
-
-
-CURRENCIES_BY_SYMBOL: dict[str, frozenset[str]] = {
-    key: frozenset(
-        code for code, symbols in SYMBOLS_BY_CURRENCY.items() if key in {_currency_key(symbol) for symbol in symbols}
-    )
-    for key in {_currency_key(symbol) for symbols in SYMBOLS_BY_CURRENCY.values() for symbol in symbols}
-}
-"""The currencies that a folded symbol or code may mean."""
-
-
-def _symbol_pattern(symbols: Iterable[str]) -> str:
-    """Build a pattern for any of the symbols, longest first; letters must not run on into a word.
-
-    Case is ignored but in signs of one or two letters: "12 Ft" is a price, "12 ft" is a length.
-    """
-    parts = []
-    for symbol in sorted(set(symbols), key=lambda s: (-len(s), s)):
-        escaped = re.escape(symbol).replace(r"\ ", r"\s?")
-        before = r"(?<![^\W\d_])" if symbol[0].isalpha() else ""
-        after = r"(?![^\W\d_])" if symbol[-1].isalpha() else ""
-        is_short = len(symbol) <= 2 and symbol.isascii()
-        parts.append(before + (escaped if is_short else f"(?i:{escaped})") + after)
-    return "|".join(parts)
-
-
-NUMBER = r"\d{1,3}(?:[.,'’\u00a0\u202f ]\d{3})+(?:[.,]\d{1,2})?(?!\d)|\d+(?:[.,]\d+)?"
-"""A number as pages print it: 1299, 1.299,00, 1,299.00, 1 299,00, 24.990."""
-
-_NUMBER = re.compile(NUMBER)
-_STANDING_NUMBER = re.compile(rf"(?<![\w.,-])(?:{NUMBER})(?![\w%-])")
-_DASHES = {",-", ":-"}
-_ONLY_BEFORE = {"R", "Br"}
-_ALL_SYMBOLS = {symbol for symbols in SYMBOLS_BY_CURRENCY.values() for symbol in symbols}
-_MARK_BEFORE = re.compile(rf"(?:{_symbol_pattern(_ALL_SYMBOLS - _DASHES)})\s{{0,2}}\Z")
-_MARK_AFTER = re.compile(rf"\s{{0,2}}({_symbol_pattern(_ALL_SYMBOLS - _ONLY_BEFORE)})")
-
-
-class Money(NamedTuple):
-    """A number beside a currency sign, as printed."""
-
-    number: str
-    mark: str
-
-
-def find_money(text: str, start: int = 0) -> Iterator[Money]:
-    """Find the numbers that stand beside a currency sign, which is how prices are recognised in running text."""
-    used = start
-    for found in _NUMBER.finditer(text, start):
-        first, end = found.span()
-        before = _MARK_BEFORE.search(text[max(used, first - 9) : first])
-        if before is not None:
-            yield Money(found[0], before[0].strip())
-            used = end
-            continue
-        after = _MARK_AFTER.match(text, end)
-        if after is not None and (first == 0 or not text[first - 1].isalnum()):
-            yield Money(found[0], after[1])
-            used = after.end()
 
 
 def question(attribute: str) -> str:
@@ -177,11 +67,11 @@ def is_valid(attribute: str, answer: str) -> bool:
         return False
     match attribute:
         case "price":
-            return bool(parse_numbers(text))
+            return parse_price(text) is not None
         case "rating":
-            return _NUMBER.search(text) is not None
+            return parse_rating(text) is not None
         case "currency":
-            return _currency_key(text) in CURRENCIES_BY_SYMBOL
+            return bool(may_mean(text))
         case "availability":
             return parse_availability(text) is not None
         case "sku":
@@ -195,73 +85,152 @@ def is_correct(attribute: str, answer: str, accepted: Sequence[str]) -> bool:
     text = answer.strip()
     if not text:
         return False
+    if attribute == "currency":
+        return _is_accepted_currency(text, accepted)
     return any(_means(attribute, text, value) for value in accepted)
 
 
 def _means(attribute: str, answer: str, value: str) -> bool:
     match attribute:
         case "price":
-            return not parse_numbers(answer).isdisjoint(parse_numbers(value))
+            said_price = parse_price(answer)
+            return said_price is not None and said_price == parse_price(value)
         case "rating":
             return _same_rating(answer, value)
-        case "currency":
-            return _same_currency(answer, value)
         case "availability":
             said, meant = parse_availability(answer), parse_availability(value)
             return said is not None and said == meant
         case "sku":
-            return bool(_sku_key(answer)) and _sku_key(answer) == _sku_key(value)
+            return _same_sku(answer, value)
         case "brand":
             return bool(_text_key(answer)) and _text_key(answer) == _text_key(value)
         case _:
-            return bool(answer) and _name_key(answer) == _name_key(value)
+            return bool(_name_key(answer)) and _name_key(answer) == _name_key(value)
 
 
 # Numbers --------------------------------------------------------------------------------------------------------------
 
-
-_ARABIC_SEPARATORS = {0x066B: ".", 0x066C: ","}
+_LONGEST_PRICE = 200
+"""Characters; a longer text is no price."""
+_UNIT = re.compile(
+    r"(?:/|\b(?:per|pro|par|por|je|al|za|pr|each|na|за)\b)\s*(?:\d+(?:[.,]\d+)?\s*)?"
+    r"(?:kg|g|gr|mg|lb|lbs|oz|ml|cl|dl|l|ltr|litre|liter|m|cm|m2|m²|ft|yd|st|stk|stück|pc|pcs|piece|pieza|unit|unidad"
+    r"|pièce|item|ks|szt|шт|кг|л|month|mo|monat|mois|mes|mese|year|yr|jahr|night|person|pack|pair|tb|sheet)\b\.?",
+    re.IGNORECASE,
+)
+_PERCENT = re.compile(r"[-−]?(?<!\d)\d{1,4}(?:[.,]\d+)?\s?[%٪％]")
+_RANGE = re.compile(
+    r"[^\w.,]*(?:[-–—~〜～]|\b(?:to|bis|à|a|do|до|tot|till|hasta|até|och|から)\b)?[^\w.,]*", re.IGNORECASE
+)
+_IS_RANGE = re.compile(r"[-–—~〜～]|\b(?:to|bis|à|a|do|до|tot|till|hasta|até|から)\b", re.IGNORECASE)
 
 
 @lru_cache(maxsize=65536)
-def parse_numbers(text: str) -> frozenset[float]:
-    """Read the number in a text, in any notation.
+def parse_price(text: str, decimal: str | None = None, country: str | None = None) -> tuple[float, ...] | None:
+    """Read the price in a text, in any notation: one amount, or the two ends of a range.
 
-    Returns:
-        Its possible values: none when the text holds no number or more than one; two when the notation leaves open
-        whether a group of three digits is a fraction ("24.990" is 24.99 or 24990).
+    A unit ("per kg") and percentages are no part of it. None where the text holds no number, or several that are no
+    range.
+
+    Args:
+        text: as printed.
+        decimal: the decimal sign of its page, where it is known; see `currencies.read_number`.
+        country: of the shop, where it is known.
     """
-    found = _NUMBER.findall(unicodedata.normalize("NFKC", text).translate(_ARABIC_SEPARATORS))
-    if len(found) != 1:
-        return frozenset()
-    number = re.sub(r"[\s'’]", "", found[0])
-    dots, commas = number.count("."), number.count(",")
-    separator, other = (".", ",") if number.rfind(".") > number.rfind(",") else (",", ".")
-    if dots and commas:
-        spellings = {number.replace(other, "").replace(separator, ".")}
-    elif dots + commas != 1:
-        spellings = {number.replace(separator, "")}
-    else:
-        spellings = {number.replace(separator, ".")}
-        whole, _, tail = number.partition(separator)
-        if len(tail) == 3 and len(whole) <= 3 and int(whole) > 0:
-            spellings.add(whole + tail)
-    return frozenset(value for value in map(float, spellings) if math.isfinite(value))
+    if len(text) > _LONGEST_PRICE:
+        return None
+    plain = _PERCENT.sub(" ", _UNIT.sub(" ", _visible(text)))
+    places = list(find_money_places(plain))
+    values: list[float] = []
+    ends: list[tuple[int, int]] = []
+    for number in find_numbers(plain):
+        place = next((p for p in places if p.start <= number.start < p.end), None)
+        printed, mark = (place.money.number, place.money.mark) if place is not None else (number.text, "")
+        value = read_number(printed, decimal=decimal, mark=mark, country=country)
+        if value is None:
+            return None
+        values.append(value)
+        ends.append((place.start, max(place.end, number.end)) if place is not None else (number.start, number.end))
+    if not values:
+        return None
+    if len(set(values)) == 1:
+        return (values[0],)
+    if len(values) == 2 and values[0] < values[1] and _is_range(plain[ends[0][1] : ends[1][0]]):
+        return (values[0], values[1])
+    return None
+
+
+def _is_range(between: str) -> bool:
+    return _IS_RANGE.search(between) is not None and _RANGE.fullmatch(between) is not None
+
+
+class Rating(NamedTuple):
+    """A rating as printed."""
+
+    value: float
+    scale: float | None
+    """Its best value, where it is said: 5 in "4.5/5", 100 in "90 %"."""
+    digits: int
+    """After the decimal sign."""
+
+
+_RATING_NUMBER = r"\d+(?:[.,٫]\d+)?|[.,]\d+"
+_OF_SCALE = re.compile(
+    rf"({_RATING_NUMBER})\s*(?:stars?|sterne|★|⭐)?\s*(?:/|\b(?:out\s+of|von|sur|de|su|av|z|of|van|из|από|dari|trên|sobre)\b)"
+    r"\s*(5|10|20|100)(?![\d.,]\d|\d)",
+    re.IGNORECASE,
+)
+_SCALE_FIRST = re.compile(rf"(5|10|100)\s*(?:つ星のうち|点満点中|점\s*만점에|점\s*중)\s*({_RATING_NUMBER})")
+_OF_HUNDRED = re.compile(rf"({_RATING_NUMBER})\s*[%٪％]")
+_ANY_RATING = re.compile(_RATING_NUMBER)
+
+
+@lru_cache(maxsize=65536)
+def parse_rating(text: str) -> Rating | None:
+    """Read the rating in a text: "4.5", "4,5 von 5", "9/10", "90 %", "4.5 (12 reviews)"."""
+    plain = _visible(text)
+    for pattern, value_group, scale_group in ((_OF_SCALE, 1, 2), (_SCALE_FIRST, 2, 1)):
+        found = pattern.search(plain)
+        if found is not None:
+            return _rating(found[value_group], float(found[scale_group]))
+    percent = _OF_HUNDRED.search(plain)
+    if percent is not None:
+        return _rating(percent[1], 100.0)
+    any_number = _ANY_RATING.search(plain)
+    return None if any_number is None else _rating(any_number[0], None)
+
+
+def _rating(printed: str, scale: float | None) -> Rating | None:
+    number = re.sub(r"[,٫]", ".", printed)
+    value = float(number)
+    return Rating(value, scale, len(number.partition(".")[2])) if math.isfinite(value) else None
 
 
 def _same_rating(answer: str, value: str) -> bool:
     """Compare ratings; a page that prints 4.8 means the 4.7578 of its markup, but 5 does not mean 4.7."""
-    first = _NUMBER.search(answer)
-    if first is None:
+    said, meant = parse_rating(answer), parse_rating(value)
+    if said is None or meant is None:
         return False
-    digits = len(re.split(r"[.,]", first[0])[-1]) if re.search(r"[.,]", first[0]) else 0
-    said, meant = parse_numbers(first[0]), parse_numbers(value)
-    if not said.isdisjoint(meant):
+    if said.scale is not None and meant.scale is not None and said.scale != meant.scale:
+        return abs(said.value / said.scale - meant.value / meant.scale) < 1e-9
+    if said.value == meant.value:
         return True
-    return digits in (1, 2) and any(abs(s - m) <= 0.5 * 10**-digits + 1e-9 for s in said for m in meant)
+    return said.digits in (1, 2) and abs(said.value - meant.value) <= 0.5 * 10**-said.digits + 1e-9
 
 
 # Text keys ------------------------------------------------------------------------------------------------------------
+
+_FOLDED_LETTERS = str.maketrans(
+    {"ø": "o", "đ": "d", "ð": "d", "ł": "l", "ħ": "h", "ı": "i", "æ": "ae", "œ": "oe", "þ": "th", "ŧ": "t", "&": "and"}
+)
+_MARKS_OF_OWNERS = re.compile("[™®©℠]")
+_SIGNIFICANT = frozenset("+%")
+"""Signs that tell brands apart ("Disney+"), beside letters and digits."""
+
+
+def _visible(text: str) -> str:
+    """Drop what is not seen: soft hyphens, spaces without width, marks of direction."""
+    return text if text.isascii() else "".join(c for c in text if unicodedata.category(c) != "Cf")
 
 
 def _unescape(text: str) -> str:
@@ -271,42 +240,119 @@ def _unescape(text: str) -> str:
 
 @lru_cache(maxsize=65536)
 def _text_key(text: str) -> str:
-    """Fold case, diacritics, punctuation and spaces away."""
-    decomposed = unicodedata.normalize("NFKD", _unescape(text)).casefold()
-    return "".join(c for c in decomposed if c.isalnum())
+    """Fold case, accents, punctuation and spaces away; "&" is "and", and vowel signs are letters."""
+    plain = _MARKS_OF_OWNERS.sub("", _visible(_unescape(text)))
+    # Composed once more, й is a letter of its own and not an и with an accent.
+    decomposed = unicodedata.normalize("NFKD", plain).casefold().replace("и\u0306", "й").translate(_FOLDED_LETTERS)
+    return "".join(c for c in decomposed if c.isalnum() or c in _SIGNIFICANT or _is_vowel_sign(c))
+
+
+def _is_vowel_sign(character: str) -> bool:
+    """Say whether a mark belongs to its letter: any but the accents of Latin, Greek, Cyrillic, Hebrew and Arabic."""
+    return unicodedata.category(character) in ("Mn", "Mc") and not (
+        "\u0300" <= character <= "\u036f" or "\u0591" <= character <= "\u05c7" or "\u064b" <= character <= "\u0670"
+    )
 
 
 @lru_cache(maxsize=65536)
 def _name_key(text: str) -> str:
-    """Fold case, spaces and kinds of quotes and dashes."""
-    folded = unicodedata.normalize("NFKC", _unescape(text)).casefold()
+    """Fold case, spaces, kinds of quotes and dashes, and the marks of owners."""
+    plain = _MARKS_OF_OWNERS.sub("", _visible(_unescape(text)))
+    folded = unicodedata.normalize("NFKC", plain).casefold().replace("×", "x")
     folded = re.sub(r"[‘’‚‛′´`]", "'", re.sub(r"[“”„‟″«»]", '"', folded))
     folded = re.sub(r"[‐‑‒–—―]", "-", folded)
     return re.sub(r"\s+", " ", folded).strip()
 
 
 def _sku_key(text: str) -> str:
-    """Fold case and separators, which shops set as they like ("466/7999" is "4667999")."""
-    return re.sub(r"[\W_]+", "", unicodedata.normalize("NFKC", text).casefold())
+    """Fold case, scripts of digits and separators, which shops set as they like ("466/7999" is "4667999")."""
+    folded = unicodedata.normalize("NFKC", _visible(text)).casefold()
+    return "".join(str(unicodedata.decimal(c)) if c.isdecimal() else c for c in folded if c.isalnum())
 
 
-# Currency ---------------------------------------------------------------------------------------------------------
+def _same_sku(answer: str, value: str) -> bool:
+    """Compare article numbers: the same letters and digits, and no two ways of dividing them.
+
+    "466/7999" is "4667999", and "VEI-22G013 K11" is "VEI22G013-K11"; "12-3" is not "1-23", where each divides what the
+    other joins. A UPC-A is the EAN-13 that begins with a zero.
+    """
+    said, meant = _sku_key(answer), _sku_key(value)
+    if not said or not meant:
+        return False
+    if said != meant:
+        return _is_gtin(said) and _is_gtin(meant) and said.zfill(14) == meant.zfill(14)
+    cuts, other = _cuts(answer), _cuts(value)
+    return cuts <= other or other <= cuts
 
 
-def _same_currency(answer: str, value: str) -> bool:
-    said, meant = _currency_key(answer), _currency_key(value)
-    if said == meant:
-        return bool(said)
-    said_codes = CURRENCIES_BY_SYMBOL.get(said, frozenset())
-    meant_codes = CURRENCIES_BY_SYMBOL.get(meant, frozenset())
-    return not said_codes.isdisjoint(meant_codes)
+def _cuts(text: str) -> frozenset[int]:
+    """Return after how many letters and digits a separator stands, but at the ends."""
+    parts = re.split(r"[\W_]+", unicodedata.normalize("NFKC", _visible(text)).casefold().strip())
+    lengths = [len(part) for part in parts if part]
+    return frozenset(itertools.accumulate(lengths[:-1]))
+
+
+def _is_gtin(digits: str) -> bool:
+    """Say whether digits are a GTIN-8, -12, -13 or -14 by their length and check digit (GS1 General Specifications)."""
+    if len(digits) not in (8, 12, 13, 14) or not (digits.isascii() and digits.isdigit()):
+        return False
+    total = sum(int(d) * (3 if place % 2 == 0 else 1) for place, d in enumerate(digits.zfill(14)))
+    return total % 10 == 0
+
+
+# Currency -------------------------------------------------------------------------------------------------------------
+
+
+def _is_accepted_currency(answer: str, accepted: Sequence[str]) -> bool:
+    """Say whether an answer is one of the accepted signs and codes, or means what they mean.
+
+    What says one currency alone ("CAD", "€") settles what the signs beside it mean; a sign that stands alone means what
+    it means everywhere.
+    """
+    key = currency_key(answer)
+    if any(key == currency_key(value) for value in accepted):
+        return bool(key)
+    settled = {code for value in accepted if len(codes := may_mean(value)) == 1 for code in codes}
+    return meaning_of(answer) in (settled or {code for value in accepted if (code := meaning_of(value)) is not None})
+
+
+# What a page accepts --------------------------------------------------------------------------------------------------
+
+
+def spell_out(
+    attribute: str, values: Sequence[str], answer: str | None, text: str, country: str | None
+) -> tuple[str, ...]:
+    """Return the accepted values of a page's question with what they mean on this page.
+
+    "$" is "CAD", too, in a Canadian shop, and "1.299" is "1299" where commas are decimal: what `is_correct` cannot
+    know of a bare answer stands beside the label, and so does the answer to train on.
+    """
+    spelled = list(values)
+    for value in values:
+        if attribute == "currency" and len(may_mean(value)) > 1:
+            code = meaning_of(value, country)
+            if code is not None and country is not None:
+                spelled.append(code)
+        elif attribute == "price":
+            here = parse_price(value, decimal_of(text), country)
+            if here is not None and here != parse_price(value):
+                spelled.append("–".join(f"{amount:.10g}" for amount in here))
+    if answer is not None and values and not is_correct(attribute, answer, spelled):
+        spelled.append(answer)
+    return tuple(dict.fromkeys(spelled))
 
 
 # Targets --------------------------------------------------------------------------------------------------------------
 
 
-def target(attribute: str, label: str, text: str) -> str | None:
+def target(attribute: str, label: str, text: str, country: str | None = None) -> str | None:
     """Derive the answer to train on from a label and the text that the model will see.
+
+    Args:
+        attribute: what is asked.
+        label: its value, as a person or markup writes it.
+        text: the page's.
+        country: of the shop, as `currencies.country_of` tells it.
 
     Returns:
         The value in the form in which it stands in the text (a price as printed, the currency as the page's sign),
@@ -317,11 +363,11 @@ def target(attribute: str, label: str, text: str) -> str | None:
         return None
     match attribute:
         case "price":
-            return _price_target(label, text)
+            return _price_target(label, text, country)
         case "rating":
             return _rating_target(label, text)
         case "currency":
-            return _currency_target(label, text)
+            return _currency_target(label, text, country)
         case "availability":
             return _availability_target(label, text)
         case "sku":
@@ -332,16 +378,34 @@ def target(attribute: str, label: str, text: str) -> str | None:
             return _find_folded(_name_key(label), text, _fold_gently)
 
 
-def _price_target(label: str, text: str) -> str | None:
-    wanted = parse_numbers(label)
+_STANDING_NUMBER = re.compile(rf"(?<![\w.,-])(?:{NUMBER})(?![\w%-])")
+
+
+def _price_target(label: str, text: str, country: str | None) -> str | None:
+    decimal = decimal_of(text)
+    # A label may leave open what its separator means; of its readings the page prints one.
+    readings = (parse_price(label, decimal, country), *(parse_price(label, sign) for sign in (None, ".", ",")))
+    wanted = {price for price in readings if price is not None}
+    if any(len(price) == 2 for price in wanted):
+        return _range_target(wanted, text, decimal, country)
     if not wanted:
         return None
     for money in find_money(text):
-        if not parse_numbers(money.number).isdisjoint(wanted):
+        if (read_number(money.number, decimal=decimal, mark=money.mark, country=country),) in wanted:
             return money.number
     for found in _STANDING_NUMBER.finditer(text):
-        if len(found[0]) > 2 and not parse_numbers(found[0]).isdisjoint(wanted):
+        if len(found[0]) > 2 and (read_number(found[0], decimal=decimal, country=country),) in wanted:
             return found[0]
+    return None
+
+
+def _range_target(wanted: set[tuple[float, ...]], text: str, decimal: str | None, country: str | None) -> str | None:
+    """Find a range of prices as printed, signs and all."""
+    for line in text.splitlines():
+        for first, second in itertools.pairwise(find_money_places(line)):
+            stretch = line[first.start : second.end].strip()
+            if parse_price(stretch, decimal, country) in wanted:
+                return stretch
     return None
 
 
@@ -353,8 +417,13 @@ _RATING_CONTEXT = re.compile(
 def _rating_target(label: str, text: str) -> str | None:
     """Find the rating as printed; a whole number counts only in a line that speaks of ratings."""
     fallback = None
+    meant = parse_rating(label)
     for line in text.splitlines():
         speaks_of_ratings = _RATING_CONTEXT.search(line) is not None
+        if speaks_of_ratings and meant is not None and meant.scale is not None:
+            for found in (*_OF_SCALE.finditer(line), *_OF_HUNDRED.finditer(line)):
+                if _same_rating(found[0], label):
+                    return found[0]
         for found in _STANDING_NUMBER.finditer(line):
             number = found[0]
             if not _same_rating(number, label):
@@ -366,14 +435,13 @@ def _rating_target(label: str, text: str) -> str | None:
     return fallback
 
 
-def _currency_target(label: str, text: str) -> str | None:
-    codes = CURRENCIES_BY_SYMBOL.get(_currency_key(label))
-    if codes is None:
-        return None
-    for money in find_money(text):
-        if not CURRENCIES_BY_SYMBOL.get(_currency_key(money.mark), frozenset()).isdisjoint(codes):
-            return money.mark
-    return None
+def _currency_target(label: str, text: str, country: str | None) -> str | None:
+    code = meaning_of(label, country)
+    if code is not None:
+        return find_sign(code, text, country)
+    # A sign that stays open ("kr") is the answer where it is printed.
+    key = currency_key(label)
+    return next((money.mark for money in find_money(text) if currency_key(money.mark) == key), None)
 
 
 def _availability_target(label: str, text: str) -> str | None:

@@ -308,6 +308,10 @@ class DatasetSummary:
     """Questions that are asked several times in equal words and have different answers."""
     guessed_encodings: Mapping[str, int] = field(default_factory=dict)
     """Pages whose encoding was guessed, by the encoding that was taken."""
+    unusable_labels: Mapping[str, int] = field(default_factory=dict)
+    """Labels that can't be read as a value of their attribute, by attribute; they are left out."""
+    ambiguous_currencies: int = 0
+    """Currency labels not trained on: the page prints a sign that may mean several currencies."""
     contract_version: int = VERSION
 
 

@@ -18,8 +18,8 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 
 from lxml import etree
 
-from trial_trainer.answers import find_money
 from trial_trainer.availability import find_availability
+from trial_trainer.currencies import find_money
 from trial_trainer.decoding import Decoded, decode, is_utf16
 
 MAX_PAGE_BYTES = 50_000_000

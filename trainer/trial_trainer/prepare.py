@@ -20,6 +20,7 @@ from trial_trainer import answers, documents, markup, rules
 from trial_trainer.artifacts import open_store
 from trial_trainer.base_model import BaseModelError, digest_tokenizer, load_tokenizer
 from trial_trainer.contract import SUMMARY, DatasetSummary, LabelSource, PrepareConfig, SplitBy, SplitSummary
+from trial_trainer.currencies import country_of, is_left_open, meaning_of
 from trial_trainer.dataset import (
     HAND,
     MARKUP,
@@ -162,12 +163,19 @@ def prepare(config: PrepareConfig) -> DatasetSummary:
             digests=digests,
         ),
     )
-    warnings = [*_warn_of_errors(pages), *_warn_of_copies(by_split), *_warn_of_silence(silent, tokenizer.too_long)]
+    warnings = [
+        *_warn_of_labels(reader.unusable, reader.left_open),
+        *_warn_of_errors(pages),
+        *_warn_of_copies(by_split),
+        *_warn_of_silence(silent, tokenizer.too_long),
+    ]
     summary = DatasetSummary(
         study=config.study,
         splits={name: _summarise(pages[name]) for name in pages},
         skipped_pages=dict(sorted(reader.skipped.items())),
         dropped_labels=dict(sorted(dropped.items())),
+        unusable_labels={attribute: len(found) for attribute, found in sorted(reader.unusable.items())},
+        ambiguous_currencies=len(reader.left_open),
         guessed_encodings=dict(sorted(reader.guessed.items())),
         pages_in_test_shops=pages_in_test_shops,
         warnings=tuple(warnings),
@@ -253,6 +261,10 @@ class _Reader:
         self.skipped: Counter[str] = Counter()
         self.dropped: Counter[str] = Counter()
         self.guessed: Counter[str] = Counter()
+        self.unusable: dict[str, list[str]] = defaultdict(list)
+        """By attribute: labels that no answer could be right by, and where they stand."""
+        self.left_open: list[str] = []
+        """Currency labels of which the page prints a sign that may mean others, and where they stand."""
 
     def read(self, uri: str) -> list[Draft]:
         problems = Problems(uri=uri)
@@ -293,7 +305,7 @@ class _Reader:
         text = clean.cut(self._page_tokens, self._prompter.count_tokens)
         own = self._read_markup(page)
         said = rules.extract(html, page.url)
-        asked = tuple(self._ask(label, text, own, said) for label in self._labels(page, own))
+        asked = tuple(self._ask(page, label, text, own, said) for label in self._labels(page, own))
         if not asked:
             self.skipped["NoLabels"] += 1
             return None
@@ -328,21 +340,40 @@ class _Reader:
         is_given = self._config.labels_from is LabelSource.GIVEN
         for attribute in self._config.attributes:
             hand = page.labels.get(attribute)
-            if hand is not None and (hand or is_given):
-                found.append(_Label(attribute=attribute, values=hand, origin=HAND))
+            if hand is not None and not hand and is_given:
+                found.append(_Label(attribute=attribute, values=(), origin=HAND))
+            elif hand:
+                values = self._usable(page, attribute, hand)
+                found += [_Label(attribute=attribute, values=values, origin=HAND)] if values else []
             elif hand is None and attribute in own:
-                found.append(_Label(attribute=attribute, values=(own[attribute],), origin=MARKUP))
+                values = self._usable(page, attribute, (own[attribute],))
+                found += [_Label(attribute=attribute, values=values, origin=MARKUP)] if values else []
         return found
 
-    def _ask(self, label: _Label, text: str, own: Mapping[str, str], said: Mapping[str, str]) -> Asked:
-        answer = _derive(label.attribute, label.values, text)
+    def _usable(self, page: RawPage, attribute: str, values: Sequence[str]) -> tuple[str, ...]:
+        """Keep the values that an answer can be right by: each is judged against itself."""
+        usable = []
+        for value in map(self._prompter.clean, values):
+            if answers.is_correct(attribute, value, [value]) and not answers.is_absent(value):
+                usable.append(value)
+            else:
+                self.unusable[attribute].append(f"{value!r} ({_place(page)})")
+        return tuple(usable)
+
+    def _ask(self, page: RawPage, label: _Label, text: str, own: Mapping[str, str], said: Mapping[str, str]) -> Asked:
+        country = country_of(page.url or page.site)
+        answer = _derive(label.attribute, label.values, text, country)
         weak = None
         if answer is None and label.attribute == "name":
             weak = _derive_part(label, own.get("name", ""), text)
+        if answer is None and label.attribute == "currency":
+            codes = {meaning_of(value, country) for value in label.values} - {None}
+            if any(code is not None and is_left_open(code, text, country) for code in codes):
+                self.left_open.append(f"{label.values[0]!r} ({_place(page)})")
         return Asked(
             attribute=label.attribute,
             messages=tuple(self._prompter.ask(text, answers.question(label.attribute))),
-            gold=tuple(self._prompter.clean(value) for value in label.values),
+            gold=answers.spell_out(label.attribute, label.values, answer, text, country),
             origin=label.origin,
             answer=answer,
             rule=said.get(label.attribute),
@@ -374,11 +405,17 @@ class _Reader:
         return drafts
 
 
-def _derive(attribute: str, gold: tuple[str, ...], text: str) -> str | None:
+def _place(page: RawPage) -> str:
+    return f"{page.where}, {page.id!r}" if page.where else repr(page.id)
+
+
+def _derive(attribute: str, gold: tuple[str, ...], text: str, country: str | None) -> str | None:
     """Return the answer to train on: the first accepted value that the text bears out, or the word for absence."""
     if not gold:
         return answers.ABSENT
-    return next((found for value in gold if (found := answers.target(attribute, value, text)) is not None), None)
+    return next(
+        (found for value in gold if (found := answers.target(attribute, value, text, country)) is not None), None
+    )
 
 
 def _derive_part(label: _Label, name: str, text: str) -> str | None:
@@ -654,6 +691,21 @@ def _warn_of_errors(pages: Mapping[str, Sequence[Page]]) -> list[str]:
                 f"standard errors of the {name} split may exceed {MOST_STANDARD_ERROR_POINTS:g} points: "
                 + ", ".join(wide)
             )
+    return warnings
+
+
+def _warn_of_labels(unusable: Mapping[str, Sequence[str]], left_open: Sequence[str]) -> list[str]:
+    warnings = [
+        f"{len(found)} {'label' if len(found) == 1 else 'labels'} of {attribute!r} can't be read as its value and "
+        f"{'is' if len(found) == 1 else 'are'} left out: {_listed(found)}"
+        for attribute, found in sorted(unusable.items())
+    ]
+    if left_open:
+        warnings.append(
+            f"{len(left_open)} currency {'label is' if len(left_open) == 1 else 'labels are'} not trained on, because "
+            "the page prints a sign that may mean several currencies and its address names no country that settles it: "
+            + _listed(left_open)
+        )
     return warnings
 
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from trial_trainer import answers, documents
 from trial_trainer.availability import IN_STOCK
+from trial_trainer.currencies import find_money
 from trial_trainer.documents import Facts, Item, Skip
 
 _ITEMPROPS_BY_ATTRIBUTE = {
@@ -71,7 +72,7 @@ def _first_price(facts: Facts) -> tuple[str, str]:
     """Find the first number beside a currency sign after the heading, else anywhere."""
     start = facts.text.find(facts.heading) if facts.heading else 0
     for position in (max(start, 0), 0):
-        money = next(answers.find_money(facts.text, position), None)
+        money = next(find_money(facts.text, position), None)
         if money is not None:
             return money.number, money.mark
     return "", ""

@@ -43,6 +43,8 @@ class RawPage:
     """By hand."""
     markup: Mapping[str, str] | None
     """What the page's own markup says, where the source tells; None means: read the page."""
+    where: str = ""
+    """Where its record stands in the source: "line 12", or the name of a file."""
     charset: str | None = None
     """The encoding that the page was sent with, as the server named it; for pages in bytes."""
 
@@ -232,6 +234,7 @@ def _parse_page(record: dict[str, Any], number: int | str, problems: Problems) -
         return None
     return RawPage(
         id=texts["id"] or str(number),
+        where=where.strip(),
         html=html,
         url=texts["url"] or find_canonical_url(html),
         site=texts["site"],
