@@ -125,7 +125,11 @@ def test_markup_below_the_deepest_level_is_read() -> None:
     script = '<script type="application/ld+json">{"@type": "Product"}</script>'
     facts = inspect("<div>" * 5_000 + f"<h1>Blue chair</h1><b itemprop=sku>A1</b>{script}{LONG_ENOUGH}")
     assert not isinstance(facts, Skip)
-    assert (facts.heading, facts.items[0].value, facts.json_ld) == ("Blue chair", "A1", ('{"@type": "Product"}',))
+    assert (facts.heading, facts.nodes[0].values["sku"], facts.json_ld) == (
+        "Blue chair",
+        ["A1"],
+        ('{"@type": "Product"}',),
+    )
 
 
 @pytest.mark.parametrize(
@@ -149,7 +153,7 @@ def test_lines_hold_what_a_reader_sees(printed: str, seen: str) -> None:
     assert lines_of(f"<h1>{printed}</h1>") == [f"# {seen}"]
     facts = inspect(f"<h1>{printed}</h1><i itemprop=name>{printed}</i><b>{LONG_ENOUGH}</b>")
     assert not isinstance(facts, Skip)
-    assert (facts.heading, facts.items[0].value) == (seen, seen)
+    assert (facts.heading, facts.nodes[0].values["name"]) == (seen, [seen])
 
 
 SLOW_PAGES: dict[str, Callable[[int], str]] = {

@@ -1,4 +1,4 @@
-"""Raw product pages to compact text: the only place that knows HTML trees.
+"""Raw product pages to compact text: the only place, with `embedded`, that knows HTML trees.
 
 `extract` reads a page into lines, each with a score that says how likely it holds a value somebody asks for;
 `Document.cut` keeps the best lines that fit a token budget, in the order of the page. A page that cannot be read is a
@@ -21,6 +21,8 @@ from lxml import etree
 from trial_trainer.availability import find_availability
 from trial_trainer.currencies import find_money
 from trial_trainer.decoding import Decoded, decode, is_utf16
+from trial_trainer.embedded import read_embedded
+from trial_trainer.nodes import Node, walk
 
 MAX_PAGE_BYTES = 50_000_000
 """Pages of this size and above are skipped: no product page is that large, and a tree takes ten times its bytes."""
@@ -97,16 +99,6 @@ class Document:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Item:
-    """One `itemprop` of a page's microdata."""
-
-    scope: str
-    """The schema.org type of the item it belongs to, without its address ("Product"); "" outside any."""
-    name: str
-    value: str
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
 class Facts:
     """What a page says of itself, for label reading and for the rule extractor."""
 
@@ -115,7 +107,10 @@ class Facts:
     """The text of the page's main h1, or ""."""
     text: str
     """All visible text, a line for each block."""
-    items: tuple[Item, ...]
+    canonical: str
+    """The address that its `link` calls canonical, or ""."""
+    nodes: tuple[Node, ...]
+    """What its microdata and RDFa describe."""
     json_ld: tuple[str, ...]
     """The raw bodies of its JSON-LD scripts."""
     properties: tuple[tuple[str, str], ...]
@@ -147,7 +142,8 @@ def inspect(html: bytes | str) -> Facts | Skip:
         title=title,
         heading=blocks[heading].text if heading is not None and blocks[heading].tag == "h1" else "",
         text="\n".join(block.text for block in blocks),
-        items=tuple(_read_items(root)),
+        canonical=next((link.get("href", "") for link in root.iter("link") if _is_canonical(link)), ""),
+        nodes=tuple(_read_nodes(root)),
         json_ld=tuple(_read_json_ld(root)),
         properties=tuple(_read_properties(root)),
     )
@@ -849,35 +845,28 @@ def _title_line(title: str, blocks: Sequence[_Block], heading: int | None) -> li
 # A page's own markup --------------------------------------------------------------------------------------------------
 
 
-_MAX_ITEMS = 2_000
-_MAX_VALUE_PIECES = 2_000
-
-
-def _read_items(root: etree._Element) -> Iterator[Item]:
-    for element in islice(root.iterfind(".//*[@itemprop]"), _MAX_ITEMS):
-        value = _item_value(element)
-        scope = _scope_of(element)
-        for name in element.get("itemprop").split():
-            yield Item(scope=scope, name=name, value=value)
-
-
-def _item_value(element: etree._Element) -> str:
-    own = element.get("content") or element.get("datetime")
-    if own:
-        return _plain(str(own))
-    return _inner_text(element) or str(element.get("href") or "")
+_MAX_TITLE_PIECES = 2_000
 
 
 def _inner_text(element: etree._Element) -> str:
-    return _plain("".join(islice(element.itertext(), _MAX_VALUE_PIECES)))
+    return _plain("".join(islice(element.itertext(), _MAX_TITLE_PIECES)))
 
 
-def _scope_of(element: etree._Element) -> str:
-    for ancestor in element.iterancestors():
-        kind = str(ancestor.get("itemtype") or "")
-        if kind:
-            return kind.rstrip("/").rsplit("/", 1)[-1]
-    return ""
+def _read_nodes(root: etree._Element) -> list[Node]:
+    nodes = read_embedded(root, _is_named_old)
+    for node, _ in walk(nodes):
+        for values in node.values.values():
+            values[:] = [_plain(value) if isinstance(value, str) else value for value in values]
+    return nodes
+
+
+def _is_canonical(link: etree._Element) -> bool:
+    return "canonical" in (link.get("rel") or "").lower().split()
+
+
+def _is_named_old(element: etree._Element) -> bool:
+    """Say whether an element's names call the price in it an old one."""
+    return any(_read_name(name)[0] & _OLD for name in (element.get("class") or "").split()[:_MAX_NAMES])
 
 
 def _read_json_ld(root: etree._Element) -> Iterator[str]:

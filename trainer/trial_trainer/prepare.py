@@ -332,7 +332,7 @@ class _Reader:
         """Return what the page's markup says: as its source tells it, else read from the page."""
         if self._config.labels_from is LabelSource.GIVEN:
             return {}
-        return page.markup if page.markup is not None else markup.read_labels(page.html)
+        return page.markup if page.markup is not None else markup.read_labels(page.html, page.url)
 
     def _labels(self, page: RawPage, own: Mapping[str, str]) -> list[_Label]:
         """Return the labels of the attributes that are asked and labelled at all."""

@@ -7,20 +7,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from trial_trainer import answers, documents
+from trial_trainer import documents, markup
 from trial_trainer.availability import IN_STOCK
 from trial_trainer.currencies import find_money
-from trial_trainer.documents import Facts, Item, Skip
+from trial_trainer.documents import Facts, Skip
 
-_ITEMPROPS_BY_ATTRIBUTE = {
-    "price": ("price", "lowPrice"),
-    "currency": ("priceCurrency",),
-    "brand": ("brand", "manufacturer"),
-    "sku": ("sku", "productID", "mpn"),
-    "rating": ("ratingValue",),
-}
+_READ_FROM_MICRODATA = ("price", "currency", "brand", "sku", "rating")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,24 +41,20 @@ def fit_constants(questions: Iterable[tuple[str, str]]) -> ConstantPredictor:
     )
 
 
-def extract(html: bytes | str, url: str | None = None) -> dict[str, str]:  # noqa: ARG001
+def extract(html: bytes | str, url: str | None = None) -> dict[str, str]:
     """Answer by rule: microdata where the page has it, else the h1, the first price after it, its sign, InStock.
 
     Args:
         html: the raw page.
-        url: the page's address, as every predictor of a page gets it; no rule here reads it.
+        url: the page's address, by which its own product is known from others.
     """
     facts = documents.inspect(html)
     if isinstance(facts, Skip):
         return {}
     price, mark = _first_price(facts)
-    found = {
-        "name": facts.heading or facts.title,
-        "price": price,
-        "currency": mark,
-        "availability": IN_STOCK,
-    }
-    found |= {attribute: value for attribute, value in _from_items(facts.items) if value}
+    found = {"name": facts.heading or facts.title, "price": price, "currency": mark, "availability": IN_STOCK}
+    stated = markup.labels_of(replace(facts, json_ld=(), properties=()), url)
+    found |= {attribute: stated[attribute] for attribute in _READ_FROM_MICRODATA if attribute in stated}
     return {attribute: value for attribute, value in found.items() if value}
 
 
@@ -76,14 +66,3 @@ def _first_price(facts: Facts) -> tuple[str, str]:
         if money is not None:
             return money.number, money.mark
     return "", ""
-
-
-def _from_items(items: Iterable[Item]) -> Iterable[tuple[str, str]]:
-    by_name: dict[str, str] = {}
-    for item in items:
-        if item.value:
-            by_name.setdefault(item.name, item.value)
-    for attribute, names in _ITEMPROPS_BY_ATTRIBUTE.items():
-        value = next((by_name[name] for name in names if name in by_name), "")
-        if value and answers.is_valid(attribute, value):
-            yield attribute, value

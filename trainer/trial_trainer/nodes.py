@@ -1,0 +1,80 @@
+"""Things that a page describes in its markup, whatever the syntax: one kind of node for all of them.
+
+`json_ld` and `embedded` make nodes, `markup` reads them. Names are folded here: "schema:priceCurrency",
+"https://schema.org/priceCurrency" and "pricecurrency" are one property.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+Value: TypeAlias = "str | Node"
+
+
+@dataclass(eq=False, kw_only=True, slots=True)
+class Node:
+    """One described thing, or a mere reference to it where it has neither a type nor a property."""
+
+    types: frozenset[str] = frozenset()
+    """Local names of its types, in lower case."""
+    id: str = ""
+    values: dict[str, list[Value]] = field(default_factory=dict)
+    """Values by the property's local name, in lower case."""
+
+    def get(self, *names: str) -> list[Value]:
+        """Return all values of the properties, in the order of the names."""
+        return [value for name in names for value in self.values.get(name, ())]
+
+    def nodes(self, *names: str) -> list[Node]:
+        """Return the properties' values that are things themselves."""
+        return [value for value in self.get(*names) if isinstance(value, Node)]
+
+    def add(self, name: str, value: Value) -> None:
+        """Add a value of a property."""
+        self.values.setdefault(name, []).append(value)
+
+
+def local_name(name: str) -> str:
+    """Return the name of a type or property without vocabulary and prefix, in lower case."""
+    return re.split(r"[/#:]", name.strip().rstrip("/#:"))[-1].lower()
+
+
+def link_references(roots: Iterable[Node]) -> None:
+    """Put what is told of one id at several places into every node of that id.
+
+    Afterwards a node that only named an id holds what is known of it, and stays empty where nothing is.
+    """
+    by_id: dict[str, list[Node]] = {}
+    for node, _ in walk(roots):
+        if node.id:
+            by_id.setdefault(node.id, []).append(node)
+    for same in by_id.values():
+        values: dict[str, list[Value]] = {}
+        for node in same:
+            for name, found in node.values.items():
+                values.setdefault(name, found)
+        types = frozenset().union(*(node.types for node in same))
+        for node in same:
+            node.types, node.values = types, values
+
+
+def walk(roots: Iterable[Node]) -> Iterator[tuple[Node, tuple[Node, str] | None]]:
+    """Walk over all nodes once, outer before inner, each with its parent and the property that leads to it.
+
+    Iterative, and told nodes apart by identity: a page decides how deep its markup is, and whether it runs in circles.
+    """
+    waiting: list[tuple[Node, tuple[Node, str] | None]] = [(node, None) for node in reversed(list(roots))]
+    seen: set[int] = set()
+    while waiting:
+        node, parent = waiting.pop()
+        if id(node) in seen:
+            continue
+        seen.add(id(node))
+        yield node, parent
+        inner = [
+            (value, (node, name)) for name, values in node.values.items() for value in values if isinstance(value, Node)
+        ]
+        waiting.extend(reversed(inner))
