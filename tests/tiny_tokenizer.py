@@ -1,5 +1,6 @@
 """Tokenizers of one token a byte, made in a moment: for tests that are not about a real model's vocabulary."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
@@ -51,12 +52,21 @@ PROMPT_IS_NO_PREFIX = (
 REFUSES_ALL = "{{ raise_exception('closed today') }}"
 
 
-def build_tokenizer(chat_template: str | None = CHAT, *, end_of_sequence: str | None = "<|im_end|>"):
-    """Build a tokenizer whose tokens are the 256 bytes and three special ones."""
+LINE_BREAK_AND_SPACE = ("Ċ", "Ġ")
+"""Two bytes that every large vocabulary has a token for, which spans the end of a prompt and an indented answer."""
+
+
+def build_tokenizer(
+    chat_template: str | None = CHAT,
+    *,
+    end_of_sequence: str | None = "<|im_end|>",
+    merges: Sequence[tuple[str, str]] = (),
+):
+    """Build a tokenizer whose tokens are the 256 bytes, three special ones, and merges of two bytes."""
     special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
-    tokens = special + sorted(pre_tokenizers.ByteLevel.alphabet())
-    backend = Tokenizer(models.BPE(vocab={token: number for number, token in enumerate(tokens)}, merges=[]))
-    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokens = special + sorted(pre_tokenizers.ByteLevel.alphabet()) + ["".join(pair) for pair in merges]
+    backend = Tokenizer(models.BPE(vocab={token: number for number, token in enumerate(tokens)}, merges=list(merges)))
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=not merges)
     backend.decoder = decoders.ByteLevel()
     backend.add_special_tokens(special)
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, bos_token="<|im_start|>", eos_token=end_of_sequence)

@@ -134,7 +134,9 @@ def _data_table(report: Report) -> str:
     return (
         f"{table}<p class=soft>Pages left out: {escape(skipped)}. Encodings that were guessed: {escape(guessed)}. "
         f"Labels that the text does not hold: "
-        f"{escape(dropped)}. Pages dropped because their shop is in the test set: {summary.pages_in_test_shops}.</p>"
+        f"{escape(dropped)}. Pages dropped because their shop is in the test set: {summary.pages_in_test_shops}; "
+        f"because they stand in it themselves: {summary.repeats_of_test}. "
+        f"Labels that contradict others of the same text: {summary.conflicting_labels}.</p>"
     )
 
 

@@ -15,7 +15,9 @@ from moto import mock_aws
 from tiny_tokenizer import (
     ALTERNATING,
     ALTERNATING_WITH_SYSTEM,
+    CHAT,
     DROPS_SYSTEM,
+    LINE_BREAK_AND_SPACE,
     PROMPT_IS_NO_PREFIX,
     REFUSES_ALL,
     WITHOUT_END_OF_TURN,
@@ -378,6 +380,221 @@ def test_equal_texts_within_a_split_are_only_counted(config) -> None:
     write_records(config, pages)
     warnings = prepare(config).warnings
     assert sum("1 pages of the" in warning and "repeat the text of another" in warning for warning in warnings) == 1
+
+
+# What repeats itself --------------------------------------------------------------------------------------------------
+
+
+def places_of(config: PrepareConfig, is_wanted) -> set[str]:
+    """The splits that hold a page that is wanted."""
+    return {split for split, pages in read_all(config).items() for page in pages if is_wanted(page)}
+
+
+def decoded_prompts(config: PrepareConfig) -> dict[str, list[str]]:
+    tokenizer = build_tokenizer()
+    return {
+        split: [tokenizer.decode((*page.prefix, *question.prompt)) for page in pages for question in page.questions]
+        for split, pages in read_all(config).items()
+    }
+
+
+@pytest.mark.parametrize("by", list(SplitBy))
+@pytest.mark.parametrize("seed", range(4))
+def test_equal_prompts_are_in_one_split_and_fail_nothing(config, by, seed) -> None:
+    samples = [sample | {"prompt": f"Add 1 to {index % 40}"} for index, sample in enumerate(some_samples(60))]
+    write_records(config, samples)
+    split = Split(by=by, validation_percent=40, test_percent=20)
+    prepare(replace(config, attributes=(), split=split, seed=seed))
+    prompts = decoded_prompts(config)
+    assert sum(map(len, prompts.values())) == 60
+    assert not set(prompts[TRAIN]) & set(prompts[VALIDATION])
+    assert not (set(prompts[TRAIN]) | set(prompts[VALIDATION])) & set(prompts[TEST])
+
+
+def test_a_prompt_of_two_groups_joins_them(config) -> None:
+    records = [sample | {"group": f"g{index // 2}"} for index, sample in enumerate(some_samples(60))]
+    records[2]["prompt"] = records[0]["prompt"]
+    write_records(config, records)
+    prepare(replace(config, attributes=()))
+    assert len(places_of(config, lambda page: page.id in ("group g0", "group g1"))) == 1
+
+
+@pytest.mark.parametrize("by", list(SplitBy))
+def test_pages_of_equal_text_are_in_one_split_whatever_their_shop(config, by) -> None:
+    html = a_page(4)["html"]
+    write_records(
+        config, [*some_pages(), *(a_page(4, id=f"copy{n}", url=f"https://m{n}.example/", html=html) for n in "ab")]
+    )
+    prepare(replace(config, split=Split(by=by, validation_percent=40, test_percent=0)))
+    copies = {"p4", "copya", "copyb"}
+    assert len(places_of(config, lambda page: page.id in copies)) == 1
+    assert {page.id for pages in read_all(config).values() for page in pages} >= copies
+
+
+def test_a_notice_that_many_shops_show_joins_none_of_them(config) -> None:
+    notice = [a_page(99, id=f"n{number}", url=f"https://shop{number}.example/notice") for number in range(20)]
+    write_records(config, [*some_pages(), *notice])
+    summary = prepare(config)
+    assert summary.splits[TRAIN].pages + summary.splits[VALIDATION].pages == 31
+    assert "19 pages were left out, because pages of other sites have their text" in summary.warnings
+    assert summary.splits[VALIDATION].sites == 12
+
+
+def test_samples_of_the_test_set_are_dropped_from_training_and_counted(config, tmp_path) -> None:
+    config = replace(config, attributes=(), test_source=str(tmp_path / "test.jsonl"))
+    write_records(config, some_samples(40))
+    write_records(config, [*some_samples(3), {"prompt": "Add  1 to\n7", "completion": "8"}], config.test_source)
+    assert prepare(config).repeats_of_test == 4
+    prompts = decoded_prompts(config)
+    assert len(prompts[TRAIN]) + len(prompts[VALIDATION]) == 36
+    assert len(prompts[TEST]) == 4
+
+
+def test_of_a_group_only_the_samples_of_the_test_set_are_dropped(config, tmp_path) -> None:
+    config = replace(config, attributes=(), test_source=str(tmp_path / "test.jsonl"))
+    write_records(config, [sample | {"group": f"g{index // 4}"} for index, sample in enumerate(some_samples(80))])
+    write_records(config, some_samples(2), config.test_source)
+    summary = prepare(config)
+    assert (summary.repeats_of_test, summary.splits[TRAIN].samples + summary.splits[VALIDATION].samples) == (2, 78)
+
+
+TEST_PAGES = {
+    "of equal text": {"id": "other", "url": "https://mirror.example/kettle"},
+    "of equal id": {"url": "https://mirror.example/kettle", "html": a_page(77)["html"]},
+    "of equal address": {
+        "id": "other",
+        "url": "http://www.SHOP4.example:80/kettle/?utm_source=x#top",
+        "html": a_page(77)["html"],
+    },
+}
+
+
+@pytest.mark.parametrize("changes", TEST_PAGES.values(), ids=TEST_PAGES)
+def test_pages_of_the_test_set_are_dropped_and_counted_where_pages_are_split(config, tmp_path, changes) -> None:
+    split = Split(by=SplitBy.PAGE, validation_percent=40, test_percent=0)
+    config = replace(config, split=split, test_source=str(tmp_path / "test.jsonl"))
+    write_records(config, some_pages())
+    write_records(config, [a_page(4, **changes)], config.test_source)
+    summary = prepare(config)
+    assert (summary.repeats_of_test, summary.splits[TRAIN].pages + summary.splits[VALIDATION].pages) == (1, 29)
+    assert places_of(config, lambda page: page.id == "p4") <= {TEST}
+
+
+def test_line_numbers_are_no_ids(config, tmp_path) -> None:
+    split = Split(by=SplitBy.PAGE, validation_percent=40, test_percent=0)
+    config = replace(config, split=split, test_source=str(tmp_path / "test.jsonl"))
+    write_records(config, some_pages(id=...))
+    write_records(config, some_pages(5, first=50, id=...), config.test_source)
+    assert prepare(config).repeats_of_test == 0
+
+
+def test_a_text_of_the_test_set_is_dropped_from_other_shops_too(config, tmp_path) -> None:
+    config = replace(config, test_source=str(tmp_path / "test.jsonl"))
+    write_records(config, some_pages())
+    write_records(config, [a_page(4, id="copy", url="https://mirror.example/kettle")], config.test_source)
+    summary = prepare(config)
+    assert (summary.pages_in_test_shops, summary.repeats_of_test) == (0, 1)
+
+
+def test_labels_that_contradict_each_other_are_counted_and_shown_with_their_lines(config) -> None:
+    samples = some_samples(40)
+    samples[30] |= {"prompt": samples[3]["prompt"], "completion": "5"}
+    samples[31] |= {"prompt": samples[4]["prompt"], "completion": samples[4]["completion"]}
+    write_records(config, samples)
+    summary = prepare(replace(config, attributes=()))
+    assert summary.conflicting_labels == 1
+    assert (
+        "1 labels of equal prompts contradict each other: '4' in pages.jsonl line 4 and '5' in pages.jsonl line 31"
+    ) in summary.warnings
+
+
+def test_one_page_more_moves_few_others(config, tmp_path) -> None:
+    write_records(config, some_samples(60))
+    more = replace(config, source=str(tmp_path / "more.jsonl"), dataset=str(tmp_path / "more"))
+    write_records(more, [*some_samples(60), some_samples(1)[0]])
+    prepare(replace(config, attributes=()))
+    prepare(replace(more, attributes=()))
+    splits = [{page.id: split for split, pages in read_all(c).items() for page in pages} for c in (config, more)]
+    assert all(splits[1][name] == split for name, split in splits[0].items())
+
+
+# Completions ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "completion", ["    return 7", " seven", "\tseven", "\n\nseven", "seven  ", "seven\n", " \u00a0seven"]
+)
+def test_a_completion_is_trained_as_it_is_written(config, completion) -> None:
+    samples = some_samples()
+    samples[7] |= {"id": "odd", "completion": completion}
+    write_records(config, samples)
+    summary = prepare(replace(config, attributes=()))
+    (question,) = [
+        q for pages in read_all(config).values() for page in pages if page.id == "odd" for q in page.questions
+    ]
+    assert build_tokenizer().decode(question.answer) == f"{completion}<|im_end|>"
+    assert not any("chat template changes" in warning for warning in summary.warnings)
+
+
+def test_a_completion_whose_first_token_spans_the_prompt_is_trained_after_the_prompts_own_tokens() -> None:
+    tokenizer = build_tokenizer(merges=[LINE_BREAK_AND_SPACE])
+    prompter = Prompter(tokenizer)
+    asked = [{"role": "user", "content": "Write 7"}]
+    (sample,) = prompter.encode([asked], ["    return 7"])
+    assert sample.prompt == prompter.encode_prompts([asked])[0]
+    assert prompter.read_answer(sample) == "    return 7"
+    whole = tokenizer.apply_chat_template(
+        [*asked, {"role": "assistant", "content": "    return 7"}], tokenize=True, return_dict=True
+    )["input_ids"]
+    assert tuple(whole[: len(sample.prompt)]) != sample.prompt
+    assert tokenizer.decode(whole).startswith(tokenizer.decode([*sample.prompt, *sample.answer]))
+
+
+def test_completions_that_a_template_strips_are_named(config, tmp_path) -> None:
+    stripping = CHAT.replace("m.content", "m.content | trim")
+    samples = some_samples()
+    samples[7] |= {"completion": "  8"}
+    write_records(config, samples)
+    model = save_tokenizer(tmp_path / "stripping", stripping)
+    summary = prepare(replace(config, attributes=(), base_model=BaseModel(uri=str(model))))
+    assert (
+        "the chat template changes 1 completions, by white space at their ends: pages.jsonl line 8" in summary.warnings
+    )
+
+
+def test_samples_that_the_template_refuses_are_named(config, tmp_path) -> None:
+    system = {"role": "system", "content": "Be short."}
+    records = [
+        {"prompt": [system] * (number in (3, 8)) + [{"role": "user", "content": f"Say {number}"}], "completion": "x"}
+        for number in range(30)
+    ]
+    write_records(config, records)
+    model = save_tokenizer(tmp_path / "alternating", ALTERNATING)
+    (sentence,) = sentences(replace(config, attributes=(), base_model=BaseModel(uri=str(model))))
+    assert sentence == (
+        f"base_model.uri '{model}': the chat template must accept every conversation, but refuses one: roles must "
+        "alternate: pages.jsonl line 4, pages.jsonl line 9"
+    )
+
+
+FORMS = {
+    "messages": {"messages": [{"role": "user", "content": "Say x"}, {"role": "assistant", "content": "x"}]},
+    "messages as prompt and completion": {
+        "prompt": [{"role": "user", "content": "Say x"}],
+        "completion": [{"role": "assistant", "content": "x"}],
+    },
+    "strings": {"prompt": "Say x", "completion": "x"},
+}
+
+
+@pytest.mark.parametrize("record", FORMS.values(), ids=FORMS)
+def test_ready_samples_come_in_several_forms(config, record) -> None:
+    write_records(config, [*some_samples(), record | {"id": "form"}])
+    prepare(replace(config, attributes=()))
+    tokenizer = build_tokenizer()
+    (page,) = [page for pages in read_all(config).values() for page in pages if page.id == "form"]
+    text = tokenizer.decode((*page.prefix, *page.questions[0].prompt, *page.questions[0].answer))
+    assert text.endswith("Say x<|im_end|>\n<|im_start|>assistant\nx<|im_end|>")
 
 
 def test_wide_standard_errors_are_a_warning_with_their_size(config) -> None:
@@ -871,21 +1088,9 @@ def test_a_source_whose_shops_are_all_in_the_test_set_is_refused(config, tmp_pat
     write_records(config, some_pages())
     write_records(config, some_pages(), config.test_source)
     assert sentences(config) == (
-        "the train split must hold at least 1 page, got none after the shops of the test set were dropped",
-        "the validation split must hold at least 1 page, got none after the shops of the test set were dropped",
+        "the train split must hold at least 1 page, got none after what is in the test set was dropped",
+        "the validation split must hold at least 1 page, got none after what is in the test set was dropped",
     )
-
-
-def test_equal_texts_in_two_splits_are_refused(config, tmp_path) -> None:
-    config = replace(config, test_source=str(tmp_path / "test.jsonl"))
-    write_records(config, some_pages())
-    write_records(config, [a_page(4, id="copy", url="https://mirror.example/kettle")], config.test_source)
-    (sentence,) = sentences(config)
-    assert sentence in {
-        f"pages must not have equal texts in two splits, but 'p4' ({split}) and 'copy' (test) have; "
-        "leave one of them out, or give them one site"
-        for split in (TRAIN, VALIDATION)
-    }
 
 
 def test_a_group_of_two_sites_is_refused(config) -> None:
@@ -894,13 +1099,6 @@ def test_a_group_of_two_sites_is_refused(config) -> None:
     assert sentences(replace(config, attributes=())) == (
         'pages.jsonl: the samples of a group must have one site, got "a" and "b" in group \'g\'',
     )
-
-
-def test_equal_prompts_in_two_splits_are_refused(config) -> None:
-    write_records(config, [sample | {"prompt": "Guess"} for sample in some_samples()])
-    (sentence,) = sentences(replace(config, attributes=()))
-    assert sentence.startswith("samples must not have equal prompts in two splits, but '")
-    assert sentence.endswith(" have; give them one group")
 
 
 SETTINGS = {

@@ -16,8 +16,9 @@ from trial_trainer.splits import (
     Candidate,
     address_of,
     clustered_error_points,
+    digest_text,
     draw,
-    find_shared_texts,
+    join_groups,
     rank,
     shop_of,
 )
@@ -180,14 +181,32 @@ def test_the_error_of_no_value_is_infinite() -> None:
     assert clustered_error_points([]) == math.inf
 
 
-def test_equal_texts_in_two_splits_are_found_and_in_one_split_are_not() -> None:
-    found = find_shared_texts(
-        [
-            ("train", "a", "x  y"),
-            ("train", "b", "x y"),
-            ("test", "c", "x\ny"),
-            ("validation", "d", "z"),
-            ("test", "e", "w"),
-        ]
-    )
-    assert found == [(("train", "a"), ("test", "c"))]
+def some_groups(**texts: str) -> dict[str, Counter[bytes]]:
+    """Groups by name with the texts that they hold, a letter each."""
+    return {name: Counter(letter.encode() for letter in letters) for name, letters in texts.items()}
+
+
+def test_groups_with_equal_texts_are_joined_under_the_first_name() -> None:
+    joined = join_groups(some_groups(d="w", c="x", b="xy", a="y", **{f"z{n}": chr(200 + n) for n in range(40)}))
+    assert {name: joined.group_by_name[name] for name in "abcd"} == {"a": "a", "b": "a", "c": "a", "d": "d"}
+    assert not joined.home_by_text
+
+
+def test_copies_of_one_text_are_one_group_however_many() -> None:
+    joined = join_groups(some_groups(a="x", b="x", c="x", d="y"))
+    assert set(joined.group_by_name.values()) == {"a", "d"}
+
+
+def test_a_text_that_would_join_too_much_stays_with_the_first() -> None:
+    joined = join_groups(some_groups(a="wx", b="xy", c="xz", d="v"))
+    assert set(joined.group_by_name.values()) == set("abcd")
+    assert joined.home_by_text == {b"x": "a"}
+
+
+def test_groups_are_joined_alike_in_any_order() -> None:
+    groups = some_groups(d="w", c="x", b="xy", a="y", **{f"z{n}": chr(200 + n) for n in range(40)})
+    assert join_groups(groups) == join_groups(dict(reversed(groups.items())))
+
+
+def test_texts_are_equal_whatever_their_white_space() -> None:
+    assert digest_text("x  y") == digest_text("x\ny ") != digest_text("xy")

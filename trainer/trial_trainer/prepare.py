@@ -42,10 +42,12 @@ from trial_trainer.splits import (
     LEAST_VALIDATION_VALUES,
     MOST_STANDARD_ERROR_POINTS,
     Candidate,
+    address_of,
     clustered_error_points,
+    digest_text,
     draw,
-    find_shared_texts,
     host_of,
+    join_groups,
     shop_of,
 )
 
@@ -55,6 +57,8 @@ LEAST_PAGE_TOKENS = 32
 """A budget of page text below this is refused: hardly a value would survive."""
 COMPLETION = "completion"
 """The attribute of ready samples."""
+MOST_REFUSED = 100
+"""Samples without a prompt after which no more are looked for."""
 BATCH_SAMPLES = 512
 """Samples tokenised at once."""
 MOST_NAMED = 5
@@ -80,6 +84,10 @@ class Asked:
     answer: str | None
     """What to train on; None where no accepted value can be derived from the text."""
     rule: str | None
+    key: bytes
+    """Digest of what must not stand in two splits: the page's text, or the prompt."""
+    place: str
+    """Where it stands in its source, for sentences."""
     weak: str | None = None
     """For a name of which no hand-made form can be derived: the markup's shorter form. Never used in the test set."""
 
@@ -90,11 +98,11 @@ class Draft:
 
     id: str
     shop: str | None
-    """None where neither an address nor a site is known."""
+    """None where neither an address nor a site is known, nor a group of ready samples."""
     url: str | None
-    text: str
-    """What must not stand in two splits."""
     asked: tuple[Asked, ...]
+    given_id: str | None = None
+    """The id that its record gives it, for pages."""
 
 
 def prepare(config: PrepareConfig) -> DatasetSummary:
@@ -122,10 +130,13 @@ def prepare(config: PrepareConfig) -> DatasetSummary:
 
     # Drafts to splits.
     drafts, pages_in_test_shops = _without_test_shops(drafts, test_drafts, config.split.by)
-    by_split = _divide(config, drafts, test_drafts)
+    drafts, repeats_of_test = _without_repeats(config, drafts, test_drafts)
+    groups, drafts, copies = _group(config, drafts)
+    by_split = _divide(config, groups, drafts, test_drafts)
     problems = _check_splits(config, by_split)
     if problems:
         raise PrepareError(problems)
+    conflicting_labels, conflicts = _find_conflicts(config, by_split)
     dropped = reader.dropped
     by_split, silent = _keep_questions(by_split, dropped)
     problems = _check_values(config, by_split)
@@ -135,10 +146,9 @@ def prepare(config: PrepareConfig) -> DatasetSummary:
     # Splits to token ids.
     constants = _constants(by_split[TRAIN])
     tokenizer = _Tokenizer(prompter, config.max_length_tokens, constants)
-    try:
-        pages = {name: tokenizer.encode(by_split[name], is_trained=name == TRAIN) for name in by_split}
-    except PromptError as error:
-        raise PrepareError([f"base_model.uri {config.base_model.uri!r}: {error}"]) from error
+    pages = {name: tokenizer.encode(by_split[name], is_trained=name == TRAIN) for name in by_split}
+    if tokenizer.refused:
+        raise PrepareError(_say_refusals(config, tokenizer.refused))
     dropped.update(tokenizer.too_long)
     problems = _check_lengths(config, pages)
     if problems:
@@ -166,8 +176,10 @@ def prepare(config: PrepareConfig) -> DatasetSummary:
     warnings = [
         *_warn_of_labels(reader.unusable, reader.left_open),
         *_warn_of_errors(pages),
-        *_warn_of_copies(by_split),
+        *_warn_of_copies(by_split, copies),
+        *conflicts,
         *_warn_of_silence(silent, tokenizer.too_long),
+        *_warn_of_changes(tokenizer.changed),
     ]
     summary = DatasetSummary(
         study=config.study,
@@ -177,6 +189,8 @@ def prepare(config: PrepareConfig) -> DatasetSummary:
         unusable_labels={attribute: len(found) for attribute, found in sorted(reader.unusable.items())},
         ambiguous_currencies=len(reader.left_open),
         guessed_encodings=dict(sorted(reader.guessed.items())),
+        repeats_of_test=repeats_of_test,
+        conflicting_labels=conflicting_labels,
         pages_in_test_shops=pages_in_test_shops,
         warnings=tuple(warnings),
         fingerprint=_fingerprint(digest, digests),
@@ -305,7 +319,8 @@ class _Reader:
         text = clean.cut(self._page_tokens, self._prompter.count_tokens)
         own = self._read_markup(page)
         said = rules.extract(html, page.url)
-        asked = tuple(self._ask(page, label, text, own, said) for label in self._labels(page, own))
+        key = digest_text(_without_address(clean, page.url))
+        asked = tuple(self._ask(page, label, text, own, said, key) for label in self._labels(page, own))
         if not asked:
             self.skipped["NoLabels"] += 1
             return None
@@ -314,8 +329,8 @@ class _Reader:
             id=page.id,
             shop=shop_of(known) if known else None,
             url=page.url,
-            text=_without_address(clean, page.url),
             asked=asked,
+            given_id=page.given_id,
         )
 
     def _decode(self, page: RawPage) -> str | documents.Skip:
@@ -360,7 +375,9 @@ class _Reader:
                 self.unusable[attribute].append(f"{value!r} ({_place(page)})")
         return tuple(usable)
 
-    def _ask(self, page: RawPage, label: _Label, text: str, own: Mapping[str, str], said: Mapping[str, str]) -> Asked:
+    def _ask(
+        self, page: RawPage, label: _Label, text: str, own: Mapping[str, str], said: Mapping[str, str], key: bytes
+    ) -> Asked:
         country = country_of(page.url or page.site)
         answer = _derive(label.attribute, label.values, text, country)
         weak = None
@@ -377,6 +394,8 @@ class _Reader:
             origin=label.origin,
             answer=answer,
             rule=said.get(label.attribute),
+            key=key,
+            place=_place(page),
             weak=weak,
         )
 
@@ -396,12 +415,15 @@ class _Reader:
                     origin=HAND,
                     answer=clean(member.completion),
                     rule=None,
+                    key=digest_text("\n".join(clean(content) for _, content in member.messages)),
+                    place=member.place,
                 )
                 for member in members
             )
             site = members[0].site
-            text = "\n".join(message["content"] for question in asked for message in question.messages)
-            drafts.append(Draft(id=group, shop=shop_of(site) if site else group, url=None, text=text, asked=asked))
+            # A number of a line names nothing: the test source has one of the same number.
+            own = group if members[0].group else None
+            drafts.append(Draft(id=group, shop=shop_of(site) if site else own, url=None, asked=asked))
         return drafts
 
 
@@ -444,20 +466,98 @@ def _without_test_shops(drafts: list[Draft], test_drafts: Sequence[Draft], by: S
     """Drop the pages whose shop is in the test source."""
     if by is not SplitBy.SITE:
         return drafts, 0
-    shops = {draft.shop for draft in test_drafts}
+    shops = {draft.shop for draft in test_drafts} - {None}
     kept = [draft for draft in drafts if draft.shop not in shops]
     return kept, len(drafts) - len(kept)
 
 
-def _divide(config: PrepareConfig, drafts: Sequence[Draft], test_drafts: list[Draft]) -> dict[str, list[Draft]]:
+def _without_repeats(
+    config: PrepareConfig, drafts: Sequence[Draft], test_drafts: Sequence[Draft]
+) -> tuple[list[Draft], int]:
+    """Drop what stands in the test source too, and return how many pages or samples that are.
+
+    Equal in text; where pages are split by page, also in the id that their records give them or in address.
+    """
+    keys = {asked.key for draft in test_drafts for asked in draft.asked}
+    names: set[str] = set()
+    if config.attributes and config.split.by is SplitBy.PAGE:
+        names = {name for draft in test_drafts for name in _names_of(draft)}
+    kept: list[Draft] = []
+    count = 0
+    for draft in drafts:
+        rest = tuple(asked for asked in draft.asked if asked.key not in keys)
+        if not names.isdisjoint(_names_of(draft)):
+            rest = ()
+        if rest:
+            kept.append(replace(draft, asked=rest))
+        if len(rest) < len(draft.asked):
+            count += 1 if config.attributes else len(draft.asked) - len(rest)
+    return kept, count
+
+
+def _names_of(draft: Draft) -> list[str]:
+    """Return what a page is known by, whatever its text."""
+    by_id = [f"id {draft.given_id}"] if draft.given_id is not None else []
+    return [*by_id, f"address {address_of(draft.url)}"] if draft.url is not None else by_id
+
+
+def _group(config: PrepareConfig, drafts: Sequence[Draft]) -> tuple[list[str], list[Draft], int]:
+    """Say which group each draft belongs to, equal texts in one group.
+
+    Returns:
+        The group of each draft, the drafts, and how many copies were left out of other groups than their text's own.
+    """
     by_site = config.split.by is SplitBy.SITE
+    own = [(draft.shop or draft.id) if by_site else draft.id for draft in drafts]
+    texts_by_group: dict[str, Counter[bytes]] = defaultdict(Counter)
+    for name, draft in zip(own, drafts, strict=True):
+        texts_by_group[name].update({asked.key for asked in draft.asked})
+    joined = join_groups(texts_by_group)
+    groups: list[str] = []
+    kept: list[Draft] = []
+    for name, draft in zip(own, drafts, strict=True):
+        group = joined.group_by_name[name]
+        asked = tuple(one for one in draft.asked if joined.home_by_text.get(one.key, group) == group)
+        if asked:
+            groups.append(group)
+            kept.append(replace(draft, asked=asked))
+    return groups, kept, len(drafts) - len(kept)
+
+
+def _find_conflicts(config: PrepareConfig, by_split: Mapping[str, Sequence[Draft]]) -> tuple[int, list[str]]:
+    """Find the questions that are asked in equal words and have different answers."""
+    places: dict[tuple[str, bytes], dict[frozenset[str], str]] = defaultdict(dict)
+    for drafts in by_split.values():
+        for draft in drafts:
+            for asked in draft.asked:
+                values = frozenset(" ".join(value.split()) for value in asked.gold)
+                places[asked.attribute, asked.key].setdefault(values, asked.place)
+    pairs = []
+    for found in places.values():
+        if len(found) > 1:
+            (one, first), (other, second) = list(found.items())[:2]
+            pairs.append(f"{_shown(one)} in {first} and {_shown(other)} in {second}")
+    if not pairs:
+        return 0, []
+    what = "pages of equal texts" if config.attributes else "equal prompts"
+    return len(pairs), [f"{len(pairs)} labels of {what} contradict each other: {_listed(pairs, '; ')}"]
+
+
+def _shown(values: frozenset[str]) -> str:
+    text = " or ".join(sorted(values)) or answers.ABSENT
+    return repr(text if len(text) <= 40 else f"{text[:39]}…")
+
+
+def _divide(
+    config: PrepareConfig, groups: Sequence[str], drafts: Sequence[Draft], test_drafts: list[Draft]
+) -> dict[str, list[Draft]]:
     candidates = [
         Candidate(
             id=draft.id,
-            group=(draft.shop or draft.id) if by_site else draft.id,
+            group=group,
             attributes=tuple(asked.attribute for asked in draft.asked if _is_scored(asked)),
         )
-        for draft in drafts
+        for group, draft in zip(groups, drafts, strict=True)
     ]
     drawn = draw(candidates, config.split, config.seed)
     by_split: dict[str, list[Draft]] = {TRAIN: [], VALIDATION: []}
@@ -510,20 +610,12 @@ def _is_kept(split: str, asked: Asked) -> bool:
 
 
 def _check_splits(config: PrepareConfig, by_split: Mapping[str, list[Draft]]) -> list[str]:
-    problems = [
+    return [
         f"the {name} split must hold at least 1 page, got none"
-        + (" after the shops of the test set were dropped" if config.test_source and name != TEST else "")
+        + (" after what is in the test set was dropped" if config.test_source and name != TEST else "")
         for name, drafts in by_split.items()
         if not drafts
     ]
-    texts = ((name, draft.id, draft.text) for name, drafts in by_split.items() for draft in drafts)
-    shared = find_shared_texts(texts)
-    if shared:
-        pairs = [f"{one[1]!r} ({one[0]}) and {other[1]!r} ({other[0]})" for one, other in shared]
-        what = "samples must not have equal prompts" if not config.attributes else "pages must not have equal texts"
-        cure = "give them one group" if not config.attributes else "leave one of them out, or give them one site"
-        problems.append(f"{what} in two splits, but {_listed(pairs)} have; {cure}")
-    return problems
 
 
 def _check_values(config: PrepareConfig, by_split: Mapping[str, list[Draft]]) -> list[str]:
@@ -565,19 +657,41 @@ class _Tokenizer:
         self._max_length_tokens = max_length_tokens
         self._constants = constants
         self.too_long: Counter[str] = Counter()
+        self.refused: list[tuple[str, str]] = []
+        """Where a sample stands that cannot be made a prompt, and why."""
+        self.changed: list[str] = []
+        """Where completions stand that their template does not render as they are."""
 
     def encode(self, drafts: Sequence[Draft], *, is_trained: bool) -> list[Page]:
         pairs = [(draft, asked) for draft in drafts for asked in draft.asked]
         encoded: list[Encoded] = []
         for start in range(0, len(pairs), BATCH_SAMPLES):
-            batch = [asked for _, asked in pairs[start : start + BATCH_SAMPLES]]
-            encoded += self._prompter.encode([list(asked.messages) for asked in batch], [_draft_of(a) for a in batch])
+            encoded += self._encode([asked for _, asked in pairs[start : start + BATCH_SAMPLES]])
+            if len(self.refused) >= MOST_REFUSED:
+                break
+        if self.refused:
+            return []
         rows = iter(encoded)
         pages: list[Page] = []
         for draft in drafts:
             fitted = [self._fit(asked, next(rows), is_trained) for asked in draft.asked]
             pages += self._build(draft, [pair for pair in fitted if pair is not None])
         return pages
+
+    def _encode(self, batch: Sequence[Asked]) -> list[Encoded]:
+        try:
+            encoded = self._prompter.encode([list(asked.messages) for asked in batch], [_draft_of(a) for a in batch])
+        except PromptError as error:
+            if len(batch) == 1 and len(self.refused) < MOST_REFUSED:
+                self.refused.append((batch[0].place, str(error)))
+            if len(batch) == 1 or len(self.refused) >= MOST_REFUSED:
+                return []
+            # One by one, to find out which.
+            return [sample for asked in batch for sample in self._encode([asked])]
+        for asked, sample in zip(batch, encoded, strict=True):
+            if asked.attribute == COMPLETION and self._prompter.read_answer(sample) != _draft_of(asked):
+                self.changed.append(asked.place)
+        return encoded
 
     def _fit(self, asked: Asked, sample: Encoded, is_trained: bool) -> tuple[Asked, Encoded] | None:
         """Keep a sample within the limit: its answer is shortened where it is only a draft, else it is left out."""
@@ -647,6 +761,17 @@ def _check_lengths(config: PrepareConfig, pages: Mapping[str, list[Page]]) -> li
     return problems
 
 
+def _say_refusals(config: PrepareConfig, refused: Sequence[tuple[str, str]]) -> list[str]:
+    """Name the samples that cannot be made prompts, those of one reason together."""
+    by_rule: dict[str, tuple[str, list[str]]] = {}
+    for place, reason in refused:
+        by_rule.setdefault(reason.partition(", but")[0], (reason, []))[1].append(place)
+    return [
+        f"base_model.uri {config.base_model.uri!r}: {reason}: {_listed(list(dict.fromkeys(places)))}"
+        for reason, places in by_rule.values()
+    ]
+
+
 # What is said of it ---------------------------------------------------------------------------------------------------
 
 
@@ -709,13 +834,21 @@ def _warn_of_labels(unusable: Mapping[str, Sequence[str]], left_open: Sequence[s
     return warnings
 
 
-def _warn_of_copies(by_split: Mapping[str, Sequence[Draft]]) -> list[str]:
+def _warn_of_copies(by_split: Mapping[str, Sequence[Draft]], copies: int) -> list[str]:
     warnings = []
     for name, drafts in by_split.items():
-        digests = {hashlib.sha256(" ".join(draft.text.split()).encode("utf-8", "replace")).digest() for draft in drafts}
-        if len(digests) < len(drafts):
-            warnings.append(f"{len(drafts) - len(digests)} pages of the {name} split repeat the text of another")
+        keys = [key for draft in drafts for key in {asked.key for asked in draft.asked}]
+        if len(set(keys)) < len(keys):
+            warnings.append(f"{len(keys) - len(set(keys))} pages of the {name} split repeat the text of another")
+    if copies:
+        warnings.append(f"{copies} pages were left out, because pages of other sites have their text")
     return warnings
+
+
+def _warn_of_changes(changed: Sequence[str]) -> list[str]:
+    if not changed:
+        return []
+    return [f"the chat template changes {len(changed)} completions, by white space at their ends: {_listed(changed)}"]
 
 
 def _warn_of_silence(silent: Mapping[str, int], too_long: Mapping[str, int]) -> list[str]:
@@ -734,6 +867,6 @@ def _fingerprint(tokenizer: str, digests: Mapping[str, str]) -> str:
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 
-def _listed(items: Sequence[str]) -> str:
+def _listed(items: Sequence[str], separator: str = ", ") -> str:
     more = len(items) - MOST_NAMED
-    return ", ".join(items[:MOST_NAMED]) + (f" and {more} more" if more > 0 else "")
+    return separator.join(items[:MOST_NAMED]) + (f" and {more} more" if more > 0 else "")

@@ -94,12 +94,44 @@ class Prompter:
         """Tokenise conversations with their answers, each whole.
 
         Raises:
-            PromptError: where a whole conversation does not begin with the ids of its prompt.
+            PromptError: where the template refuses a conversation, or does not render its prompt as its beginning.
         """
         prompts = self.encode_prompts(conversations)
         closed = [[*c, {"role": "assistant", "content": a}] for c, a in zip(conversations, answers, strict=True)]
         wholes = self._encode(closed, is_prompt=False) if closed else []
-        return [self._divide(prompt, tuple(whole)) for prompt, whole in zip(prompts, wholes, strict=True)]
+        rows = zip(prompts, wholes, conversations, closed, strict=True)
+        return [
+            self._divide(
+                prompt, tuple(whole) if whole[: len(prompt)] == list(prompt) else self._join(prompt, whole, *texts)
+            )
+            for prompt, whole, *texts in rows
+        ]
+
+    def read_answer(self, sample: Encoded) -> str:
+        """Return the text of a sample's answer, without what ends it."""
+        answer = sample.answer[:-1] if sample.answer[-1:] == (self.end_of_turn,) else sample.answer
+        return self._decode(answer)
+
+    def _join(
+        self, prompt: tuple[int, ...], whole: Sequence[int], asked: list[Message], closed: list[Message]
+    ) -> tuple[int, ...]:
+        """Tokenise a prompt and what follows it each by itself, where a token would span both.
+
+        Generation starts from the prompt's own ids, so that is what an answer must be trained after. The ids as they
+        came are returned where this would not be the same text.
+        """
+        head, text = self._render(asked, is_prompt=True), self._render(closed, is_prompt=False)
+        rest = self._tokenizer(text.removeprefix(head), add_special_tokens=False)["input_ids"]
+        joined = (*prompt, *rest)
+        return joined if text.startswith(head) and self._decode(joined) == self._decode(whole) else tuple(whole)
+
+    def _render(self, messages: list[Message], *, is_prompt: bool) -> str:
+        if self.layout is Layout.PLAIN:
+            return _render_plain(messages)
+        return str(self._tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=is_prompt))
+
+    def _decode(self, ids: Sequence[int]) -> str:
+        return str(self._tokenizer.decode(list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False))
 
     def _divide(self, prompt: tuple[int, ...], whole: tuple[int, ...]) -> Encoded:
         if whole[: len(prompt)] != prompt:
@@ -122,9 +154,12 @@ class Prompter:
             eos = self._tokenizer.eos_token_id
             # A tokenizer that ends every text by itself would end the prompt too.
             return [row[:-1] if row and row[-1] == eos else row for row in ids]
-        ids = self._tokenizer.apply_chat_template(
-            list(conversations), tokenize=True, add_generation_prompt=is_prompt, return_dict=True
-        )["input_ids"]
+        try:
+            ids = self._tokenizer.apply_chat_template(
+                list(conversations), tokenize=True, add_generation_prompt=is_prompt, return_dict=True
+            )["input_ids"]
+        except (TemplateError, ValueError, TypeError, KeyError) as error:
+            raise PromptError(f"the chat template must accept every conversation, but refuses one: {error}") from error
         return ids
 
     def _find_layout(self) -> Layout:

@@ -47,6 +47,8 @@ class RawPage:
     """Where its record stands in the source: "line 12", or the name of a file."""
     charset: str | None = None
     """The encoding that the page was sent with, as the server named it; for pages in bytes."""
+    given_id: str | None = None
+    """The id that its record gives it; None where it is called after its place."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,6 +61,8 @@ class ReadySample:
     completion: str
     group: str | None
     site: str | None
+    place: str = ""
+    """Where it stands in its source, for sentences: "samples.jsonl line 8"."""
 
 
 @dataclass
@@ -184,7 +188,7 @@ def _iterate_files(uri: str, problems: Problems, limit: int | None, seed: int) -
         sidecar = key.rpartition(".")[0] + ".json"
         record = _read_sidecar(store, sidecar, problems) if sidecar in beside else {}
         if record is not None:
-            page = _parse_page({"id": key, **record, "html": html}, sidecar, problems)
+            page = _parse_page({**record, "html": html}, sidecar, problems, name=key)
             if page is not None:
                 yield page
 
@@ -219,7 +223,9 @@ def find_canonical_url(html: bytes | str) -> str | None:
     return None
 
 
-def _parse_page(record: dict[str, Any], number: int | str, problems: Problems) -> RawPage | None:
+def _parse_page(
+    record: dict[str, Any], number: int | str, problems: Problems, name: str | None = None
+) -> RawPage | None:
     before = problems.count
     where = f" line {number}" if isinstance(number, int) else f" {number}"
     html = record.get("html")
@@ -233,7 +239,7 @@ def _parse_page(record: dict[str, Any], number: int | str, problems: Problems) -
     if problems.count > before or not isinstance(html, str | bytes):
         return None
     return RawPage(
-        id=texts["id"] or str(number),
+        id=texts["id"] or name or str(number),
         where=where.strip(),
         html=html,
         url=texts["url"] or find_canonical_url(html),
@@ -241,6 +247,7 @@ def _parse_page(record: dict[str, Any], number: int | str, problems: Problems) -
         labels=labels,
         markup=markup,
         charset=texts["charset"] or texts["content_type"],
+        given_id=texts["id"],
     )
 
 
@@ -306,9 +313,10 @@ _ROLES = ("system", "user", "assistant")
 def _parse_sample(record: dict[str, Any], number: int, problems: Problems) -> ReadySample | None:
     before = problems.count
     where = f" line {number}"
-    if "html" in record and "prompt" not in record:
+    if "html" in record and "prompt" not in record and "messages" not in record:
         problems.add(f"{where}: `html` is for pages, which need a list of attributes; a ready sample has `prompt`")
         return None
+    record = _divide_messages(record)
     messages = _parse_messages(record.get("prompt"), where, problems)
     completion = record.get("completion")
     if not isinstance(completion, str) or not completion.strip():
@@ -322,7 +330,19 @@ def _parse_sample(record: dict[str, Any], number: int, problems: Problems) -> Re
         completion=completion,
         group=texts["group"],
         site=texts["site"],
+        place=f"{problems.name}{where}",
     )
+
+
+def _divide_messages(record: dict[str, Any]) -> dict[str, Any]:
+    """Bring the forms of a conversation to one: a prompt, and the text of the assistant's message that ends it."""
+    messages, completion = record.get("messages"), record.get("completion")
+    if isinstance(messages, list) and messages and "prompt" not in record and "completion" not in record:
+        record, completion = record | {"prompt": messages[:-1]}, messages[-1:]
+    match completion:
+        case [{"role": "assistant", "content": content}]:
+            return record | {"completion": content}
+    return record | {"completion": completion}
 
 
 def _parse_messages(raw: Any, where: str, problems: Problems) -> tuple[tuple[str, str], ...]:

@@ -25,6 +25,8 @@ LEAST_VALIDATION_VALUES = 8
 """Fewer values of an attribute than this tell nothing about it."""
 MOST_STANDARD_ERROR_POINTS = 3.0
 """Above this, in percentage points, a difference between arms is mostly chance."""
+MOST_JOINED_PERCENT = 20
+"""Of all texts, in groups that are joined for the equal texts they hold."""
 MOST_DRAWS = 2000
 """Draws among which the one is taken whose splits resemble the whole most, attribute by attribute."""
 DRAWN_GROUPS = 200_000
@@ -186,21 +188,56 @@ def clustered_error_points(sizes: Iterable[int]) -> float:
     return 100 * math.sqrt(0.25 * sum(count * count for count in counts)) / n if n else math.inf
 
 
-def find_shared_texts(texts: Iterable[tuple[str, str, str]]) -> list[tuple[tuple[str, str], tuple[str, str]]]:
-    """Find equal texts in two splits.
+def digest_text(text: str) -> bytes:
+    """Return what equal texts have in common, whatever their white space."""
+    return hashlib.sha256(" ".join(text.split()).encode("utf-8", "replace")).digest()
 
-    Args:
-        texts: split, page id and text of each page.
 
-    Returns:
-        For each text that stands in more than one split, its first (split, page) in each of the first two.
+@dataclass(frozen=True, kw_only=True)
+class Joined:
+    """Groups with their equal texts brought together."""
+
+    group_by_name: Mapping[str, str]
+    """For each group the one that it is part of now: the first name of those joined."""
+    home_by_text: Mapping[bytes, str]
+    """Texts that would have joined too much: the group that keeps each; its copies elsewhere must go."""
+
+
+def join_groups(texts_by_group: Mapping[str, Counter[bytes]]) -> Joined:
+    """Join groups that hold equal texts, so that no text is in two splits.
+
+    Copies of one text always make one group. Groups with other texts too (shops) are joined while they hold at most
+    `MOST_JOINED_PERCENT` of all; a text that more of them show, such as a notice, stays with the first.
     """
-    seen: dict[bytes, dict[str, str]] = defaultdict(dict)
-    for split, page, text in texts:
-        seen[hashlib.sha256(" ".join(text.split()).encode("utf-8", "replace")).digest()].setdefault(split, page)
-    found = []
-    for page_by_split in seen.values():
-        if len(page_by_split) > 1:
-            first, second = list(page_by_split.items())[:2]
-            found.append((first, second))
-    return found
+    root_by_name = {name: name for name in texts_by_group}
+    size = {name: texts.total() for name, texts in texts_by_group.items()}
+    only_text: dict[str, bytes | None] = {
+        name: next(iter(texts)) if len(texts) == 1 else None for name, texts in texts_by_group.items()
+    }
+    names_by_text: dict[bytes, list[str]] = defaultdict(list)
+    for name in sorted(texts_by_group):
+        for text in texts_by_group[name]:
+            names_by_text[text].append(name)
+
+    def root_of(name: str) -> str:
+        while root_by_name[name] != name:
+            root_by_name[name] = name = root_by_name[root_by_name[name]]
+        return name
+
+    most = sum(size.values()) * MOST_JOINED_PERCENT // 100
+    crowded: dict[bytes, str] = {}
+    for text, names in sorted(names_by_text.items()):
+        roots = sorted({root_of(name) for name in names})
+        total = sum(size[root] for root in roots)
+        are_copies = all(only_text[root] == text for root in roots)
+        if len(roots) > 1 and total > most and not are_copies:
+            crowded[text] = names[0]
+            continue
+        for root in roots[1:]:
+            root_by_name[root] = roots[0]
+        size[roots[0]] = total
+        only_text[roots[0]] = text if are_copies else None
+    return Joined(
+        group_by_name={name: root_of(name) for name in texts_by_group},
+        home_by_text={text: root_of(name) for text, name in crowded.items()},
+    )
