@@ -249,6 +249,10 @@ def _settle_reading(trial: Trial, job: JobStatus | None, reading: Reading, seen:
     if metric not in reading.metrics:
         said = f"the reading must hold the objective's metric {metric}, got {', '.join(sorted(reading.metrics))}"
         return move(_blame(trial, EndReason.STUDY_CANNOT_RUN, seen), TrialState.FAILED, message=said)
+    empty = [name for name in needed_metrics(seen.study) if name in reading.metrics and reading.metrics[name].n == 0]
+    if empty:
+        said = f"the validation set must hold at least 1 question that {empty[0]} is a mean of, got none"
+        return move(_blame(trial, EndReason.STUDY_CANNOT_RUN, seen), TrialState.FAILED, message=said)
     if len(reading.checkpoint) > limits.CHECKPOINT_LENGTH:
         said = f"the reading's checkpoint must have at most {limits.CHECKPOINT_LENGTH} characters"
         said += f", got {len(reading.checkpoint)}"
@@ -264,7 +268,7 @@ def _settle_reading(trial: Trial, job: JobStatus | None, reading: Reading, seen:
         metrics={
             name: float(f"{reading.metrics[name].value:.9g}")
             for name in kept_metrics(seen.study)
-            if name in reading.metrics
+            if name in reading.metrics and reading.metrics[name].n
         },
         checkpoint=join(names.rung_key(trial.name, trial.rung), reading.checkpoint),
     )
@@ -507,10 +511,15 @@ def _diverged(study: Study, rung: int, step: int) -> Measurement:
     )
 
 
+def needed_metrics(study: Study) -> list[str]:
+    """Return the metrics that decide: the objective's and the constrained ones."""
+    constrained = (parse_outcome_constraint(text) for text in study.outcome_constraints)
+    return [study.objective.metric, *(c.metric for c in constrained if c is not None)]
+
+
 def kept_metrics(study: Study) -> list[str]:
     """Return the metrics that the ledger keeps beside the objective's."""
-    constrained = (parse_outcome_constraint(text) for text in study.outcome_constraints)
-    kept = dict.fromkeys([*METRICS, *(c.metric for c in constrained if c is not None)])
+    kept = dict.fromkeys([*METRICS, *needed_metrics(study)])
     return [metric for metric in kept if metric != study.objective.metric]
 
 

@@ -96,6 +96,32 @@ def test_the_ledger_keeps_what_holds_for_every_answer_and_what_is_constrained() 
     assert measurement.metrics == {"validation_loss": 1.2, "accuracy/price": 0.6}
 
 
+@pytest.mark.parametrize(
+    ("constraints", "empty"),
+    [
+        pytest.param((), "accuracy", id="the objective"),
+        pytest.param(("false_value_rate <= 0.1",), "false_value_rate", id="a constrained metric"),
+    ],
+)
+def test_a_mean_of_no_question_decides_nothing_and_is_the_studys_fault(constraints, empty) -> None:
+    before = running(a_trial(0))
+    reading = a_reading(before, 0, accuracy=0.4, false_value_rate=0.0)
+    nothing = replace(reading.metrics[empty], value=0.0, n=0)
+    results = Results(readings={(0, 0): replace(reading, metrics={**reading.metrics, empty: nothing})})
+    trial = settle_one(before, ended(0), results, study=a_study(outcome_constraints=constraints))
+    assert trial.state is TrialState.FAILED
+    assert trial.attempts[-1].reason == EndReason.STUDY_CANNOT_RUN
+    assert trial.message == f"the validation set must hold at least 1 question that {empty} is a mean of, got none"
+
+
+def test_a_mean_of_no_question_is_not_kept() -> None:
+    before = running(a_trial(0))
+    reading = a_reading(before, 0, accuracy=0.4, false_value_rate=0.0, invalid_output_rate=0.1)
+    nothing = replace(reading.metrics["false_value_rate"], n=0)
+    results = Results(readings={(0, 0): replace(reading, metrics={**reading.metrics, "false_value_rate": nothing})})
+    assert settle_one(before, ended(0), results).measurements[0].metrics == {"invalid_output_rate": 0.1}
+
+
 def test_a_reading_of_full_length_completes_the_trial() -> None:
     before = running(continued(paused(0, 0.3), None))
     results = Results(readings={(0, 1): a_reading(before, 1)})

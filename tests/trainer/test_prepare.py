@@ -607,6 +607,15 @@ def test_wide_standard_errors_are_a_warning_with_their_size(config) -> None:
     )
 
 
+def test_too_few_sites_for_any_error_are_a_warning_of_their_own(config) -> None:
+    write_records(config, [a_page(number, url=f"https://shop{number % 10}.example/{number}") for number in range(40)])
+    (warning,) = prepare(config).warnings
+    assert warning == (
+        "too few sites in the validation split for standard errors and intervals, 5 are needed: "
+        "all (32 values of 4 sites), name (16 values of 4 sites), price (16 values of 4 sites)"
+    )
+
+
 def test_at_most_so_many_pages_are_taken_and_fewer_are_among_more(config) -> None:
     write_records(config, some_pages(60))
     ids = []

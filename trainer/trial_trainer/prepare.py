@@ -19,7 +19,15 @@ from dataclasses import dataclass, replace
 from trial_trainer import answers, documents, markup, rules
 from trial_trainer.artifacts import open_store
 from trial_trainer.base_model import BaseModelError, digest_tokenizer, load_tokenizer
-from trial_trainer.contract import SUMMARY, DatasetSummary, LabelSource, PrepareConfig, SplitBy, SplitSummary
+from trial_trainer.contract import (
+    LEAST_SITES,
+    SUMMARY,
+    DatasetSummary,
+    LabelSource,
+    PrepareConfig,
+    SplitBy,
+    SplitSummary,
+)
 from trial_trainer.currencies import country_of, is_left_open, meaning_of
 from trial_trainer.dataset import (
     HAND,
@@ -806,10 +814,21 @@ def _warn_of_errors(pages: Mapping[str, Sequence[Page]]) -> list[str]:
             clusters[""][page.site] += len(page.questions)
             for question in page.questions:
                 clusters[question.attribute][page.site] += 1
+        few = [
+            f"{attribute or 'all'} ({sites.total()} values of {len(sites)} sites)"
+            for attribute, sites in sorted(clusters.items())
+            if len(sites) < LEAST_SITES
+        ]
+        if few:
+            warnings.append(
+                f"too few sites in the {name} split for standard errors and intervals, {LEAST_SITES} are needed: "
+                + ", ".join(few)
+            )
         wide = [
             f"{attribute or 'all'} {points:.1f} ({sites.total()} values of {len(sites)} sites)"
             for attribute, sites in sorted(clusters.items())
-            if (points := clustered_error_points(sites.values())) > MOST_STANDARD_ERROR_POINTS
+            if len(sites) >= LEAST_SITES
+            and (points := clustered_error_points(sites.values())) > MOST_STANDARD_ERROR_POINTS
         ]
         if wide:
             warnings.append(
