@@ -90,6 +90,15 @@ def test_an_early_reading_and_its_continuation_equal_the_straight_run(study, str
     assert outcome(second) == straight
 
 
+def test_a_reading_says_how_many_steps_its_seconds_of_training_are_of(study, tmp_path) -> None:
+    config = replace(study, output=str(tmp_path / "output"), stop_step=7)
+    assert train(config, StopAfter(4)) == ExitCode.ASKED_TO_STOP
+    assert train(config, never()) == ExitCode.STOP_STEP_REACHED
+    reading = from_json(Reading, Path(config.output, "reading.json").read_bytes())
+    assert reading.trained_steps is not None and 0 < reading.trained_steps < reading.step == 7
+    assert reading.seconds["train"] > 0
+
+
 def test_extra_readings_on_the_way_change_nothing(study, straight, tmp_path) -> None:
     config = replace(study, output=str(tmp_path / "output"), evaluate_at_steps=(3, 11))
     train(config, never())
