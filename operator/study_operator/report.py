@@ -239,6 +239,7 @@ def judgement_rows(judgement: Judgement) -> Iterator[tuple[str, dict[str, Metric
         **{a: {name: judged.by_attribute.get(a, missing) for name, judged in predictors.items()} for a in attributes},
         "values where there are none": {name: judged.false_value_rate for name, judged in predictors.items()},
         "invalid output": {name: judged.invalid_output_rate for name, judged in predictors.items()},
+        "answers cut at the limit": {name: judged.cut_answer_rate or missing for name, judged in predictors.items()},
     }
     for label, metrics in rows.items():
         if any(metric.n for metric in metrics.values()):
@@ -467,7 +468,7 @@ def _judgement_as_json(judgement: Judgement | None) -> dict[str, Any] | None:
     values = asdict(judgement)
     for judged in values["predictors"].values():
         judged["by_attribute"] = {a: m if m["n"] else None for a, m in judged["by_attribute"].items()}
-        judged |= {name: None for name, m in judged.items() if name != "by_attribute" and not m["n"]}
+        judged |= {name: None for name, m in judged.items() if name != "by_attribute" and not (m and m["n"])}
     values["gains"] = {name: gain for name, gain in values["gains"].items() if gain["n"]}
     return values
 

@@ -181,3 +181,21 @@ def test_a_split_that_was_not_asked_for_is_named(store) -> None:
     with pytest.raises(DatasetError) as caught:
         read_split(store, "test")
     assert str(caught.value) == f"the dataset {store.uri} has no split 'test', only train"
+
+
+@pytest.mark.parametrize(
+    ("limits", "max_length_tokens", "limit"),
+    [
+        pytest.param({}, 64, 7, id="of all attributes"),
+        pytest.param({"name": 40}, 64, 40, id="of its own attribute"),
+        pytest.param({"sku": 40}, 64, 7, id="not of another attribute"),
+        pytest.param({"name": 40}, 20, 15, id="what its prompt leaves"),
+    ],
+)
+def test_an_answer_may_take_as_many_tokens_as_the_limit(store, limits, max_length_tokens, limit) -> None:
+    write_dataset(store, [a_page()])
+    index = replace(
+        read_index(store), answer_tokens=limits, longest_answer_tokens=7, max_length_tokens=max_length_tokens
+    )
+    page = a_page()
+    assert index.limit_of(page, page.questions[0]) == limit

@@ -122,6 +122,7 @@ def test_a_reading_holds_the_metrics_of_the_contract_by_name() -> None:
         "false_value_rate",
         "invalid_output_rate",
         "gibberish_rate",
+        "cut_answer_rate",
         "validation_loss",
         "accuracy/name",
         "accuracy/price",
@@ -155,7 +156,13 @@ def test_a_loss_that_is_no_number_counts_as_the_worst_one(loss) -> None:
 
 def test_nothing_asked_is_zero_of_zero() -> None:
     metrics = measure([])
-    assert set(metrics) == {"accuracy", "false_value_rate", "invalid_output_rate", "gibberish_rate"}
+    assert set(metrics) == {
+        "accuracy",
+        "false_value_rate",
+        "invalid_output_rate",
+        "gibberish_rate",
+        "cut_answer_rate",
+    }
     assert set(metrics.values()) == {NOTHING_ASKED}
     assert (NOTHING_ASKED.n, NOTHING_ASKED.standard_error, NOTHING_ASKED.low) == (0, None, None)
 
@@ -283,3 +290,9 @@ def test_an_attribute_that_only_one_site_has_leaves_every_number_finite() -> Non
 def test_predictors_that_were_asked_different_questions_are_not_compared(other, message) -> None:
     with pytest.raises(ValueError, match=message):
         paired_gain([a_prediction(), a_prediction()], other, measure="all_asked")
+
+
+def test_answers_that_were_cut_off_are_counted() -> None:
+    predictions = [a_prediction(), a_prediction(finished=False), a_prediction(), a_prediction()]
+    assert measure(predictions)["cut_answer_rate"].value == 0.25
+    assert measure(predictions)["accuracy"].value == 0.75

@@ -1265,3 +1265,19 @@ def test_the_thousands_of_a_page_are_accepted_as_it_prints_them(config) -> None:
     priced = [question for question in questions_of(config) if question.attribute == "price"]
     assert all(question.answer_text.startswith("1.2") and question.derived for question in priced)
     assert all(answers.is_correct("price", question.answer_text, question.gold) for question in priced)
+
+
+def test_the_longest_value_of_the_test_set_has_room_as_an_answer(config, tmp_path) -> None:
+    source = str(tmp_path / "test.jsonl")
+    config = replace(config, test_source=source)
+    pages = some_pages(3, first=100)
+    name = " ".join(f"Kettle {number} of steel" for number in range(30))
+    pages[0]["labels"] = {"name": ["Kettle", name]}
+    write_records(config, some_pages())
+    write_records(config, pages, source)
+    prepare(config)
+    index = read_index(open_store(config.dataset))
+    tokens = len(build_tokenizer()(name, add_special_tokens=False)["input_ids"])
+    assert index.answer_tokens["name"] > tokens
+    assert index.longest_answer_tokens == index.answer_tokens["name"]
+    assert index.answer_tokens["price"] == 32

@@ -337,6 +337,8 @@ class Judged:
     by_attribute: Mapping[str, Metric]
     invalid_output_rate: Metric
     false_value_rate: Metric
+    cut_answer_rate: Metric | None = None
+    """Share of answers that were cut off at the limit of tokens; None in judgements of earlier versions."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,7 +17,7 @@ import hashlib
 import json
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from trial_trainer.artifacts import ArtifactStore
@@ -91,13 +91,21 @@ class DatasetIndex:
     page_tokens: int
     """Budget of a page's text; zero for ready samples."""
     longest_answer_tokens: int
-    """Of the training and validation answers, end of turn included: a sensible limit of generation."""
+    """Of the accepted values of all splits, end of turn included: the highest limit of generation."""
     attributes: tuple[str, ...]
     constants: Mapping[str, str]
     """The most frequent training answer by attribute: the constant predictor."""
     digests: Mapping[str, str]
     """SHA-256 of each split's lines, uncompressed."""
+    answer_tokens: Mapping[str, int] = field(default_factory=dict)
+    """By attribute: how many tokens an answer may take, which is room for every accepted value of any split. Without an
+    entry it is `longest_answer_tokens`."""
     format_version: int = FORMAT_VERSION
+
+    def limit_of(self, page: Page, question: Question) -> int:
+        """Return how many tokens an answer to a question may take: no more than its prompt leaves."""
+        room = self.max_length_tokens - len(page.prefix) - len(question.prompt)
+        return max(1, min(self.answer_tokens.get(question.attribute, self.longest_answer_tokens), room))
 
 
 def write_split(store: ArtifactStore, name: str, pages: Sequence[Page]) -> str:

@@ -64,6 +64,8 @@ class _Branch:
     question: int
     prompt: tuple[int, ...]
     draft: tuple[int, ...]
+    limit: int
+    """Most tokens of the answer."""
     loss: float | None
     tokens: list[int] = field(default_factory=list)
     finished: bool = False
@@ -74,8 +76,8 @@ class _Branch:
     first: int = 0
     """Index of the branch's first token in its row."""
 
-    def is_open(self, limit: int) -> bool:
-        return not self.finished and len(self.tokens) < limit
+    def is_open(self) -> bool:
+        return not self.finished and len(self.tokens) < self.limit
 
 
 @dataclass(kw_only=True)
@@ -164,19 +166,18 @@ def answer_pages(loaded: LoadedModel, pages: Sequence[Page], index: DatasetIndex
         index: says what ends an answer and how long answers may become.
     """
     loaded.module.eval()
-    limit = index.longest_answer_tokens
     stops = frozenset(index.end_of_turn)
     branches: list[_Branch] = []
     numbers = {id(page): number for number, page in enumerate(pages)}
     groups = [Group(page=page, questions=page.questions) for page in pages if page.questions]
     if not loaded.shares_prefix:
         with must_fit("the evaluation of one question"):
-            return [answer for group in groups for answer in _answer_separately(loaded, numbers, group, limit, stops)]
+            return [answer for group in groups for answer in _answer_separately(loaded, numbers, group, index, stops)]
     groups.sort(key=lambda group: -group.tokens)
     row_tokens, at_once = ROW_TOKENS[loaded.device.type], PAGES_AT_ONCE[loaded.device.type]
     while groups:
         try:
-            found = _answer_some(loaded, groups, numbers, limit, stops, row_tokens, at_once)
+            found = _answer_some(loaded, groups, numbers, index, stops, row_tokens, at_once)
         except (MemoryError, RuntimeError) as error:
             if not is_out_of_memory(error):
                 raise
@@ -199,7 +200,7 @@ def _answer_some(
     loaded: LoadedModel,
     groups: Sequence[Group],
     numbers: dict[int, int],
-    limit: int,
+    index: DatasetIndex,
     stops: frozenset[int],
     row_tokens: int,
     at_once: int,
@@ -208,13 +209,13 @@ def _answer_some(
     branches: list[_Branch] = []
     waiting: list[_OpenPage] = []
     for batch in micro_batches(groups, row_tokens):
-        found, still_open = _verify(loaded, batch, numbers, limit, stops)
+        found, still_open = _verify(loaded, batch, numbers, index, stops)
         branches.extend(found)
         waiting.extend(still_open)
         if len(waiting) >= at_once:
             break
     if waiting:
-        _continue(loaded, waiting, limit, stops, at_once)
+        _continue(loaded, waiting, stops, at_once)
     return branches
 
 
@@ -233,7 +234,7 @@ def _answered(branch: _Branch) -> Answered:
 
 
 def _verify(
-    loaded: LoadedModel, groups: list[Group], numbers: dict[int, int], limit: int, stops: frozenset[int]
+    loaded: LoadedModel, groups: list[Group], numbers: dict[int, int], index: DatasetIndex, stops: frozenset[int]
 ) -> tuple[list[_Branch], list[_OpenPage]]:
     row = build_row(groups, loaded.device)
     attention = _FirstPassAttention(_segments(groups), device=loaded.device, dtype=loaded.dtype)
@@ -257,15 +258,16 @@ def _verify(
                 question=number,
                 prompt=question.prompt,
                 draft=question.answer,
+                limit=index.limit_of(group.page, question),
                 loss=loss,
                 first=first,
             )
-            _accept(branch, best_ids[label:ends], close[label:ends], limit, stops)
+            _accept(branch, best_ids[label:ends], close[label:ends], stops)
             mine.append(branch)
             first += len(question.prompt) + len(question.answer) - 1
             label = ends
         all_branches.extend(mine)
-        still_open = [branch for branch in mine if branch.is_open(limit)]
+        still_open = [branch for branch in mine if branch.is_open()]
         if still_open:
             open_pages.append(_open_page(attention, start, prefix, still_open))
         start = first
@@ -293,10 +295,10 @@ def _best(logits: Tensor) -> Tensor:
     return logits.max(dim=-1).indices
 
 
-def _accept(branch: _Branch, best: list[int], close: list[bool], limit: int, stops: frozenset[int]) -> None:
+def _accept(branch: _Branch, best: list[int], close: list[bool], stops: frozenset[int]) -> None:
     """Walk along the draft as far as greedy decoding would have written it."""
     for position, token in enumerate(branch.draft):
-        if len(branch.tokens) == limit:
+        if len(branch.tokens) == branch.limit:
             return
         if close[position]:
             # Ask again with the token before, alone.
@@ -334,17 +336,17 @@ def _open_page(attention: _FirstPassAttention, start: int, prefix: int, branches
 # --- Token by token ----------------------------------------------------------------------------------------------
 
 
-def _continue(loaded: LoadedModel, pages: list[_OpenPage], limit: int, stops: frozenset[int], size: int) -> None:
+def _continue(loaded: LoadedModel, pages: list[_OpenPage], stops: frozenset[int], size: int) -> None:
     pages = sorted(pages, key=lambda page: -len(page.branches))
     for start in range(0, len(pages), size):
-        attention = _SteppingAttention(pages[start : start + size], limit, loaded.device, loaded.dtype)
+        attention = _SteppingAttention(pages[start : start + size], loaded.device, loaded.dtype)
         while attention.pages:
-            _step(loaded, attention, limit, stops)
-            attention.drop_finished(limit)
+            _step(loaded, attention, stops)
+            attention.drop_finished()
 
 
-def _step(loaded: LoadedModel, attention: _SteppingAttention, limit: int, stops: frozenset[int]) -> None:
-    branches = attention.open_branches(limit)
+def _step(loaded: LoadedModel, attention: _SteppingAttention, stops: frozenset[int]) -> None:
+    branches = attention.open_branches()
     # A product of one row goes another way, with another rounding: a last branch is computed twice.
     ids, positions = attention.inputs(branches if len(branches) > 1 else branches * 2)
     with attending(attention):
@@ -366,12 +368,12 @@ class _SteppingAttention:
     computes the open ones only; what stands in the other places of the grid is read by nobody.
     """
 
-    def __init__(self, pages: list[_OpenPage], limit: int, device: torch.device, dtype: torch.dtype) -> None:
+    def __init__(self, pages: list[_OpenPage], device: torch.device, dtype: torch.dtype) -> None:
         self.pages = pages
         self._slots = max(len(page.branches) for page in pages)
         self._device = device
         longest_prefix = _align(max(page.prefix_tokens for page in pages))
-        room = _align(max(len(branch.prompt) for page in pages for branch in page.branches) + limit + 1)
+        room = _align(max(len(branch.prompt) + branch.limit for page in pages for branch in page.branches) + 1)
         self._branch_room = room
         self._page_keys = [_pad_pages([p.keys[i] for p in pages], longest_prefix) for i in range(len(pages[0].keys))]
         self._page_values = [
@@ -385,13 +387,13 @@ class _SteppingAttention:
         self._dtype = dtype
         self._layer = 0
 
-    def open_branches(self, limit: int) -> list[tuple[int, _Branch]]:
+    def open_branches(self) -> list[tuple[int, _Branch]]:
         """Return the branches that the next step goes on with, and their places in the grid."""
         return [
             (number * self._slots + slot, branch)
             for number, page in enumerate(self.pages)
             for slot, branch in enumerate(page.branches)
-            if branch.is_open(limit)
+            if branch.is_open()
         ]
 
     def inputs(self, branches: Sequence[tuple[int, _Branch]]) -> tuple[Tensor, Tensor]:
@@ -451,9 +453,9 @@ class _SteppingAttention:
         in_cache = ((page * key_heads + key_head) * self._slots + slot) * self._branch_room + self._cached
         self._query_rows, self._cache_rows = in_grid.flatten(), in_cache.flatten()
 
-    def drop_finished(self, limit: int) -> None:
+    def drop_finished(self) -> None:
         """Lay out the open branches anew, once they need three quarters of the grid or less."""
-        still_open = [[slot for slot, b in enumerate(page.branches) if b.is_open(limit)] for page in self.pages]
+        still_open = [[slot for slot, b in enumerate(page.branches) if b.is_open()] for page in self.pages]
         live = [number for number, slots in enumerate(still_open) if slots]
         slots = max(map(len, still_open), default=0)
         if live and 4 * len(live) * slots > 3 * len(self.pages) * self._slots:
@@ -502,11 +504,12 @@ def _pad_pages(states: list[Tensor], tokens: int) -> Tensor:
 
 
 def _answer_separately(
-    loaded: LoadedModel, numbers: dict[int, int], group: Group, limit: int, stops: frozenset[int]
+    loaded: LoadedModel, numbers: dict[int, int], group: Group, index: DatasetIndex, stops: frozenset[int]
 ) -> list[Answered]:
     answers = []
     for number, alone in enumerate(separate([group])):
         question = alone.questions[0]
+        limit = index.limit_of(alone.page, question)
         row = build_row([alone], loaded.device)
         loss = F.cross_entropy(loaded.logits(row).float(), row.labels).item() if question.derived else None
         prompt = torch.tensor([[*alone.page.prefix, *question.prompt]], device=loaded.device)

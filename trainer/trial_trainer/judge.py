@@ -146,6 +146,7 @@ def _judge_one(name: str, predictions: Sequence[Prediction]) -> Judged:
         by_attribute=measure.accuracy_by_attribute(predictions),
         invalid_output_rate=measure.invalid_output_rate(predictions, may_be_silent=name in _OPPONENTS),
         false_value_rate=measure.false_value_rate(predictions),
+        cut_answer_rate=measure.cut_answer_rate(predictions),
     )
 
 

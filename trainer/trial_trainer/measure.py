@@ -27,6 +27,7 @@ from trial_trainer.dataset import HAND, Page, Question
 ACCURACY = "accuracy"
 FALSE_VALUE_RATE = "false_value_rate"
 INVALID_OUTPUT_RATE = "invalid_output_rate"
+CUT_ANSWER_RATE = "cut_answer_rate"
 GIBBERISH_RATE = "gibberish_rate"
 VALIDATION_LOSS = "validation_loss"
 
@@ -90,15 +91,16 @@ def measure(predictions: Sequence[Prediction]) -> dict[str, Metric]:
     """Measure everything that a reading holds.
 
     Returns:
-        ``accuracy``, ``false_value_rate``, ``invalid_output_rate``, ``gibberish_rate``, ``accuracy/<attribute>`` for
-        each asked attribute, and ``validation_loss`` where any loss was read. What nothing was asked for is 0 with
-        ``n`` 0.
+        ``accuracy``, ``false_value_rate``, ``invalid_output_rate``, ``gibberish_rate``, ``cut_answer_rate``,
+        ``accuracy/<attribute>`` for each asked attribute, and ``validation_loss`` where any loss was read. What nothing
+        was asked for is 0 with ``n`` 0.
     """
     metrics = {
         ACCURACY: all_asked(predictions),
         FALSE_VALUE_RATE: false_value_rate(predictions),
         INVALID_OUTPUT_RATE: invalid_output_rate(predictions),
         GIBBERISH_RATE: gibberish_rate(predictions),
+        CUT_ANSWER_RATE: cut_answer_rate(predictions),
     }
     if any(p.loss is not None for p in predictions):
         metrics[VALIDATION_LOSS] = validation_loss(predictions)
@@ -150,6 +152,11 @@ def gibberish_rate(predictions: Sequence[Prediction]) -> Metric:
         return _is_invalid(p) or (_repeats_itself(p.answer) and not _is_right(p))
 
     return _measure_share(_tabulate(predictions, is_gibberish, by_attribute=False))
+
+
+def cut_answer_rate(predictions: Sequence[Prediction]) -> Metric:
+    """Share of answers that were cut off at the limit of tokens. They can't be right."""
+    return _measure_share(_tabulate(predictions, lambda p: not p.finished, by_attribute=False))
 
 
 def validation_loss(predictions: Sequence[Prediction]) -> Metric:

@@ -61,6 +61,8 @@ from trial_trainer.splits import (
 
 ANSWER_TOKENS = 48
 """Room for an answer that a page's text leaves in `max_length_tokens`. Fixed, so that the cut knows no label."""
+LEAST_ANSWER_TOKENS = 32
+"""Every attribute's answers may take as many, however short its values: another notation may be longer."""
 LEAST_PAGE_TOKENS = 32
 """A budget of page text below this is refused: hardly a value would survive."""
 COMPLETION = "completion"
@@ -166,6 +168,7 @@ def prepare(config: PrepareConfig) -> DatasetSummary:
     store = open_store(config.dataset)
     store.delete(SUMMARY)
     digests = {name: write_split(store, name, pages[name]) for name in pages}
+    answer_tokens = _answer_tokens(pages, prompter)
     write_index(
         store,
         DatasetIndex(
@@ -175,10 +178,11 @@ def prepare(config: PrepareConfig) -> DatasetSummary:
             end_of_turn=prompter.stops,
             max_length_tokens=config.max_length_tokens,
             page_tokens=page_tokens,
-            longest_answer_tokens=_longest_answer(pages),
+            longest_answer_tokens=max(answer_tokens.values(), default=LEAST_ANSWER_TOKENS),
             attributes=config.attributes or (COMPLETION,),
             constants=constants,
             digests=digests,
+            answer_tokens=answer_tokens,
         ),
     )
     warnings = [
@@ -783,11 +787,22 @@ def _say_refusals(config: PrepareConfig, refused: Sequence[tuple[str, str]]) -> 
 # What is said of it ---------------------------------------------------------------------------------------------------
 
 
-def _longest_answer(pages: Mapping[str, list[Page]]) -> int:
-    lengths = (
-        len(question.answer) for name in (TRAIN, VALIDATION) for page in pages[name] for question in page.questions
-    )
-    return max(lengths, default=0)
+def _answer_tokens(pages: Mapping[str, list[Page]], prompter: Prompter) -> dict[str, int]:
+    """Return the limit of an attribute's answers: room for every accepted value, the test set's among them.
+
+    Of the test labels it tells one number, the length of the longest, to every arm alike.
+    """
+    values: dict[str, set[str]] = defaultdict(set)
+    limits: Counter[str] = Counter()
+    for page in (page for found in pages.values() for page in found):
+        for question in page.questions:
+            values[question.attribute].update(question.gold)
+            limits[question.attribute] = max(limits[question.attribute], len(question.answer), LEAST_ANSWER_TOKENS)
+    for attribute, texts in values.items():
+        # One token more ends the turn, and one may come of standing in a conversation.
+        longest = max(prompter.count_tokens(sorted(texts)), default=0) + 2
+        limits[attribute] = max(limits[attribute], longest)
+    return dict(sorted(limits.items()))
 
 
 def _summarise(pages: Sequence[Page]) -> SplitSummary:
