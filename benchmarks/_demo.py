@@ -98,43 +98,47 @@ class OurTrainer:
     loaded: LoadedModel
     optimizer: torch.optim.Optimizer
     total_steps: int
+    learning_rate: float
     taken: int = 0
 
-    def step(self, groups: Sequence[Group]) -> None:
-        """Take one optimizer step on a batch."""
+    def step(self, groups: Sequence[Group]) -> float:
+        """Take one optimizer step on a batch and return its loss."""
+        total = 0.0
         self.loaded.module.train()
         samples = sum(len(group.questions) for group in groups)
-        for number, batch in enumerate(micro_batches(groups, MICRO_BATCH_TOKENS["cpu"])):
-            self.loaded.masks.seed(self.taken * 1000 + number)
-            row = build_row(batch, CPU)
+        for batch in micro_batches(groups, MICRO_BATCH_TOKENS["cpu"]):
+            row = build_row(batch, CPU, str(self.taken))
             loss = answer_loss(self.loaded.logits(row), row) / samples
             loss.backward()  # type: ignore[no-untyped-call]
-        rate = learning_rate(
-            self.taken, peak=float(ARM["learning_rate"]), total_steps=self.total_steps, warmup_percent=10
-        )
+            total += loss.item()
+        rate = learning_rate(self.taken, peak=self.learning_rate, total_steps=self.total_steps, warmup_percent=10)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         torch.nn.utils.clip_grad_norm_(self._parameters, MAX_GRADIENT_NORM)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=False)
         self.taken += 1
+        return total
 
     @property
     def _parameters(self) -> Iterator[torch.nn.Parameter]:
         return iter(adapter_parameters(self.loaded.module).values())
 
 
-def build_ours(page: Page, *, total_steps: int, seed: int = 0) -> OurTrainer:
+def build_ours(
+    page: Page, *, total_steps: int, seed: int = 0, learning_rate: float = float(ARM["learning_rate"])
+) -> OurTrainer:
     """Load the base model with a fresh adapter.
 
     Args:
         page: any page with questions, to check the model's attention with.
         total_steps: length of the learning rate's schedule.
         seed: of the adapter's weights.
+        learning_rate: the highest of the schedule.
     """
     loaded = add_adapter(load_base(base_model(), settings(), CPU, page), ARM, settings(), seed)
     optimizer = torch.optim.AdamW(list(adapter_parameters(loaded.module).values()), lr=0.0, weight_decay=0.0)
-    return OurTrainer(loaded=loaded, optimizer=optimizer, total_steps=total_steps)
+    return OurTrainer(loaded=loaded, optimizer=optimizer, total_steps=total_steps, learning_rate=learning_rate)
 
 
 def median(seconds: Sequence[float]) -> float:

@@ -1,5 +1,7 @@
 """The loss of a step is the same however its pages are grouped, accumulated or dealt to ranks."""
 
+import random
+import statistics
 from pathlib import Path
 
 import pytest
@@ -22,7 +24,7 @@ from trial_trainer.data import build_row, draw_groups, separate, share_among_ran
 from trial_trainer.errors import ArmError, Diverged, StudyError
 from trial_trainer.memory import is_out_of_memory
 from trial_trainer.model import LoadedModel, adapter_parameters, add_adapter
-from trial_trainer.train import _Run, answer_loss, exploded_loss
+from trial_trainer.train import UNTRAINED_SAMPLES, _Run, answer_loss, exploded_loss
 
 PAGES = [a_page(number, questions=1 + number % 5) for number in range(8)]
 BATCH = 13
@@ -240,6 +242,28 @@ def test_exploding_is_a_mean_of_ten_steps_far_over_the_untrained_loss(loaded, lo
 )
 def test_the_limit_is_the_highest_of_three(mean, deviation, batch_size, expected):
     assert exploded_loss(UntrainedLoss(mean=mean, deviation=deviation), batch_size) == pytest.approx(expected)
+
+
+REAL_LOSSES = (
+    *(0.4, 0.8, 1.1, 1.2, 1.3, 1.5, 1.8, 2.0, 2.2, 2.3, 2.6, 3.0, 3.3),
+    *(3.5, 3.8, 4.0, 4.2, 4.7, 5.0, 6.6, 8.5, 11.1, 11.5, 12.2, 12.9, 14.2),
+)
+"""Of single samples: what an untrained model of 135 million parameters loses on pages of shops, in nats per token."""
+
+
+@pytest.mark.parametrize("batch_size", [1, 4, 8, 16, 32])
+def test_a_model_that_learns_nothing_never_gets_there(batch_size):
+    draw = random.Random(batch_size)
+    by_the_first_batch = 0
+    for _ in range(200):
+        fixed = draw.choices(REAL_LOSSES, k=UNTRAINED_SAMPLES)
+        untrained = UntrainedLoss(mean=statistics.fmean(fixed), deviation=statistics.pstdev(fixed))
+        steps = [statistics.fmean(draw.choices(REAL_LOSSES, k=batch_size)) for _ in range(600 // batch_size)]
+        means = [statistics.fmean(steps[i : i + 10]) for i in range(len(steps) - 9)]
+        assert max(means) < exploded_loss(untrained, batch_size)
+        by_the_first_batch += max(means) > 3 * steps[0]
+    # A limit from the first batch is one by luck.
+    assert (by_the_first_batch > 40) is (batch_size == 1)
 
 
 def test_the_untrained_loss_is_that_of_the_model_without_an_adapter_on_samples_that_the_seed_draws(
