@@ -365,6 +365,34 @@ def test_what_comes_after_the_first_rung_teaches_nothing(state: TrialState) -> N
     assert suggest(study, [*trials[:3], promoted, *trials[4:]]) == suggest(study, trials)
 
 
+def test_a_diverged_trial_among_equal_readings_is_the_worst_that_ax_is_given_and_fits() -> None:
+    study = a_study()
+    dice = random.Random(0)
+    points = [a_random_arm(study, dice) for _ in range(6)]
+    trials = [measured(i, arm, 0.0, diverged=i == 5) for i, arm in enumerate(points)]
+    experiment = ax_designer._build_experiment(study, ax_designer._entries(study, trials))
+    assert list(experiment.lookup_data().df["mean"]) == [0.0] * 5 + [pytest.approx(-0.1)]
+
+    strategy = ax_designer._build_generation_strategy(study)
+    with ax_designer._one_thread():
+        strategy.gen_single_trial(experiment)
+    fitted = strategy.adapter.transforms["Winsorize"].cutoffs["accuracy"]
+    assert fitted[0] <= -0.1
+
+
+def test_the_accuracy_of_an_attribute_may_be_constrained() -> None:
+    study = a_study(outcome_constraints=("accuracy/price >= 0.5",))
+    trials = [
+        replace(
+            trial, measurements=(replace(trial.measurements[0], metrics={"accuracy/price": 0.4 + trial.index / 10}),)
+        )
+        for trial in some_measured(study, 6)
+    ]
+    (constraint,) = ax_designer._build_experiment(study, []).optimization_config.outcome_constraints
+    assert (constraint.metric_names, constraint.bound) == (["accuracy/price"], 0.5)
+    assert suggest(study, trials)[0].generation_node == "MBM"
+
+
 # Where arms may lie.
 
 
