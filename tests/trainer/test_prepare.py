@@ -1189,6 +1189,30 @@ def test_a_refused_source_writes_nothing(config) -> None:
     assert not Path(config.dataset).exists()
 
 
+# Two sources of labels -----------------------------------------------------------------------------------------------
+
+
+def test_how_often_markup_contradicts_people_is_said_by_attribute(config) -> None:
+    pages = some_pages()
+    for page in pages[:10]:
+        page["labels"] = {"price": [page["markup"]["price"]]}
+    pages[2]["markup"]["price"] = pages[5]["markup"]["price"] = "999"
+    pages[3]["labels"]["name"] = [pages[3]["markup"]["name"].upper()]
+    write_records(config, pages)
+    (sentence,) = [warning for warning in prepare(config).warnings if "contradicts" in warning]
+    assert sentence == (
+        "markup contradicts the hand-made label of its page in 2 of 11 values: name 0 of 1, price 2 of 10"
+    )
+
+
+def test_markup_that_agrees_with_people_is_not_warned_of(config) -> None:
+    pages = some_pages()
+    for page in pages:
+        page["labels"] = {"price": [page["markup"]["price"]]}
+    write_records(config, pages)
+    assert not [warning for warning in prepare(config).warnings if "contradicts" in warning]
+
+
 # Labels that no answer could be right by ----------------------------------------------------------------------------
 
 

@@ -19,6 +19,7 @@ from dataclasses import dataclass, replace
 from trial_trainer import answers, documents, markup, rules
 from trial_trainer.artifacts import open_store
 from trial_trainer.base_model import BaseModelError, digest_tokenizer, load_tokenizer
+from trial_trainer.confirm import confirm, contradicts
 from trial_trainer.contract import (
     LEAST_SITES,
     SUMMARY,
@@ -187,6 +188,7 @@ def prepare(config: PrepareConfig) -> DatasetSummary:
     )
     warnings = [
         *_warn_of_labels(reader.unusable, reader.left_open),
+        *_warn_of_markup(reader.compared, reader.contradicted),
         *_warn_of_errors(pages),
         *_warn_of_copies(by_split, copies),
         *conflicts,
@@ -287,6 +289,9 @@ class _Reader:
         self.skipped: Counter[str] = Counter()
         self.dropped: Counter[str] = Counter()
         self.guessed: Counter[str] = Counter()
+        self.compared: Counter[str] = Counter()
+        self.contradicted: Counter[str] = Counter()
+        """By attribute: values of markup beside a hand-made label, and those that it contradicts."""
         self.unusable: dict[str, list[str]] = defaultdict(list)
         """By attribute: labels that no answer could be right by, and where they stand."""
         self.left_open: list[str] = []
@@ -330,6 +335,7 @@ class _Reader:
         )
         text = clean.cut(self._page_tokens, self._prompter.count_tokens)
         own = self._read_markup(page)
+        self._compare(page, own, clean.text)
         said = rules.extract(html, page.url)
         key = digest_text(_without_address(clean, page.url))
         asked = tuple(self._ask(page, label, text, own, said, key) for label in self._labels(page, own))
@@ -359,7 +365,17 @@ class _Reader:
         """Return what the page's markup says: as its source tells it, else read from the page."""
         if self._config.labels_from is LabelSource.GIVEN:
             return {}
-        return page.markup if page.markup is not None else markup.read_labels(page.html, page.url)
+        said = page.markup if page.markup is not None else markup.read_labels(page.html, page.url)
+        return confirm(said, page.html, page.url)
+
+    def _compare(self, page: RawPage, own: Mapping[str, str], text: str) -> None:
+        """Count where markup and a person label the same attribute, and where they contradict each other."""
+        country = country_of(page.url or page.site)
+        for attribute in self._config.attributes:
+            accepted = page.labels.get(attribute)
+            if accepted and attribute in own:
+                self.compared[attribute] += 1
+                self.contradicted[attribute] += contradicts(attribute, own[attribute], accepted, text, country)
 
     def _labels(self, page: RawPage, own: Mapping[str, str]) -> list[_Label]:
         """Return the labels of the attributes that are asked and labelled at all."""
@@ -818,6 +834,15 @@ def _summarise(pages: Sequence[Page]) -> SplitSummary:
         tokens=tokens,
         samples_by_attribute=dict(sorted(by_attribute.items())),
     )
+
+
+def _warn_of_markup(compared: Mapping[str, int], contradicted: Mapping[str, int]) -> list[str]:
+    """Say how often markup is wrong, as far as people have labelled the same values."""
+    if not any(contradicted.values()):
+        return []
+    counts = ", ".join(f"{attribute} {contradicted[attribute]} of {n}" for attribute, n in sorted(compared.items()))
+    wrong, n = sum(contradicted.values()), sum(compared.values())
+    return [f"markup contradicts the hand-made label of its page in {wrong} of {n} values: {counts}"]
 
 
 def _warn_of_errors(pages: Mapping[str, Sequence[Page]]) -> list[str]:
