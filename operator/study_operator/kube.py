@@ -1,7 +1,7 @@
 """The API server: requests and watches on plain dicts. The only importer of the `kubernetes` package.
 
-Every request has a timeout, and none is tried again here: a tick that could not be finished is run again from its
-start, with a back-off. `Kube.request` is the one place through which everything goes.
+Every request has a deadline and a largest answer, and none is tried again here: a tick that could not be finished is
+run again from its start, with a back-off. `Kube.request` is the one place through which everything goes.
 """
 
 from __future__ import annotations
@@ -25,6 +25,11 @@ log = logging.getLogger(__name__)
 Raw = dict[str, Any]
 
 CONNECT_SECONDS, READ_SECONDS = 5.0, 20.0
+REQUEST_SECONDS = 60.0
+"""For one whole answer, however slowly it comes in."""
+ANSWER_BYTES = 256 * 1024 * 1024
+"""The largest answer; a page of 500 studies with full ledgers takes half of it."""
+READ_BYTES = 64 * 1024
 WATCH_SILENCE_SECONDS = 80.0
 """The API server sends a bookmark about once a minute: a watch that is silent for longer is dead."""
 WATCH_SECONDS = 600
@@ -209,7 +214,7 @@ class Kube:
         response = self._send("GET", path, query=asked, read_seconds=WATCH_SILENCE_SECONDS)
         try:
             if response.status >= 400:
-                refusal = _error_of(response.status, response.read())
+                refusal = _error_of(response.status, _read_whole(response))
                 if refusal.status == 410:
                     raise WatchBrokenError(refusal.status, refusal.reason, refusal.message)
                 raise refusal
@@ -238,11 +243,12 @@ class Kube:
         """
         response = self._send(method, path, body, query, content_type, accept, read_seconds)
         try:
-            content = response.read()
+            content = _read_whole(response)
         except urllib3.exceptions.HTTPError as error:
             raise _unreachable(error) from error
         finally:
-            response.release_conn()
+            # One that was read to its end is back in the pool already; one with a rest in it is of no use.
+            response.close()
         if response.status >= 400:
             raise _error_of(response.status, content)
         warnings = tuple(_parse_warning(text) for text in response.headers.getlist("Warning"))
@@ -281,6 +287,21 @@ class Kube:
         finally:
             self._metrics.observe_api_request(method, path, query, status, time.perf_counter() - begun)
         return response
+
+
+def _read_whole(response: urllib3.BaseHTTPResponse) -> bytes:
+    deadline = time.monotonic() + REQUEST_SECONDS
+    parts: list[bytes] = []
+    size = 0
+    while part := response.read1(READ_BYTES):
+        parts.append(part)
+        size += len(part)
+        if size > ANSWER_BYTES:
+            raise KubeError(0, NOT_UNDERSTOOD, f"an answer of the API server must have at most {ANSWER_BYTES} bytes")
+        if time.monotonic() > deadline:
+            said = f"must be whole within {REQUEST_SECONDS:g} s, got {size} bytes by then"
+            raise KubeError(0, "Unreachable", f"an answer of the API server {said}")
+    return b"".join(parts)
 
 
 def _lines(response: urllib3.BaseHTTPResponse) -> Iterator[bytes]:

@@ -24,6 +24,8 @@ DURATION_SECONDS = 15
 RENEW_DEADLINE_SECONDS = 10.0
 """Whoever could not renew for so long stops, 5 seconds before anybody else may begin."""
 RETRY_SECONDS = 2.0
+CLOCK_SECONDS = 0.5
+"""Between two looks at how old the last renewal is."""
 
 
 @dataclass
@@ -69,13 +71,18 @@ class Election:
         self._seen = _Seen()
         self._complained = ""
         self._stopping = threading.Event()
+        self._losing = threading.Lock()
         self.elected = threading.Event()
         """Set while this candidate holds the Lease."""
+        self._renewed = float("-inf")
+        """When the last request began that made or renewed the Lease."""
         self._thread = threading.Thread(target=self._run, name="lease", daemon=True)
 
     def start(self) -> None:
         """Stand for election."""
         self._thread.start()
+        # A request may hang for longer than the Lease lasts, so somebody else looks at the clock.
+        threading.Thread(target=self._watch_clock, name="lease-clock", daemon=True).start()
 
     def resign(self) -> None:
         """Stop, and give the Lease back at once where it is held."""
@@ -94,23 +101,29 @@ class Election:
             log.info("the lease runs out by itself: %s", error)
 
     def _run(self) -> None:
-        renewed = float("-inf")
         while not self._stopping.is_set():
             begun = self._clock()
             if self._try():
-                renewed = begun
+                self._renewed = begun
                 if not self.elected.is_set():
                     log.info("elected: %s", self._identity)
                     self.elected.set()
-            elif self.elected.is_set() and self._has_lost(renewed):
-                self.elected.clear()
-                self._on_lost()
-                return
+            elif self._seen.holder not in ("", self._identity):
+                self._lose()
             self._stopping.wait(RETRY_SECONDS * random.uniform(1.0, 1.2))
 
-    def _has_lost(self, renewed: float) -> bool:
-        somebody_else = self._seen.holder not in ("", self._identity)
-        return somebody_else or self._clock() - renewed > RENEW_DEADLINE_SECONDS
+    def _watch_clock(self) -> None:
+        while not self._stopping.wait(CLOCK_SECONDS):
+            if self._clock() - self._renewed > RENEW_DEADLINE_SECONDS:
+                self._lose()
+
+    def _lose(self) -> None:
+        """Say once that the Lease was held and is not any more."""
+        with self._losing:
+            if not self.elected.is_set():
+                return
+            self.elected.clear()
+        self._on_lost()
 
     def _try(self) -> bool:
         """Take or renew the Lease; say whether it is ours now."""

@@ -40,6 +40,9 @@ IDLE_SECONDS = 120.0
 ANSWER_SECONDS = 300.0
 """Longest time for one answer: thirty times what 300 measured trials take."""
 
+UNREADABLE = (EOFError, pickle.UnpicklingError, AttributeError, ImportError, IndexError, ValueError)
+"""What pickle raises where half an answer came, or something else than an answer."""
+
 RETRY_SECONDS, LONGEST_RETRY_SECONDS = 5.0, 600.0
 """Wait after a worker died over a question, doubled each time."""
 
@@ -169,7 +172,12 @@ class Proposals:
         """Ask the worker; None where it died."""
         worker = self._worker
         if worker is None or worker.poll() is not None:
-            worker = self._start_worker()
+            try:
+                worker = self._start_worker()
+            except OSError as error:
+                # No memory, no more processes: that passes.
+                log.warning("the optimizer's process cannot be started: %s", error)
+                return None
         if worker.stdin is None or worker.stdout is None:
             raise RuntimeError("the worker must have pipes")
         timer = threading.Timer(self._answer_seconds, worker.kill)
@@ -179,7 +187,7 @@ class Proposals:
             worker.stdin.write(content)
             worker.stdin.flush()
             answer: tuple[str, Any] = pickle.load(worker.stdout)  # noqa: S301  # our own child's
-        except (OSError, EOFError, pickle.UnpicklingError):
+        except (OSError, *UNREADABLE):
             self._end_worker()
             return None
         finally:

@@ -229,6 +229,7 @@ class Operator:
 
     def run(self, *, lease_namespace: str, health_port: int) -> int:
         """Wait for the Lease, work until asked to stop; return the exit code."""
+        threading.excepthook = _end_with_thread
         signal.signal(signal.SIGTERM, lambda *_: self._stop.set())
         signal.signal(signal.SIGINT, lambda *_: self._stop.set())
         health = serve_health(health_port, self._find_trouble)
@@ -277,6 +278,15 @@ class Operator:
 def _leave_at_once() -> None:
     """End this process now: somebody else may begin in a moment, and half a tick is harmless."""
     log.error("the lease is lost")
+    logging.shutdown()
+    os._exit(BROKEN)
+
+
+def _end_with_thread(ended: threading.ExceptHookArgs) -> None:
+    """End this process with a thread that something unforeseen ended: half an operator looks well and is not."""
+    name = ended.thread.name if ended.thread is not None else "a thread"
+    trace = None if ended.exc_value is None else (ended.exc_type, ended.exc_value, ended.exc_traceback)
+    log.critical("thread %s died, and the process with it", name, exc_info=trace)
     logging.shutdown()
     os._exit(BROKEN)
 

@@ -1,8 +1,20 @@
 """What the API server's answers mean to whoever asked."""
 
-import pytest
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
 
-from study_operator.kube import KubeError
+import pytest
+from kubernetes.client import ApiClient, Configuration
+
+from study_operator import kube as kube_module
+from study_operator.kube import Kube, KubeError
+from study_operator.metrics import Metrics
+
+Write = Callable[[bytes], Any]
 
 TOO_EARLY = (
     'jobs.batch "shop-prepare" is forbidden: cannot set blockOwnerDeletion in this case because cannot find RESTMapping'
@@ -26,3 +38,104 @@ def test_what_may_pass_by_itself_is_told_from_what_somebody_must_mend(
     status: int, message: str, is_transient: bool
 ) -> None:
     assert KubeError(status, "", message).is_transient is is_transient
+
+
+@contextmanager
+def a_server_that_answers(write_answer: Callable[[Write], None]) -> Iterator[Kube]:
+    """Start a server on loopback whose answers to everything are written by the test; yield who asks it."""
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_GET(self) -> None:
+            try:
+                write_answer(self.wfile.write)
+            except OSError:
+                self.close_connection = True
+
+        def log_message(self, format: str, *args: object) -> None:  # noqa: A002
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server.daemon_threads = True
+    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+    settings = Configuration()
+    settings.host = f"http://127.0.0.1:{server.server_port}"
+    try:
+        yield Kube(ApiClient(settings), Metrics())
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+def whole(content: bytes) -> Callable[[Write], None]:
+    return lambda write: write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s" % (len(content), content))
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"<html><body>Please sign in</body></html>",
+        b"",
+        b"null",
+        b"[]",
+        b'"ok"',
+        b"{}",
+        b'{"kind": "Lease", "metadata": [1]}',
+        b'{"kind": "Lease", "metadata": null}',
+        b'{"kind": "Lease", "spec": {',
+        b'{"kind": "Lease", "spec": "\xff\xfe"}',
+        b'{"a":' * 100_000,
+    ],
+    ids=[
+        "HTML",
+        "nothing",
+        "null",
+        "a list",
+        "a string",
+        "an object of no kind",
+        "metadata that is a list",
+        "metadata that is null",
+        "half a document",
+        "no UTF-8",
+        "deeper than Python's stack",
+    ],
+)
+def test_an_answer_that_is_no_object_is_no_answer(content: bytes) -> None:
+    with a_server_that_answers(whole(content)) as kube, pytest.raises(KubeError) as caught:
+        kube.get("/apis/coordination.k8s.io/v1/namespaces/home/leases/operator")
+    assert caught.value.is_transient
+    assert caught.value.message.startswith("the API server must answer with ")
+
+
+def test_connections_are_used_again_after_whole_answers() -> None:
+    with a_server_that_answers(whole(b'{"kind": "Lease", "metadata": {}}')) as kube:
+        for _ in range(3):
+            kube.get("/lease")
+        pools = kube._client.rest_client.pool_manager.pools
+        assert [pools.get(key).num_connections for key in pools.keys()] == [1]  # noqa: SIM118
+
+
+def test_an_answer_that_drips_ends_at_its_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kube_module, "REQUEST_SECONDS", 0.3)
+
+    def drip(write: Write) -> None:
+        write(b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n")
+        for _ in range(1000):
+            write(b"x")
+            time.sleep(0.02)
+
+    with a_server_that_answers(drip) as kube, pytest.raises(KubeError, match=r"must be whole within 0\.3 s"):
+        kube.get("/lease")
+
+
+def test_an_answer_without_an_end_is_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kube_module, "ANSWER_BYTES", 200_000)
+
+    def pour(write: Write) -> None:
+        write(b"HTTP/1.1 200 OK\r\nContent-Length: 1000000000\r\n\r\n")
+        while True:
+            write(b"x" * 10_000)
+
+    with a_server_that_answers(pour) as kube, pytest.raises(KubeError, match="must have at most 200000 bytes"):
+        kube.get("/lease")
