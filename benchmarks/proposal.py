@@ -28,6 +28,7 @@ from study_operator.study import (
     Direction,
     LogUniform,
     Objective,
+    OutcomeConstraint,
     Parameter,
     Promotion,
     Storage,
@@ -78,7 +79,9 @@ CASES = (
     Case(name="5 abandoned", study=PLAIN, abandoned=5),
     Case(
         name="outcome constraint, 5 abandoned",
-        study=replace(PLAIN, outcome_constraints=("invalid_output_rate <= 0.2",)),
+        study=replace(
+            PLAIN, outcome_constraints=(OutcomeConstraint(metric="invalid_output_rate", is_upper=True, bound=0.2),)
+        ),
         abandoned=5,
     ),
 )

@@ -31,6 +31,7 @@ from study_operator.study import (
     Direction,
     LogUniform,
     Objective,
+    OutcomeConstraint,
     Parameter,
     Promotion,
     Storage,
@@ -134,7 +135,7 @@ def a_study(trials: int) -> Study:
         namespace="default",
         uid="0123456789",
         objective=Objective(metric="accuracy", direction=Direction.MAXIMIZE),
-        outcome_constraints=("invalid_output_rate <= 0.5",),
+        outcome_constraints=(OutcomeConstraint(metric="invalid_output_rate", is_upper=True, bound=0.5),),
         parameters=(
             Parameter(name="learning_rate", search_space=LogUniform(min=1e-5, max=1e-3)),
             Parameter(name="lora_rank", search_space=Categorical(values=(4, 8, 16), ordered=True)),

@@ -29,6 +29,7 @@ from study_operator.study import (
     Direction,
     LogUniform,
     Objective,
+    OutcomeConstraint,
     Parameter,
     Promotion,
     Storage,
@@ -502,7 +503,9 @@ def a_random_study(chance: random.Random, seed: int) -> Study:
         namespace="default",
         uid="0123456789",
         objective=chance.choice(_OBJECTIVES),
-        outcome_constraints=chance.choice(((), (), ("invalid_output_rate <= 0.5",))),
+        outcome_constraints=chance.choice(
+            ((), (), (OutcomeConstraint(metric="invalid_output_rate", is_upper=True, bound=0.5),))
+        ),
         parameters=(Parameter(name="learning_rate", search_space=LogUniform(min=1e-5, max=1e-1)),),
         baseline={"learning_rate": 1e-3} if has_baseline else None,
         starting_arms=tuple({"learning_rate": 2e-3 + i} for i in range(starting)),

@@ -37,7 +37,7 @@ def test_every_trouble_of_a_bucket_is_told() -> None:
 
 
 def test_every_end_of_a_search_a_study_and_an_attempt_is_told() -> None:
-    assert words_of("SearchComplete") == {"Searching", *SearchEnd}
+    assert words_of("SearchComplete") == {"Searching", "OptimizerDied", *SearchEnd}
     failures = literals(planner, r'(?:return |_fail\(|, )"([A-Z]\w+)"[,)]')
     assert {"TooManyFailedTrials", "NothingTrains", "PrepareFailed"} <= failures
     assert failures <= words_of("Failed")

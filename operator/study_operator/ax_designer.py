@@ -31,7 +31,6 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any, assert_never
 
 from study_operator.designer import DesignerError, Suggestion
@@ -40,11 +39,11 @@ from study_operator.study import (
     Arm,
     Categorical,
     Direction,
+    LinearConstraint,
     LogUniform,
     Parameter,
     Study,
     Uniform,
-    parse_outcome_constraint,
 )
 from study_operator.trial import Origin, Trial, TrialState
 from trial_trainer.contract import ParameterValue
@@ -55,17 +54,20 @@ with warnings.catch_warnings():
     import torch
     from ax.adapter.registry import Generators, MBM_X_trans, Y_trans
     from ax.adapter.transforms.add_execution_viability import EXECUTION_VIABLE_METRIC_NAME, AddExecutionViability
-    from ax.api.utils.instantiation.from_string import optimization_config_from_string
     from ax.core.arm import Arm as AxArm
     from ax.core.data import Data, DataRow
     from ax.core.experiment import Experiment
     from ax.core.metric import Metric
+    from ax.core.objective import Objective
+    from ax.core.optimization_config import OptimizationConfig
+    from ax.core.outcome_constraint import OutcomeConstraint as AxOutcomeConstraint
     from ax.core.parameter import ChoiceParameter, FixedParameter, ParameterType, RangeParameter
     from ax.core.parameter import Parameter as AxParameter
     from ax.core.parameter_constraint import ParameterConstraint
     from ax.core.search_space import SearchSpace
     from ax.core.trial_status import TrialStatus
-    from ax.exceptions.core import AxError, DataRequiredError, SearchSpaceExhausted
+    from ax.core.types import ComparisonOp
+    from ax.exceptions.core import DataRequiredError, SearchSpaceExhausted
     from ax.exceptions.generation_strategy import GenerationStrategyRepeatedPoints
     from ax.generation_strategy.generation_node import GenerationNode
     from ax.generation_strategy.generation_strategy import GenerationStrategy
@@ -77,6 +79,9 @@ with warnings.catch_warnings():
 
 RELATIVE_TOLERANCE = 1e-6
 """Of a parameter's range, or of a constraint's terms: how far outside a point may lie and still be rounding."""
+
+NARROW = 1.5e-5
+"""A range that is narrower is told to Ax in other units, because it refuses it."""
 
 MOST_ENUMERATED_ARMS = 10_000
 """A finite space up to this size is searched for arms that were not tried when Ax finds none. A study has at most 500
@@ -105,12 +110,10 @@ class AxDesigner:
             DesignerError: where no arm can be proposed and no trial is running, or the ledger holds what Ax must not be
                 told: a point outside the search space, a number that is not finite, a metric that is missing.
         """
-        _check(study)
         ledger = _entries(study, trials)
         suggestions: list[Suggestion] = []
         while len(suggestions) < count:
-            with _one_thread():
-                suggestion = _propose(study, ledger)
+            suggestion = _try_to_propose(study, ledger)
             if suggestion is None:
                 break
             suggestions.append(suggestion)
@@ -132,6 +135,17 @@ class _Entry:
     """Whether Ax proposed it; else it is the baseline or a starting arm."""
 
 
+def _try_to_propose(study: Study, ledger: Sequence[_Entry]) -> Suggestion | None:
+    """Return what `_propose` does; whatever Ax or its libraries raise, the same ledger raises again."""
+    try:
+        with _one_thread():
+            return _propose(study, ledger)
+    except (DesignerError, MemoryError):
+        raise
+    except Exception as error:
+        raise DesignerError(f"Ax failed with {type(error).__name__}: {error}") from error
+
+
 def _propose(study: Study, ledger: Sequence[_Entry]) -> Suggestion | None:
     """Return the one arm that this ledger leads to; None where there is nothing to propose."""
     # Ax would find out by drawing 10,000 times.
@@ -151,7 +165,7 @@ def _propose(study: Study, ledger: Sequence[_Entry]) -> Suggestion | None:
     if not run.arms:
         raise DesignerError(f"Ax made an empty proposal from {len(ledger)} trials; must be one arm")
     arm = {
-        parameter.name: _given_value(parameter, run.arms[0].parameters[parameter.name])
+        parameter.name: _proposed_value(parameter, run.arms[0].parameters[_ax_name(parameter.name)])
         for parameter in study.parameters
     }
     faults = _faults(study, arm)
@@ -160,37 +174,6 @@ def _propose(study: Study, ledger: Sequence[_Entry]) -> Suggestion | None:
     if _key(study, arm) in _closed_keys(study, ledger):
         return _leftover(study, ledger)
     return Suggestion(arm=arm, generation_node=run._generation_node_name or "")
-
-
-def _check(study: Study) -> None:
-    """Refuse what Ax would refuse later in its own words."""
-    faults = []
-    uniform = [parameter.name for parameter in study.parameters if isinstance(parameter.search_space, Uniform)]
-    for text in study.parameter_constraints:
-        try:
-            weights, _ = _parse_parameter_constraint(text)
-        except AxError as error:
-            faults.append(f"parameterConstraints must be linear inequalities, got {text!r}: {error}")
-            continue
-        faults += [
-            f"parameterConstraints must name uniform parameters, got {name!r} in {text!r}"
-            for name in weights
-            if name not in uniform
-        ]
-    faults += [
-        f"outcomeConstraints must not be on the objective, got {text!r}"
-        for text in study.outcome_constraints
-        if _constrained_metric(text) == study.objective.metric
-    ]
-    if faults:
-        raise DesignerError("; ".join(faults))
-
-
-def _constrained_metric(text: str) -> str:
-    constraint = parse_outcome_constraint(text)
-    if constraint is None:
-        raise DesignerError(f"outcomeConstraints must read 'metric <= number' or 'metric >= number', got {text!r}")
-    return constraint.metric
 
 
 # From the ledger to entries.
@@ -239,12 +222,10 @@ def _faults(study: Study, arm: Arm) -> list[str]:
     faults += [f"{name} must have a value" for name in names if name not in arm]
     faults += [fault for p in study.parameters if p.name in arm for fault in _value_faults(p, arm[p.name])]
     if not faults:
-        for text in study.parameter_constraints:
-            weights, bound = _parse_parameter_constraint(text)
-            terms = [weight * float(arm[name]) for name, weight in weights.items()]
-            if sum(terms) > bound + RELATIVE_TOLERANCE * max(abs(bound), *map(abs, terms)):
-                values = ", ".join(f"{name} = {arm[name]!r}" for name in weights)
-                faults.append(f"{text} must hold, got {values}")
+        for constraint in study.parameter_constraints:
+            if not constraint.holds(arm, RELATIVE_TOLERANCE):
+                values = ", ".join(f"{name} = {arm[name]!r}" for name, _ in constraint.weights)
+                faults.append(f"{constraint.text} must hold, got {values}")
     return faults
 
 
@@ -264,13 +245,6 @@ def _value_faults(parameter: Parameter, value: ParameterValue) -> list[str]:
             assert_never(unknown)
 
 
-@lru_cache(maxsize=64)
-def _parse_parameter_constraint(text: str) -> tuple[Mapping[str, float], float]:
-    """Return the weights and the bound of ``sum of weight times parameter <= bound``."""
-    constraint = ParameterConstraint(inequality=text)
-    return constraint.constraint_dict, constraint.bound
-
-
 def _given_value(parameter: Parameter, value: Any) -> ParameterValue:
     """Return the study's own value for one that went through Ax's scales: type and last digit as in the manifest."""
     match parameter.search_space:
@@ -285,29 +259,42 @@ def _given_value(parameter: Parameter, value: Any) -> ParameterValue:
             assert_never(unknown)
 
 
+def _proposed_value(parameter: Parameter, value: Any) -> ParameterValue:
+    """Return the study's own value for one that Ax proposed."""
+    return _given_value(parameter, value if isinstance(value, str) else value / _scale(parameter))
+
+
 # The Ax experiment.
 
 
 def _build_experiment(study: Study, ledger: Sequence[_Entry]) -> Experiment:
     """Tell Ax of the study and of every trial, in order."""
-    constrained = [_constrained_metric(constraint) for constraint in study.outcome_constraints]
     minimize = study.objective.direction is Direction.MINIMIZE
     experiment = Experiment(
         name=study.name,
         search_space=SearchSpace(
             parameters=[_build_parameter(parameter) for parameter in study.parameters],
-            parameter_constraints=[ParameterConstraint(inequality=text) for text in study.parameter_constraints],
+            parameter_constraints=[_build_constraint(study, constraint) for constraint in study.parameter_constraints],
         ),
         metrics=[
             Metric(name=study.objective.metric, lower_is_better=minimize),
-            *(Metric(name=name) for name in dict.fromkeys(constrained) if name != study.objective.metric),
+            *(Metric(name=name) for name in dict.fromkeys(c.metric for c in study.outcome_constraints)),
             # Without it the learnt viability has no metric to constrain.
             Metric(name=EXECUTION_VIABLE_METRIC_NAME),
         ],
     )
-    experiment.optimization_config = optimization_config_from_string(
-        objective_str=("-" if minimize else "") + study.objective.metric,
-        outcome_constraint_strs=list(study.outcome_constraints),
+    # Not from strings, in which Ax takes the slash of "accuracy/price" for a division.
+    experiment.optimization_config = OptimizationConfig(
+        objective=Objective(metric=Metric(name=study.objective.metric, lower_is_better=minimize), minimize=minimize),
+        outcome_constraints=[
+            AxOutcomeConstraint(
+                metric=Metric(name=constraint.metric),
+                op=ComparisonOp.LEQ if constraint.is_upper else ComparisonOp.GEQ,
+                bound=constraint.bound,
+                relative=False,
+            )
+            for constraint in study.outcome_constraints
+        ],
     )
 
     rows: list[DataRow] = []
@@ -339,30 +326,37 @@ def _build_experiment(study: Study, ledger: Sequence[_Entry]) -> Experiment:
     return experiment
 
 
+def _build_constraint(study: Study, constraint: LinearConstraint) -> ParameterConstraint:
+    scale_by_name = {parameter.name: _scale(parameter) for parameter in study.parameters}
+    terms = [f"{weight / scale_by_name[name]!r} * {_ax_name(name)}" for name, weight in constraint.weights]
+    return ParameterConstraint(inequality=f"{' + '.join(terms)} <= {constraint.bound!r}")
+
+
+def _ax_name(name: str) -> str:
+    """Return a parameter's name for Ax, which gives constraints to SymPy, where ``lambda`` and ``beta`` are taken."""
+    return f"p_{name}"
+
+
 def _build_parameter(parameter: Parameter) -> AxParameter:
     match parameter.search_space:
         case Uniform(min=lower, max=upper) | LogUniform(min=lower, max=upper) if lower == upper:
-            return FixedParameter(name=parameter.name, parameter_type=ParameterType.FLOAT, value=float(lower))
-        case Uniform(min=lower, max=upper):
+            return FixedParameter(name=_ax_name(parameter.name), parameter_type=ParameterType.FLOAT, value=float(lower))
+        case Uniform(min=lower, max=upper) | LogUniform(min=lower, max=upper):
             return RangeParameter(
-                name=parameter.name, parameter_type=ParameterType.FLOAT, lower=float(lower), upper=float(upper)
-            )
-        case LogUniform(min=lower, max=upper):
-            return RangeParameter(
-                name=parameter.name,
+                name=_ax_name(parameter.name),
                 parameter_type=ParameterType.FLOAT,
-                lower=float(lower),
-                upper=float(upper),
-                log_scale=True,
+                lower=float(lower) * _scale(parameter),
+                upper=float(upper) * _scale(parameter),
+                log_scale=isinstance(parameter.search_space, LogUniform),
             )
         case Categorical(values=values, ordered=ordered):
             kind = _choice_type(values)
             distinct: list[Any] = list(dict.fromkeys(_ax_value(kind, value) for value in values))
             if len(distinct) == 1:
-                return FixedParameter(name=parameter.name, parameter_type=kind, value=distinct[0])
+                return FixedParameter(name=_ax_name(parameter.name), parameter_type=kind, value=distinct[0])
             # Strings are ordered as given, numbers by size; Ax finds geometric numbers and puts them on a log scale.
             return ChoiceParameter(
-                name=parameter.name,
+                name=_ax_name(parameter.name),
                 parameter_type=kind,
                 values=distinct,
                 is_ordered=ordered,
@@ -370,6 +364,18 @@ def _build_parameter(parameter: Parameter) -> AxParameter:
             )
         case _ as unknown:
             assert_never(unknown)
+
+
+def _scale(parameter: Parameter) -> float:
+    """Return what a parameter's values are multiplied by for Ax, which refuses narrow ranges such as 1e-10 to 1e-9.
+
+    A power of two, so that no digit of a value changes on the way there and back.
+    """
+    match parameter.search_space:
+        case Uniform(min=lower, max=upper) | LogUniform(min=lower, max=upper) if 0 < upper - lower < NARROW:
+            return 2.0 ** -math.floor(math.log2(upper - lower))
+        case _:
+            return 1.0
 
 
 def _choice_type(values: Sequence[ParameterValue]) -> ParameterType:
@@ -394,8 +400,10 @@ def _ax_arm(study: Study, arm: Arm) -> dict[str, Any]:
     for parameter in study.parameters:
         value = _given_value(parameter, arm[parameter.name])
         space = parameter.search_space
-        kind = _choice_type(space.values) if isinstance(space, Categorical) else ParameterType.FLOAT
-        ax_arm[parameter.name] = _ax_value(kind, value)
+        if isinstance(space, Categorical):
+            ax_arm[_ax_name(parameter.name)] = _ax_value(_choice_type(space.values), value)
+        else:
+            ax_arm[_ax_name(parameter.name)] = float(value) * _scale(parameter)
     return ax_arm
 
 

@@ -120,7 +120,8 @@ def _prepared(stage: Stage) -> Condition:
 
 def _search_complete(ledger: Ledger) -> Condition:
     if ledger.search_end is None:
-        return Condition(type="SearchComplete", is_true=False, reason="Searching")
+        reason = "OptimizerDied" if ledger.search_message else "Searching"
+        return Condition(type="SearchComplete", is_true=False, reason=reason, message=ledger.search_message)
     return Condition(type="SearchComplete", is_true=True, reason=ledger.search_end, message=ledger.search_message)
 
 
@@ -131,7 +132,8 @@ def _say_stage(study: Study, ledger: Ledger, stage: str) -> str:
         return ledger.prepare.message
     measured = sum(bool(t.measurements) for t in ledger.trials)
     if stage == "Exploring":
-        return f"{measured} of {study.num_trials} trials measured{_say_waiting(ledger.trials)}"
+        trouble = f"; {ledger.search_message}" if ledger.search_message else ""
+        return f"{measured} of {study.num_trials} trials measured{_say_waiting(ledger.trials)}{trouble}"
     if stage == "Promoting":
         running = sum(t.is_busy for t in ledger.trials)
         return f"{running} trials are on their way to full length{_say_waiting(ledger.trials)}"

@@ -23,7 +23,10 @@ class DesignerError(Exception):
 
 
 class ProposalPendingError(Exception):
-    """The optimizer is still at it: the same question will be answered later, and whoever asked is told when."""
+    """The optimizer is still at it: the same question will be answered later, and whoever asked is told when.
+
+    Its message, where it has one, says what went wrong so far.
+    """
 
 
 class Designer(Protocol):

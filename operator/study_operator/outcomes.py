@@ -18,7 +18,7 @@ import math
 import statistics
 from collections.abc import Mapping, Sequence
 
-from study_operator.study import WORST_VALUES, Direction, Study, is_share, parse_outcome_constraint
+from study_operator.study import WORST_VALUES, Direction, Study, is_share
 from study_operator.trial import Trial
 
 LEAST_SHARE = 0.1
@@ -50,10 +50,7 @@ def find_means(study: Study, trials: Sequence[Trial]) -> Mapping[int, Mapping[st
         means[index][metric] = sign * fenced.get(index, worst)
 
     # Constrained metrics, as they were read.
-    for text in study.outcome_constraints:
-        constraint = parse_outcome_constraint(text)
-        if constraint is None:
-            raise OutcomeError(f"outcomeConstraints must read 'metric <= number' or 'metric >= number', got {text!r}")
+    for constraint in study.outcome_constraints:
         metric, sign = constraint.metric, -1 if constraint.is_upper else 1
         healthy = {index: sign * m.metrics[metric] for index, m in measured.items() if not m.diverged}
         beyond = [_find_worse(metric, [sign * constraint.bound])]
@@ -67,7 +64,7 @@ def _check(study: Study, trial: Trial) -> None:
     measurement = trial.measurement(0)
     if measurement is None:
         return
-    constrained = [c.metric for text in study.outcome_constraints if (c := parse_outcome_constraint(text)) is not None]
+    constrained = [constraint.metric for constraint in study.outcome_constraints]
     for metric in () if measurement.diverged else constrained:
         if metric not in measurement.metrics:
             raise OutcomeError(f"trial {trial.name} must measure {metric!r}, which outcomeConstraints names")

@@ -9,7 +9,7 @@ import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from study_operator.study import Study, parse_outcome_constraint
+from study_operator.study import Study
 from study_operator.trial import Continuation, Measurement, Origin, Trial, TrialState
 
 
@@ -75,8 +75,7 @@ def choose_winner(study: Study, trials: Iterable[Trial]) -> Trial | None:
 
 def satisfies_constraints(study: Study, measurement: Measurement | None) -> bool:
     """Say whether a reading keeps every outcome constraint of the study."""
-    constraints = (parse_outcome_constraint(text) for text in study.outcome_constraints)
-    return measurement is not None and all(c is not None and c.holds(measurement.metrics) for c in constraints)
+    return measurement is not None and all(c.holds(measurement.metrics) for c in study.outcome_constraints)
 
 
 def draw(indexes: Iterable[int], count: int, seed: int) -> list[int]:

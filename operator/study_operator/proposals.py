@@ -115,6 +115,16 @@ class Proposals:
             self._changed.notify_all()
         return None
 
+    def trouble_of(self, key: StudyKey) -> str:
+        """Return what went wrong with a question that is not answered yet: a sentence, or nothing."""
+        with self._changed:
+            question = self._questions.get(key)
+            if question is None or question.failures == 0:
+                return ""
+            return (
+                f"the optimizer's process died over the next arm, {question.failures} times so far; it is asked again"
+            )
+
     def forget(self, key: StudyKey) -> None:
         """Forget what a study asked."""
         with self._changed:
@@ -147,8 +157,9 @@ class Proposals:
                         question.failures,
                         wait,
                     )
-                    continue
-                question.answer = answer
+                else:
+                    question.answer = answer
+            # Also of a death: the study says so.
             self._on_answer(question.key)
 
     def _next(self) -> _Question | None:
@@ -235,7 +246,7 @@ class StudyDesigner:
             return ()
         answer = self.proposals.ask(self.key, study, trials)
         if answer is None:
-            raise ProposalPendingError
+            raise ProposalPendingError(self.proposals.trouble_of(self.key))
         kind, content = answer
         if kind == "problem":
             raise DesignerError(content)

@@ -479,12 +479,13 @@ def _suggest(study: Study, ledger: Ledger, designer: Designer, count: int) -> Le
     try:
         suggestions = designer.suggest(study, ledger.trials, count)
         problem = "" if suggestions or any(t.is_busy for t in ledger.trials) else "it proposed nothing"
-    except ProposalPendingError:
-        return ledger
+    except ProposalPendingError as pending:
+        return replace(ledger, search_message=str(pending))
     except DesignerError as error:
         suggestions, problem = (), str(error)
     if problem:
         return replace(ledger, search_end=SearchEnd.NO_MORE_PROPOSALS, search_message=problem)
+    ledger = replace(ledger, search_message="")
     for suggestion in suggestions[:count]:
         ledger = _enter(study, ledger, suggestion.arm, Origin.SUGGESTED, suggestion.generation_node)
     return ledger

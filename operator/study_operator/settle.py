@@ -16,7 +16,7 @@ from study_operator.clocks import fit_span
 from study_operator.gain import find_test_gain
 from study_operator.runner import EndedAttempt, JobPhase, JobStatus
 from study_operator.settings import DEFAULTS, Settings
-from study_operator.study import METRICS, WORST_VALUES, Arm, Study, is_share, parse_outcome_constraint
+from study_operator.study import METRICS, WORST_VALUES, Arm, Study, is_share
 from study_operator.trial import (
     GIVEN_UP,
     WAITS,
@@ -513,8 +513,7 @@ def _diverged(study: Study, rung: int, step: int) -> Measurement:
 
 def needed_metrics(study: Study) -> list[str]:
     """Return the metrics that decide: the objective's and the constrained ones."""
-    constrained = (parse_outcome_constraint(text) for text in study.outcome_constraints)
-    return [study.objective.metric, *(c.metric for c in constrained if c is not None)]
+    return [study.objective.metric, *(c.metric for c in study.outcome_constraints)]
 
 
 def kept_metrics(study: Study) -> list[str]:

@@ -528,13 +528,18 @@ def _parse_ledger(raw: Raw) -> Ledger:
             test=dataset["testSamples"],
         ),
         search_end=SearchEnd(search["end"]) if search else None,
-        search_message=search["message"] if search else "",
+        search_message=search["message"] if search else _parse_search_trouble(raw["conditions"]),
         winner=raw.get("winner"),
         judge=_parse_stage(raw["judge"]),
         test_gain=_parse_test_gain(raw.get("testGain")),
         outcome=Outcome(**outcome) if outcome else None,
         cleaned_at=datetime.fromisoformat(cleaned_at) if cleaned_at else None,
     )
+
+
+def _parse_search_trouble(conditions: Sequence[Raw]) -> str:
+    """Return why a search that goes on does not get on: it is kept in its condition alone."""
+    return next((str(c.get("message") or "") for c in conditions if c["type"] == "SearchComplete"), "")
 
 
 # A table is three times as fast as an enumeration's own look-up, and a status holds hundreds of trials.
@@ -662,6 +667,8 @@ def events_between(before: Ledger, after: Ledger) -> list[Event]:
     if before.search_end is None and after.search_end is not None:
         is_warning = after.search_end is SearchEnd.NO_MORE_PROPOSALS
         events.append(Event(reason="SearchEnded", message=_say_search(after), is_warning=is_warning))
+    if after.search_end is None and after.search_message not in ("", before.search_message):
+        events.append(Event(reason="OptimizerDied", message=after.search_message, is_warning=True))
     if before.winner is None and after.winner is not None:
         events.append(Event(reason="WinnerChosen", message=f"trial t{after.winner:03d} won by validation"))
     if before.outcome is None and after.outcome is not None:

@@ -5,8 +5,8 @@ Called by everything; must not know of Kubernetes objects beyond the raw dict th
 
 from __future__ import annotations
 
-import functools
 import json
+import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -168,9 +168,9 @@ class Study:
     namespace: str
     uid: str
     objective: Objective
-    outcome_constraints: tuple[str, ...] = ()
+    outcome_constraints: tuple[OutcomeConstraint, ...] = ()
     parameters: tuple[Parameter, ...]
-    parameter_constraints: tuple[str, ...] = ()
+    parameter_constraints: tuple[LinearConstraint, ...] = ()
     baseline: Arm | None
     starting_arms: tuple[Arm, ...] = ()
     num_trials: int
@@ -228,6 +228,22 @@ class OutcomeConstraint:
         return value is not None and (value <= self.bound if self.is_upper else value >= self.bound)
 
 
+@dataclass(frozen=True)
+class LinearConstraint:
+    """``Σ weight × parameter <= bound``, over uniform parameters."""
+
+    text: str
+    """As the manifest has it."""
+    weights: tuple[tuple[str, float], ...]
+    """Name of a parameter and its weight."""
+    bound: float
+
+    def holds(self, arm: Arm, tolerance: float = 1e-12) -> bool:
+        """Say whether an arm keeps it, up to a share of its largest term; a parameter that the arm lacks counts 0."""
+        terms = [weight * float(arm[name]) for name, weight in self.weights if name in arm]
+        return sum(terms) <= self.bound + tolerance * max(1.0, abs(self.bound), *map(abs, terms))
+
+
 # The forms of strings, in the regular expressions that Python, RE2 and JSON Schema have in common.
 NUMBER = r"[-+]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][-+]?[0-9]{1,2})?"
 STUDY_NAME = r"[a-z]([-a-z0-9]*[a-z0-9])?"
@@ -241,7 +257,6 @@ DATA_KEY = r"[-._a-zA-Z0-9]+"
 _OUTCOME = re.compile(rf"\s*([a-z_]+(?:/[a-z_]+)?)\s*(<=|>=)\s*({NUMBER})\s*")
 
 
-@functools.lru_cache(maxsize=1024)
 def parse_outcome_constraint(text: str) -> OutcomeConstraint | None:
     """Parse ``metric <= number`` or ``metric >= number``; None where it is neither."""
     match = _OUTCOME.fullmatch(text)
@@ -409,7 +424,9 @@ def _say_metrics(attributes: Sequence[str]) -> str:
     return f"{said}, or accuracy/ and one of the asked attributes ({', '.join(attributes)})" if attributes else said
 
 
-def _parse_outcome_constraints(spec: _Fields, objective: Objective, attributes: Sequence[str]) -> tuple[str, ...]:
+def _parse_outcome_constraints(
+    spec: _Fields, objective: Objective, attributes: Sequence[str]
+) -> tuple[OutcomeConstraint, ...]:
     constraints = []
     for i, text in enumerate(spec.sequence("outcomeConstraints", 0, limits.OUTCOME_CONSTRAINTS_LENGTH, ())):
         field = f"outcomeConstraints[{i}]"
@@ -423,7 +440,7 @@ def _parse_outcome_constraints(spec: _Fields, objective: Objective, attributes: 
         elif constraint.metric == objective.metric:
             spec.refuse(field, "must bound another metric than the objective", text)
         else:
-            constraints.append(text)
+            constraints.append(constraint)
     return tuple(constraints)
 
 
@@ -540,19 +557,8 @@ def _outside(space: SearchSpace, value: float) -> str | None:
 _TERM = re.compile(rf"\s*([-+]?)\s*(?:({NUMBER})(?:\s*\*\s*([a-z_]+))?|([a-z_]+))")
 
 
-@dataclass(frozen=True)
-class _Linear:
-    """``Σ weight × parameter <= bound``."""
-
-    weights: Mapping[str, float]
-    bound: float
-
-    def holds(self, arm: Arm) -> bool:
-        total = sum(weight * float(arm[name]) for name, weight in self.weights.items() if name in arm)
-        return total <= self.bound + 1e-12 * max(1.0, abs(self.bound))
-
-
-def _parse_linear(text: str) -> _Linear | None:
+def parse_linear_constraint(text: str) -> LinearConstraint | None:
+    """Parse a linear inequality such as ``lora_dropout + 2 * weight_decay <= 0.3``; None where it is none."""
     sides = re.split(r"<=|>=", text)
     if len(sides) != 2:
         return None
@@ -568,7 +574,7 @@ def _parse_linear(text: str) -> _Linear | None:
                 weights[name] = weights.get(name, 0.0) + factor * weight
             else:
                 bound -= factor * weight
-    return _Linear(weights, bound) if weights else None
+    return LinearConstraint(text, tuple(weights.items()), bound) if weights else None
 
 
 def _parse_terms(side: str) -> list[tuple[str, float]] | None:
@@ -587,26 +593,64 @@ def _parse_terms(side: str) -> list[tuple[str, float]] | None:
 
 def _parse_parameter_constraints(
     spec: _Fields, parameters: Sequence[Parameter], baseline: Arm | None, starting: Sequence[Arm]
-) -> tuple[str, ...]:
+) -> tuple[LinearConstraint, ...]:
     uniform = {p.name for p in parameters if isinstance(p.search_space, Uniform)}
     constraints = []
     for i, text in enumerate(spec.sequence("parameterConstraints", 0, limits.PARAMETER_CONSTRAINTS_LENGTH, ())):
         field = f"parameterConstraints[{i}]"
-        linear = _parse_linear(text) if isinstance(text, str) else None
+        linear = parse_linear_constraint(text) if isinstance(text, str) else None
         if isinstance(text, str) and len(text) > limits.CONSTRAINT_LENGTH:
             spec.refuse(field, f"must have at most {limits.CONSTRAINT_LENGTH} characters", text)
             continue
         if linear is None:
             spec.refuse(field, "must be linear and read like 'lora_dropout + 2 * weight_decay <= 0.3'", text)
             continue
-        if parameters and not set(linear.weights) <= uniform:
+        if parameters and not {name for name, _ in linear.weights} <= uniform:
             spec.refuse(field, "must name only parameters whose search space is uniform", text)
             continue
-        constraints.append(text)
+        constraints.append(linear)
         for name, arm in [("baseline", baseline), *((f"startingArms[{j}]", arm) for j, arm in enumerate(starting))]:
             if arm is not None and not linear.holds(arm):
                 spec.refuse(name, f"must keep the constraint {text!r}", dict(arm))
+    room = {p.name: p.search_space for p in parameters if isinstance(p.search_space, Uniform)}
+    if constraints and parameters and not _leave_room(constraints, room):
+        rule = "must leave arms to try: all together they leave no more than a thin slice of the search space"
+        spec.refuse("parameterConstraints", rule, [c.text for c in constraints])
     return tuple(constraints)
+
+
+LEAST_RADIUS = 1e-6
+"""Of a ball, in units of the parameters' ranges, that must fit between the constraints: Ax draws from the inside."""
+
+
+def _leave_room(constraints: Sequence[LinearConstraint], spaces: Mapping[str, Uniform]) -> bool:
+    """Say whether a ball fits into what linear constraints leave of a box: its Chebyshev centre, by linear programming.
+
+    Boyd and Vandenberghe (2004), "Convex Optimization", section 8.5.1.
+    """
+    # Half a second, for the few studies that have such constraints.
+    from scipy.optimize import linprog
+
+    names = list(spaces)
+    rows, bounds = [], []
+    for constraint in constraints:
+        weights = dict(constraint.weights)
+        # In units of the ranges, from 0 to 1.
+        row = [weights.get(n, 0.0) * (spaces[n].max - spaces[n].min) for n in names]
+        size = math.hypot(*row)
+        slack = constraint.bound - sum(weights.get(n, 0.0) * spaces[n].min for n in names)
+        if size == 0.0:
+            if slack < 0:
+                return False
+            continue
+        rows.append([*(x / size for x in row), 1.0])
+        bounds.append(slack / size)
+    for i in range(len(names)):
+        rows += [[-1.0 if i == j else 0.0 for j in range(len(names))] + [1.0]]
+        rows += [[1.0 if i == j else 0.0 for j in range(len(names))] + [1.0]]
+        bounds += [0.0, 1.0]
+    found = linprog([*([0.0] * len(names)), -1.0], A_ub=rows, b_ub=bounds, bounds=[(None, None)] * (len(names) + 1))
+    return bool(found.success and -found.fun >= LEAST_RADIUS)
 
 
 def _parse_early_evaluation(fields: _Fields) -> EarlyEvaluation:
@@ -792,7 +836,7 @@ def _find_contradictions(study: Study) -> Iterator[str]:
     if study.num_trials < chosen:
         rule = f"must be at least {chosen}, the number of promoted and audited trials and the baseline"
         yield f"`spec.numTrials` {rule}, got {study.num_trials}"
-    bounded = sum("accuracy/" in text for text in study.outcome_constraints)
+    bounded = sum(c.metric.startswith("accuracy/") for c in study.outcome_constraints)
     most = limits.LEDGER_VALUES // max(1, len(study.parameters) + 4 * bounded)
     if study.num_trials > most:
         rule = f"must be at most {most} with {len(study.parameters)} parameters"

@@ -30,6 +30,8 @@ from study_operator.study import (
     Storage,
     Study,
     Uniform,
+    parse_linear_constraint,
+    parse_outcome_constraint,
 )
 from study_operator.trial import Measurement, Origin, Trial, TrialState
 from trial_trainer.contract import BaseModel, LabelSource, Split, TrainerSettings
@@ -60,6 +62,9 @@ def a_study(**changes: Any) -> Study:
         "trainer": TrainerSettings(epochs=1, max_length_tokens=512),
         "storage": Storage(uri="runs"),
     }
+    parsers = {"parameter_constraints": parse_linear_constraint, "outcome_constraints": parse_outcome_constraint}
+    for name in parsers.keys() & changes.keys():
+        changes[name] = tuple(parsers[name](text) for text in changes[name])
     return Study(**(settings | changes))
 
 
@@ -130,7 +135,7 @@ def test_a_designer_rebuilt_for_each_arm_proposes_what_one_that_lives_on_does() 
         with ax_designer._one_thread(), ax_designer.with_rng_seed(study.seed):
             run = strategy.gen_single_trial(living)
         (suggestion,) = suggest(study, rebuilt)
-        assert run.arms[0].parameters == suggestion.arm
+        assert run.arms[0].parameters == ax_designer._ax_arm(study, suggestion.arm)
         assert run._generation_node_name == suggestion.generation_node
         nodes.append(suggestion.generation_node)
 
@@ -503,20 +508,54 @@ def test_rounding_at_a_bound_is_not_outside() -> None:
 
 
 @pytest.mark.parametrize(
-    ("changes", "sentence"),
+    ("space", "constraints"),
     [
-        ({"parameter_constraints": ("learning_rate <= 1e-3",)}, "must name uniform parameters, got 'learning_rate'"),
-        ({"parameter_constraints": ("nothing <= 1",)}, "must name uniform parameters, got 'nothing'"),
-        ({"parameter_constraints": ("lora_dropout * lora_dropout <= 1",)}, "must be linear"),
-        ({"outcome_constraints": ("accuracy >= 0.5",)}, "must not be on the objective"),
-        ({"outcome_constraints": ("invalid_output_rate < much",)}, "must read 'metric <= number'"),
-        ({"outcome_constraints": ("invalid_output_rate <= much",)}, "must read 'metric <= number'"),
+        (LogUniform(min=1e-10, max=1e-9), ()),
+        (LogUniform(min=1e-6, max=1e-5), ()),
+        (LogUniform(min=1.0, max=1.0000001), ()),
+        (Uniform(min=1e-10, max=1e-9), ("{} + lora_dropout <= 0.1",)),
+        (Uniform(min=-1e-7, max=1e-7), ("{} >= 0",)),
     ],
-    ids=["log scale", "unknown name", "not linear", "on the objective", "not an inequality", "not a number"],
+    ids=["tiny and log", "of full fine-tuning", "narrow and log", "tiny, constrained", "around zero, constrained"],
 )
-def test_constraints_that_ax_cannot_keep_are_refused(changes: dict[str, Any], sentence: str) -> None:
-    with pytest.raises(DesignerError, match=sentence):
-        suggest(a_study(**changes), [])
+@pytest.mark.parametrize("name", ["learning_rate", "lambda", "beta", "pi"])
+def test_narrow_ranges_and_names_that_sympy_knows_are_searched_like_any_other(
+    name: str, space: Any, constraints: tuple[str, ...]
+) -> None:
+    study = a_study(
+        parameters=(Parameter(name=name, search_space=space), DROPOUT),
+        parameter_constraints=tuple(text.format(name) for text in constraints),
+    )
+    trials: list[Trial] = []
+    for index in range(6):
+        (suggestion,) = suggest(study, trials)
+        value = suggestion.arm[name]
+        assert space.min <= value <= space.max
+        trials.append(measured(index, suggestion.arm, 0.5 + 0.1 * (value - space.min) / (space.max - space.min)))
+    assert len({trial.arm[name] for trial in trials}) > 4
+    assert suggestion.generation_node == "MBM"
+
+
+@pytest.mark.slow
+def test_an_attribute_s_accuracy_may_be_constrained_or_the_objective() -> None:
+    objective = Objective(metric="accuracy/name", direction=Direction.MAXIMIZE)
+    study = a_study(objective=objective, outcome_constraints=("accuracy/price >= 0.1", "invalid_output_rate <= 0.5"))
+    dice = random.Random(0)
+    trials = [
+        measured(i, arm, accuracy(arm), **{"accuracy/price": accuracy(arm) - 0.4, "invalid_output_rate": 0.1})
+        for i, arm in enumerate(a_random_arm(study, dice) for _ in range(8))
+    ]
+    (suggestion,) = suggest(study, trials)
+    assert suggestion.generation_node == "MBM"
+
+
+def test_whatever_ax_raises_is_said_as_the_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise RuntimeError("all attempts to fit the model have failed")
+
+    monkeypatch.setattr(ax_designer, "_build_experiment", fail)
+    with pytest.raises(DesignerError, match="Ax failed with RuntimeError: all attempts to fit the model have failed"):
+        suggest(a_study(), [])
 
 
 @pytest.mark.slow

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from ledgers import a_measurement, a_study, a_trial, continued, minimizing, paused, stopped
 from study_operator.promotion import choose, choose_winner, draw, rank
-from study_operator.study import Promotion, Study
+from study_operator.study import OutcomeConstraint, Promotion, Study
 from study_operator.trial import Continuation, Trial, TrialState
 
 TRIALS = [paused(0, 0.9), *(paused(i, i / 10) for i in range(1, 7))]
@@ -49,12 +49,16 @@ def test_a_lower_loss_is_better() -> None:
 
 def test_the_baseline_continues_although_it_is_the_worst_and_breaks_a_constraint() -> None:
     worst = paused(0, 0.0, metrics={"accuracy": 0.0, "invalid_output_rate": 0.9})
-    study = a_wide_study(outcome_constraints=("invalid_output_rate <= 0.2",))
+    study = a_wide_study(
+        outcome_constraints=(OutcomeConstraint(metric="invalid_output_rate", is_upper=True, bound=0.2),)
+    )
     assert chosen(study, [worst, *TRIALS[1:]])[0] == "Baseline"
 
 
 def test_what_breaks_a_constraint_is_not_promoted() -> None:
-    study = a_wide_study(outcome_constraints=("invalid_output_rate <= 0.2",))
+    study = a_wide_study(
+        outcome_constraints=(OutcomeConstraint(metric="invalid_output_rate", is_upper=True, bound=0.2),)
+    )
     best = paused(6, 0.6, metrics={"accuracy": 0.6, "invalid_output_rate": 0.21})
     assert chosen(study, [*TRIALS[:6], best]) == {0: "Baseline", 5: "Promoted", 4: "Promoted"}
 
@@ -132,7 +136,7 @@ def test_the_winner_is_the_best_at_full_length_be_it_baseline_or_audited() -> No
 
 
 def test_a_winner_keeps_the_constraints_unless_none_does() -> None:
-    study = a_study(outcome_constraints=("invalid_output_rate <= 0.2",))
+    study = a_study(outcome_constraints=(OutcomeConstraint(metric="invalid_output_rate", is_upper=True, bound=0.2),))
     noisy = a_measurement(1, 0.9, metrics={"accuracy": 0.9, "invalid_output_rate": 0.5})
     breaking = replace(continued(paused(1, 0.5), 0.9), measurements=(a_measurement(0, 0.5), noisy))
     keeping = continued(paused(2, 0.4), 0.6)

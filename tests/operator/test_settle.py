@@ -25,7 +25,7 @@ from some_studies import a_judgement
 from study_operator.runner import EndedAttempt, JobKind, JobPhase, JobStatus
 from study_operator.settings import Settings
 from study_operator.settle import Results, list_awaited, settle
-from study_operator.study import Study
+from study_operator.study import OutcomeConstraint, Study
 from study_operator.trial import (
     Attempt,
     EndReason,
@@ -87,7 +87,7 @@ def test_a_reading_is_a_measurement_whatever_the_exit_code_says() -> None:
 
 
 def test_the_ledger_keeps_what_holds_for_every_answer_and_what_is_constrained() -> None:
-    study = a_study(outcome_constraints=("accuracy/price >= 0.5",))
+    study = a_study(outcome_constraints=(OutcomeConstraint(metric="accuracy/price", is_upper=False, bound=0.5),))
     read = {"accuracy": 0.4, "validation_loss": 1.2, "accuracy/price": 0.6, "accuracy/brand": 0.2}
     before = running(a_trial(0))
     results = Results(readings={(0, 0): a_reading(before, 0, **read)})

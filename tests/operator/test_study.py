@@ -18,6 +18,7 @@ from study_operator.study import (
     Objective,
     Uniform,
     complete_arm,
+    parse_linear_constraint,
     parse_outcome_constraint,
     parse_study,
 )
@@ -597,7 +598,44 @@ def test_a_study_without_a_baseline_is_a_study() -> None:
 
 def test_a_constraint_that_the_arms_keep_is_kept_as_it_was_written() -> None:
     text = "weight_decay + 0.5 * weight_decay - 0.1 <= 0.3"
-    assert parse_study(a_manifest({"spec.parameterConstraints": [text]})).parameter_constraints == (text,)
+    assert parse_study(a_manifest({"spec.parameterConstraints": [text]})).parameter_constraints == (
+        parse_linear_constraint(text),
+    )
+
+
+TWO_UNIFORM = {
+    "spec.parameters": [
+        {"name": "lora_dropout", "searchSpace": {"uniform": {"min": "0", "max": "0.2"}}},
+        {"name": "weight_decay", "searchSpace": {"uniform": {"min": "0", "max": "0.5"}}},
+    ],
+    "spec.baseline": None,
+}
+
+
+@pytest.mark.parametrize(
+    "constraints",
+    [
+        ["lora_dropout >= 0.5"],
+        ["lora_dropout + weight_decay <= 0"],
+        ["lora_dropout - weight_decay <= 0", "weight_decay - lora_dropout <= 0"],
+        ["lora_dropout >= 0.15", "lora_dropout <= 0.05 + weight_decay", "weight_decay <= 0.05"],
+        ["0 * lora_dropout >= 1"],
+    ],
+    ids=["beyond the range", "a corner", "a line", "apart", "of no parameter"],
+)
+def test_constraints_that_leave_nothing_to_try_are_refused(constraints: list[str]) -> None:
+    with pytest.raises(StudyInvalidError, match=r"spec\.parameterConstraints` must leave arms to try"):
+        parse_study(a_manifest({**TWO_UNIFORM, "spec.parameterConstraints": constraints}))
+
+
+@pytest.mark.parametrize(
+    "constraints",
+    [["lora_dropout + weight_decay <= 0.001"], ["lora_dropout - weight_decay <= 0"], ["lora_dropout <= 7"]],
+    ids=["a small corner", "a half", "everything"],
+)
+def test_constraints_that_leave_room_are_kept(constraints: list[str]) -> None:
+    study = parse_study(a_manifest({**TWO_UNIFORM, "spec.parameterConstraints": constraints}))
+    assert [constraint.text for constraint in study.parameter_constraints] == constraints
 
 
 def test_an_arm_is_completed_with_what_is_not_searched() -> None:
