@@ -25,6 +25,7 @@ from typing import Any
 import yaml
 from prometheus_client import start_http_server
 
+from study_operator import names
 from study_operator.clearance import delete_all_studies
 from study_operator.cluster import Studies
 from study_operator.controller import Controller
@@ -50,6 +51,10 @@ LEASE = "finetune-study-operator"
 NAMESPACE_FILE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 STOP_SECONDS = 20.0
 """How long visits under way may take after a request to stop; the API server and the bucket answer within that."""
+UNSYNCED_SECONDS = 60.0
+"""Between two complaints that a namespace cannot be listed; its studies are woken when it is."""
+API_SECONDS = 2.0
+"""Between two looks whether the API server knows studies already. Where it no longer does, kopf gives up."""
 STUCK_SECONDS = 900.0
 """A visit that takes so long will not end: every request in it has a timeout. The process is then not well."""
 
@@ -213,8 +218,9 @@ class Operator:
         self._stop = threading.Event()
         self._studies = Studies(kube)
         self._memory = Memory(metrics, self._wake)
+        self._watches = Watches(kube, self._memory, self._namespaces, on_synced=self._wake_namespace)
         self._proposals = Proposals(self._wake, metrics)
-        controller = Controller(
+        self._controller = Controller(
             kube=kube,
             studies=self._studies,
             memory=self._memory,
@@ -224,7 +230,7 @@ class Operator:
             metrics=metrics,
             settings=installation.settings,
         )
-        self._visits = Visits(controller.visit, metrics, threads=threads)
+        self._visits = Visits(self._visit, metrics, threads=threads)
         metrics.registry.register(StudyCollector(self._studies.bodies))
 
     def run(self, *, lease_namespace: str, health_port: int) -> int:
@@ -247,10 +253,13 @@ class Operator:
                 election.resign()
                 return STOPPED
         self._metrics.leader.set(1)
-        watches = Watches(self._kube, self._memory, self._namespaces)
-        watches.start()
-        threading.Thread(target=self._visit_when_synced, args=(watches,), name="sync", daemon=True).start()
+        self._watches.start()
+        threading.Thread(target=self._complain_of_unsynced, name="sync", daemon=True).start()
+        self._visits.start()
         try:
+            if not self._wait_for_api():
+                election.resign()
+                return STOPPED
             run_kopf(self._kube, self._studies, self._wake, namespaces=self._namespaces)
             code = STOPPED
         except Exception:
@@ -261,14 +270,47 @@ class Operator:
         election.resign()
         return code
 
-    def _visit_when_synced(self, watches: Watches) -> None:
-        while not watches.wait_until_synced(60.0):
-            log.warning("waiting for the first list of Jobs, pods and events")
-        log.info("working")
-        self._visits.start()
-
     def _wake(self, key: StudyKey) -> None:
         self._visits.wake(key)
+
+    def _visit(self, key: StudyKey) -> float | None:
+        """Visit a study, but not before everything of its namespace was listed once: then all of them are woken."""
+        return self._controller.visit(key) if self._watches.is_synced(key[0]) else UNSYNCED_SECONDS
+
+    def _wake_namespace(self, namespace: str | None) -> None:
+        log.info("working in %s", "all namespaces" if namespace is None else f"namespace {namespace}")
+        for body in self._studies.bodies():
+            key = (body["metadata"]["namespace"], body["metadata"]["name"])
+            if namespace in (None, key[0]):
+                self._visits.wake(key)
+
+    def _complain_of_unsynced(self) -> None:
+        """Say once a minute what cannot be listed: a namespace that is gone, a role that is not bound there."""
+        while not self._stop.wait(UNSYNCED_SECONDS):
+            missing = self._watches.list_unsynced()
+            if not missing:
+                return
+            log.warning("waiting for the first list of %s", ", ".join(missing))
+
+    def _wait_for_api(self) -> bool:
+        """Wait until the API server knows studies; False where this process is asked to stop meanwhile."""
+        is_told = False
+        while not self._stop.is_set():
+            if self._is_api_there():
+                return True
+            if not is_told:
+                log.warning("the API server does not know %s: waiting for the CRD to be installed", names.KIND)
+                is_told = True
+            self._stop.wait(API_SECONDS)
+        return False
+
+    def _is_api_there(self) -> bool:
+        try:
+            self._kube.request("GET", f"/apis/{names.API_VERSION}")
+        except KubeError as error:
+            # Who may not ask has to believe it.
+            return not error.is_transient and error.status != 404
+        return True
 
     def _find_trouble(self) -> str:
         seconds = self._visits.longest_running_seconds()

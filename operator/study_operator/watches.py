@@ -251,13 +251,15 @@ class _Kind:
 
 
 class Watches:
-    """The threads that keep a `Memory` up to date."""
+    """The threads that keep a `Memory` up to date: of each namespace by itself, or of all together."""
 
     def __init__(
         self,
         kube: Kube,
         memory: Memory,
         namespaces: Sequence[str],
+        *,
+        on_synced: Callable[[str | None], None] = lambda _namespace: None,
         pause: Callable[[float], object] = time.sleep,
     ) -> None:
         """Prepare the watches.
@@ -266,32 +268,42 @@ class Watches:
             kube: the API server.
             memory: what is kept up to date.
             namespaces: those to watch; empty means all.
+            on_synced: told of a namespace of which everything was listed once; of None where all are watched together.
             pause: waits for so many seconds.
         """
         self._kube = kube
+        self._on_synced = on_synced
         self._pause = pause
-        self._kinds = [
-            kind
-            for namespace in namespaces or (None,)
-            # Jobs first: of others' pods and events nothing is kept.
-            for kind in _kinds_of(memory, namespace)
-        ]
-        self._synced = [threading.Event() for _ in self._kinds]
+        # Jobs first: of others' pods and events nothing is kept.
+        self._kinds = {namespace: _kinds_of(memory, namespace) for namespace in namespaces or (None,)}
+        self._synced = {kind.path: threading.Event() for kinds in self._kinds.values() for kind in kinds}
 
     def start(self) -> None:
         """Start a thread for each."""
-        for number, kind in enumerate(self._kinds):
-            name = f"watch-{kind.path.rsplit('/', 1)[-1]}"
-            threading.Thread(target=self._follow, args=(number, kind), name=name, daemon=True).start()
+        for kinds in self._kinds.values():
+            for before, kind in zip([None, *kinds], kinds, strict=False):
+                name = f"watch-{kind.path.rsplit('/', 1)[-1]}"
+                threading.Thread(target=self._follow, args=(before, kind), name=name, daemon=True).start()
 
-    def wait_until_synced(self, timeout_seconds: float) -> bool:
-        """Wait until everything was listed once; say whether it was."""
-        return all(event.wait(timeout_seconds) for event in self._synced)
+    def is_synced(self, namespace: str) -> bool:
+        """Say whether everything of a namespace was listed once."""
+        kinds = self._kinds.get(namespace, self._kinds.get(None, []))
+        return all(self._synced[kind.path].is_set() for kind in kinds)
 
-    def _follow(self, number: int, kind: _Kind) -> None:
-        if number and not self._synced[number].is_set():
-            # After the Jobs of the same namespace.
-            self._synced[number - 1].wait()
+    def list_unsynced(self) -> list[str]:
+        """Return the collections that could not be listed yet."""
+        return [path for path, event in self._synced.items() if not event.is_set()]
+
+    def _note_synced(self, kind: _Kind) -> None:
+        event = self._synced[kind.path]
+        if not event.is_set():
+            event.set()
+            if all(self._synced[k.path].is_set() for k in self._kinds[kind.namespace]):
+                self._on_synced(kind.namespace)
+
+    def _follow(self, before: _Kind | None, kind: _Kind) -> None:
+        if before is not None:
+            self._synced[before.path].wait()
         version, wait = "", FIRST_WAIT_SECONDS
         while True:
             begun = time.monotonic()
@@ -299,7 +311,7 @@ class Watches:
                 if not version:
                     items, version = self._kube.list(kind.path, kind.query)
                     kind.take_list(kind.namespace, items)
-                    self._synced[number].set()
+                    self._note_synced(kind)
                 for event, raw in self._kube.watch(kind.path, version, kind.query):
                     version = raw["metadata"]["resourceVersion"]
                     if event != "BOOKMARK":

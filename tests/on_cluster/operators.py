@@ -137,7 +137,7 @@ class OperatorProcess:
 
     def wait_until_works(self) -> None:
         """Wait until it holds the Lease and knows what is there."""
-        self.wait_until_says(" working$|working\n")
+        self.wait_until_says(" working in ")
 
     def ask_health(self) -> int:
         """Return the status of /healthz."""

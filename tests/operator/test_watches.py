@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.server
 import json
 import threading
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -80,6 +81,8 @@ class Server:
         """Of lists, before the right ones."""
         self.asked: list[tuple[str, str]] = []
         """What was asked for, and from which version on; a list has none."""
+        self.forbidden: set[str] = set()
+        """Namespaces in which nothing may be listed."""
         self.closing = threading.Event()
         stand_in = self
 
@@ -94,7 +97,9 @@ class Server:
                 plural = path.rpartition("/")[2]
                 words = dict(word.split("=") for word in query.split("&") if "=" in word)
                 stand_in.asked.append((plural, words.get("resourceVersion", "")))
-                if "watch" not in words:
+                if stand_in.forbidden.intersection(path.split("/")):
+                    self.send_error(403)
+                elif "watch" not in words:
                     body = {"metadata": {"resourceVersion": "10"}, "items": stand_in.lists.get(plural, [])}
                     self.say(stand_in.answers.pop(0) if stand_in.answers else json.dumps(body).encode())
                 elif stand_in.tales[plural]:
@@ -155,6 +160,13 @@ def threads_that_died(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     monkeypatch.setattr(threading, "excepthook", lambda args: died.append(f"{args.thread}: {args.exc_value!r}"))
     monkeypatch.setattr(watches, "FIRST_WAIT_SECONDS", 0.01)
     return died
+
+
+def wait_until_synced(kinds: Watches) -> None:
+    deadline = time.monotonic() + 20
+    while kinds.list_unsynced():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
 
 
 def names_of(memory: Memory) -> set[str]:
@@ -243,7 +255,7 @@ def test_a_list_that_is_none_is_asked_for_again(server: Server, threads_that_die
     kinds = Watches(server.kube(), memory, ["team"])
     kinds.start()
 
-    assert kinds.wait_until_synced(20)
+    wait_until_synced(kinds)
     assert names_of(memory) == {"s1-t000-r0"}
     assert threads_that_died == []
 
@@ -298,7 +310,7 @@ def test_a_pod_with_any_index_in_its_labels_is_seen(server: Server, threads_that
     kinds = Watches(server.kube(), memory, ["team"])
     kinds.start()
 
-    assert kinds.wait_until_synced(20)
+    wait_until_synced(kinds)
     ((_, pods, _),) = memory.jobs_of("team", "study-1")
     assert [pod.name for pod in pods] == ["odd"]
     assert threads_that_died == []
@@ -320,9 +332,39 @@ def test_a_watch_that_ends_at_once_again_and_again_is_asked_for_ever_more_rarely
     monkeypatch.setattr(watches, "FIRST_WAIT_SECONDS", 100.0)
     monkeypatch.setattr(watches, "LONGEST_WAIT_SECONDS", 800.0)
     server.tales["jobs"] = [b""] * 20
-    Watches(server.kube(), Memory(Metrics()), ["team"], pause).start()
+    Watches(server.kube(), Memory(Metrics()), ["team"], pause=pause).start()
 
     assert done.wait(20)
     first, *_, last = pauses["watch-jobs"]
     assert 50 <= first <= 150 and 400 <= last <= 1200
     assert threads_that_died == []
+
+
+def test_a_namespace_that_cannot_be_listed_holds_up_no_other(server: Server, threads_that_died: list[str]) -> None:
+    synced: list[str | None] = []
+    done = threading.Event()
+
+    def on_synced(namespace: str | None) -> None:
+        synced.append(namespace)
+        done.set()
+
+    server.forbidden.add("gone")
+    kinds = Watches(server.kube(), Memory(Metrics()), ["gone", "team"], on_synced=on_synced)
+    kinds.start()
+    assert done.wait(20)
+    assert synced == ["team"]
+    assert (kinds.is_synced("team"), kinds.is_synced("gone")) == (True, False)
+    assert {path.split("/")[-2] for path in kinds.list_unsynced()} == {"gone"}
+    done.clear()
+    server.forbidden.clear()
+    assert done.wait(20)
+    assert synced == ["team", "gone"]
+    assert (kinds.list_unsynced(), threads_that_died) == ([], [])
+
+
+def test_where_all_namespaces_are_watched_together_each_is_synced_when_all_are(server: Server) -> None:
+    kinds = Watches(server.kube(), Memory(Metrics()), [])
+    assert not kinds.is_synced("team")
+    kinds.start()
+    wait_until_synced(kinds)
+    assert kinds.is_synced("team") and kinds.is_synced("any")
