@@ -153,10 +153,7 @@ class ClusterRunner:
         study = self.study
         for job in self.memory.doubtful_of(study.namespace, study.uid):
             raw = self.kube.get(path_of("batch/v1", "jobs", study.namespace, job.name))
-            if raw is not None:
-                self.memory.put_job(raw)
-            if raw is None or raw["metadata"]["uid"] != job.uid:
-                self.memory.lose_job(job)
+            self.memory.find_job_again(job, raw)
         statuses = []
         for job, pods, refusal in self.memory.jobs_of(study.namespace, study.uid):
             status = describe_job(job, pods, refusal)

@@ -139,10 +139,15 @@ def read_job(raw: Raw) -> JobState | None:
     )
 
 
-def read_pod(raw: Raw) -> PodState | None:
-    """Keep what matters of a pod; None where no Job controls it."""
+def read_pod(raw: Raw, left_behind: str = "") -> PodState | None:
+    """Keep what matters of a pod; None where no Job controls it.
+
+    Args:
+        raw: the pod.
+        left_behind: UID of the Job that controlled it once, which counts where none does now.
+    """
     metadata, spec, status = raw["metadata"], raw["spec"], raw.get("status") or {}
-    job = _controller_of(metadata, "Job")
+    job = _controller_of(metadata, "Job") or left_behind
     if not job:
         return None
     conditions = {c["type"]: c for c in status.get("conditions") or ()}

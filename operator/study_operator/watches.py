@@ -31,6 +31,12 @@ FIRST_WAIT_SECONDS, LONGEST_WAIT_SECONDS = 0.2, 15.0
 """Between two tries to list or watch while the API server does not answer."""
 
 
+_Key = tuple[str, str]
+"""Namespace and name."""
+_Uid = tuple[str, str]
+"""Namespace and UID: a UID alone is what anybody may write into an object of their own."""
+
+
 class Memory:
     """Jobs, pods and refusals as last seen. May be used by many threads."""
 
@@ -44,29 +50,36 @@ class Memory:
         self._metrics = metrics
         self._on_change = on_change
         self._lock = threading.RLock()
-        self._jobs: dict[tuple[str, str], JobState] = {}
-        self._names: dict[str, tuple[str, str]] = {}
+        self._jobs: dict[_Key, JobState] = {}
+        self._keys: dict[_Uid, _Key] = {}
         """Namespace and name of a Job by its UID."""
-        self._doubtful: set[tuple[str, str]] = set()
+        self._owned: defaultdict[_Uid, dict[_Key, None]] = defaultdict(dict)
+        """The Jobs of each study, in the order in which they came, by the study's UID."""
+        self._doubtful: set[_Key] = set()
         """Jobs that a watch or a list no longer knows. Only a look at the API server makes them gone."""
-        self._pods: defaultdict[str, dict[str, PodState]] = defaultdict(dict)
+        self._pods: defaultdict[_Uid, dict[str, PodState]] = defaultdict(dict)
         """By UID of the Job, then of the pod; pods that are gone are kept for as long as their Job."""
-        self._refusals: dict[str, Refusal] = {}
+        self._jobs_of_pods: dict[_Uid, str] = {}
+        """UID of the Job by that of the pod: one that is left behind no longer names it."""
+        self._refusals: dict[_Uid, Refusal] = {}
 
     def jobs_of(self, namespace: str, owner: str) -> list[tuple[JobState, Sequence[PodState], Refusal | None]]:
         """Return each Job that a study controls, with its pods and why its last pod could not be created."""
         with self._lock:
+            jobs = [self._jobs[key] for key in self._owned.get((namespace, owner), ())]
             return [
-                (job, tuple(self._pods.get(job.uid, {}).values()), self._refusals.get(job.uid))
-                for job in self._jobs.values()
-                if job.owner == owner and job.namespace == namespace
+                (
+                    job,
+                    tuple(self._pods.get((namespace, job.uid), {}).values()),
+                    self._refusals.get((namespace, job.uid)),
+                )
+                for job in jobs
             ]
 
     def doubtful_of(self, namespace: str, owner: str) -> list[JobState]:
         """Return the Jobs of a study of which nobody knows whether they are gone."""
         with self._lock:
-            jobs = [self._jobs[key] for key in self._doubtful]
-        return [job for job in jobs if job.owner == owner and job.namespace == namespace]
+            return [self._jobs[key] for key in self._owned.get((namespace, owner), ()) if key in self._doubtful]
 
     def find_job(self, namespace: str, name: str) -> JobState | None:
         """Return a Job by its name."""
@@ -83,15 +96,33 @@ class Memory:
         with self._lock:
             key = (job.namespace, job.name)
             known = self._jobs.get(key)
+            self._doubtful.discard(key)
             if known is not None and known.uid == job.uid and known.version >= job.version:
-                self._doubtful.discard(key)
                 return
             if known is not None and known.uid != job.uid:
                 self._forget(known)
             self._jobs[key] = job
-            self._names[job.uid] = key
-            self._doubtful.discard(key)
+            self._keys[job.namespace, job.uid] = key
+            self._owned[job.namespace, job.owner][key] = None
         self._tell(job)
+
+    def find_job_again(self, job: JobState, raw: Raw | None) -> None:
+        """Take in how the API server has a Job that a watch no longer knows; None: not at all.
+
+        One that has lost its labels is followed by looking again and again: no watch will tell of it.
+        """
+        metadata = raw["metadata"] if raw is not None else {}
+        if metadata.get("uid") != job.uid:
+            self._lose_job(job)
+        if raw is None:
+            return
+        labels = metadata.get("labels") or {}
+        ours = {names.STUDY_LABEL: job.study, names.KIND_LABEL: job.kind.lower()}
+        is_stripped = metadata["uid"] == job.uid and any(labels.get(name) != value for name, value in ours.items())
+        self.put_job({**raw, "metadata": {**metadata, "labels": {**labels, **ours}}} if is_stripped else raw)
+        if is_stripped:
+            with self._lock:
+                self._doubtful.add((job.namespace, job.name))
 
     def doubt_job(self, namespace: str, name: str, uid: str) -> None:
         """Note that a Job may be gone."""
@@ -102,7 +133,7 @@ class Memory:
             self._doubtful.add((namespace, name))
         self._tell(job)
 
-    def lose_job(self, job: JobState) -> None:
+    def _lose_job(self, job: JobState) -> None:
         """Note that a Job is gone. It is kept until somebody has read how its pods ended, which may be later."""
         with self._lock:
             known = self._jobs.get((job.namespace, job.name))
@@ -113,7 +144,7 @@ class Memory:
     def forget_job(self, job: JobState) -> None:
         """Forget a Job that is gone, and its pods."""
         with self._lock:
-            if job.uid in self._names:
+            if (job.namespace, job.uid) in self._keys:
                 self._forget(job)
 
     def forget_study(self, key: StudyKey) -> None:
@@ -142,11 +173,16 @@ class Memory:
             self.put_job(raw)
 
     def _forget(self, job: JobState) -> None:
-        self._jobs.pop((job.namespace, job.name), None)
-        self._names.pop(job.uid, None)
-        self._doubtful.discard((job.namespace, job.name))
-        self._pods.pop(job.uid, None)
-        self._refusals.pop(job.uid, None)
+        key, uid, owner = (job.namespace, job.name), (job.namespace, job.uid), (job.namespace, job.owner)
+        self._jobs.pop(key, None)
+        self._keys.pop(uid, None)
+        self._owned[owner].pop(key, None)
+        if not self._owned[owner]:
+            del self._owned[owner]
+        self._doubtful.discard(key)
+        for pod in self._pods.pop(uid, ()):
+            self._jobs_of_pods.pop((job.namespace, pod), None)
+        self._refusals.pop(uid, None)
 
     # Pods.
 
@@ -157,48 +193,47 @@ class Memory:
             self.see_pod("ADDED", raw)
             seen.add(raw["metadata"]["uid"])
         with self._lock:
-            for uid, pods in list(self._pods.items()):
-                key = self._names.get(uid)
-                if key is None or namespace in (None, key[0]):
+            for (of, _), pods in self._pods.items():
+                if namespace in (None, of):
                     pods.update({p.uid: replace(p, is_gone=True) for p in pods.values() if p.uid not in seen})
 
     def see_pod(self, kind: str, raw: Raw) -> None:
-        """Take in one event of a watch."""
-        pod = _read(read_pod, raw)
-        if isinstance(pod, _Unreadable):
-            return
-        if pod is None:
-            self._let_go(raw["metadata"]["uid"])
-            return
+        """Take in one event of a watch.
+
+        A pod that its Job left behind (it was deleted with ``--cascade=orphan``) still is that Job's: it goes on
+        training, and until it has ended nothing may begin beside it.
+        """
+        namespace = raw["metadata"]["namespace"]
         with self._lock:
-            known = self._pods[pod.job].get(pod.uid)
+            left_behind = self._jobs_of_pods.get((namespace, raw["metadata"]["uid"]), "")
+        pod = _read(lambda raw: read_pod(raw, left_behind), raw)
+        if pod is None or isinstance(pod, _Unreadable):
+            return
+        job = (namespace, pod.job)
+        with self._lock:
+            known = self._pods[job].get(pod.uid)
             if known is not None and (known.is_gone or known.version > pod.version):
                 return
             if kind == "DELETED":
                 pod = replace(pod, is_gone=True)
-                if pod.job not in self._names:
-                    self._pods.pop(pod.job, None)
+                if job not in self._keys:
+                    for uid in self._pods.pop(job, ()):
+                        self._jobs_of_pods.pop((namespace, uid), None)
                     return
             if known is not None and known.started_at is None and pod.started_at is not None:
-                self._count_wait(pod, pod.started_at)
-            self._pods[pod.job][pod.uid] = pod
+                self._count_wait(job, pod, pod.started_at)
+            self._pods[job][pod.uid] = pod
+            self._jobs_of_pods[namespace, pod.uid] = pod.job
         labels = raw["metadata"].get("labels") or {}
-        self._on_change((raw["metadata"]["namespace"], labels.get(names.STUDY_LABEL, "")))
+        self._on_change((namespace, labels.get(names.STUDY_LABEL, "")))
 
-    def _count_wait(self, pod: PodState, started_at: datetime) -> None:
-        key = self._names.get(pod.job)
+    def _count_wait(self, uid: _Uid, pod: PodState, started_at: datetime) -> None:
+        key = self._keys.get(uid)
         if key is not None:
             job = self._jobs[key]
-            is_first = all(o.uid == pod.uid for o in self._pods[pod.job].values() if o.index == pod.index)
+            is_first = all(o.uid == pod.uid for o in self._pods[uid].values() if o.index == pod.index)
             since = job.created_at if is_first else pod.created_at
             self._metrics.observe_wait(job.namespace, job.kind, (started_at - since).total_seconds())
-
-    def _let_go(self, uid: str) -> None:
-        """Count a pod as gone that its Job left behind: whoever deleted the Job that way keeps the pod for himself."""
-        with self._lock:
-            for pods in self._pods.values():
-                if uid in pods:
-                    pods[uid] = replace(pods[uid], is_gone=True)
 
     # Refusals.
 
@@ -213,12 +248,13 @@ class Memory:
         if refusal is None or isinstance(refusal, _Unreadable) or kind == "DELETED":
             return
         with self._lock:
-            key = self._names.get(refusal.job)
+            uid = (raw["metadata"]["namespace"], refusal.job)
+            key = self._keys.get(uid)
             if key is None:
                 return
-            job, known = self._jobs[key], self._refusals.get(refusal.job)
+            job, known = self._jobs[key], self._refusals.get(uid)
             first = min(known.first_at, refusal.first_at) if known else refusal.first_at
-            self._refusals[refusal.job] = replace(refusal, first_at=first)
+            self._refusals[uid] = replace(refusal, first_at=first)
         self._tell(job)
 
     def _tell(self, job: JobState) -> None:

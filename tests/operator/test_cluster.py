@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any, cast
 
-import pytest
-
 from kube_of_dicts import KubeOfDicts
 from some_studies import a_study
 from study_operator.cluster import ClusterRunner
@@ -112,20 +110,62 @@ def test_how_a_job_ended_is_told_until_it_is_written_down() -> None:
     assert world.visit() is None
 
 
-@pytest.mark.parametrize(
-    ("event", "pod"),
-    [("DELETED", RUNNING), ("MODIFIED", a_pod({"running": {}}, version=22, owned=False))],
-    ids=["deleted by force", "orphaned"],
-)
-def test_a_pod_that_vanishes_or_is_left_behind_lets_its_job_go(event: str, pod: Raw) -> None:
+def test_a_pod_that_vanishes_lets_its_job_go() -> None:
     world = World()
 
-    world.memory.see_pod(event, pod)
+    world.memory.see_pod("DELETED", RUNNING)
 
     end = world.visit()
     assert end is not None
     assert (end.phase, end.exit_code) == (JobPhase.FINISHED, None)
     assert world.visit() is None
+
+
+def test_a_pod_that_its_job_left_behind_is_waited_for() -> None:
+    world = World()
+
+    world.memory.see_pod("MODIFIED", a_pod({"running": {"startedAt": "2026-01-01T12:00:03Z"}}, version=22, owned=False))
+    assert [getattr(world.visit(), "phase", None) for _ in range(2)] == [JobPhase.RUNNING] * 2
+
+    world.memory.see_pod(
+        "MODIFIED", a_pod(STOPPED["status"]["containerStatuses"][0]["state"], "Failed", version=23, owned=False)
+    )
+    end = world.visit()
+    assert end is not None
+    assert (end.phase, end.exit_code) == (JobPhase.FINISHED, 143)
+    assert world.visit() is None
+
+
+def test_a_pod_of_another_namespace_that_names_the_job_is_none_of_its_pods() -> None:
+    world = World()
+    forged = a_pod({"terminated": {"exitCode": 10}}, "Failed", version=99)
+    forged["metadata"] |= {"namespace": "other", "uid": "pod-1"}
+
+    world.memory.see_pod("ADDED", forged)
+    world.memory.see_pod("ADDED", {**forged, "metadata": {**forged["metadata"], "uid": "pod-2"}})
+
+    assert [getattr(world.visit(), "phase", None) for _ in range(2)] == [JobPhase.RUNNING] * 2
+
+
+def test_a_job_that_lost_its_labels_is_followed_to_its_end() -> None:
+    world = World()
+    bare = a_job(version=31)
+    bare["metadata"]["labels"] = {}
+    world.kube.put(JOB, bare)
+    assert [getattr(world.visit(), "phase", None) for _ in range(2)] == [JobPhase.RUNNING] * 2
+
+    # What a watch would have told is looked for at each visit.
+    world.memory.see_pod("MODIFIED", STOPPED)
+    end = {
+        "type": "Failed",
+        "status": "True",
+        "reason": "BackoffLimitExceeded",
+        "lastTransitionTime": "2026-01-01T12:01:01Z",
+    }
+    world.kube.put(JOB, {**bare, "status": {**bare["status"], "conditions": [end]}})
+    job = world.visit()
+    assert job is not None
+    assert (job.phase, job.exit_code) == (JobPhase.FINISHED, 143)
 
 
 def test_a_job_that_is_there_after_all_goes_on() -> None:
