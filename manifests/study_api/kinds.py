@@ -7,7 +7,7 @@ from typing import Any
 
 from study_operator import limits
 from study_operator.limits import Whole
-from study_operator.study import NUMBER, OBJECT_NAME
+from study_operator.study import NUMBER, OBJECT_NAME, SCHEME
 
 Schema = dict[str, Any]
 
@@ -105,7 +105,7 @@ def place(about: str, schemes: Sequence[str] = ("s3", "file")) -> Schema:
         least=1,
         **rules(
             rule(
-                f"!self.contains('://') || self.matches('^({'|'.join(schemes)})://.*[^/]')",
+                f"!self.matches('^{SCHEME}') || self.matches('^({'|'.join(schemes)})://.*[^/]')",
                 f"must be a path or start with {said} and name something",
             )
         ),

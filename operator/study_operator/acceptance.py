@@ -12,7 +12,14 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from study_operator import names
-from study_operator.job_objects import RESERVED_VARIABLES, Credentials, PodDefaults, build_job, build_service
+from study_operator.job_objects import (
+    RESERVED_VARIABLES,
+    Credentials,
+    PodDefaults,
+    build_bare_job,
+    build_job,
+    build_service,
+)
 from study_operator.kube import Kube, KubeError, Raw, path_of
 from study_operator.runner import JobKind, JobSpec
 from study_operator.storage import Buckets, StorageRefusedError
@@ -56,11 +63,11 @@ def _find_template_problems(study: Study, defaults: PodDefaults) -> Iterator[str
             yield f"`{field}.spec.automountServiceAccountToken` must not be true: a trial needs no token of the cluster"
         if pod.get("restartPolicy", "Never") != "Never":
             yield f"`{field}.spec.restartPolicy` must be 'Never', got {pod['restartPolicy']!r}"
-        trainer: Mapping[str, Any] = next((c for c in pod.get("containers") or () if c.get("name") == "trainer"), {})
+        trainer = next((c for c in _objects(pod, "containers") if c.get("name") == "trainer"), {})
         if not trainer.get("image") and not defaults.image:
             yield f"`{field}.spec.containers` must give 'trainer' an image: this installation has no default"
-        for variable in trainer.get("env") or ():
-            if isinstance(variable, Mapping) and variable.get("name") in RESERVED_VARIABLES:
+        for variable in _objects(trainer, "env"):
+            if variable.get("name") in RESERVED_VARIABLES:
                 yield f"`{field}.spec.containers` must not set {variable['name']}, which the operator sets"
 
 
@@ -74,7 +81,7 @@ def _find_missing(study: Study, kube: Kube) -> Iterator[str]:
                 f"`{field}.spec.serviceAccountName` must name a service account of namespace {study.namespace}, "
                 f"got {account!r}, which does not exist"
             )
-        for volume in pod.get("volumes") or ():
+        for volume in _objects(pod, "volumes"):
             claim = _child(volume, "persistentVolumeClaim").get("claimName")
             if isinstance(claim, str) and not _exists(kube, study, "persistentvolumeclaims", claim):
                 yield (
@@ -90,6 +97,12 @@ def _exists(kube: Kube, study: Study, plural: str, name: str) -> bool:
 def _child(raw: Any, name: str) -> Mapping[str, Any]:
     value = raw.get(name) if isinstance(raw, Mapping) else None
     return value if isinstance(value, Mapping) else {}
+
+
+def _objects(raw: Mapping[str, Any], name: str) -> list[Mapping[str, Any]]:
+    """Return the objects of a list; whatever else is there the API server refuses when a Job is tried."""
+    items = raw.get(name)
+    return [item for item in items if isinstance(item, Mapping)] if isinstance(items, list) else []
 
 
 def _try_jobs(study: Study, kube: Kube, credentials: Credentials | None, defaults: PodDefaults) -> Iterator[str]:
@@ -110,9 +123,13 @@ def _try_jobs(study: Study, kube: Kube, credentials: Credentials | None, default
     for field, spec in forms.items():
         try:
             body = build_job(study, spec, credentials, defaults)
-        except (AttributeError, TypeError, ValueError) as error:
-            # The templates are opaque to the schema: a list where an object belongs, for example.
-            yield f"`{field}` must be a PodTemplateSpec: {error}"
+        except (AttributeError, LookupError, TypeError, ValueError) as error:
+            # The templates are opaque to the schema: a list where an object belongs, for example. The API server says
+            # what is wrong of the template as it is.
+            template = dict(_templates_of(study)).get(field) or study.trainer_template
+            bare = build_bare_job(study, spec, template or {})
+            said = [*_try(study, kube, "batch/v1", "jobs", bare, field)]
+            yield from said or [f"`{field}` must be a PodTemplateSpec: {error}"]
             continue
         yield from _try(study, kube, "batch/v1", "jobs", body, field)
 

@@ -99,6 +99,12 @@ def build_job(study: Study, spec: JobSpec, credentials: Credentials | None, defa
     }
 
 
+def build_bare_job(study: Study, spec: JobSpec, template: PodTemplate) -> Raw:
+    """Build a Job of a template as it is, to be tried where nothing can be merged into it."""
+    metadata = {"name": spec.name, "namespace": study.namespace, "ownerReferences": [_owner(study)]}
+    return {"apiVersion": "batch/v1", "kind": "Job", "metadata": metadata, "spec": {"template": dict(template)}}
+
+
 def build_service(study: Study) -> Raw:
     """Build the headless Service that gives the pods of many-node trials their names."""
     labels = {names.STUDY_LABEL: study.name, names.MANAGED_BY_LABEL: names.MANAGER}

@@ -250,7 +250,8 @@ STUDY_NAME = r"[a-z]([-a-z0-9]*[a-z0-9])?"
 OBJECT_NAME = r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*"
 ATTRIBUTE = r"[a-z][a-z_]*"
 MODULE = r"[A-Za-z0-9_.]+"
-ENDPOINT = r"https?://[^/\s]+/?"
+SCHEME = r"[A-Za-z][-+.A-Za-z0-9]*:"
+ENDPOINT = r"https?://[^/\s@?#]+/?"
 REGION = r"[a-z0-9-]+"
 DATA_KEY = r"[-._a-zA-Z0-9]+"
 
@@ -787,10 +788,14 @@ def _parse_template(fields: _Fields) -> PodTemplate | None:
 
 
 def _parse_storage(fields: _Fields) -> Storage:
+    if "@" in str(fields.raw.get("endpoint")):
+        # It may hold a password, which is not repeated.
+        fields.refuse("endpoint", "must hold no credentials: those are for the Secret of secretName", "one with '@'")
+        fields.take("endpoint")
     storage = Storage(
         uri=fields.place("uri"),
         endpoint=fields.text("endpoint", pattern=ENDPOINT, longest=limits.ENDPOINT_LENGTH)
-        if fields.has("endpoint")
+        if fields.has("endpoint") and "@" not in str(fields.raw["endpoint"])
         else None,
         region=fields.text("region", pattern=REGION, longest=limits.REGION_LENGTH) if fields.has("region") else None,
         addressing_style=fields.choice("addressingStyle", AddressingStyle, AddressingStyle.AUTO),
@@ -917,7 +922,8 @@ class _Fields:
         value = self.text(name)
         scheme, separator, rest = value.partition("://")
         said = " or ".join(f"{s}://" for s in schemes)
-        if separator and (scheme not in schemes or not rest.strip("/")):
+        is_known = bool(separator) and scheme in schemes and bool(rest.strip("/"))
+        if re.match(SCHEME, value) and not is_known:
             self.refuse(name, f"must be a path or start with {said} and name something")
         return value
 

@@ -188,6 +188,10 @@ REFUSED_BY_THE_SERVER: list[tuple[str, Changes, str]] = [
     ("a list of one value", {f"{RANK}.categorical.values": ["16"]}, "should have at least 2 items"),
     # Strings of another form.
     ("an endpoint that is no URL", {"spec.storage.endpoint": "minio.example"}, "spec.storage.endpoint in body should"),
+    ("an endpoint with a password", {"spec.storage.endpoint": "https://u:p@a.example"}, "should match '^https?://"),
+    ("an endpoint with a query", {"spec.storage.endpoint": "https://a.example?b"}, "should match '^https?://"),
+    ("a model that is a script", {"spec.trainer.baseModel.uri": "javascript:alert(1)"}, "must be a path or start with"),
+    ("a source that is data", {"spec.data.source": "data:text/html,x"}, "must be a path or start with s3://"),
     ("an endpoint with a path", {"spec.storage.endpoint": "https://a.example/b"}, "should match '^https?://"),
     ("a region with capitals", {"spec.storage.region": "EU"}, "should match '^[a-z0-9-]+$'"),
     ("a Secret that cannot be", {"spec.storage.secretName": "Bucket_Key"}, "spec.storage.secretName in body should"),

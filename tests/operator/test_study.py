@@ -436,8 +436,28 @@ WRONG_MANIFESTS = [
         id="a bucket without a name",
     ),
     pytest.param(
+        {"spec.storage.endpoint": "https://user:secret@minio.example"},
+        [
+            (
+                "`spec.storage.endpoint` must hold no credentials: those are for the Secret of secretName, "
+                "got \"one with '@'\""
+            )
+        ],
+        id="an endpoint with a password",
+    ),
+    pytest.param(
+        {"spec.trainer.baseModel.uri": "javascript:alert(1)"},
+        [
+            (
+                "`spec.trainer.baseModel.uri` must be a path or start with hf:// or s3:// or file:// and name something, "
+                "got 'javascript:alert(1)'"
+            )
+        ],
+        id="a model of another kind of URI",
+    ),
+    pytest.param(
         {"spec.storage.endpoint": "minio.example"},
-        ["`spec.storage.endpoint` must match ^https?://[^/\\s]+/?$, got 'minio.example'"],
+        ["`spec.storage.endpoint` must match ^https?://[^/\\s@?#]+/?$, got 'minio.example'"],
         id="an endpoint that is no URL",
     ),
     pytest.param(

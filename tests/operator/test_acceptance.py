@@ -1,0 +1,69 @@
+"""What an accepted study must hold on a cluster, looked at before anything runs."""
+
+from collections.abc import Mapping
+from typing import Any, cast
+
+import pytest
+
+from kube_of_dicts import KubeOfDicts
+from some_manifests import a_manifest
+from study_operator.acceptance import find_problems
+from study_operator.job_objects import Credentials, PodDefaults
+from study_operator.kube import Answer, Kube, KubeError, Raw
+from study_operator.storage import Bucket, Buckets
+from study_operator.study import Study, parse_study
+
+
+class OneBucket:
+    """Opens a bucket for every study."""
+
+    def open(self, study: Study) -> Bucket:
+        return Bucket(store=cast(Any, None), credentials=Credentials(secret="keys", keys={}))
+
+
+class KubeThatDecodes(KubeOfDicts):
+    """Refuses what no Job can hold, roughly as an API server does."""
+
+    def create(self, path: str, body: Raw, query: Mapping[str, str] | None = None) -> Answer:
+        pod = body["spec"].get("template", {}).get("spec", {})
+        for name in ("containers", "volumes"):
+            items = pod.get(name, [])
+            if not isinstance(items, list) or not all(isinstance(item, dict) for item in items):
+                raise KubeError(400, "BadRequest", f"cannot unmarshal spec.template.spec.{name}")
+        return Answer(body=body)
+
+
+TRAINER = {"name": "trainer", "image": "trainer:1"}
+
+
+@pytest.mark.parametrize(
+    ("pod", "sentence"),
+    [
+        ({"containers": [TRAINER], "volumes": 5}, "cannot unmarshal spec.volumes"),
+        ({"containers": [TRAINER, "x"]}, "cannot unmarshal spec.containers"),
+        ({"containers": [TRAINER], "volumes": ["x"]}, "cannot unmarshal spec.volumes"),
+        ({"containers": [{**TRAINER, "env": 5}]}, "must be a PodTemplateSpec: "),
+        ({"containers": [{**TRAINER, "env": ["x"]}]}, "must be a PodTemplateSpec: "),
+        ({"containers": [{**TRAINER, "resources": ["x"]}]}, "must be a PodTemplateSpec: "),
+        ({"containers": [{**TRAINER, "volumeMounts": "x"}]}, "must be a PodTemplateSpec: "),
+        ({"containers": [TRAINER], "terminationGracePeriodSeconds": "soon"}, "must be a PodTemplateSpec: "),
+        ({"containers": [TRAINER], "securityContext": []}, "must be a PodTemplateSpec: "),
+    ],
+    ids=[
+        "volumes that are a number",
+        "a container that is a word",
+        "a volume that is a word",
+        "variables that are a number",
+        "a variable that is a word",
+        "resources that are a list",
+        "mounts that are a word",
+        "a grace period that is a word",
+        "a security context that is a list",
+    ],
+)
+def test_a_template_that_is_none_is_refused_in_a_sentence(pod: Mapping[str, Any], sentence: str) -> None:
+    study = parse_study(a_manifest({"spec.trainer.template": {"spec": pod}, "spec.storage.secretName": "keys"}))
+    problems = find_problems(
+        study, cast(Kube, KubeThatDecodes()), cast(Buckets, OneBucket()), PodDefaults(image="trainer:1")
+    )
+    assert [problem for problem in problems if problem.startswith("`spec.trainer.template`") and sentence in problem]
