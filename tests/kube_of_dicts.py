@@ -32,7 +32,9 @@ class KubeOfDicts:
             raise KubeError(403, "Forbidden", f"may not get {path}")
         return self.objects.get(path)
 
-    def list(self, path: str, query: Mapping[str, str] | None = None) -> tuple[list[Raw], str]:
+    def list(
+        self, path: str, query: Mapping[str, str] | None = None, *, only_metadata: bool = False
+    ) -> tuple[list[Raw], str]:
         """Return what is in a collection; selectors are not looked at."""
         found = [body for at, body in self.objects.items() if at.rpartition("/")[0] == path]
         return found, str(next(self._versions))

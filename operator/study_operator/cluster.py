@@ -70,6 +70,29 @@ class Studies:
             if known is not None and known["metadata"]["uid"] == uid:
                 del self._bodies[key]
 
+    def sweep(self, namespace: str | None) -> list[StudyKey]:
+        """Compare what is known with the API server; return the studies that are gone or newer there.
+
+        Raises:
+            KubeError: where there is no answer.
+        """
+        with self._lock:
+            # One that is made while the list is on its way is not in it.
+            known = {key: body["metadata"] for key, body in self._bodies.items() if namespace in (None, key[0])}
+        items, _ = self._kube.list(path_of(names.API_VERSION, names.PLURAL, namespace), only_metadata=True)
+        there = {(m["namespace"], m["name"]): m for m in (item["metadata"] for item in items)}
+        gone = [key for key, metadata in known.items() if there.get(key, {}).get("uid") != metadata["uid"]]
+        for key in gone:
+            self.drop(key, known[key]["uid"])
+        behind = [
+            key
+            for key, metadata in there.items()
+            if key in gone or key not in known or int(known[key]["resourceVersion"]) < int(metadata["resourceVersion"])
+        ]
+        for key in behind:
+            self.refresh(key)
+        return list(dict.fromkeys([*gone, *behind]))
+
     def refresh(self, key: StudyKey) -> Raw | None:
         """Look at the API server, and return the study as it is there."""
         body = self._kube.get(study_path(key))

@@ -43,6 +43,7 @@ NOT_UNDERSTOOD = "NotUnderstood"
 SAID_CHARACTERS = 4000
 """Of what a server says, at most so many are repeated."""
 _CHANGES = ("ADDED", "MODIFIED", "DELETED")
+METADATA_LIST_ONLY = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
 METADATA_ONLY = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1"
 
 
@@ -181,13 +182,16 @@ class Kube:
             raise
         return True
 
-    def list(self, path: str, query: Mapping[str, str] | None = None) -> tuple[list[Raw], str]:
+    def list(
+        self, path: str, query: Mapping[str, str] | None = None, *, only_metadata: bool = False
+    ) -> tuple[list[Raw], str]:
         """Return all objects of a collection, consistent, and the version to watch from."""
+        accept = METADATA_LIST_ONLY if only_metadata else JSON
         items: list[Raw] = []
         following = ""
         while True:
             page = {**(query or {}), "limit": str(LIST_LIMIT), **({"continue": following} if following else {})}
-            body = self.request("GET", path, query=page).body
+            body = self.request("GET", path, query=page, accept=accept).body
             found, metadata = body.get("items", ""), body.get("metadata")
             found = [] if found is None else found
             if not isinstance(metadata, dict) or not metadata.get("resourceVersion") or not _are_objects(found):

@@ -34,6 +34,7 @@ from study_operator.health import serve_health
 from study_operator.job_objects import PodDefaults
 from study_operator.kube import Kube, KubeError, connect
 from study_operator.lease import Election
+from study_operator.logs import log_to_stderr
 from study_operator.metrics import Metrics
 from study_operator.names import StudyKey
 from study_operator.proposals import Proposals
@@ -53,6 +54,8 @@ STOP_SECONDS = 20.0
 """How long visits under way may take after a request to stop; the API server and the bucket answer within that."""
 UNSYNCED_SECONDS = 60.0
 """Between two complaints that a namespace cannot be listed; its studies are woken when it is."""
+SWEEP_SECONDS = 120.0
+"""Between two looks at which studies there are, each a list of their metadata."""
 API_SECONDS = 2.0
 """Between two looks whether the API server knows studies already. Where it no longer does, kopf gives up."""
 STUCK_SECONDS = 900.0
@@ -78,7 +81,7 @@ class Installation:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the operator; return its exit code."""
     arguments = _parser().parse_args(argv)
-    logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s %(message)s", level=logging.INFO)
+    log_to_stderr()
     logging.getLogger("kopf").setLevel(logging.WARNING)
     try:
         installation = read_installation(arguments.config)
@@ -255,6 +258,7 @@ class Operator:
         self._metrics.leader.set(1)
         self._watches.start()
         threading.Thread(target=self._complain_of_unsynced, name="sync", daemon=True).start()
+        threading.Thread(target=self._sweep, name="sweep", daemon=True).start()
         self._visits.start()
         try:
             if not self._wait_for_api():
@@ -291,6 +295,18 @@ class Operator:
             if not missing:
                 return
             log.warning("waiting for the first list of %s", ", ".join(missing))
+
+    def _sweep(self) -> None:
+        """Look now and then at which studies there are: what happened while the watch was away it does not tell."""
+        while not self._stop.wait(SWEEP_SECONDS):
+            for namespace in self._namespaces or (None,):
+                try:
+                    changed = self._studies.sweep(namespace)
+                except KubeError as error:
+                    log.debug("studies cannot be listed: %s", error)
+                    continue
+                for key in changed:
+                    self._visits.wake(key)
 
     def _wait_for_api(self) -> bool:
         """Wait until the API server knows studies; False where this process is asked to stop meanwhile."""
