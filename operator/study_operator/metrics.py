@@ -31,6 +31,11 @@ class Metrics:
             "1 where this process holds the Lease and works, 0 where it waits for its turn.",
             registry=self.registry,
         )
+        self.watch_silence = Gauge(
+            "finetune_study_operator_watch_silence_seconds",
+            "How long ago the quietest watch of Jobs, pods and events last told anything; 0 where this process waits.",
+            registry=self.registry,
+        )
         self._api = Histogram(
             "finetune_study_operator_api_request_seconds",
             "Requests to the API server until the answer began; code 0: there was none.",

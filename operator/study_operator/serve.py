@@ -257,6 +257,7 @@ class Operator:
                 return STOPPED
         self._metrics.leader.set(1)
         self._watches.start()
+        self._metrics.watch_silence.set_function(self._watches.silence_seconds)
         threading.Thread(target=self._complain_of_unsynced, name="sync", daemon=True).start()
         threading.Thread(target=self._sweep, name="sweep", daemon=True).start()
         self._visits.start()

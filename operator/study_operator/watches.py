@@ -313,9 +313,12 @@ class Watches:
         # Jobs first: of others' pods and events nothing is kept.
         self._kinds = {namespace: _kinds_of(memory, namespace) for namespace in namespaces or (None,)}
         self._synced = {kind.path: threading.Event() for kinds in self._kinds.values() for kind in kinds}
+        self._told_at = dict.fromkeys(self._synced, time.monotonic())
+        """When each collection was last listed, or its watch told anything."""
 
     def start(self) -> None:
         """Start a thread for each."""
+        self._told_at = dict.fromkeys(self._synced, time.monotonic())
         for kinds in self._kinds.values():
             for before, kind in zip([None, *kinds], kinds, strict=False):
                 name = f"watch-{kind.path.rsplit('/', 1)[-1]}"
@@ -329,6 +332,10 @@ class Watches:
     def list_unsynced(self) -> list[str]:
         """Return the collections that could not be listed yet."""
         return [path for path, event in self._synced.items() if not event.is_set()]
+
+    def silence_seconds(self) -> float:
+        """Return how long ago the quietest watch was told anything."""
+        return time.monotonic() - min(self._told_at.values())
 
     def _note_synced(self, kind: _Kind) -> None:
         event = self._synced[kind.path]
@@ -346,10 +353,12 @@ class Watches:
             try:
                 if not version:
                     items, version = self._kube.list(kind.path, kind.query)
+                    self._told_at[kind.path] = time.monotonic()
                     kind.take_list(kind.namespace, items)
                     self._note_synced(kind)
                 for event, raw in self._kube.watch(kind.path, version, kind.query):
                     version = raw["metadata"]["resourceVersion"]
+                    self._told_at[kind.path] = time.monotonic()
                     if event != "BOOKMARK":
                         kind.take_event(event, raw)
             except WatchBrokenError as error:
