@@ -150,7 +150,7 @@ class World:
 
     # The status store.
 
-    def read(self, key: str | None = None) -> Any:
+    def read(self, key: str | None = None, most_bytes: int | None = None) -> Any:
         """Read the status (no key), or an object."""
         if key is not None:
             return self._read_object(key)

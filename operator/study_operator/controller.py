@@ -32,8 +32,13 @@ from study_operator.storage import Bucket, Buckets, StorageRefusedError, Unusabl
 from study_operator.study import Study, parse_study
 from study_operator.visits import TransientError
 from study_operator.watches import Memory
+from trial_trainer.artifacts import within
 
 log = logging.getLogger(__name__)
+
+BUCKET_SECONDS = 30.0
+"""For all that one visit asks a bucket for, a handful of requests of milliseconds each. What is not answered by then is
+asked for again at the next visit."""
 
 SLOW_SECONDS = 60.0
 """A visit without any news, for what nobody tells: a deadline, a bucket that is back, a Secret that was made."""
@@ -72,7 +77,8 @@ class Controller:
             self._see_off(key)
             return None
         try:
-            return self._visit(key, body)
+            with within(BUCKET_SECONDS):
+                return self._visit(key, body)
         except ConflictError:
             # What was seen of the study is old: look at it.
             if self._refresh(key) is None:

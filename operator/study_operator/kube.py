@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import json
 import logging
+import socket
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
-from urllib.parse import urlencode
+from urllib.parse import urlencode, urlsplit
 
 import urllib3
 from kubernetes import config
@@ -147,6 +148,15 @@ class Kube:
             key_file=settings.key_file,
             token=token or None,
         )
+
+    def addresses(self) -> tuple[str, ...]:
+        """Return the addresses of the API server, as far as its name is known here."""
+        host = urlsplit(self._client.configuration.host).hostname or ""
+        try:
+            found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
+        except OSError:
+            return ()
+        return tuple(dict.fromkeys(str(address[0]).partition("%")[0] for *_, address in found))
 
     def get(self, path: str, *, only_metadata: bool = False) -> Raw | None:
         """Return an object; None where there is none."""

@@ -95,6 +95,14 @@ log = logging.getLogger(__name__)
 FIRST_LOOK_SECONDS, LONGEST_LOOK_SECONDS = 1.0, 60.0
 """Between two looks at a bucket that cannot be used; the wait doubles."""
 
+MOST_BYTES: Mapping[type, int] = {
+    Progress: 64 * 1024,
+    Reading: 1024 * 1024,
+    DatasetSummary: 4 * 1024 * 1024,
+    Judgement: 4 * 1024 * 1024,
+}
+"""How much of what jobs write is read into the operator's memory; the largest seen had a twentieth of it."""
+
 T = TypeVar("T")
 OfJob = TypeVar("OfJob", Trial, Stage)
 
@@ -258,19 +266,26 @@ def report_key(ledger: Ledger) -> str:
 
 
 def _read_results(study: Study, ledger: Ledger, jobs: Mapping[str, JobStatus], artifacts: ArtifactStore) -> Results:
-    summary = None
-    if ledger.prepare.state is not StageState.COMPLETED and not is_live(jobs.get(names.prepare_job(study.name))):
-        summary = read_result(DatasetSummary, artifacts, f"{names.DATASET}/{SUMMARY}")
-    judgement = None
-    if ledger.winner is not None and ledger.judge.state is not StageState.COMPLETED:
-        is_over = not is_live(jobs.get(names.judge_job(study.name)))
-        judgement = read_result(Judgement, artifacts, f"{names.JUDGE}/{JUDGEMENT}") if is_over else None
-    readings = {}
+    problems: dict[str, str] = {}
+
+    def read(cls: type[T], job: str, key: str) -> T | None:
+        value, problem = _load_result(cls, artifacts, key)
+        if problem:
+            problems[job] = problem
+        return value
+
+    summary, judgement, readings = None, None, {}
+    prepare, judge = names.prepare_job(study.name), names.judge_job(study.name)
+    if ledger.prepare.state is not StageState.COMPLETED and not is_live(jobs.get(prepare)):
+        summary = read(DatasetSummary, prepare, f"{names.DATASET}/{SUMMARY}")
+    if ledger.winner is not None and ledger.judge.state is not StageState.COMPLETED and not is_live(jobs.get(judge)):
+        judgement = read(Judgement, judge, f"{names.JUDGE}/{JUDGEMENT}")
     for trial in list_awaited(study, ledger, jobs):
-        reading = read_result(Reading, artifacts, f"{names.rung_key(trial.name, trial.rung)}/{READING}")
+        job = names.trial_job(study.name, trial.name, trial.rung)
+        reading = read(Reading, job, f"{names.rung_key(trial.name, trial.rung)}/{READING}")
         if reading is not None and (reading.trial, reading.rung) == (trial.name, trial.rung):
             readings[trial.index, trial.rung] = reading
-    return Results(readings=readings, summary=summary, judgement=judgement)
+    return Results(readings=readings, summary=summary, judgement=judgement, problems=problems)
 
 
 def _read_progress(ledger: Ledger, artifacts: ArtifactStore) -> tuple[TrialProgress, ...]:
@@ -296,14 +311,23 @@ def is_of_last_attempt(trial: Trial, progress: Progress) -> bool:
 
 def read_result(cls: type[T], artifacts: ArtifactStore, key: str) -> T | None:
     """Return what a job wrote; None where it wrote nothing, or nothing that can be used."""
-    text = artifacts.read(key)
-    if text is None:
-        return None
+    value, problem = _load_result(cls, artifacts, key)
+    if problem:
+        log.warning("%s/%s", artifacts.uri, problem)
+    return value
+
+
+def _load_result(cls: type[T], artifacts: ArtifactStore, key: str) -> tuple[T | None, str]:
+    """Return what a job wrote, and why it cannot be used; whoever can write there may have written anything."""
     try:
-        return from_json(cls, text)
+        text = artifacts.read(key, MOST_BYTES.get(cls))
+        return (None if text is None else from_json(cls, text)), ""
     except ContractError as error:
-        log.warning("%s/%s is not of the trial contract: %s", artifacts.uri, key, error)
-        return None
+        return None, f"{key} must be of the trial contract: {error}"
+    except ArtifactError as error:
+        if error.reason != "ObjectTooLarge":
+            raise
+        return None, f"{key} must be of the trial contract: {error}"
 
 
 # --- Act --------------------------------------------------------------------------------------------------------

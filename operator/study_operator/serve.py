@@ -74,6 +74,9 @@ class Installation:
     """``trainerImage``: for pods whose template names no image."""
     identities: Mapping[str, tuple[Allowance, ...]] = field(default_factory=dict)
     """``identities``: by namespace, a list of ``{uri, endpoint}``: where the operator's own identity may be used."""
+    endpoints: tuple[str, ...] | None = None
+    """``endpoints``: patterns such as ``https://*.example`` of the endpoints that studies may name, besides AWS; None
+    means any but those at addresses of this machine, of its link, or of the API server."""
     settings: Settings = DEFAULTS
     """``limits``: any of the fields of `Settings`, in camelCase."""
 
@@ -108,7 +111,10 @@ def _parser() -> argparse.ArgumentParser:
         "--namespace", action="append", default=[], metavar="NAMESPACE", help="watch this one (may be repeated)"
     )
     parser.add_argument(
-        "--config", type=Path, metavar="FILE", help="the installation's YAML: trainerImage, identities, limits"
+        "--config",
+        type=Path,
+        metavar="FILE",
+        help="the installation's YAML: trainerImage, identities, endpoints, limits",
     )
     parser.add_argument("--lease-namespace", default=_own_namespace(), metavar="NAMESPACE", help="of the Lease")
     parser.add_argument("--health-port", type=int, default=8080, metavar="PORT", help="of /healthz; 0: any free one")
@@ -150,10 +156,10 @@ def read_installation(path: Path | None) -> Installation:
         raise ConfigurationError(f"--config must name a YAML file: {error}") from error
     if not isinstance(raw, Mapping):
         raise ConfigurationError(f"{path} must hold an object, got {raw!r}")
-    unknown = sorted(set(raw) - {"trainerImage", "identities", "limits"})
+    unknown = sorted(set(raw) - {"trainerImage", "identities", "endpoints", "limits"})
     if unknown:
         raise ConfigurationError(
-            f"{path}: must hold trainerImage, identities and limits only, got {', '.join(unknown)}"
+            f"{path}: must hold trainerImage, identities, endpoints and limits only, got {', '.join(unknown)}"
         )
     image = raw.get("trainerImage") or ""
     if not isinstance(image, str):
@@ -161,6 +167,7 @@ def read_installation(path: Path | None) -> Installation:
     return Installation(
         trainer_image=image,
         identities=_read_identities(path, raw.get("identities") or {}),
+        endpoints=_read_endpoints(path, raw.get("endpoints")),
         settings=_read_limits(path, raw.get("limits") or {}),
     )
 
@@ -185,6 +192,18 @@ def _read_limits(path: Path, raw: Any) -> Settings:
 def _in_camel_case(name: str) -> str:
     first, *rest = name.split("_")
     return first + "".join(word.capitalize() for word in rest)
+
+
+def _read_endpoints(path: Path, raw: Any) -> tuple[str, ...] | None:
+    if raw is None:
+        return None
+    if not isinstance(raw, list):
+        raise ConfigurationError(f"{path}: endpoints must be a list, got {raw!r}")
+    for i, item in enumerate(raw):
+        if not isinstance(item, str) or not item.startswith(("http://", "https://")):
+            rule = "must start with http:// or https://"
+            raise ConfigurationError(f"{path}: endpoints[{i}] {rule}, got {item!r}")
+    return tuple(raw)
 
 
 def _read_identities(path: Path, raw: Any) -> dict[str, tuple[Allowance, ...]]:
@@ -227,7 +246,13 @@ class Operator:
             kube=kube,
             studies=self._studies,
             memory=self._memory,
-            buckets=Buckets(kube, installation.identities, metrics),
+            buckets=Buckets(
+                kube,
+                installation.identities,
+                metrics,
+                endpoints=installation.endpoints,
+                own_addresses=kube.addresses(),
+            ),
             proposals=self._proposals,
             defaults=PodDefaults(image=installation.trainer_image),
             metrics=metrics,

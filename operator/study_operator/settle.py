@@ -51,6 +51,8 @@ class Results:
     """By index of the trial and rung."""
     summary: DatasetSummary | None = None
     judgement: Judgement | None = None
+    problems: Mapping[str, str] = field(default_factory=dict)
+    """By name of the job: why what it has written cannot be used."""
 
 
 def list_awaited(study: Study, ledger: Ledger, jobs: Mapping[str, JobStatus]) -> Iterator[Trial]:
@@ -173,7 +175,12 @@ def _settle_trial(trial: Trial, seen: _Seen) -> Trial:
     ended = _close(trial.attempts, trial.rung, job, seen.now)
     if ended is None:
         return trial
-    return _settle_end(replace(trial, attempts=ended), ended[-1], job.message if job else "", seen)
+    return _settle_end(replace(trial, attempts=ended), ended[-1], _message_of(job, seen), seen)
+
+
+def _message_of(job: JobStatus | None, seen: _Seen) -> str:
+    """Return why a job that is over has no result: what is wrong with the one it wrote, or its own last words."""
+    return "" if job is None else seen.results.problems.get(job.name) or job.message
 
 
 def _settle_past(trial: Trial, past: EndedAttempt, seen: _Seen) -> Trial:
@@ -370,7 +377,7 @@ def _settle_stage(stage: Stage, job: JobStatus | None, seen: _Seen, *, is_done: 
         return replace(stage, attempts=ended or stage.attempts, state=StageState.COMPLETED, message="")
     if ended is None:
         return stage
-    return _settle_end_of_stage(replace(stage, attempts=ended), job.message if job else "", seen)
+    return _settle_end_of_stage(replace(stage, attempts=ended), _message_of(job, seen), seen)
 
 
 def _settle_live_stage(stage: Stage, job: JobStatus, seen: _Seen) -> Stage:

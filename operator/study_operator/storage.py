@@ -9,15 +9,17 @@ from __future__ import annotations
 
 import base64
 import binascii
+import fnmatch
 import functools
 import hashlib
+import ipaddress
 import os
 import shutil
 import tempfile
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -39,6 +41,10 @@ SECRET_KEYS: Mapping[str, tuple[str, str]] = {
 """What a Secret holds: the variable that a pod gets, and the two names that the key may have."""
 
 OPTIONAL = ("AWS_SESSION_TOKEN",)
+
+REFUSED_NETWORKS = ("127.0.0.0/8", "::1/128", "169.254.0.0/16", "fe80::/10", "0.0.0.0/8", "::/128", "fd00:ec2::254/128")
+"""This machine, its link with the metadata services of clouds, and no address at all: what answers there trusts whoever
+is near, and the operator is near to more than its tenants."""
 
 FRESH_SECONDS = 60.0
 """How long what was read of a Secret or a ConfigMap is taken for what it is."""
@@ -72,6 +78,9 @@ class Buckets:
         allowances: Mapping[str, tuple[Allowance, ...]],
         metrics: Metrics,
         clock: Callable[[], float] = time.monotonic,
+        *,
+        endpoints: tuple[str, ...] | None = None,
+        own_addresses: Iterable[str] = (),
     ) -> None:
         """Make an opener.
 
@@ -80,8 +89,13 @@ class Buckets:
             allowances: by namespace, where the operator's own identity may be used.
             metrics: where what is done with buckets is counted.
             clock: seconds.
+            endpoints: patterns of the endpoints that studies may name; None means any that is at none of
+                `REFUSED_NETWORKS` and of ``own_addresses``. AWS itself may always be used.
+            own_addresses: of the API server, which a study must not reach through the operator.
         """
         self._kube = kube
+        self._endpoints = endpoints
+        self._refused = (*REFUSED_NETWORKS, *own_addresses)
         self._allowances = allowances
         self._metrics = metrics
         self._clock = clock
@@ -101,8 +115,11 @@ class Buckets:
             problems.append(f"`spec.storage.uri` must start with s3:// on a cluster, got {storage.uri!r}")
         if ".." in storage.uri.split("/") or "//" in storage.uri.removeprefix("s3://"):
             problems.append(f"`spec.storage.uri` must not hold '..' or an empty part, got {storage.uri!r}")
+        if storage.endpoint is not None:
+            problems += self._judge_endpoint(storage.endpoint)
         access = S3Access(
             is_from_environment=False,
+            refused_networks=self._refused if self._endpoints is None else (),
             endpoint=storage.endpoint,
             region=storage.region,
             addressing_style=storage.addressing_style.lower(),
@@ -134,6 +151,24 @@ class Buckets:
         if error_reason in _CREDENTIAL_TROUBLE and study.storage.secret_name is not None:
             with self._lock:
                 self._known.pop(("secrets", study.namespace, study.storage.secret_name), None)
+
+    def _judge_endpoint(self, endpoint: str) -> list[str]:
+        """Say why the operator sends no request to an endpoint. A name is looked at again where it is connected."""
+        if self._endpoints is None:
+            host = urlsplit(endpoint).hostname or ""
+            try:
+                address = ipaddress.ip_address(host)
+                address = getattr(address, "ipv4_mapped", None) or address
+            except ValueError:
+                is_refused = host == "localhost" or host.endswith(".localhost")
+            else:
+                is_refused = any(address in ipaddress.ip_network(network) for network in self._refused)
+            rule = "must be no address of this machine, of its link or of the API server"
+        else:
+            plain = endpoint.rstrip("/")
+            is_refused = not any(fnmatch.fnmatchcase(plain, pattern.rstrip("/")) for pattern in self._endpoints)
+            rule = f"must be one that this installation allows ({', '.join(self._endpoints) or 'none but AWS'})"
+        return [f"`spec.storage.endpoint` {rule}, got {endpoint!r}"] if is_refused else []
 
     def _judge_place(self, study: Study) -> list[str]:
         """Say why the operator's own identity may not be used for a study."""
@@ -265,10 +300,10 @@ class CountedStore:
         """The prefix, as it was opened."""
         return self.store.uri
 
-    def read(self, key: str) -> bytes | None:
+    def read(self, key: str, most_bytes: int | None = None) -> bytes | None:
         """Return the object, or None where there is none."""
         with self.metrics.time_bucket("read"):
-            return self.store.read(key)
+            return self.store.read(key, most_bytes)
 
     def write(self, key: str, data: bytes) -> None:
         """Put the object, whole or not at all."""
@@ -308,7 +343,7 @@ class UnusableStore:
     uri: str
     why: str
 
-    def read(self, key: str) -> bytes | None:
+    def read(self, key: str, most_bytes: int | None = None) -> bytes | None:  # noqa: ARG002
         """Raise."""
         raise self._error(key)
 

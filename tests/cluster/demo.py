@@ -36,6 +36,8 @@ BUCKET = "ml-studies"
 NAMESPACE, SYSTEM, NAME = "demo", "finetune-study-system", "finetune-study-operator"
 LOOK_SECONDS = 1.0
 ANY_PORTS = ("--health-port", "0", "--metrics-port", "0")
+ON_LOOPBACK = {"endpoints": ["http://127.0.0.1:*", "https://127.0.0.1:*", "http://localhost:*", "https://localhost:*"]}
+"""What an operator has to be told where its buckets are on this machine."""
 
 Environment = Mapping[str, str]
 
@@ -140,9 +142,20 @@ class Demo:
     def operating(self) -> Any:
         """Run the operator beside the cluster, with the rights of its service account, as its Deployment would."""
         kubeconfig = self._cluster.service_account_kubeconfig(SYSTEM, NAME, self._directory)
+        config = self._directory / "operator.yaml"
+        config.write_text(yaml.safe_dump(ON_LOOPBACK))
         say("operator: python -m study_operator.serve, as its service account")
         operator = processes.spawn(
-            [sys.executable, "-m", "study_operator.serve", *ANY_PORTS, "--lease-namespace", SYSTEM],
+            [
+                sys.executable,
+                "-m",
+                "study_operator.serve",
+                "--config",
+                str(config),
+                *ANY_PORTS,
+                "--lease-namespace",
+                SYSTEM,
+            ],
             log=self._directory / "operator.log",
             environment={
                 **{name: value for name, value in os.environ.items() if not name.startswith("AWS_")},

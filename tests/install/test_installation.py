@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from cluster.bucket import S3Server, User
+from cluster.demo import ON_LOOPBACK
 from cluster.kube import Cluster, ControlPlane
 from install.conftest import Nodes, make_namespace
 from install.helm import CHART, RELEASE, Helm, HelmError
@@ -76,7 +77,7 @@ def test_a_study_survives_an_upgrade_and_an_uninstallation_leaves_what_was_asked
     helm = plane_helm
     for crd in prometheus_crds.glob("*.yaml"):
         plane.kubectl("apply", "--server-side", "-f", str(crd))
-    values = {"secrets": {"namespaces": [shop]}, "config": {"limits": FAST}, **WATCHED}
+    values = {"secrets": {"namespaces": [shop]}, "config": {"limits": FAST, **ON_LOOPBACK}, **WATCHED}
     before = helm.package("0.0.9")
     notes = helm.run("install", RELEASE, before, "-n", HOME, *WAIT, values=values)
     # The two commands that it ends with.
@@ -131,7 +132,7 @@ def test_a_study_survives_an_upgrade_and_an_uninstallation_leaves_what_was_asked
     # Installed again, for this namespace alone, it takes over what it finds. API and studies are to go with it.
     values = {
         "replicas": 1,
-        "config": {"limits": FAST},
+        "config": {"limits": FAST, **ON_LOOPBACK},
         "watchNamespaces": [shop],
         "secrets": {"everywhere": True},
         "crds": {"keep": False},

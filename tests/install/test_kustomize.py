@@ -12,6 +12,7 @@ import pytest
 import yaml
 
 from cluster.bucket import S3Server, User
+from cluster.demo import ON_LOOPBACK
 from cluster.kube import Cluster, ControlPlane
 from install.conftest import Nodes, make_namespace
 from install.helm import by_name
@@ -60,7 +61,7 @@ def test_in_named_namespaces_the_same_rules_hold_and_none_for_the_cluster(cluste
 @pytest.fixture
 def repository(plane: ControlPlane, tmp_path: Path) -> Path:
     """What a GitOps tool applies: an overlay of an overlay, with a configuration of its own."""
-    (tmp_path / "operator.yaml").write_text(json.dumps({"limits": FAST}))
+    (tmp_path / "operator.yaml").write_text(json.dumps({"limits": FAST, **ON_LOOPBACK}))
     overlay = os.path.relpath(MANIFESTS / "overlays/namespaced", tmp_path)
     (tmp_path / "kustomization.yaml").write_text(
         json.dumps(

@@ -29,6 +29,7 @@ EVERYTHING: Mapping[str, Any] = {
     "config": {
         "trainerImage": f"registry.example:5000/ml/trainer@{DIGEST}",
         "identities": {"shop-ml": [{"uri": "s3://ml/shop"}]},
+        "endpoints": ["https://minio.example"],
         "limits": {"attemptsLimit": 10},
     },
     "secrets": {"namespaces": ["shop-ml"]},

@@ -37,6 +37,8 @@ REFUSED = [
     ({"config": {"identities": {"shop-ml": {"uri": "s3://a"}}}}, "/shop-ml': got object, want array"),
     ({"config": {"identities": {"shop-ml": [{"url": "s3://a"}]}}}, "additional properties 'url' not allowed"),
     ({"config": {"identities": {"shop-ml": [{"uri": "minio/a"}]}}}, "/uri': 'minio/a' does not match pattern"),
+    ({"config": {"endpoints": "https://minio.example"}}, "got string, want null or array"),
+    ({"config": {"endpoints": ["minio.example"]}}, "/endpoints/0': 'minio.example' does not match pattern"),
     ({"config": {"identities": {"Shop": []}}}, "'Shop' does not match pattern"),
     ({"watchNamespaces": "shop-ml"}, "at '/watchNamespaces': got string, want array"),
     ({"watchNamespaces": ["shop-ml", "shop-ml"]}, "items at 0 and 1 are equal"),
@@ -149,6 +151,7 @@ def test_config_is_what_the_operator_reads(helm: Helm) -> None:
     config = {
         "trainerImage": "registry.example/trainer@sha256:0",
         "identities": {"shop-ml": [{"uri": "s3://ml/shop", "endpoint": "https://minio.example"}]},
+        "endpoints": ["https://*.example"],
         "limits": {"attemptsLimit": 1_000_000, "backoffSeconds": 0.5},
     }
     objects = helm.render_objects({"config": config})

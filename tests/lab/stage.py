@@ -89,7 +89,11 @@ class Stage:
         """Write what an installation of its own has: the images of this node, and limits that end in minutes."""
         directory = self._directory / "installation"
         directory.mkdir()
-        config = {"trainerImage": f"finetune-study-trainer:{self.tag}", "limits": LIMITS}
+        config = {
+            "trainerImage": f"finetune-study-trainer:{self.tag}",
+            "limits": LIMITS,
+            "endpoints": ["http://*", "https://*"],
+        }
         (directory / "operator.yaml").write_text(yaml.safe_dump(config))
         generator = {"name": f"{NAME}-config", "namespace": SYSTEM, "behavior": "replace", "files": ["operator.yaml"]}
         kustomization = {

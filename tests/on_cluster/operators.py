@@ -22,7 +22,7 @@ import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
 from cluster import processes
-from cluster.demo import ANY_PORTS
+from cluster.demo import ANY_PORTS, ON_LOOPBACK
 from cluster.kube import Cluster
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -96,7 +96,7 @@ class OperatorProcess:
     Args:
         kubeconfig: Whom it runs as, and where.
         directory: For its log and its configuration.
-        config: What `--config` names.
+        config: What `--config` names, besides the endpoints of this machine.
         arguments: Further flags.
         module: What is run instead of the operator's own entry point.
         environment: Further variables.
@@ -115,7 +115,7 @@ class OperatorProcess:
         directory.mkdir(parents=True, exist_ok=True)
         self._log = directory / "operator.log"
         file = directory / "operator.yaml"
-        file.write_text(yaml.safe_dump(dict(config)))
+        file.write_text(yaml.safe_dump({**ON_LOOPBACK, **config}))
         command = [sys.executable, "-m", module, "--config", str(file), *ANY_PORTS, *arguments]
         given = {**operator_environment(kubeconfig), **(environment or {})}
         self.begun_at = time.monotonic()

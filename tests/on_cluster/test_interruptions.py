@@ -23,6 +23,7 @@ import yaml
 
 from cluster import scripts
 from cluster.bucket import S3Server, User
+from cluster.demo import ON_LOOPBACK
 from cluster.kube import Cluster, ControlPlane
 from cluster.node import StandIn
 from cluster.trainer import ScriptedTrainer
@@ -207,7 +208,7 @@ def test_an_operator_killed_at_two_hundred_requests_does_nothing_twice_and_loses
     held: list[Executioner] = []
     kubeconfig, api, bucket = behind_proxies(lambda call: held[0].decide(call))
     config = tmp_path / "operator.yaml"
-    config.write_text(yaml.safe_dump({"limits": FAST}))
+    config.write_text(yaml.safe_dump({"limits": FAST, **ON_LOOPBACK}))
     zygote = Zygote(tmp_path, operator_environment(kubeconfig))
     lease = f"/apis/coordination.k8s.io/v1/namespaces/{namespace}/leases/{NAME}"
     arguments = ["--config", str(config), *ANY_PORTS, "--namespace", namespace]

@@ -15,7 +15,7 @@ from study_operator.agreement import (
     measure_agreement,
 )
 from study_operator.promotion import draw
-from study_operator.study import Promotion, Study
+from study_operator.study import OutcomeConstraint, Promotion, Study
 from study_operator.trial import Continuation, Trial, TrialState
 
 STUDY = a_study(promotion=Promotion(num_promoted=2, num_audited=3))
@@ -96,7 +96,9 @@ def breaking(trial: Trial) -> Trial:
     return replace(trial, measurements=(*trial.measurements[:-1], final))
 
 
-CONSTRAINED = replace(STUDY, outcome_constraints=("invalid_output_rate <= 0.5",))
+CONSTRAINED = replace(
+    STUDY, outcome_constraints=(OutcomeConstraint(metric="invalid_output_rate", is_upper=True, bound=0.5),)
+)
 
 
 @pytest.mark.parametrize(

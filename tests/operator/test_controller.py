@@ -35,7 +35,7 @@ class Store:
     reads: list[str] = field(default_factory=list)
     step: int = 0
 
-    def read(self, key: str) -> bytes | None:
+    def read(self, key: str, most_bytes: int | None = None) -> bytes | None:
         self.reads.append(key)
         if not key.endswith("progress.json"):
             return None

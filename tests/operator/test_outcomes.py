@@ -7,7 +7,7 @@ import pytest
 
 from ledgers import a_measurement, a_study, a_trial, minimizing
 from study_operator.outcomes import OutcomeError, find_means
-from study_operator.study import Direction, Objective, Study
+from study_operator.study import Direction, Objective, OutcomeConstraint, Study
 from study_operator.trial import Trial, TrialState
 
 
@@ -106,6 +106,6 @@ def test_what_is_not_finite_is_refused(value: float) -> None:
 
 
 def test_a_constrained_metric_that_was_not_measured_is_refused() -> None:
-    study = a_study(outcome_constraints=("accuracy/price >= 0.5",))
+    study = a_study(outcome_constraints=(OutcomeConstraint(metric="accuracy/price", is_upper=False, bound=0.5),))
     with pytest.raises(OutcomeError, match="trial t000 must measure 'accuracy/price'"):
         find_means(study, [read(0, 0.5)])

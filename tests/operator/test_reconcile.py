@@ -51,13 +51,16 @@ class Desk:
     is_thinking: bool = False
     uri: str = "desk"
 
-    def read(self, key: str | None = None) -> Any:
+    def read(self, key: str | None = None, most_bytes: int | None = None) -> Any:
         """Read the status, or an object."""
         if key is None:
             return self.status, self.version
         if self.is_bucket_away:
             raise ArtifactError("s3://bucket: timed out")
-        return self.objects.get(key)
+        content = self.objects.get(key)
+        if most_bytes is not None and len(content or b"") > most_bytes:
+            raise ArtifactError(f"{key} must have at most {most_bytes} bytes", "ObjectTooLarge")
+        return content
 
     def confirm(self, version: int) -> None:
         """Conflict where somebody else was first."""

@@ -26,9 +26,11 @@ def test_limits_and_identities_are_taken_as_they_are_said(tmp_path: Path) -> Non
         "trainerImage: registry.example/trainer:1\n"
         "limits: {attemptsLimit: 10, backoffSeconds: 0.5}\n"
         "identities: {shop-ml: [{uri: s3://ml/shop/, endpoint: https://minio.example/}]}\n"
+        "endpoints: ['https://*.example']\n"
     )
     installation = read_installation(file)
     assert (installation.settings.attempts_limit, installation.settings.backoff_seconds) == (10, 0.5)
+    assert installation.endpoints == ("https://*.example",)
     assert installation.settings.stuck_limit_seconds == DEFAULTS.stuck_limit_seconds
     assert installation.identities == {"shop-ml": (Allowance(uri="s3://ml/shop", endpoint="https://minio.example"),)}
 
@@ -42,7 +44,9 @@ def test_limits_and_identities_are_taken_as_they_are_said(tmp_path: Path) -> Non
         ("limits: {attemptsLimit: 2.5}", "limits.attemptsLimit must be a whole number from 1, got 2.5"),
         ("limits: {backoffSeconds: -1}", "limits.backoffSeconds must be a number from 0, got -1"),
         ("limits: {backoffSeconds: true}", "limits.backoffSeconds must be a number from 0, got True"),
-        ("image: a", "must hold trainerImage, identities and limits only, got image"),
+        ("image: a", "must hold trainerImage, identities, endpoints and limits only, got image"),
+        ("endpoints: https://minio.example", "endpoints must be a list, got 'https://minio.example'"),
+        ("endpoints: [minio.example]", r"endpoints\[0\] must start with http:// or https://, got 'minio.example'"),
         ("identities: {a: [{uri: 's3://'}]}", r"identities.a\[0\].uri must start with s3:// and name a bucket"),
     ],
 )

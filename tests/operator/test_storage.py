@@ -14,6 +14,7 @@ import pytest
 
 from kube_of_dicts import KubeOfDicts
 from some_studies import a_study
+from study_operator import names
 from study_operator.kube import Kube, path_of
 from study_operator.metrics import Metrics
 from study_operator.settings import Allowance
@@ -101,3 +102,57 @@ def test_certificates_are_gone_when_nobody_opens_buckets_any_more(
     del buckets
     gc.collect()
     assert not [*tmp_path.iterdir()]
+
+
+def a_bucket_at(endpoint: str, endpoints: tuple[str, ...] | None = None) -> list[str]:
+    """Return what is wrong with an endpoint, for an installation that allows some."""
+    kube = KubeOfDicts()
+    keys = {"accessKeyId": "a2V5", "secretAccessKey": "c2VjcmV0"}
+    kube.put(SECRET, {"metadata": {"labels": {names.BUCKET_LABEL: "true"}}, "data": keys})
+    buckets = Buckets(cast(Kube, kube), {}, Metrics(), endpoints=endpoints, own_addresses=("10.96.0.1",))
+    try:
+        buckets.open(a_study_at("s3://ml/shop", endpoint=endpoint, secret="keys"))
+    except StorageRefusedError as error:
+        return error.problems
+    return []
+
+
+@pytest.mark.parametrize(
+    "endpoint",
+    [
+        "http://127.0.0.1:9000",
+        "http://127.1.2.3",
+        "http://localhost:9000",
+        "http://anything.localhost",
+        "http://[::1]:9000",
+        "http://169.254.169.254",
+        "http://[fe80::1]",
+        "http://[fd00:ec2::254]",
+        "http://0.0.0.0:6443",
+        "https://10.96.0.1",
+        "https://10.96.0.1:443",
+        "http://[::ffff:127.0.0.1]",
+    ],
+)
+def test_an_endpoint_of_this_machine_of_its_link_or_of_the_api_server_is_refused(endpoint: str) -> None:
+    (problem,) = a_bucket_at(endpoint)
+    assert problem.startswith("`spec.storage.endpoint` must be no address of this machine, ")
+    assert problem.endswith(f"got {endpoint!r}")
+
+
+def test_any_other_endpoint_may_be_named_where_the_installation_says_nothing() -> None:
+    assert a_bucket_at("https://minio.example") == a_bucket_at("http://10.96.0.2:9000") == []
+
+
+def test_where_the_installation_lists_endpoints_it_is_those_alone_wherever_they_are() -> None:
+    allowed = ("https://*.s3.example", "http://127.0.0.1:9000/")
+    assert a_bucket_at("https://a.s3.example", allowed) == a_bucket_at("http://127.0.0.1:9000", allowed) == []
+    assert a_bucket_at("https://minio.example", allowed) == [
+        (
+            "`spec.storage.endpoint` must be one that this installation allows (https://*.s3.example, "
+            "http://127.0.0.1:9000/), got 'https://minio.example'"
+        )
+    ]
+    assert a_bucket_at("https://minio.example", ())[0].startswith(
+        "`spec.storage.endpoint` must be one that this installation allows (none but AWS)"
+    )

@@ -58,7 +58,7 @@ def values_of(kind: Any, name: str = "") -> st.SearchStrategy[Any]:
     return {
         str: st.text(max_size=6),
         int: st.integers(1, 1) if name in {"stop_step", "warmup_percent"} else st.integers(1, contract.LARGEST_COUNT),
-        float: st.floats(0, allow_nan=False, allow_infinity=False),
+        float: st.just(0.0) | st.floats(contract.SMALLEST, contract.LARGEST),
         bool: st.booleans(),
         type(None): st.none(),
     }[kind]
@@ -348,3 +348,52 @@ def test_the_exit_codes_are_those_of_the_contract():
         "ASKED_TO_STOP": 143,
     }
     assert [str(precision) for precision in Precision] == ["BFloat16", "Float32"]
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "error", "sentence"),
+    [
+        ("accuracy", 5.0, None, "metrics['accuracy'].value must be from 0 to 1, got 5.0"),
+        ("accuracy/price", -0.1, None, "metrics['accuracy/price'].value must be from 0 to 1, got -0.1"),
+        (
+            "validation_loss",
+            1e300,
+            None,
+            "metrics['validation_loss'].value must be 0 or from 1e-99 to 1e+99, got 1e+300",
+        ),
+        (
+            "validation_loss",
+            1e-300,
+            None,
+            "metrics['validation_loss'].value must be 0 or from 1e-99 to 1e+99, got 1e-300",
+        ),
+        ("accuracy", 0.5, -0.1, "metrics['accuracy'].standard_error must be at least 0, got -0.1"),
+        ("accuracy", 0.5, 1e200, "metrics['accuracy'].standard_error must be 0 or from 1e-99 to 1e+99, got 1e+200"),
+    ],
+    ids=["above one", "below zero", "huge", "tiny", "a negative error", "a huge error"],
+)
+def test_a_reading_that_nothing_can_have_measured_is_refused(
+    name: str, value: float, error: float | None, sentence: str
+) -> None:
+    reading = Reading(
+        study="s",
+        trial="t000",
+        rung=0,
+        step=1,
+        total_steps=5,
+        checkpoint="checkpoints/1-a",
+        metrics={name: Metric(value=value, standard_error=error, n=3)},
+        samples_seen=8,
+        tokens_per_second=1.0,
+        peak_memory_bytes=1,
+        seconds={},
+    )
+    with pytest.raises(ContractError) as refusal:
+        from_json(Reading, to_json(reading))
+    assert str(refusal.value) == f"Reading.{sentence}"
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, '{"study":' * 100_000], ids=["lists", "objects"])
+def test_what_is_nested_too_deeply_is_refused_like_anything_else(text: str) -> None:
+    with pytest.raises(ContractError, match="Reading must be JSON that is not nested so deeply"):
+        from_json(Reading, text)

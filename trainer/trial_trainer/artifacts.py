@@ -11,6 +11,7 @@ import contextlib
 import errno
 import functools
 import hashlib
+import ipaddress
 import logging
 import os
 import shutil
@@ -24,8 +25,22 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 from urllib.parse import unquote_plus
 
+from trial_trainer.s3_guard import AddressRefusedError, check_time, guard, within
+
 if TYPE_CHECKING:
     from botocore.exceptions import ClientError
+
+__all__ = [
+    "ArtifactError",
+    "ArtifactStore",
+    "DirectoryStore",
+    "S3Access",
+    "S3Store",
+    "join",
+    "open_object",
+    "open_store",
+    "within",
+]
 
 log = logging.getLogger(__name__)
 
@@ -63,6 +78,8 @@ class S3Access:
     session_token: str | None = field(default=None, repr=False)
     connect_seconds: float = 5.0
     read_seconds: float = 60.0
+    refused_networks: tuple[str, ...] = ()
+    """Such as ``127.0.0.0/8``: no connection is made to an address in one of these, whatever the endpoint's name."""
     attempts: int = 6
     """Of one request, with a jittered wait between two: a trial that has trained for hours is patient."""
 
@@ -82,8 +99,12 @@ class ArtifactStore(Protocol):
         """The prefix, as it was opened."""
         ...
 
-    def read(self, key: str) -> bytes | None:
-        """Return the object, or None where there is none."""
+    def read(self, key: str, most_bytes: int | None = None) -> bytes | None:
+        """Return the object, or None where there is none.
+
+        Raises:
+            ArtifactError: with the reason ``ObjectTooLarge`` where it has more bytes than that; they are not read.
+        """
         ...
 
     def write(self, key: str, data: bytes) -> None:
@@ -146,6 +167,14 @@ def open_object(uri: str) -> tuple[ArtifactStore, str]:
     return open_store(f"{scheme}{separator}{head or slash or '.'}"), key
 
 
+def _read_most(file: Any, uri: str, most_bytes: int | None) -> bytes:
+    """Read a file or the body of an answer, if it is no longer than that: what a server says of it may be false."""
+    content: bytes = file.read() if most_bytes is None else file.read(most_bytes + 1)
+    if most_bytes is not None and len(content) > most_bytes:
+        raise ArtifactError(f"{uri} must have at most {most_bytes} bytes", "ObjectTooLarge")
+    return content
+
+
 def _check_key(key: str) -> str:
     """Return a key that stays in its store."""
     if key.startswith("/") or ".." in key.split("/"):
@@ -168,9 +197,12 @@ class DirectoryStore:
         """The directory, which need not exist before the first write."""
         return Path(self.uri)
 
-    def read(self, key: str) -> bytes | None:
+    def read(self, key: str, most_bytes: int | None = None) -> bytes | None:
         with self._translated(key) as path:
-            return path.read_bytes() if path.is_file() else None
+            if not path.is_file():
+                return None
+            with path.open("rb") as file:
+                return _read_most(file, f"{self.root}/{key}", most_bytes)
 
     def write(self, key: str, data: bytes) -> None:
         with self._translated(key) as path, _written_beside(path) as temporary:
@@ -278,16 +310,18 @@ class S3Store:
                 # Such as "Invalid endpoint".
                 raise ArtifactError(f"s3://{self._bucket} cannot be used: {error}") from error
 
-    def read(self, key: str) -> bytes | None:
+    def read(self, key: str, most_bytes: int | None = None) -> bytes | None:
         from botocore.exceptions import ClientError
 
         with self._translated(key):
             try:
-                body: bytes = self._client.get_object(Bucket=self._bucket, Key=self._key(key))["Body"].read()
+                body = self._client.get_object(Bucket=self._bucket, Key=self._key(key))["Body"]
             except ClientError as error:
                 self._raise_unless_missing(error, key)
                 return None
-            return body
+            # What is left of it unread is not waited for.
+            with contextlib.closing(body):
+                return _read_most(body, f"s3://{self._bucket}/{self._key(key)}", most_bytes)
 
     def write(self, key: str, data: bytes) -> None:
         with self._translated(key):
@@ -482,9 +516,12 @@ class S3Store:
 
         try:
             yield
-        except (BotoCoreError, ClientError, Boto3Error, ResponseParserError) as error:
+            check_time()
+        except (BotoCoreError, ClientError, Boto3Error, ResponseParserError, TimeoutError) as error:
             reason, hint = _explain(error)
-            said = f"s3://{self._bucket}/{self._key(key)} cannot be used: {f'{hint}: ' if hint else ''}{error}"
+            # Not what a parser says of an answer: it repeats all of it, and it may be anything's.
+            why = "its server's answer is none of S3" if isinstance(error, ResponseParserError) else str(error)
+            said = f"s3://{self._bucket}/{self._key(key)} cannot be used: {f'{hint}: ' if hint else ''}{why:.1000}"
             for word in self._secrets:
                 said = said.replace(word, "…")
             raise ArtifactError(said, reason) from error
@@ -531,6 +568,9 @@ def _as_asked(key: str, prefix: str) -> str:
 
 def _explain(error: Exception) -> tuple[str, str]:
     """Return a CamelCase word for what a bucket's server said, and what a person can do about it."""
+    refused = _find_cause(error, AddressRefusedError)
+    if refused is not None:
+        return "EndpointRefused", str(refused)
     response: dict[str, Any] = getattr(error, "response", None) or {}
     code = str(response.get("Error", {}).get("Code") or "")
     # `upload_file` and `download_file` tell the server's code in their text alone.
@@ -542,6 +582,13 @@ def _explain(error: Exception) -> tuple[str, str]:
     if type(error).__name__ == "NoCredentialsError":
         return "CredentialsMissing", ""
     return "StorageUnreachable", ""
+
+
+def _find_cause(error: BaseException | None, kind: type[BaseException]) -> BaseException | None:
+    """Return the error of a kind that led to another."""
+    while error is not None and not isinstance(error, kind):
+        error = error.__cause__ or error.__context__
+    return error
 
 
 _DENIED = ("AccessDenied", "the credentials do not allow it")
@@ -604,6 +651,8 @@ def _make_client(access: S3Access) -> Any:
             ),
             **credentials,
         )
+    if not access.is_from_environment:
+        guard(client, [ipaddress.ip_network(network) for network in access.refused_networks])
     client.meta.events.register("before-sign.s3.DeleteObjects", _sum_up_as_all_servers_know)
     return client
 

@@ -17,7 +17,7 @@ import json
 import math
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import IntEnum, StrEnum
 from typing import Any, TypeVar
@@ -384,6 +384,8 @@ def from_json(cls: type[T], text: str | bytes) -> T:
         raw = json.loads(text)
     except (ValueError, UnicodeDecodeError) as error:
         raise ContractError(f"{cls.__name__} must be JSON: {error}") from error
+    except RecursionError as error:
+        raise ContractError(f"{cls.__name__} must be JSON that is not nested so deeply") from error
     problems: list[str] = []
     value = _parse(cls, raw, cls.__name__, problems)
     if not problems and getattr(value, "contract_version", VERSION) != VERSION:
@@ -457,6 +459,8 @@ def _broken_rules(value: Any) -> list[str]:
             }
         case TrialConfig():
             limits = {"total_steps": (1, math.inf)}
+        case Reading():
+            return [*_broken_metrics(value.metrics)]
     problems = []
     for name, (low, high) in limits.items():
         number = getattr(value, name)
@@ -466,6 +470,23 @@ def _broken_rules(value: Any) -> list[str]:
     if isinstance(value, TrialConfig) and not problems and not 1 <= value.stop_step <= value.total_steps:
         problems.append(f"stop_step must be from 1 to total_steps {value.total_steps}, got {value.stop_step}")
     return problems
+
+
+SHARES = ("accuracy", "false_value_rate", "invalid_output_rate")
+SMALLEST, LARGEST = 1e-99, 1e99
+"""Numbers with an exponent of three digits are none that anything measures, and the study's schema stores none."""
+
+
+def _broken_metrics(metrics: Mapping[str, Metric]) -> Iterator[str]:
+    """Say which metrics no evaluation could have measured."""
+    for name, metric in metrics.items():
+        if name.partition("/")[0] in SHARES and not 0 <= metric.value <= 1:
+            yield f"metrics[{name!r}].value must be from 0 to 1, got {metric.value!r}"
+        for part, number in (("value", metric.value), ("standard_error", metric.standard_error)):
+            if number and not SMALLEST <= abs(number) <= LARGEST:
+                yield f"metrics[{name!r}].{part} must be 0 or from {SMALLEST:g} to {LARGEST:g}, got {number!r}"
+        if metric.standard_error is not None and metric.standard_error < 0:
+            yield f"metrics[{name!r}].standard_error must be at least 0, got {metric.standard_error!r}"
 
 
 def _parse_union(kinds: tuple[Any, ...], raw: Any, path: str, problems: list[str]) -> Any:
