@@ -7,7 +7,7 @@ import pytest
 
 from ledgers import a_measurement, a_study, a_trial, minimizing
 from study_operator.outcomes import OutcomeError, find_means
-from study_operator.study import Direction, Objective, OutcomeConstraint, Study
+from study_operator.study import Direction, Objective, OutcomeConstraint, Study, parse_outcome_constraint
 from study_operator.trial import Trial, TrialState
 
 
@@ -74,7 +74,7 @@ def test_a_loss_beyond_all_reason_does_not_squash_the_others() -> None:
 
 def test_a_diverged_trial_breaks_every_constraint_and_is_worse_than_who_breaks_it_too() -> None:
     constraints = ("invalid_output_rate <= 0.2", "accuracy/price >= 0.5", "validation_loss <= 2")
-    study = a_study(outcome_constraints=constraints)
+    study = a_study(outcome_constraints=tuple(map(parse_outcome_constraint, constraints)))
     healthy = [
         read(0, 0.5, **{"invalid_output_rate": 0.1, "accuracy/price": 0.9, "validation_loss": 1.0}),
         read(1, 0.4, **{"invalid_output_rate": 1.0, "accuracy/price": 0.0, "validation_loss": 1.1}),
