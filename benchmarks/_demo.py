@@ -104,7 +104,7 @@ class OurTrainer:
     def step(self, groups: Sequence[Group]) -> float:
         """Take one optimizer step on a batch and return its loss."""
         total = 0.0
-        self.loaded.module.train()
+        self.loaded.set_training(True)
         samples = sum(len(group.questions) for group in groups)
         for batch in micro_batches(groups, MICRO_BATCH_TOKENS["cpu"]):
             row = build_row(batch, CPU, str(self.taken))

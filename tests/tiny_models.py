@@ -171,7 +171,7 @@ def loss_and_gradients(
 ) -> tuple[float, dict[str, Tensor]]:
     """Return the summed loss of the groups and the adapter's gradients, over rows of at most so many tokens."""
     parameters = adapter_parameters(loaded.module)
-    loaded.module.train()
+    loaded.set_training(True)
     loaded.module.zero_grad()
     total = 0.0
     for batch in micro_batches(loaded.arrange(groups), row_tokens):

@@ -49,6 +49,19 @@ PROMPT_IS_NO_PREFIX = (
     "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
 )
 
+EMPTY_THOUGHT = (
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n"
+    "{% if m.role == 'assistant' and loop.last %}<think>\n\n</think>\n\n{% endif %}{{ m.content }}<|im_end|>\n"
+    "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+"""Puts a thought that is empty before the last answer and none in the generation prompt, as Qwen 3 has it."""
+
+OPENED_THOUGHT = (
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content.split('</think>')[-1] }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n<think>\n{% endif %}"
+)
+"""Begins a thought in the generation prompt and takes all thoughts out of answers, as DeepSeek R1 has it."""
+
 REFUSES_ALL = "{{ raise_exception('closed today') }}"
 
 

@@ -5,6 +5,12 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
+from transformers.masking_utils import (
+    bidirectional_mask_function,
+    causal_mask_function,
+    chunked_causal_mask_function,
+    sliding_window_causal_mask_function,
+)
 
 from trial_trainer.attention import (
     ROWS_PER_BLOCK,
@@ -12,8 +18,10 @@ from trial_trainer.attention import (
     Segment,
     UnsupportedAttentionError,
     _attend,
+    _stand_in_for_mask,
     attending,
     causal_mask,
+    checking_masks,
     masked_attention,
     repeat_heads,
 )
@@ -151,17 +159,47 @@ def test_the_innermost_attention_is_used_and_the_outer_one_comes_back():
 @pytest.mark.parametrize(
     ("options", "named"),
     [
-        ({"sliding_window": 128}, "sliding_window"),
         ({"softcap": 50.0}, "softcap"),
         ({"s_aux": torch.zeros(4)}, "s_aux"),
         ({"position_bias": torch.zeros(4)}, "position_bias"),
         ({"dropout": 0.1}, "dropout"),
     ],
-    ids=["a window", "capped scores", "sinks", "a bias", "attention dropout"],
+    ids=["capped scores", "sinks", "a bias", "attention dropout"],
 )
 def test_what_is_not_computed_is_refused_by_name(options, named):
     with attending(Recording()), pytest.raises(UnsupportedAttentionError, match=named):
         _attend(Layer(), *states(4), None, **options)
+
+
+def test_a_mask_that_a_model_made_itself_is_refused():
+    with attending(Recording()), pytest.raises(UnsupportedAttentionError, match="mask"):
+        _attend(Layer(), *states(4), torch.zeros(1, 1, 4, 4))
+
+
+def test_a_window_is_refused_where_a_sample_is_longer():
+    with attending(Recording()), checking_masks(128):
+        _attend(Layer(), *states(4), None, sliding_window=128)
+    with attending(Recording()), checking_masks(129), pytest.raises(UnsupportedAttentionError, match="sliding_window"):
+        _attend(Layer(), *states(4), None, sliding_window=128)
+
+
+@pytest.mark.parametrize(
+    ("mask", "is_refused"),
+    [
+        (causal_mask_function, False),
+        (sliding_window_causal_mask_function(100), False),
+        (sliding_window_causal_mask_function(99), True),
+        (chunked_causal_mask_function(64, torch.zeros(1, dtype=torch.long)), True),
+        (chunked_causal_mask_function(128, torch.zeros(1, dtype=torch.long)), False),
+        (bidirectional_mask_function, True),
+    ],
+    ids=["causal", "a window as long", "a shorter window", "shorter chunks", "chunks as long", "looking ahead"],
+)
+def test_a_mask_is_refused_that_is_not_causal_for_samples_of_100_tokens(mask, is_refused):
+    options = {"q_length": 4, "kv_length": 4, "mask_function": mask}
+    with checking_masks(100):
+        assert (_stand_in_for_mask(**options) is not None) == is_refused
+    assert _stand_in_for_mask(**options) is None
 
 
 def test_attention_that_looks_ahead_is_refused():

@@ -6,20 +6,20 @@ sample on its own is a segment without branches. Position ids go on from the pre
 computed as if it stood alone; what is saved is its page, computed once.
 
 The function is registered with transformers under `IMPLEMENTATION`; models whose attention does not go through that
-registry are found by `model.check_shared_prefix`.
+registry, or wants another mask than a causal one, are found by `model.load_base`.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from transformers import AttentionInterface
+from transformers import AttentionInterface, AttentionMaskInterface
 
 IMPLEMENTATION = "shared_prefix"
 
@@ -71,6 +71,8 @@ class Segment:
 
 _attending: list[Attention] = []
 """The innermost last."""
+_checked_lengths: list[int] = []
+"""As `_attending`, of `checking_masks`."""
 
 
 @contextlib.contextmanager
@@ -83,19 +85,35 @@ def attending(attention: Attention) -> Iterator[None]:
         _attending.pop()
 
 
+@contextlib.contextmanager
+def checking_masks(longest: int) -> Iterator[None]:
+    """Raise `UnsupportedAttentionError` in a forward pass inside, of one sample, whose model would have a token see
+    less, or more, than all tokens before it in a sample of so many tokens."""
+    _checked_lengths.append(longest)
+    try:
+        yield
+    finally:
+        _checked_lengths.pop()
+
+
 def _attend(
     module: torch.nn.Module,
     query: Tensor,
     key: Tensor,
     value: Tensor,
-    attention_mask: Tensor | None,  # noqa: ARG001 - transformers passes it; the segments say all
+    attention_mask: Tensor | None,
     scaling: float | None = None,
     dropout: float = 0.0,
     **options: Any,
 ) -> tuple[Tensor, None]:
     if not _attending:
         raise UnsupportedAttentionError("a forward pass outside `attending`")
-    asked = [name for name in ("sliding_window", "softcap", "s_aux", "position_bias") if options.get(name) is not None]
+    # A mask is the model's own, or one that was found not to be causal.
+    asked = [] if attention_mask is None else ["a mask of its own"]
+    asked += [name for name in ("softcap", "s_aux", "position_bias") if options.get(name) is not None]
+    window = options.get("sliding_window")
+    if window is not None and _checked_lengths and window < _checked_lengths[-1]:
+        asked.append("sliding_window")
     if asked or dropout or not getattr(module, "is_causal", True):
         raise UnsupportedAttentionError(f"the model's attention asks for {', '.join(asked) or 'dropout'}")
     layer = getattr(module, "layer_idx", None)
@@ -104,7 +122,22 @@ def _attend(
     return output.transpose(1, 2).contiguous(), None
 
 
+def _stand_in_for_mask(
+    *, q_length: int, kv_length: int, mask_function: Callable[..., Any], **_options: Any
+) -> Tensor | None:
+    """Make no mask, since the segments say all; while masks are checked, one of those that are not causal, for
+    `_attend` to refuse: a window or a chunk hides the first token from the last of a long sample, and what looks ahead
+    shows the first token the last. A model may make such masks without a layer that uses them."""
+    if not _checked_lengths:
+        return None
+    batch = head = first = torch.tensor(0)
+    last = torch.tensor(_checked_lengths[-1] - 1)
+    is_causal = mask_function(batch, head, last, first) and not mask_function(batch, head, first, last)
+    return None if is_causal else torch.ones(1, 1, q_length, kv_length, dtype=torch.bool)
+
+
 AttentionInterface.register(IMPLEMENTATION, _attend)
+AttentionMaskInterface.register(IMPLEMENTATION, _stand_in_for_mask)
 
 
 class PackedAttention:

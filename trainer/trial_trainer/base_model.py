@@ -11,6 +11,7 @@ import os
 import re
 import shutil
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -83,6 +84,53 @@ def load_tokenizer(base_model: BaseModel) -> Any:
         raise BaseModelError(
             f"base_model.uri must name a model with a tokenizer, got {base_model.uri!r}: {error}"
         ) from error
+
+
+def load_config(base_model: BaseModel) -> Any:
+    """Load the model's configuration.
+
+    Raises:
+        BaseModelError: where there is no model, or transformers does not know its kind.
+    """
+    from transformers import AutoConfig
+
+    path = local_path(base_model)
+    try:
+        return AutoConfig.from_pretrained(path, local_files_only=True)
+    except (OSError, ValueError, KeyError, TypeError, ImportError) as error:
+        raise BaseModelError(f"the base model in {path!r} cannot be loaded: {error}") from error
+
+
+def longest_sample(config: Any) -> int | None:
+    """Return how many tokens the model was made for, None where its configuration names no limit.
+
+    Rotary positions that are stretched reach further than the number that is named, by their factor.
+    """
+    config = config.get_text_config(decoder=True)
+    named = [
+        value
+        for name in ("max_position_embeddings", "n_positions", "max_seq_len", "max_target_positions")
+        if isinstance(value := getattr(config, name, None), int) and value > 0
+    ]
+    if not named:
+        return None
+    limit = min(named)
+    rope = getattr(config, "rope_parameters", None) or {}
+    kinds = [rope] if "rope_type" in rope else [kind for kind in rope.values() if isinstance(kind, dict)]
+    reach = [_stretched(kind, limit) for kind in kinds]
+    return max([limit, *reach])
+
+
+def _stretched(rope: Mapping[str, Any], limit: int) -> int:
+    if rope.get("rope_type") not in ("linear", "yarn"):
+        return limit
+    return int((rope.get("original_max_position_embeddings") or limit) * float(rope.get("factor") or 1))
+
+
+def say_too_long(base_model: BaseModel, tokens: int, limit: int) -> str:
+    """Return the sentence about samples that are longer than the model."""
+    of = f"the positions of the base model {base_model.uri!r}"
+    return f"max_length_tokens must be at most {limit:,}, {of}, got {tokens:,}"
 
 
 def digest_tokenizer(tokenizer: Any) -> str:

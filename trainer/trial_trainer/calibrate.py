@@ -32,7 +32,7 @@ def calibrate(config: TrialConfig) -> dict[str, float]:
         loaded = load_base(config.base_model, config.trainer, device, train_pages[0])
     loaded = add_adapter(loaded, config.arm, config.trainer, config.seed)
     start_seconds = time.monotonic() - started
-    loaded.module.train()
+    loaded.set_training(True)
     pages, step, began = 0.0, 0, time.monotonic()
     samples_a_page = sum(len(page.questions) for page in train_pages) / len(train_pages)
     while time.monotonic() - began < SECONDS_EACH:

@@ -43,8 +43,8 @@ class Row:
 
     input_ids: Tensor
     """(1, tokens)"""
-    position_ids: Tensor
-    """(1, tokens)"""
+    position_ids: Tensor | None
+    """(1, tokens); None: one sample, whose positions the model counts itself."""
     segments: tuple[Segment, ...]
     label_positions: Tensor
     """(labels,): index in the row of the token that predicts each label."""

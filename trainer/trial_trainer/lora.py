@@ -99,6 +99,18 @@ _INTEGERS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
 """Integers of a number's size in bytes."""
 
 
+class _SeededDropout(nn.Module):
+    """Dropout whose masks can be replayed."""
+
+    def __init__(self, masks: DropoutMasks, probability: float) -> None:
+        super().__init__()
+        self.p = probability
+        self._masks = masks
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self._masks.draw(x, self.p) if self.training and self.p > 0 else x
+
+
 @dataclass(frozen=True, kw_only=True)
 class _Stack:
     """What a group of layers that read the same tensor multiplies with; the base weights are frozen."""
@@ -121,10 +133,14 @@ class _LoraLinears(torch.autograd.Function):
         rows = x.reshape(-1, x.shape[-1])
         a_all, b_all = low
         hidden = torch.mm(rows if mask is None else rows * mask.view_as(rows), a_all.t())
-        output = nn.functional.linear(rows, stack.weight, stack.bias).addmm_(hidden, b_all.t())
+        output = nn.functional.linear(x, stack.weight, stack.bias)
+        by_rows = output.view(len(rows), -1).addmm_(hidden, b_all.t())
         ctx.save_for_backward(rows, a_all, b_all, hidden, mask)
         ctx.stack = stack
-        return tuple(part.view(*x.shape[:-1], -1) for part in torch.split(output, list(stack.outputs), dim=1))
+        if len(stack.outputs) == 1:
+            # No view of it, since a few models add to what a layer returns in place.
+            return (output,)
+        return tuple(part.view(*x.shape[:-1], -1) for part in torch.split(by_rows, list(stack.outputs), dim=1))
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
@@ -209,7 +225,8 @@ class _Group:
 def use_fast_lora(model: nn.Module, masks: DropoutMasks, probe: Callable[[], object]) -> int:
     """Let every plain LoRA layer over a linear layer compute itself by `_LoraLinears`; return how many do.
 
-    Layers of other kinds (embeddings, convolutions, quantized bases) keep PEFT's forward and its dropout.
+    Layers of other kinds (GPT-2's transposed ones, embeddings, quantized bases) keep PEFT's forward, with dropout by
+    the same masks.
 
     Args:
         model: with PEFT's adapter.
@@ -217,6 +234,10 @@ def use_fast_lora(model: nn.Module, masks: DropoutMasks, probe: Callable[[], obj
         probe: runs the model once, on anything: it shows which layers read the same tensor.
     """
     plain = [module for module in model.modules() if _is_plain(module)]
+    for layer in model.modules():
+        if isinstance(layer, peft_lora.LoraLayer) and layer not in plain:
+            for name, dropout in layer.lora_dropout.items():
+                layer.lora_dropout[name] = _SeededDropout(masks, _probability(dropout)).train(dropout.training)
     for layers in _find_groups(plain, probe):
         group = _Group(
             layers=layers, masks=masks, stack=_build_stack(layers), probability=_dropout_probability(layers[0])
@@ -268,7 +289,11 @@ def _are_alike(one: Any, other: Any) -> bool:
 
 
 def _dropout_probability(layer: Any) -> float:
-    return float(getattr(layer.lora_dropout["default"], "p", 0.0))
+    return _probability(layer.lora_dropout["default"])
+
+
+def _probability(dropout: nn.Module) -> float:
+    return float(getattr(dropout, "p", 0.0))
 
 
 def _build_stack(layers: Sequence[Any]) -> _Stack:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import logging
 import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,12 +15,22 @@ from typing import Any
 import torch
 from huggingface_hub import ModelCard
 from peft import LoraConfig, PeftModel, get_peft_model
+from peft.tuners.lora import LoraLayer
+from peft.tuners.tuners_utils import _check_lora_target_modules_mamba as refuse_where_kernels_read_weights
+from peft.utils.transformers_weight_conversion import convert_peft_config_for_transformers
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
+from transformers.pytorch_utils import Conv1D
 
 from trial_trainer.artifacts import open_store
-from trial_trainer.attention import IMPLEMENTATION, PackedAttention, UnsupportedAttentionError, attending
-from trial_trainer.base_model import BaseModelError, local_path, name_for_people
+from trial_trainer.attention import (
+    IMPLEMENTATION,
+    PackedAttention,
+    UnsupportedAttentionError,
+    attending,
+    checking_masks,
+)
+from trial_trainer.base_model import BaseModelError, local_path, longest_sample, name_for_people, say_too_long
 from trial_trainer.contract import BaseModel, ParameterValue, Precision, TrainerSettings
 from trial_trainer.data import Group, Row, build_row, separate
 from trial_trainer.dataset import Page, Question
@@ -29,10 +41,16 @@ from trial_trainer.memory import is_out_of_memory
 log = logging.getLogger(__name__)
 
 DTYPES = {Precision.BFLOAT16: torch.bfloat16, Precision.FLOAT32: torch.float32}
-PLAIN_ATTENTION = "sdpa"
 SHARED_PREFIX_TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 5e-2}
 """Relative distance of a page's logits, shared against separate, above which a model falls back to separate samples.
 A branch that sees its neighbours is off by more than a tenth."""
+UNSEEN_TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 2e-3}
+"""Relative distance by which logits may move when a token changes that they must not see. On a CPU they do not move at
+all, with experts too; an accelerator may sum another number of an expert's tokens in another order."""
+LATER_TOKENS = 16
+"""Changed at once, to see whether what stands before them moves."""
+SHORT_PAGE_TOKENS = 48
+"""Of a page, for the checks that need no long one."""
 ADAPTER_NUMBER_BYTES = 16
 """Of each number of an adapter while it is trained: itself, its gradient and AdamW's two moments, in fp32."""
 
@@ -46,11 +64,26 @@ class LoadedModel:
     masks: DropoutMasks
     shares_prefix: bool = True
     """Whether questions share their page's tokens; False where the model's attention cannot."""
+    keeps_logits: bool = True
+    """Whether the model takes ``logits_to_keep``; False where it computes the logits of every token."""
 
     @property
     def dtype(self) -> torch.dtype:
         """Type of the base weights."""
         return next(self.module.parameters()).dtype
+
+    def set_training(self, is_training: bool) -> None:
+        """Let the adapter's dropout draw masks, or not.
+
+        The base model computes as in evaluation all the time: its own dropout, dropped layers and router noise, which a
+        few published configurations still ask for, draw from generators that a checkpoint cannot bring back, and would
+        act beside the arm's ``lora_dropout``.
+        """
+        self.module.eval()
+        for layer in self.module.modules() if is_training else ():
+            if isinstance(layer, LoraLayer):
+                layer.training = True
+                layer.lora_dropout.train()
 
     def arrange(self, groups: Sequence[Group]) -> list[Group]:
         """Return the groups as this model can compute them."""
@@ -67,24 +100,21 @@ class LoadedModel:
         """Return the same by the attention in use, which the caller has set."""
         if row.mask_keys is not None:
             self.masks.start(row.mask_keys)
-        output = self.module(
-            input_ids=row.input_ids,
-            position_ids=row.position_ids,
-            logits_to_keep=row.label_positions,
-            use_cache=False,
-        )
-        logits: Tensor = output.logits[0]
-        return logits
+        options = {} if row.position_ids is None else {"position_ids": row.position_ids}
+        if self.keeps_logits:
+            options["logits_to_keep"] = row.label_positions
+        logits: Tensor = self.module(input_ids=row.input_ids, use_cache=False, **options).logits[0]
+        return logits if self.keeps_logits else logits[row.label_positions]
 
     def _plain_logits(self, row: Row) -> Tensor:
-        """Compute each sample in a forward pass of its own, by the model's own attention."""
+        """Compute each sample in a forward pass of its own, by the model's own attention and positions."""
         found = []
         for segment in row.segments:
             inside = (row.label_positions >= segment.start) & (row.label_positions < segment.end)
             alone = replace(
                 row,
                 input_ids=row.input_ids[:, segment.start : segment.end],
-                position_ids=row.position_ids[:, segment.start : segment.end],
+                position_ids=None,
                 label_positions=row.label_positions[inside] - segment.start,
                 mask_keys=None if row.mask_keys is None else row.mask_keys[segment.start : segment.end],
             )
@@ -101,78 +131,187 @@ def choose_device() -> torch.device:
 
 
 def load_base(base_model: BaseModel, settings: TrainerSettings, device: torch.device, page: Page) -> LoadedModel:
-    """Load the base model and find out whether questions can share a page's tokens with it.
+    """Load the base model and find out by a few short rows what can be done with it.
 
     Args:
         base_model: where its files are.
-        settings: precision of the weights.
+        settings: precision of the weights, and the longest sample.
         device: where to put it.
-        page: any page of the dataset, for the check.
+        page: any page of the dataset, for the checks.
 
     Raises:
-        BaseModelError: where it cannot be loaded.
+        BaseModelError: where it cannot be loaded, is shorter than the samples, or an answer would see later tokens.
     """
-    path = local_path(base_model)
-    dtype = DTYPES[settings.precision]
-    module = _from_pretrained(path, dtype, IMPLEMENTATION) or _from_pretrained(path, dtype, PLAIN_ATTENTION)
-    if module is None:
-        module = _from_pretrained(path, dtype, None)
-    if module is None:
-        raise BaseModelError(f"base_model.uri must name a causal language model, got {base_model.uri!r}")
+    module = _from_pretrained(local_path(base_model), DTYPES[settings.precision])
+    limit = longest_sample(module.config)
+    if limit is not None and settings.max_length_tokens > limit:
+        raise BaseModelError(say_too_long(base_model, settings.max_length_tokens, limit))
     module.requires_grad_(False).eval().to(device)
-    loaded = LoadedModel(module=module, device=device, masks=DropoutMasks(device))
-    if not _can_share_prefix(loaded, page):
-        log.warning("this model's attention cannot share a page's tokens: every question is computed with its page")
-        return replace(loaded, shares_prefix=False)
+    takes_logits_to_keep = "logits_to_keep" in inspect.signature(module.forward).parameters
+    loaded = LoadedModel(
+        module=module,
+        device=device,
+        masks=DropoutMasks(device),
+        shares_prefix=False,
+        keeps_logits=takes_logits_to_keep,
+    )
+    _tell_own_dropout(module.config)
+    short = _cut(page, SHORT_PAGE_TOKENS)
+    try:
+        _refuse_unless_causal(loaded, short, base_model)
+        long = _lengthen(page, settings.max_length_tokens)
+        if _can_share_prefix(loaded, short, long):
+            return replace(loaded, shares_prefix=True)
+    except (IndexError, TypeError, ValueError, AttributeError, KeyError, RuntimeError) as error:
+        if _is_of_the_machine(error):
+            raise
+        raise BaseModelError(
+            f"the base model {base_model.uri!r} must take token ids alone and samples of "
+            f"{settings.max_length_tokens} tokens, but fails: {type(error).__name__}: {error}"
+        ) from error
+    log.warning("this model's attention cannot share a page's tokens: every question is computed with its page")
     return loaded
 
 
-def _from_pretrained(path: str, dtype: torch.dtype, attention: str | None) -> Any:
-    options = {} if attention is None else {"attn_implementation": attention}
+def _from_pretrained(path: str, dtype: torch.dtype) -> Any:
     try:
-        return AutoModelForCausalLM.from_pretrained(path, dtype=dtype, local_files_only=True, **options)
-    except (OSError, KeyError, RuntimeError) as error:
+        return AutoModelForCausalLM.from_pretrained(path, dtype=dtype, local_files_only=True)
+    except (OSError, KeyError, RuntimeError, ValueError, ImportError) as error:
         if is_out_of_memory(error):
             raise
         raise BaseModelError(f"the base model in {path!r} cannot be loaded: {error}") from error
-    except (ValueError, ImportError) as error:
-        if attention is None:
-            raise BaseModelError(f"the base model in {path!r} cannot be loaded: {error}") from error
-        return None
+
+
+def _tell_own_dropout(config: Any) -> None:
+    """Log which dropout of the model's own is switched off."""
+    values = config.get_text_config().to_dict()
+    asked = {
+        name: value
+        for name, value in sorted(values.items())
+        if re.search("drop|pdrop|jitter", name) and isinstance(value, float) and value > 0
+    }
+    if asked:
+        told = ", ".join(f"{name} {value:g}" for name, value in asked.items())
+        log.info("the model's own dropout is switched off, lora_dropout is the arm's: %s", told)
+
+
+# What the model can do ------------------------------------------------------------------------------------------------
+
+
+def _cut(page: Page, tokens: int) -> Page:
+    """Return a page with two questions of its own, and so many tokens before them at most."""
+    return replace(page, prefix=page.prefix[:tokens], questions=(page.questions[0], page.questions[-1]))
+
+
+def _lengthen(page: Page, tokens: int) -> Page:
+    """Return a page with two questions of its own whose longest sample has so many tokens."""
+    page = _cut(page, len(page.prefix))
+    wanted = max(1, tokens - max(len(question.prompt) + len(question.answer) for question in page.questions))
+    return replace(page, prefix=(page.prefix * (wanted // len(page.prefix) + 1))[:wanted])
+
+
+def _changed(question: Question, page: Page) -> Question:
+    """Return a question with other tokens, as many of them."""
+    ids = {*page.prefix, *question.prompt, *question.answer}
+    other = dict(zip(sorted(ids), sorted(ids)[1:] + sorted(ids)[:1], strict=True))
+    return replace(
+        question,
+        prompt=tuple(other[token] for token in question.prompt),
+        answer=tuple(other[token] for token in question.answer),
+    )
 
 
 @torch.no_grad()
-def _can_share_prefix(loaded: LoadedModel, page: Page) -> bool:
-    """Compare a page computed once with the same questions computed each alone, by the model's own attention."""
-    questions = (page.questions * 2)[:2]
-    group = Group(page=page, questions=questions)
-    if getattr(loaded.module.config, "_attn_implementation", None) != IMPLEMENTATION:
+def _refuse_unless_causal(loaded: LoadedModel, page: Page, base_model: BaseModel) -> None:
+    """Change what follows an answer: the logits before it must not move."""
+    question = page.questions[0]
+    behind = (page.prefix * LATER_TOKENS)[:LATER_TOKENS]
+    endings = [behind, tuple(token ^ 1 for token in behind)]
+    rows = [
+        build_row([Group(page=page, questions=(replace(question, answer=(*question.answer, *ending)),))], loaded.device)
+        for ending in endings
+    ]
+    one, other = (loaded.logits(row)[: len(question.answer)].float() for row in rows)
+    moved = _most_moved(one, other)
+    if not moved <= UNSEEN_TOLERANCE[loaded.dtype]:
+        raise BaseModelError(
+            f"base_model.uri must name a causal language model, got {base_model.uri!r}, in which a token sees later "
+            f"ones: logits move by {moved:.2g} of their length when only what follows them changes"
+        )
+
+
+def _is_of_the_machine(error: Exception) -> bool:
+    """Tell what memory or an accelerator fails at from what a model cannot do."""
+    return is_out_of_memory(error) or (isinstance(error, RuntimeError) and "cuda" in str(error).lower())
+
+
+@torch.no_grad()
+def _can_share_prefix(loaded: LoadedModel, short: Page, long: Page) -> bool:
+    """Compare pages computed once with the same questions computed each alone, by the model's own attention; where it
+    fits, leave our attention in use.
+
+    A row holds a page of the longest kind and a short one, since positions may be scaled by the longest of a row.
+    """
+    module: Any = loaded.module
+    config = module.config
+    if not module._can_set_attn_implementation():
         return False
+    own = {"": config._attn_implementation} | {
+        name: sub._attn_implementation
+        for name in getattr(config, "sub_configs", {})
+        if (sub := getattr(config, name, None)) is not None
+    }
+    groups = [Group(page=page, questions=page.questions) for page in (long, short)]
+    alone = separate(groups)
+    expected = loaded.logits(build_row([alone[0], *alone[2:]], loaded.device)).float()
     try:
-        shared = loaded.logits(build_row([group], loaded.device)).float()
-    except (UnsupportedAttentionError, TypeError, RuntimeError, ValueError) as error:
-        if is_out_of_memory(error):
+        module.set_attn_implementation(IMPLEMENTATION)
+        problem = _find_difference(replace(loaded, shares_prefix=True), groups, expected)
+    except (UnsupportedAttentionError, IndexError, TypeError, RuntimeError, ValueError, AttributeError) as error:
+        if _is_of_the_machine(error):
             raise
-        log.info("shared page tokens do not work with this model: %s", error)
-        _use_plain_attention(loaded.module)
-        return False
-    _use_plain_attention(loaded.module)
-    plain = replace(loaded, shares_prefix=False)
-    separated = plain.logits(build_row(separate([group]), loaded.device)).float()
-    distance = float((shared - separated).norm() / separated.norm())
-    if distance > SHARED_PREFIX_TOLERANCE[loaded.dtype]:
-        log.info("shared page tokens change this model's logits by %.3f", distance)
-        return False
-    loaded.module.set_attn_implementation(IMPLEMENTATION)  # type: ignore[operator]
-    return True
+        problem = str(error)
+    if problem is None:
+        return True
+    log.info("shared page tokens do not work with this model: %s", problem)
+    module.set_attn_implementation(own)
+    return False
 
 
-def _use_plain_attention(module: Any) -> None:
-    """Go back to the model's own attention; those that cap their scores or have sinks know no fused one."""
-    try:
-        module.set_attn_implementation(PLAIN_ATTENTION)
-    except (ValueError, ImportError):
-        module.set_attn_implementation("eager")
+def _find_difference(sharing: LoadedModel, groups: Sequence[Group], expected: Tensor) -> str | None:
+    """Return in words what is different when tokens are shared, None where nothing is."""
+    long, short = groups
+    with checking_masks(long.tokens):
+        sharing.logits(build_row([Group(page=short.page, questions=short.questions[:1])], sharing.device))
+    row = build_row(groups, sharing.device)
+    logits = sharing.logits(row).float()
+    distance = _distance(logits[row.sample_of_label != 1], expected)
+    if distance > SHARED_PREFIX_TOLERANCE[sharing.dtype]:
+        return f"they change the logits by {distance:.3f}"
+    first, second = short.questions
+    kept = row.sample_of_label == 3
+    neighbours = [
+        replace(long, questions=(long.questions[0], _changed(long.questions[1], long.page))),
+        replace(short, questions=(_changed(first, short.page), second)),
+    ]
+    again = sharing.logits(build_row(neighbours, sharing.device)).float()
+    distance = _most_moved(again[kept], logits[kept])
+    if distance > UNSEEN_TOLERANCE[sharing.dtype]:
+        return f"a question's logits move by {distance:.3f} with its neighbours"
+    return None
+
+
+def _most_moved(found: Tensor, expected: Tensor) -> float:
+    """Return how far the row that moved most is apart, relative to its length."""
+    return float(((found - expected).norm(dim=-1) / expected.norm(dim=-1)).max())
+
+
+def _distance(found: Tensor, expected: Tensor) -> float:
+    """Return how far two tensors are apart, relative to the length of the second."""
+    return float((found - expected).norm() / expected.norm())
+
+
+# The adapter ----------------------------------------------------------------------------------------------------------
 
 
 def add_adapter(
@@ -185,15 +324,17 @@ def add_adapter(
     """
     rank = int(arm.get("lora_rank", 16))
     alpha = float(arm["lora_alpha_over_rank"]) * rank if "lora_alpha_over_rank" in arm else arm.get("lora_alpha", 32)
-    names = settings.target_modules
-    _check_adapter_size(loaded, rank, None if isinstance(names, str) else names)
+    names = _all_linear(loaded.module) if isinstance(settings.target_modules, str) else list(settings.target_modules)
+    left_out = _find_left_out(loaded)
+    _check_adapter_size(loaded, rank, None if isinstance(names, str) else names, left_out)
     torch.manual_seed(seed)
     try:
         config = LoraConfig(
             r=rank,
             lora_alpha=float(alpha),  # type: ignore[arg-type]
             lora_dropout=float(arm.get("lora_dropout", 0.0)),
-            target_modules="all-linear" if isinstance(names, str) else list(names),
+            target_modules=names,
+            exclude_modules=left_out,
             use_rslora=settings.rs_lora,
             task_type="CAUSAL_LM",
         )
@@ -203,15 +344,82 @@ def add_adapter(
     return _with_fast_lora(replace(loaded, module=module))
 
 
-def _check_adapter_size(loaded: LoadedModel, rank: int, names: Sequence[str] | None) -> None:
+def _all_linear(module: nn.Module) -> str | list[str]:
+    """Return PEFT's word for all linear layers, or their names where it would take experts too, which are one tensor
+    for all: its adapter of a tensor knows no dropout."""
+    config = LoraConfig(target_modules="all-linear")
+    convert_peft_config_for_transformers(config, module, None)
+    return sorted(config.target_modules or ()) if config.target_parameters else "all-linear"
+
+
+def _find_left_out(loaded: LoadedModel) -> str | None:
+    """Return a pattern of the layers that get no adapter, None where there are none.
+
+    They are those that no text goes through, as the towers of images and sound; routers that return more than a tensor;
+    and those whose weights a fused kernel reads past the adapter.
+    """
+    outputs: dict[nn.Module, Any] = {}
+
+    def note(module: nn.Module, _: Any, output: Any) -> None:
+        outputs[module] = output
+
+    modules = dict(loaded.module.named_modules())
+    hooks = [module.register_forward_hook(note) for module in modules.values()]
+    try:
+        with torch.no_grad():
+            loaded.logits(_two_tokens(loaded.device))
+    finally:
+        for hook in hooks:
+            hook.remove()
+    # The modules that text goes through, and those that hold one; some are never called themselves.
+    alive = {path for path, module in modules.items() if any(inner in outputs for inner in module.modules())}
+    left_out: list[str] = []
+    for path, module in modules.items():
+        above = path.rpartition(".")[0]
+        is_tower = (
+            path not in alive
+            and above in alive
+            # One of many, as an expert that two tokens do not go to.
+            and not isinstance(modules[above], nn.ModuleList | nn.ModuleDict)
+            and any(_is_linear(layer) for layer in module.modules())
+        )
+        if is_tower:
+            left_out.append(rf"{re.escape(path)}(\..+)?")
+        elif _is_linear(module) and not isinstance(outputs.get(module, torch.empty(0)), Tensor):
+            left_out.append(re.escape(path))
+    left_out += sorted(rf"(.+\.)?{re.escape(name)}" for name in _read_by_kernels(loaded.module))
+    if left_out:
+        log.info("layers without an adapter: %s", ", ".join(left_out))
+    return "|".join(left_out) or None
+
+
+def _is_linear(module: nn.Module) -> bool:
+    return isinstance(module, nn.Linear | Conv1D)
+
+
+def _read_by_kernels(module: nn.Module) -> set[str]:
+    """Return the names of layers that PEFT refuses, since kernels of this model read their weights alone."""
+    refused = set()
+    for path, layer in module.named_modules():
+        name = path.rpartition(".")[2]
+        if _is_linear(layer) and name not in refused:
+            try:
+                refuse_where_kernels_read_weights(LoraConfig(), module, name)
+            except ValueError:
+                refused.add(name)
+    return refused
+
+
+def _check_adapter_size(loaded: LoadedModel, rank: int, names: Sequence[str] | None, left_out: str | None) -> None:
     """Refuse an adapter that alone is larger than the device: systems that overcommit memory, as every node with a
     kubelet does, would give it out and kill the process, or one beside it, much later."""
     head = loaded.module.get_output_embeddings()  # type: ignore[operator]
     widths = sum(
-        layer.in_features + layer.out_features
+        sum(layer.weight.shape)
         for path, layer in loaded.module.named_modules()
-        if isinstance(layer, nn.Linear)
+        if _is_linear(layer)
         and (layer is not head if names is None else any(f".{path}".endswith(f".{name}") for name in names))
+        and not (left_out and re.fullmatch(left_out, path))
     )
     needed, there_is = rank * widths * ADAPTER_NUMBER_BYTES, _memory_bytes(loaded.device)
     if needed > there_is:
@@ -261,14 +469,15 @@ def load_adapter(loaded: LoadedModel, uri: str, directory: Path) -> LoadedModel:
 
 def _with_fast_lora(loaded: LoadedModel) -> LoadedModel:
     """Let the adapter's layers compute themselves; two tokens show which of them read the same tensor."""
+    loaded.set_training(False)
+    use_fast_lora(loaded.module, loaded.masks, lambda: loaded.logits(_two_tokens(loaded.device)))
+    return loaded
+
+
+def _two_tokens(device: torch.device) -> Row:
     question = Question(attribute="", prompt=(0,), answer=(0,), answer_text="", gold=(), origin="")
     page = Page(id="", site="", url=None, prefix=(0,), questions=(question,))
-    row = build_row([Group(page=page, questions=page.questions)], loaded.device)
-    is_training = loaded.module.training
-    loaded.module.eval()
-    use_fast_lora(loaded.module, loaded.masks, lambda: loaded.logits(row))
-    loaded.module.train(is_training)
-    return loaded
+    return build_row([Group(page=page, questions=page.questions)], device)
 
 
 def adapter_parameters(module: nn.Module) -> dict[str, nn.Parameter]:

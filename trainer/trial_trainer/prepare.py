@@ -18,7 +18,14 @@ from dataclasses import dataclass, replace
 
 from trial_trainer import answers, documents, markup, rules
 from trial_trainer.artifacts import open_store
-from trial_trainer.base_model import BaseModelError, digest_tokenizer, load_tokenizer
+from trial_trainer.base_model import (
+    BaseModelError,
+    digest_tokenizer,
+    load_config,
+    load_tokenizer,
+    longest_sample,
+    say_too_long,
+)
 from trial_trainer.confirm import confirm, contradicts
 from trial_trainer.contract import (
     LEAST_SITES,
@@ -128,6 +135,7 @@ def prepare(config: PrepareConfig) -> DatasetSummary:
     prompter, digest = _load_prompter(config, problems)
     if problems or prompter is None:
         raise PrepareError(problems)
+    problems += _check_positions(config)
     page_tokens = _page_budget(config, prompter, problems)
     if problems:
         raise PrepareError(problems)
@@ -187,6 +195,7 @@ def prepare(config: PrepareConfig) -> DatasetSummary:
         ),
     )
     warnings = [
+        *filter(None, [prompter.warning]),
         *_warn_of_labels(reader.unusable, reader.left_open),
         *_warn_of_markup(reader.compared, reader.contradicted),
         *_warn_of_errors(pages),
@@ -247,6 +256,16 @@ def _load_prompter(config: PrepareConfig, problems: list[str]) -> tuple[Prompter
     except PromptError as error:
         problems.append(f"base_model.uri {config.base_model.uri!r}: {error}")
     return None, ""
+
+
+def _check_positions(config: PrepareConfig) -> list[str]:
+    try:
+        limit = longest_sample(load_config(config.base_model))
+    except BaseModelError as error:
+        return [str(error)]
+    if limit is None or config.max_length_tokens <= limit:
+        return []
+    return [say_too_long(config.base_model, config.max_length_tokens, limit)]
 
 
 def _page_budget(config: PrepareConfig, prompter: Prompter, problems: list[str]) -> int:

@@ -62,6 +62,7 @@ class Prompter:
             token.content: number for number, token in tokenizer.added_tokens_decoder.items() if token.special
         }
         self.layout = self._find_layout()
+        self._lead, self._overhang = self._find_lead()
         self.end_of_turn = self._find_end_of_turn()
         eos = tokenizer.eos_token_id
         self.stops: tuple[int, ...] = (self.end_of_turn,) + ((eos,) if eos not in (None, self.end_of_turn) else ())
@@ -73,6 +74,16 @@ class Prompter:
             if token in text:
                 text = text.replace(token, " ")
         return text
+
+    @property
+    def warning(self) -> str | None:
+        """What whoever asks with the template's own generation prompt must know."""
+        if not self._overhang:
+            return None
+        return (
+            f"the chat template's generation prompt ends with {self._overhang!r}, which no trained answer follows: ask "
+            "with trial_trainer.prompts, or take it off"
+        )
 
     def count_tokens(self, texts: list[str]) -> list[int]:
         """Count the tokens of each text as it stands within a turn."""
@@ -94,8 +105,11 @@ class Prompter:
         """Tokenise conversations with their answers, each whole.
 
         Raises:
-            PromptError: where the template refuses a conversation, or does not render its prompt as its beginning.
+            PromptError: where the template refuses a conversation, leaves a turn out, or does not render its prompt as
+                its beginning.
         """
+        for roles in {tuple(message["role"] for message in conversation) for conversation in conversations}:
+            self._refuse_if_left_out(roles)
         prompts = self.encode_prompts(conversations)
         closed = [[*c, {"role": "assistant", "content": a}] for c, a in zip(conversations, answers, strict=True)]
         wholes = self._encode(closed, is_prompt=False) if closed else []
@@ -106,6 +120,16 @@ class Prompter:
             )
             for prompt, whole, *texts in rows
         ]
+
+    def _refuse_if_left_out(self, roles: tuple[str, ...]) -> None:
+        if self.layout is Layout.PLAIN:
+            return
+        parts = [f"Message {number}1." for number in range(len(roles))]
+        messages = [{"role": role, "content": part} for role, part in zip(roles, parts, strict=True)]
+        rendered = self._try_to_render([*messages, {"role": "assistant", "content": "Answer 34."}])
+        missing = [role for role, part in zip(roles, parts, strict=True) if part not in rendered.text]
+        if rendered.refusal is None and missing:
+            raise PromptError(f"the chat template must render every turn, but leaves out that of role {missing[0]!r}")
 
     def read_answer(self, sample: Encoded) -> str:
         """Return the text of a sample's answer, without what ends it."""
@@ -128,7 +152,12 @@ class Prompter:
     def _render(self, messages: list[Message], *, is_prompt: bool) -> str:
         if self.layout is Layout.PLAIN:
             return _render_plain(messages)
-        return str(self._tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=is_prompt))
+        text = str(self._tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=is_prompt))
+        return self._begin_answer(text) if is_prompt else text
+
+    def _begin_answer(self, text: str) -> str:
+        """Let a rendered prompt end where the content of its answer begins."""
+        return text.removesuffix(self._overhang) + self._lead
 
     def _decode(self, ids: Sequence[int]) -> str:
         return str(self._tokenizer.decode(list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False))
@@ -155,11 +184,13 @@ class Prompter:
             # A tokenizer that ends every text by itself would end the prompt too.
             return [row[:-1] if row and row[-1] == eos else row for row in ids]
         try:
-            ids = self._tokenizer.apply_chat_template(
-                list(conversations), tokenize=True, add_generation_prompt=is_prompt, return_dict=True
-            )["input_ids"]
+            texts = self._tokenizer.apply_chat_template(
+                list(conversations), tokenize=False, add_generation_prompt=is_prompt
+            )
         except (TemplateError, ValueError, TypeError, KeyError) as error:
             raise PromptError(f"the chat template must accept every conversation, but refuses one: {error}") from error
+        texts = [self._begin_answer(text) for text in texts] if is_prompt else texts
+        ids = self._tokenizer(texts, add_special_tokens=False)["input_ids"]
         return ids
 
     def _find_layout(self) -> Layout:
@@ -177,6 +208,24 @@ class Prompter:
                 return layout
             refusals.append(f"{layout}: {rendered.refusal or 'a message is left out'}")
         raise PromptError(f"the chat template must accept one of the layouts, but refuses all ({'; '.join(refusals)})")
+
+    def _find_lead(self) -> tuple[str, str]:
+        """Return what stands between the generation prompt and an answer in a whole conversation, and what the
+        generation prompt has beyond it.
+
+        Templates of models that reason put an empty thought before an answer that has none, or begin one in their
+        generation prompt. An answer begins where its content does, so neither is trained nor generated.
+        """
+        if self.layout is Layout.PLAIN:
+            return "", ""
+        probe = "Answer 34."
+        asked = self.ask("Page", "Question")
+        head = self._try_to_render([*asked, {"role": "assistant", "content": probe}]).text.rpartition(probe)[0]
+        prompt = str(self._tokenizer.apply_chat_template(asked, tokenize=False, add_generation_prompt=True))
+        if head.startswith(prompt):
+            return head.removeprefix(prompt), ""
+        # Another beginning is refused with the first sample that shows it.
+        return "", prompt.removeprefix(head) if prompt.startswith(head) else ""
 
     def _try_to_render(self, messages: list[Message]) -> _Rendered:
         try:

@@ -194,7 +194,7 @@ class _Run:
 
     def train_step(self) -> None:
         """Take one optimizer step, the same in every rank."""
-        self.loaded.module.train()
+        self.loaded.set_training(True)
         groups = step_groups(self.pages, step=self.step, batch_size=self.batch_size, seed=self.config.seed)
         mine = share_among_ranks(groups, self.accelerator.num_processes)[self.accelerator.process_index]
         loss = self._agree(self._accumulate(mine))
@@ -265,7 +265,7 @@ class _Run:
         free_memory()
         try:
             smallest = add_adapter(self.loaded, SMALLEST_ARM, self.config.trainer, self.config.seed)
-            smallest.module.train()
+            smallest.set_training(True)
             row = build_row([sample], smallest.device)
             answer_loss(smallest.logits(row), row).backward()  # type: ignore[no-untyped-call]
         except (MemoryError, RuntimeError) as error:
@@ -510,6 +510,9 @@ def _prepare_run(config: TrialConfig, store: ArtifactStore) -> _Run:
         loaded = load_base(config.base_model, config.trainer, choose_device(), page)
     loaded = add_adapter(loaded, config.arm, config.trainer, config.seed)
     parameters = adapter_parameters(loaded.module)
+    for parameter in parameters.values():
+        # An expert that no token of the first steps goes to has moments in every checkpoint all the same.
+        parameter.grad = torch.zeros_like(parameter)
     optimizer = torch.optim.AdamW(
         list(parameters.values()),
         lr=0.0,
