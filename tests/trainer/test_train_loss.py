@@ -1,7 +1,10 @@
 """The loss of a step is the same however its pages are grouped, accumulated or dealt to ranks."""
 
+import os
 import random
 import statistics
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -103,8 +106,8 @@ class OneRank:
     is_main_process = True
 
 
-def a_run(loaded, *, learning_rate=1e-3, row_tokens=1536):
-    arm = {"learning_rate": learning_rate, "batch_size": BATCH}
+def a_run(loaded, *, learning_rate=1e-3, row_tokens=1536, pages=PAGES, batch_size=BATCH):
+    arm = {"learning_rate": learning_rate, "batch_size": batch_size}
     parameters = adapter_parameters(loaded.module)
     config = TrialConfig(
         study="s",
@@ -126,10 +129,10 @@ def a_run(loaded, *, learning_rate=1e-3, row_tokens=1536):
         loaded=loaded,
         parameters=parameters,
         optimizer=torch.optim.AdamW(list(parameters.values()), lr=0.0, weight_decay=0.0),
-        pages=tuple(PAGES),
+        pages=tuple(pages),
         identity=Identity(seed=0, arm=arm, total_steps=20, dataset="", ranks=1),
         attempt="a",
-        batch_size=BATCH,
+        batch_size=batch_size,
         peak_learning_rate=learning_rate,
         warmup_percent=10.0,
         row_tokens=row_tokens,
@@ -340,6 +343,42 @@ def test_rows_that_do_not_fit_are_halved_and_change_neither_loss_nor_gradient(tm
     assert found.tokens_trained >= expected.tokens_trained
     for name, parameter in found.parameters.items():
         assert torch.allclose(parameter, expected.parameters[name], atol=1e-5), name
+
+
+WITH_LITTLE_ROOM = """
+import resource, sys
+from pathlib import Path
+from test_train_loss import a_run, load_random_model, with_adapter, a_page
+
+pages = [a_page(number, questions=4, tokens=400) for number in range(12)]
+loaded = with_adapter(load_random_model(Path(sys.argv[1]), "llama"), lora_dropout=0.1)
+run = a_run(loaded, row_tokens=10**6, pages=pages, batch_size=48)
+if sys.argv[2] == "little":
+    status = Path("/proc/self/status").read_text().split()
+    limit = int(status[status.index("VmSize:") + 1]) * 1024 + 10 * 2**20
+    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+run.train_step()
+run.train_step()
+print(run.row_tokens, *run.recent_losses)
+"""
+
+
+def test_a_process_that_really_lacks_memory_trains_on_with_shorter_rows_to_the_same_losses(tmp_path):
+    def train(room):
+        command = [sys.executable, "-c", WITH_LITTLE_ROOM, str(tmp_path / room), room]
+        paths = os.pathsep.join([*sys.path, str(Path(__file__).parent)])
+        ended = subprocess.run(
+            command, env=os.environ | {"PYTHONPATH": paths}, capture_output=True, text=True, check=False
+        )
+        assert ended.returncode == 0, ended.stderr
+        row_tokens, *losses = map(float, ended.stdout.split())
+        return row_tokens, losses
+
+    _, expected = train("all")
+    row_tokens, losses = train("little")
+
+    assert row_tokens < 12 * 400
+    assert losses == pytest.approx(expected, rel=1e-5)
 
 
 def test_rows_that_were_halved_stay_so_and_it_is_said_once_for_each(loaded, monkeypatch, caplog):
