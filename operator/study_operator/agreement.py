@@ -10,6 +10,7 @@ no winner), and left out of the pairs.
 
 from __future__ import annotations
 
+import bisect
 import itertools
 import math
 from collections.abc import Sequence
@@ -112,7 +113,8 @@ def describe_agreement(agreement: Agreement) -> list[str]:
         sentences.append(
             f"Of the early top {agreement.k}, {agreement.top_k_kept:.0%} are in the final top {agreement.k}."
         )
-    sentences.append("Both readings are of the same validation pages, so their page noise is shared.")
+    if agreement.concordance is not None or missed is not None or agreement.top_k_kept is not None:
+        sentences.append("Both readings are of the same validation pages, so their page noise is shared.")
     return sentences
 
 
@@ -156,9 +158,10 @@ def _lowest_share(found: int, n: int) -> float:
     if found == 0:
         return 0.0
     tail, low, high = (1 - CONFIDENCE) / 2, 0.0, 1.0
+    ways = [(x, math.comb(n, x)) for x in range(found, n + 1)]
     for _ in range(40):
         middle = (low + high) / 2
-        upper = sum(math.comb(n, x) * middle**x * (1 - middle) ** (n - x) for x in range(found, n + 1))
+        upper = sum(way * middle**x * (1 - middle) ** (n - x) for x, way in ways)
         low, high = (middle, high) if upper < tail else (low, middle)
     return low
 
@@ -168,18 +171,19 @@ def hypergeometric_interval(population: int, drawn: int, found: int) -> tuple[in
 
     All counts that neither tail refuses at (1 - confidence) / 2, as Clopper and Pearson (1934) do for proportions.
     """
-    tail = (1 - CONFIDENCE) / 2
-    kept = []
-    for winners in range(found, population - (drawn - found) + 1):
-        chances = [_chance(population, winners, drawn, x) for x in range(drawn + 1)]
-        if sum(chances[found:]) > tail and sum(chances[: found + 1]) > tail:
-            kept.append(winners)
-    return min(kept), max(kept)
+    counts = range(found, population - (drawn - found) + 1)
+    # More winners make few found less probable, and many found more.
+    first = bisect.bisect_left(counts, 1, key=lambda winners: _is_likely(population, winners, drawn, found, drawn))
+    end = bisect.bisect_left(counts, 1, key=lambda winners: not _is_likely(population, winners, drawn, 0, found))
+    return counts[first], counts[end - 1]
 
 
-def _chance(population: int, winners: int, drawn: int, found: int) -> float:
-    ways = math.comb(winners, found) * math.comb(population - winners, drawn - found)
-    return ways / math.comb(population, drawn)
+def _is_likely(population: int, winners: int, drawn: int, least: int, most: int) -> bool:
+    """Say whether it is likely enough to find from ``least`` to ``most`` winners among those drawn."""
+    losers = population - winners
+    possible = range(max(least, drawn - losers), min(most, winners) + 1)
+    ways = sum(math.comb(winners, x) * math.comb(losers, drawn - x) for x in possible)
+    return ways / math.comb(population, drawn) > (1 - CONFIDENCE) / 2
 
 
 def _is_audited(trial: Trial) -> bool:
@@ -205,18 +209,26 @@ def _population(trials: Sequence[Trial]) -> int:
 
 
 def _concordance(study: Study, sound: Sequence[Trial], population: int, drawn: int) -> tuple[float, int]:
-    joint = drawn * (drawn - 1) / (population * (population - 1)) if population > 1 else 1.0
+    single = drawn / population
+    # Two drawn from one urn are not independent: the probability of both is that of drawing both.
+    joint = single * (drawn - 1) / (population - 1) if population > 1 else 1.0
+    weights = [[1.0, 1 / single], [1 / single, 1 / joint]]
+    readings = sorted((_merit(study, t, 0), _merit(study, t, 1), _is_audited(t)) for t in sound)
     agreeing = total = 0.0
-    pairs = 0
-    for one, other in itertools.combinations(sound, 2):
-        single = (one.inclusion_probability or 1.0) * (other.inclusion_probability or 1.0)
-        # Two drawn from one urn are not independent: the probability of both is that of drawing both.
-        weight = 1 / (joint if _is_audited(one) and _is_audited(other) else single)
-        early, final = (_sign(_merit(study, one, r) - _merit(study, other, r)) for r in (0, 1))
-        agreeing += weight * (0.5 if not early or not final else float(early == final))
-        total += weight
-        pairs += 1
-    return agreeing / total, pairs
+    worse_before: tuple[list[float], list[float]] = [], []
+    for _, tied in itertools.groupby(readings, key=lambda reading: reading[0]):
+        alike = list(tied)
+        # Hundreds of trials are tens of thousands of pairs: those with all that began worse are counted at once.
+        for _, final, is_audited in alike:
+            for finals, weight in zip(worse_before, weights[is_audited], strict=True):
+                agreeing += weight * (bisect.bisect_left(finals, final) + bisect.bisect_right(finals, final)) / 2
+                total += weight * len(finals)
+        for (_, _, one), (_, _, other) in itertools.combinations(alike, 2):
+            agreeing += weights[one][other] / 2
+            total += weights[one][other]
+        for _, final, is_audited in alike:
+            bisect.insort(worse_before[is_audited], final)
+    return agreeing / total, math.comb(len(sound), 2)
 
 
 def _missed_winners(
@@ -261,7 +273,3 @@ def _merit(study: Study, trial: Trial, rung: int) -> float:
     if measurement is None:
         raise ValueError(f"trial {trial.name} must be measured at rung {rung}")
     return study.objective.merit(measurement.value)
-
-
-def _sign(value: float) -> int:
-    return (value > 0) - (value < 0)
