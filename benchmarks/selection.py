@@ -3,7 +3,8 @@
     PYTHONPATH=operator:trainer python benchmarks/selection.py [--studies 2000]
 
 Each study reads its arms with the same 117 questions. "Equal" arms differ by chance alone; the others differ as said.
-Prints two Markdown tables: gains, and the interval of the concordance of early and final readings.
+Prints three Markdown tables: gains, gains of few sites, and the interval of the concordance of early and final
+readings.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import numpy as np
 # The made-up studies are the tests' own.
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 
-from noisy_studies import a_noisy_study
+from noisy_studies import a_noisy_study, a_study_of_few_sites
 from study_operator.agreement import measure_agreement
 from study_operator.gain import find_gain
 from study_operator.study import Promotion
@@ -80,6 +81,12 @@ def main() -> None:
     for case in CASES:
         print(_gain_row(case, studies))
     print()
+    print("| sites | equal arms | as read | corrected | said to gain though nothing is gained |")
+    print("|---|---|---|---|---|")
+    for sites in (5, 8, 10, 20):
+        for arms in (2, 24):
+            print(_sites_row(sites, arms, studies))
+    print()
     print("| early and final truth correlate | concordance | interval covers | its mean width |")
     print("|---|---|---|---|")
     for correlation in (0.0, 0.5, 0.9, 0.99):
@@ -103,6 +110,20 @@ def _gain_row(case: Case, studies: int) -> str:
     errors = [f"{100 * np.sqrt(np.mean((value - truth) ** 2)):.1f}" for value in (read, corrected)]
     shares = [f"{share:.0%}" for share in (np.mean(read > 0), np.mean(corrected > 0))]
     return "| " + " | ".join([case.name, *points, *errors, *shares, f"{np.nanmean(covers):.1%}"]) + " |"
+
+
+def _sites_row(sites: int, arms: int, studies: int) -> str:
+    chance = np.random.default_rng(0)
+    rows = []
+    for _ in range(studies):
+        noisy = a_study_of_few_sites(chance, [0.5] * arms, sites, own=0.5)
+        gain = find_gain(noisy.study, Ledger(trials=noisy.trials))
+        if gain is None or gain.low is None or gain.as_read is None:
+            rows.append((0.0, 0.0, False))
+            continue
+        rows.append((gain.as_read, gain.estimate, gain.low > 0))
+    read, corrected, wrong = np.array(rows, dtype=float).mean(axis=0)
+    return f"| {sites} | {arms} | {100 * read:+.1f} | {100 * corrected:+.1f} | {wrong:.1%} |"
 
 
 def _concordance_row(correlation: float, studies: int) -> str:

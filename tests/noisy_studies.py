@@ -17,6 +17,7 @@ from ledgers import a_measurement, a_study, a_trial
 from study_operator.promotion import draw
 from study_operator.study import Promotion, Study
 from study_operator.trial import Continuation, Trial, TrialState
+from trial_trainer.intervals import estimate_share
 
 EARLY = 0.1
 """How much worse every arm is at the first reading."""
@@ -85,3 +86,29 @@ def a_noisy_study(
 
 def _early(truths: Sequence[float]) -> list[float]:
     return [max(0.01, truth - EARLY) for truth in truths]
+
+
+def a_study_of_few_sites(chance: np.random.Generator, truths: Sequence[float], sites: int, *, own: float) -> Noisy:
+    """Return a study that was read once, whose arms are better on some sites than on others, each on its own.
+
+    Args:
+        chance: where chance comes from.
+        truths: how good each arm is.
+        sites: of the validation set, of ten questions each.
+        own: how much of the ease of a question is that of its site for one arm.
+    """
+    study, asked = a_study(num_trials=len(truths)), 10
+    site, question = chance.standard_normal((len(truths), sites, 1)), chance.standard_normal((1, sites, asked))
+    rest = chance.standard_normal((len(truths), sites, asked))
+    ease = math.sqrt(own) * site + math.sqrt((1 - own) / 2) * (question + rest)
+    bars = np.array([NormalDist().inv_cdf(1 - truth) for truth in truths])
+    right = (ease > bars[:, None, None]).sum(axis=2)
+
+    def read(index: int) -> Trial:
+        estimate = estimate_share(right[index][:, None].astype(float), np.full((sites, 1), float(asked)))
+        measured = a_measurement(
+            0, estimate.value, standard_error=estimate.standard_error, n=sites * asked, sites=sites
+        )
+        return a_trial(index, state=TrialState.PAUSED, measurements=(measured,))
+
+    return Noisy(study=study, trials=tuple(map(read, range(len(truths)))), truths=tuple(truths))

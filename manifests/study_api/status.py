@@ -114,6 +114,7 @@ def _trials() -> Schema:
             "value": _number("The objective's metric. A trial that diverged has the worst value."),
             "standardError": _number("Its standard error, clustered by shop."),
             "n": _count("What the value is a mean of."),
+            "sites": _count("How many sites those are of, where they are fewer than 1,000."),
             "metrics": mapping("The other metrics, by name.", _number("The metric's value."), 50),
             "checkpoint": text("The key of the checkpoint, under the study's prefix.", 2_000),
             "diverged": flag("Whether the trial diverged: its loss was not finite, or exploded, and nothing was read."),

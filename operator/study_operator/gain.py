@@ -7,8 +7,9 @@ Once the test set is read, the gain is the paired difference on it: the winner w
 to be corrected. Before, the estimate is the best arm's reading, drawn towards the mean of the arms that cannot be told
 from it as far as noise explains how they differ (James and Stein, 1961; which arms: Gupta, 1965), minus the baseline's.
 The interval is simultaneous over all arms that were read (Bonferroni), so it covers whichever was chosen, at either
-rung. Readings carry standard errors and no covariances: the noise that all arms share, being asked the same questions,
-is counted as if it were each arm's own, which makes the interval too wide and never too narrow.
+rung. A standard error of few sites is itself a guess, so quantiles are Student's with one degree of freedom less than
+there are sites. Readings carry standard errors and no covariances: the noise that all arms share, being asked the same
+questions, is counted as if it were each arm's own, which makes the interval too wide and never too narrow.
 """
 
 from __future__ import annotations
@@ -28,6 +29,9 @@ CONFIDENCE = 0.95
 CARRIED = 0.5
 """Share of an arm's first-rung noise that is expected again at full length: it answers the same questions, as another
 model. Nobody can know it from two readings; the simulations go from none to nine tenths."""
+
+NORMAL_FROM = 200
+"""Degrees of freedom from which Student's quantiles are taken for the normal ones."""
 
 
 class GainSource(StrEnum):
@@ -92,10 +96,12 @@ def measure_validation_gain(study: Study, trials: Sequence[Trial], best: Trial, 
     errors = _Errors.of((*searched, baseline))
     if errors is not None:
         sign, merit = study.objective.merit(1.0), study.objective.merit(as_read)
-        critical = _quantile(1 - (1 - CONFIDENCE) / 2 / len(searched))
+        sites = min((m.sites for m in (reading, reference) if m.sites), default=None)
+        tail = (1 - CONFIDENCE) / 2
+        critical = student_quantile(1 - tail / len(searched), sites)
         error = math.hypot(errors.find(reading), errors.find(reference))
         # Noise of the best is more likely up than down: upwards no arm but itself is allowed for.
-        worst, most = merit - critical * error, merit + _quantile(1 - (1 - CONFIDENCE) / 2) * error
+        worst, most = merit - critical * error, merit + student_quantile(1 - tail, sites) * error
         corrected = _correct(study, searched, best, baseline, reading.rung, critical, errors)
         estimate = sign * min(max(corrected, worst), merit)
         low, high = sorted((sign * worst, sign * most))
@@ -116,6 +122,8 @@ def describe_gain(gain: Gain, metric: str) -> str:
     text = format(gain.estimate * scale, form)
     if gain.low is not None and gain.high is not None:
         text += f" ({format(gain.low * scale, form)} to {format(gain.high * scale, form)})"
+    else:
+        text += " (no interval)"
     return f"{text} on test" if gain.source is GainSource.TEST else f"{text} best of {gain.largest_of}"
 
 
@@ -208,5 +216,30 @@ def _has_diverged(trial: Trial) -> bool:
     return any(m.diverged for m in trial.measurements)
 
 
-def _quantile(probability: float) -> float:
-    return NormalDist().inv_cdf(probability)
+def student_quantile(probability: float, sites: int | None) -> float:
+    """Return the quantile of a mean over so many sites, above the median; None where nobody counted them."""
+    normal = NormalDist().inv_cdf(probability)
+    degrees = NORMAL_FROM if sites is None else max(1, sites - 1)
+    if degrees >= NORMAL_FROM:
+        return normal
+    low, high = normal, 2 * normal
+    while _student_share(high, degrees) < probability:
+        low, high = high, 2 * high
+    for _ in range(50):
+        middle = (low + high) / 2
+        low, high = (middle, high) if _student_share(middle, degrees) < probability else (low, middle)
+    return high
+
+
+def _student_share(t: float, degrees: int) -> float:
+    """Return the share of Student's distribution below a positive number (Abramowitz and Stegun 26.7.3 and 26.7.4)."""
+    angle = math.atan(t / math.sqrt(degrees))
+    sine, cosine = math.sin(angle), math.cos(angle)
+    is_odd = degrees % 2 == 1
+    term = cosine if is_odd else 1.0
+    total = 0.0 if degrees == 1 else term
+    for i in range(3 if is_odd else 2, degrees, 2):
+        term *= cosine**2 * (i - 1) / i
+        total += term
+    middle = 2 / math.pi * (angle + sine * total) if is_odd else sine * total
+    return (1 + middle) / 2

@@ -42,6 +42,9 @@ OUT_OF_MEMORY_KILL = "OOMKilled"
 GIBBERISH_SHARE = 0.5
 """Of the answers: so many invalid or repeating ones, and no right one, are gibberish."""
 
+MANY_SITES = 1_000
+"""An error of so many sites is known as well as any, and the ledger of hundreds of trials has its bound."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Results:
@@ -271,6 +274,7 @@ def _settle_reading(trial: Trial, job: JobStatus | None, reading: Reading, seen:
         value=objective.value,
         standard_error=None if (error := objective.standard_error) is None else float(f"{error:.6g}"),
         n=objective.n,
+        sites=objective.sites if objective.sites is not None and objective.sites < MANY_SITES else None,
         # In as many digits as tell anything: a ledger of hundreds of trials has its bound.
         metrics={
             name: float(f"{reading.metrics[name].value:.9g}")

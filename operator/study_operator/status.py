@@ -393,6 +393,8 @@ def _render_measurement(measurement: Measurement) -> dict[str, Any]:
         raw["standardError"] = repr(measurement.standard_error)
     if measurement.n is not None:
         raw["n"] = measurement.n
+    if measurement.sites is not None:
+        raw["sites"] = measurement.sites
     if measurement.checkpoint:
         raw["checkpoint"] = measurement.checkpoint
     if measurement.diverged:
@@ -586,6 +588,7 @@ def _parse_measurement(raw: Raw) -> Measurement:
         value=float(raw["value"]),
         standard_error=None if error is None else float(error),
         n=raw.get("n"),
+        sites=raw.get("sites"),
         metrics={name: float(value) for name, value in raw["metrics"].items()},
         checkpoint=raw.get("checkpoint", ""),
         diverged=raw.get("diverged", False),

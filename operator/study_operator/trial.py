@@ -75,6 +75,8 @@ class Measurement:
     standard_error: float | None
     n: int | None = None
     """What the value is a mean of; None where the trial diverged."""
+    sites: int | None = None
+    """Sites that those are of; None where the trial diverged, its trainer does not tell, or there are a thousand."""
     metrics: Mapping[str, float]
     """The other metrics that hold for every answer, and those that the study constrains, by name, finite. All that was
     measured, with standard errors, stands in the reading in the bucket."""

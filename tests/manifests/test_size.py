@@ -11,7 +11,7 @@ from some_manifests import MANIFEST
 from studies_on_a_server import Studies
 from study_operator import limits
 from study_operator.errors import StudyInvalidError
-from study_operator.settle import kept_metrics
+from study_operator.settle import MANY_SITES, kept_metrics
 from study_operator.status import (
     ACCEPTED_MESSAGE_BYTES,
     MESSAGE_BYTES,
@@ -158,6 +158,7 @@ def a_largest_trial(study: Study, index: int, **changes: Any) -> Trial:
             value=LONG,
             standard_error=0.0123457,
             n=1_234_567,
+            sites=MANY_SITES - 1,
             metrics=dict.fromkeys(kept_metrics(study), 0.0123456789),
             checkpoint=f"trials/t{index:03d}/rungs/{rung}/{'k' * limits.CHECKPOINT_LENGTH}",
             train_seconds=1234567.1 if rung == 0 else None,

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from ledgers import NOW, a_ledger, a_study, continued, minimizing, paused, stopped
-from noisy_studies import a_noisy_study
+from noisy_studies import a_noisy_study, a_study_of_few_sites
 from some_studies import a_gain, a_judgement
-from study_operator.gain import Gain, GainSource, describe_gain, find_gain, find_test_gain
+from study_operator.gain import Gain, GainSource, describe_gain, find_gain, find_test_gain, student_quantile
 from study_operator.status import parse_status, render_status
 from study_operator.study import Objective, Promotion, Study
 from study_operator.trial import Continuation, GainOnTest, Ledger, Trial
@@ -80,10 +80,38 @@ def test_the_interval_reaches_down_as_far_as_any_of_the_arms_could(arms: int, cr
     assert gain.low <= gain.estimate <= gain.high
 
 
+@pytest.mark.parametrize(
+    ("sites", "quantile"),
+    [
+        pytest.param(None, 1.959964, id="nobody counted them"),
+        pytest.param(1, 12.706205, id="one, which tells nothing of its error"),
+        pytest.param(2, 12.706205, id="two"),
+        pytest.param(3, 4.302653, id="three"),
+        pytest.param(4, 3.182446, id="four"),
+        pytest.param(5, 2.776445, id="five"),
+        pytest.param(10, 2.262157, id="ten"),
+        pytest.param(61, 2.000298, id="sixty-one"),
+        pytest.param(1000, 1.959964, id="as good as normal"),
+    ],
+)
+def test_a_standard_error_of_few_sites_is_a_guess(sites: int | None, quantile: float) -> None:
+    assert student_quantile(0.975, sites) == pytest.approx(quantile, abs=1e-6)
+    gain = gain_of(paused(0, 0.30, sites=sites), paused(1, 0.40, sites=sites))
+    assert gain.high == pytest.approx(0.10 + quantile * 0.02 * 2**0.5, abs=1e-6)
+
+
+def test_the_reading_of_fewer_sites_decides() -> None:
+    few, many = gain_of(paused(0, 0.30, sites=5), paused(1, 0.40, sites=50)), gain_of(paused(0, 0.30), paused(1, 0.40))
+    assert few.high == pytest.approx(0.10 + 2.776445 * 0.02 * 2**0.5, abs=1e-6)
+    assert many.high is not None
+    assert few.high is not None
+    assert few.high > many.high
+
+
 def test_without_standard_errors_there_is_no_interval() -> None:
     gain = gain_of(paused(0, 0.30, **UNKNOWN), paused(1, 0.40, **UNKNOWN))
     assert (gain.low, gain.high) == (None, None)
-    assert describe_gain(gain, "accuracy") == "+10.0 best of 1"
+    assert describe_gain(gain, "accuracy") == "+10.0 (no interval) best of 1"
 
 
 def test_a_lower_loss_is_a_gain_below_zero() -> None:
@@ -142,7 +170,7 @@ def test_once_the_test_set_is_read_the_gain_is_what_it_says() -> None:
 def test_a_test_set_of_few_sites_gives_no_interval() -> None:
     ledger = replace(JUDGED, test_gain=replace(READ, low=None, high=None))
     status = render_status(STUDY, ledger, now=NOW)
-    assert status["summary"]["gain"] == "+2.7 on test"
+    assert status["summary"]["gain"] == "+2.7 (no interval) on test"
     assert parse_status(json.loads(json.dumps(status))).ledger == ledger
 
 
@@ -226,3 +254,16 @@ def test_arms_that_are_better_are_said_to_be_better(promotion: Promotion | None)
     assert truth > 0.14
     assert abs(corrected - truth) < 0.02
     assert covered >= 0.93
+
+
+@pytest.mark.parametrize("sites", [5, 10])
+@pytest.mark.parametrize("arms", [2, 12])
+def test_few_sites_give_no_gain_of_equal_arms(sites: int, arms: int) -> None:
+    chance = np.random.default_rng(11)
+    found = [
+        find_gain(noisy.study, Ledger(trials=noisy.trials))
+        for noisy in (a_study_of_few_sites(chance, [0.5] * arms, sites, own=0.5) for _ in range(150))
+    ]
+    # Where the baseline is the best, nothing is said to be gained.
+    wrong = sum(gain is not None and gain.low is not None and gain.low > 0 for gain in found)
+    assert wrong <= 6

@@ -97,6 +97,22 @@ def test_the_ledger_keeps_what_holds_for_every_answer_and_what_is_constrained() 
 
 
 @pytest.mark.parametrize(
+    ("sites", "kept"),
+    [
+        pytest.param(None, None, id="a trainer that does not tell"),
+        pytest.param(7, 7, id="few"),
+        pytest.param(999, 999, id="many"),
+        pytest.param(40_000, None, id="so many that the error is known"),
+    ],
+)
+def test_the_ledger_keeps_how_few_sites_were_read(sites: int | None, kept: int | None) -> None:
+    before = running(a_trial(0))
+    reading = a_reading(before, 0)
+    reading = replace(reading, metrics={"accuracy": replace(reading.metrics["accuracy"], sites=sites)})
+    assert settle_one(before, ended(0), Results(readings={(0, 0): reading})).measurements[0].sites == kept
+
+
+@pytest.mark.parametrize(
     ("constraints", "empty"),
     [
         pytest.param((), "accuracy", id="the objective"),

@@ -66,6 +66,7 @@ measurements = st.builds(
     standard_error=st.none() | numbers,
     metrics=st.dictionaries(names, numbers, max_size=3),
     n=st.none() | st.integers(0, 10**6),
+    sites=st.none() | st.integers(0, 10**6),
     checkpoint=st.text(max_size=8),
     diverged=st.booleans(),
     train_seconds=st.none() | numbers,
