@@ -179,6 +179,8 @@ def test_other_numbers_are_not_money(text: str) -> None:
 
 def test_a_sign_between_two_numbers_belongs_to_one_of_them() -> None:
     assert list(find_money("12 € 15 €")) == [("12", "€"), ("15", "€")]
+    assert list(find_money("Kettle 2000\n€ 18,00")) == [("18,00", "€")]
+    assert list(find_money("54,50\n€\n2 left")) == [("54,50", "€")]
 
 
 # Targets --------------------------------------------------------------------------------------------------------------

@@ -492,11 +492,18 @@ def find_money_places(text: str, start: int = 0) -> Iterator[_Place]:
             used = end
             continue
         after = _MARK_AFTER.match(text, end) if _may_begin_sign(text[end : end + 3]) else None
+        if after is not None and _is_of_next_line(after, text):
+            continue
         if after is not None and (first == 0 or not text[first - 1].isalnum()) and _is_money(after[1] or "", found[0]):
             mark = after[1] or after[2].replace("–", "-")
             is_negative = bool(sign) and _is_minus(text, first - 1)
             yield _Place(Money(("-" if is_negative else "") + found[0], mark), first - is_negative, after.end())
             used = after.end()
+
+
+def _is_of_next_line(after: re.Match[str], text: str) -> bool:
+    """Say whether a sign stands before a number of the line below: "Kettle 2000", "€ 18,00"."""
+    return "\n" in after[0] and text[after.end() : after.end() + 2].lstrip(" \u00a0")[:1].isdecimal()
 
 
 def _may_begin_sign(beside: str) -> bool:
