@@ -1201,7 +1201,7 @@ def test_how_often_markup_contradicts_people_is_said_by_attribute(config) -> Non
     write_records(config, pages)
     (sentence,) = [warning for warning in prepare(config).warnings if "contradicts" in warning]
     assert sentence == (
-        "markup contradicts the hand-made label of its page in 2 of 11 values: name 0 of 1, price 2 of 10"
+        "labels from markup contradict the hand-made label of their page in 2 of 11 values: name 0 of 1, price 2 of 10"
     )
 
 

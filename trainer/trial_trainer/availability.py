@@ -26,7 +26,7 @@ PHRASES_BY_AVAILABILITY: dict[str, tuple[str, ...]] = {
         "out of stock", "out-of-stock", "outofstock", "sold out", "sold-out", "soldout", "unavailable",
         "temporarily unavailable", "no stock", "no items in stock", "no longer available", "no more available",
         "nothing in stock", "stock exhausted", "stock depleted", "notify me when", "email me when", "notify when",
-        "notify me if", "item has ended", "this listing has ended", "listing ended", "back soon", "restocking soon",
+        "notify me if", "item has ended", "listing has ended", "listing ended", "back soon", "restocking soon",
         "ausverkauft", "vergriffen", "kein bestand", "keine verfügbarkeit", "nicht mehr verfügbar",
         "rupture de stock", "en rupture", "indisponible", "épuisé", "épuisée", "plus disponible", "plus en stock",
         "victime de son succès", "rupture",
@@ -116,8 +116,8 @@ PHRASES_BY_AVAILABILITY: dict[str, tuple[str, ...]] = {
         "放入購物車", "أضف إلى", "اشتر", "متوفر", "متوفرة", "متاح", "متاحة", "في المخزون", "موجود", "הוסף לסל",
         "במלאי", "זמין", "הוספה לסל", "קנה עכשיו", "स्टॉक में", "उपलब्ध", "कार्ट में", "স্টকে আছে", "স্টকে",
         "thêm vào giỏ", "mua ngay", "còn hàng", "có sẵn", "beli", "tersedia", "ada stok", "หยิบใส่ตะกร้า", "มีสินค้า",
-        "พร้อมส่ง", "laos", "lisa ostukorvi", "ostukorvi", "pievienot grozam", "grozā", "noliktavā", "pieejams",
-        "į krepšelį", "sandėlyje", "turime", "προσθήκη στο καλάθι", "διαθέσιμο", "διαθέσιμα", "σε απόθεμα",
+        "พร้อมส่ง", "laos", "saadaval", "lisa ostukorvi", "ostukorvi", "pievienot grozam", "grozā", "noliktavā",
+        "pieejams", "į krepšelį", "sandėlyje", "turime", "προσθήκη στο καλάθι", "διαθέσιμο", "διαθέσιμα", "σε απόθεμα",
         "в количката", "в наличност", "наличен", "налично", "купи", "til á lager",
     ),
 }  # fmt: skip
@@ -164,8 +164,9 @@ _OF_THE_PRODUCT = frozenset(
 )
 _DENIES_AFTER_WORD = {"plus": frozenset({"n'est", "ne", "est", "sont", "n'ont", "n'a"})}
 """Words that deny only after another: "n'est plus livrable", but "plus que 2 en stock"."""
-_DENIES_PHRASE = {"nu": frozenset({"in stoc", "în stoc", "disponibil"})}
-"""Words that deny in one language and say something else in another: "nu i lager" is Swedish for "now in stock"."""
+_DENIES_PHRASE = {"nu": frozenset({"in stoc", "în stoc", "disponibil"}), "pole": frozenset({"saadaval", "laos"})}
+"""Words that deny in one language and say something else in another: "nu i lager" is Swedish for "now in stock",
+a pole is a pole in English."""
 _TAKES_BACK = frozenset(
     "only just nur bloß seulement uniquement solo sólo solamente apenas só soltanto alleen slechts tylko jen pouze iba"
     " len bara endast kun vain только лише cher".split()

@@ -474,6 +474,8 @@ _LABEL = {
     "sku": r"\s*(?:sku|mpn|ref(?:erence)?|art(?:ikel|icle)?\W{0,3}n(?:r|o|ummer|umber)?|product code)\.?\s*[:：#]\s*",
 }
 """What stands before a value in its own text."""
+_WORDS_AFTER_NUMBER = re.compile(r"(?P<number>(?=\S*\d)\S{5,60})(?=\s.*[a-zà-ÿ]{3})(?:\s+[^\W\d_]+,?)+")
+"""An article number and what the article is: "TE502955-1293415 Housse de canapé"."""
 _ADDRESS_TEXT = re.compile(r"https?://|//|www\.", re.IGNORECASE)
 
 
@@ -483,6 +485,8 @@ def clean_value(attribute: str, raw: str) -> str:
     label = _LABEL.get(attribute)
     if label is not None:
         value = re.sub(label, "", value, count=1, flags=re.IGNORECASE)
+    if attribute == "sku" and (found := _WORDS_AFTER_NUMBER.fullmatch(value)) is not None:
+        value = found["number"]
     if attribute == "availability":
         return parse_availability(value) or ""
     if attribute == "price":

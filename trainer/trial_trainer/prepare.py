@@ -861,7 +861,7 @@ def _warn_of_markup(compared: Mapping[str, int], contradicted: Mapping[str, int]
         return []
     counts = ", ".join(f"{attribute} {contradicted[attribute]} of {n}" for attribute, n in sorted(compared.items()))
     wrong, n = sum(contradicted.values()), sum(compared.values())
-    return [f"markup contradicts the hand-made label of its page in {wrong} of {n} values: {counts}"]
+    return [f"labels from markup contradict the hand-made label of their page in {wrong} of {n} values: {counts}"]
 
 
 def _warn_of_errors(pages: Mapping[str, Sequence[Page]]) -> list[str]:
