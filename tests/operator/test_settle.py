@@ -116,7 +116,11 @@ def test_the_ledger_keeps_how_few_sites_were_read(sites: int | None, kept: int |
     ("constraints", "empty"),
     [
         pytest.param((), "accuracy", id="the objective"),
-        pytest.param(("false_value_rate <= 0.1",), "false_value_rate", id="a constrained metric"),
+        pytest.param(
+            (OutcomeConstraint(metric="false_value_rate", is_upper=True, bound=0.1),),
+            "false_value_rate",
+            id="a constrained metric",
+        ),
     ],
 )
 def test_a_mean_of_no_question_decides_nothing_and_is_the_studys_fault(constraints, empty) -> None:
