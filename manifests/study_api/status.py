@@ -240,7 +240,7 @@ def build_status() -> Schema:
                 **NULL,
             ),
             "best": _best("The best trial so far, and the winner when there is one."),
-            "baseline": _best("The baseline's newest reading."),
+            "baseline": _best("The baseline's newest reading; null where it diverged."),
             "agreement": fields(
                 "How well the first reading agrees with that at full length.",
                 {

@@ -191,17 +191,15 @@ def find_mean(judgement: Judgement) -> str | None:
 def compare(judgement: Judgement) -> Comparison | None:
     """Choose what the headline compares the winner with; None where there is nothing.
 
-    The rules, where the labels were made by people. Labels of markup are what the rules read, and ready samples have no
-    rules: then the untrained model or the constants, whichever is better, or else the baseline arm.
+    The rules, the untrained model or the constants, whichever is better, or else the baseline arm. Labels of markup are
+    what the rules read: there the rules are no independent baseline. Ready samples have none.
     """
     mean = find_mean(judgement)
     if mean is None:
         return None
     means = {name: _mean(judged, mean) for name, judged in judgement.predictors.items()}
     means = {name: metric for name, metric in means.items() if metric.n}
-    if mean == HAND_LABELLED and "rules" in means:
-        baseline = "rules"
-    elif not_trained := [name for name in ("untrained", "constants") if name in means]:
+    if not_trained := [name for name in _independent(mean) if name in means]:
         baseline = max(not_trained, key=lambda name: means[name].value)
     elif "baseline" in means and f"{mean}/winner-baseline" in judgement.gains:
         baseline = "baseline"
@@ -250,9 +248,11 @@ def ranked(study: Study, trials: Sequence[Trial]) -> list[Trial]:
     """Return the trials in the order a person wants them: best early reading first, unmeasured ones last."""
     sign = -1.0 if study.objective.direction == "Maximize" else 1.0
 
-    def key(trial: Trial) -> tuple[bool, float, int]:
+    def key(trial: Trial) -> tuple[bool, bool, float, int]:
         first = trial.measurement(0)
-        return (first is None, sign * first.value if first else 0.0, trial.index)
+        if first is None:
+            return (True, False, 0.0, trial.index)
+        return (False, first.diverged, sign * first.value, trial.index)
 
     return sorted(trials, key=key)
 
@@ -266,9 +266,11 @@ def describe_measurement(metric: str, measurement: Measurement | None) -> str:
     """Return a reading with its standard error, or a dash."""
     if measurement is None or measurement.n == 0:
         return "–"
+    if measurement.diverged:
+        # Its value stands for the worst there is. Nothing was read.
+        return "diverged"
     text = describe_value(metric, measurement.value, measurement.standard_error)
-    fault = " (diverged)" if measurement.diverged else " (gibberish)" if measurement.gibberish else ""
-    return f"{text}{fault}"
+    return f"{text} (gibberish)" if measurement.gibberish else text
 
 
 def describe_value(metric: str, value: float, standard_error: float | None) -> str:
@@ -382,12 +384,17 @@ def _describe_validation(report: Report, winner: Trial) -> str:
 
 def _describe_validation_gain(gain: Gain, metric: str) -> str:
     scale, form, unit = (100, "+.1f", " points") if is_share(metric) else (1, "+.3g", "")
-    said = f"{format((gain.as_read or 0.0) * scale, form)}{unit} as read, the best of {gain.largest_of} arms"
+    said = f"{format((gain.as_read or 0.0) * scale, form)}{unit} as read"
+    is_chosen = gain.largest_of is not None and gain.largest_of > 1
+    if is_chosen:
+        said += f", the best of {gain.largest_of} arms"
     if gain.low is None or gain.high is None:
-        return f"{said}, which is too good by chance; without standard errors nobody knows by how much"
+        unknown = "without standard errors nobody knows by how much"
+        return f"{said}, which is too good by chance; {unknown}" if is_chosen else f"{said}; no standard errors"
     low, high = format(gain.low * scale, form), format(gain.high * scale, form)
     corrected = f"{format(gain.estimate * scale, form)}{unit}"
-    return f"{said}; corrected for that choice {corrected} (95 % interval {low} to {high})"
+    choice = "that choice" if is_chosen else "being the better of two"
+    return f"{said}; corrected for {choice} {corrected} (95 % interval {low} to {high})"
 
 
 def _gain_as_json(gain: Gain) -> dict[str, Any]:
@@ -434,11 +441,16 @@ def _describe_test_value(metric: Metric) -> str:
 
 def _describe_baseline(judgement: Judgement, found: Comparison) -> str:
     name = PREDICTOR_NAMES[found.baseline]
-    not_trained = {"untrained", "constants"}
-    if found.baseline in not_trained and not_trained <= set(judgement.predictors):
-        (other,) = not_trained - {found.baseline}
-        return f"{name} (better than the {PREDICTOR_NAMES[other]})"
-    return name
+    others = [PREDICTOR_NAMES[o] for o in _independent(found.mean) if o in judgement.predictors and o != found.baseline]
+    if found.baseline in ("rules", "baseline") or not others:
+        # That rules are better than what learnt nothing is no news.
+        return name
+    return f"{name} (better than the {' and the '.join(others)})"
+
+
+def _independent(mean: str) -> tuple[str, ...]:
+    """Return who was not trained by the study and did not read the labels."""
+    return ("rules", "untrained", "constants") if mean == HAND_LABELLED else ("untrained", "constants")
 
 
 def _too_few(sites: int) -> str:

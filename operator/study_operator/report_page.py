@@ -187,8 +187,8 @@ def _arms_chart(report: Report) -> str:
 
 
 def _known(trial: Trial) -> list[Measurement]:
-    """Return the readings that are a mean of anything."""
-    return [measurement for measurement in trial.measurements if measurement.n != 0]
+    """Return the readings that are a mean of anything. Of a model that diverged nothing was read."""
+    return [measurement for measurement in trial.measurements if measurement.n != 0 and not measurement.diverged]
 
 
 def _dot(axis: _Axis, measurement: Measurement, y: float, trial: Trial) -> str:

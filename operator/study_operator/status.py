@@ -284,11 +284,12 @@ def _render_summaries(study: Study, ledger: Ledger, recorded: Recorded) -> dict[
 def _summarize(study: Study, best: Trial | None, gain: Gain | None, usage: Usage) -> dict[str, Any]:
     """Return what `kubectl get` shows in its columns, rounded for people; it writes `<no value>` for null."""
     value = best.measurements[-1].value if best is not None and best.measurements else None
-    metric = study.objective.metric
+    metric, saved = study.objective.metric, usage.saved_accelerator_hours
     return {
         "best": "" if value is None else f"{value:.1%}" if is_share(metric) else f"{value:.4g}",
         "gain": "" if gain is None else describe_gain(gain, metric),
-        "saved": f"{usage.saved_accelerator_hours:.1f} h",
+        # Adding 0 makes a rounded -0.0 a 0.0.
+        "saved": f"{round(saved, 1) + 0.0:.1f} h",
     }
 
 
@@ -304,7 +305,7 @@ def _count(trials: Sequence[Trial]) -> dict[str, int]:
 
 def _render_best(study: Study, trial: Trial | None, gain: Gain | None) -> dict[str, Any] | None:
     last = trial.measurements[-1] if trial is not None and trial.measurements else None
-    if trial is None or last is None:
+    if trial is None or last is None or last.diverged:
         return None
     objective = study.objective
     return {

@@ -100,6 +100,18 @@ def test_a_standard_error_of_few_sites_is_a_guess(sites: int | None, quantile: f
     assert gain.high == pytest.approx(0.10 + quantile * 0.02 * 2**0.5, abs=1e-6)
 
 
+def test_a_baseline_that_diverged_has_no_reading_to_show() -> None:
+    status = render_status(STUDY, a_ledger(paused(0, 0.0, diverged=True, **UNKNOWN), paused(1, 0.4)), now=NOW)
+    assert status["baseline"] is None
+
+
+def test_nothing_saved_is_never_less_than_nothing() -> None:
+    begun = replace(paused(0, 0.4, fixed_seconds=20.0), continuation=Continuation.BASELINE, rung=1)
+    status = render_status(STUDY, a_ledger(begun), now=NOW)
+    assert float(status["usage"]["savedAcceleratorHours"]) < 0
+    assert status["summary"]["saved"] == "0.0 h"
+
+
 def test_the_reading_of_fewer_sites_decides() -> None:
     few, many = gain_of(paused(0, 0.30, sites=5), paused(1, 0.40, sites=50)), gain_of(paused(0, 0.30), paused(1, 0.40))
     assert few.high == pytest.approx(0.10 + 2.776445 * 0.02 * 2**0.5, abs=1e-6)

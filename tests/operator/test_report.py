@@ -28,7 +28,7 @@ from study_operator.report import (
     render_trials,
 )
 from study_operator.report_page import render_page
-from study_operator.study import Storage
+from study_operator.study import Direction, Objective, Storage
 from study_operator.trial import TrialState
 from trial_trainer.contract import BaseModel, Interval, Judged, Judgement, Metric, Precision, Progress
 
@@ -105,6 +105,13 @@ MARKUP_ONLY = without_hand_labels(a_judgement(winner=0.946, rules=0.546))
             "against 20.0 % (mean of the hand-labelled attributes), "
             "-1.0 points (95 % interval -5.0 to +3.0, n = 500, 60 sites).",
             id="ready samples, where the most frequent answer is as good",
+        ),
+        pytest.param(
+            a_judgement(winner=0.15, rules=0.0),
+            "THE WINNER DOES NOT BEAT THE CONSTANTS (BETTER THAN THE RULE EXTRACTOR AND THE UNTRAINED MODEL) on the "
+            "test pages: 15.0 % against 20.0 % (mean of the hand-labelled attributes), "
+            "-5.0 points (95 % interval -9.0 to -1.0, n = 500, 60 sites).",
+            id="pages on which the rules find nothing",
         ),
         pytest.param(
             only(MARKUP_ONLY, "winner", "rules"),
@@ -248,6 +255,30 @@ def test_a_gain_without_standard_errors_is_said_to_be_too_good() -> None:
         "of the baseline: +7.0 points as read, the best of 2 arms, which is too good by chance; without standard "
         "errors nobody knows by how much."
     )
+
+
+def test_one_arm_beside_the_baseline_is_the_best_of_nothing() -> None:
+    report = a_report()
+    alone = replace(report, trials=[t for t in report.trials if t.name in ("t000", "t002")])
+    unknown = [
+        replace(t, measurements=tuple(replace(m, standard_error=None) for m in t.measurements)) for t in alone.trials
+    ]
+    assert "+7.0 points as read; corrected for being the better of two" in lines_of(alone)[2]
+    assert lines_of(replace(alone, trials=unknown))[2].endswith("+7.0 points as read; no standard errors.")
+
+
+@pytest.mark.parametrize("direction", Direction)
+def test_of_a_trial_that_diverged_no_value_is_shown_and_it_stands_below_the_others(direction: Direction) -> None:
+    study = replace(a_study(), objective=Objective(metric="validation_loss", direction=direction))
+    trials = (measured(a_trial(0), 2.5, diverged=True), measured(a_trial(1), 2.5), measured(a_trial(2), 1.5))
+    assert [t.name for t in ranked(study, trials)][-1] == "t000"
+    report = a_report(study=study, trials=trials, winner=None, judgement=None)
+    (row,) = (line for line in drawn(render_trials(report)).splitlines() if "t000" in line)
+    assert "diverged" in row
+    assert "2.5" not in row
+    chart = render_page(report).partition("<svg")[2].partition("</svg>")[0]
+    assert "t001" in chart
+    assert "t000" not in chart
 
 
 def test_two_rungs_that_cost_more_than_they_spared_are_said_to() -> None:
