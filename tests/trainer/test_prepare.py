@@ -379,7 +379,7 @@ def test_equal_texts_within_a_split_are_only_counted(config) -> None:
     pages = [*some_pages(), a_page(0, id="copy", url="https://shop0.example/the-same-kettle")]
     write_records(config, pages)
     warnings = prepare(config).warnings
-    assert sum("1 pages of the" in warning and "repeat the text of another" in warning for warning in warnings) == 1
+    assert sum("1 page of the" in warning and "repeats the text of another" in warning for warning in warnings) == 1
 
 
 # What repeats itself --------------------------------------------------------------------------------------------------
@@ -431,12 +431,100 @@ def test_pages_of_equal_text_are_in_one_split_whatever_their_shop(config, by) ->
     assert {page.id for pages in read_all(config).values() for page in pages} >= copies
 
 
+BY_PAGE = Split(by=SplitBy.PAGE, validation_percent=40, test_percent=20)
+
+
+def test_a_record_that_stands_twice_counts_once_and_is_named(config) -> None:
+    write_records(config, [*some_pages(), a_page(3), a_page(4)])
+    summary = prepare(config)
+    assert sum(split.pages for split in summary.splits.values()) == 30
+    same = "because an earlier record has the same id, text and labels: line 31, 'p3', line 32, 'p4'"
+    assert f"2 pages were left out, {same}" in summary.warnings
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_pages_of_one_id_or_address_are_in_one_split_whatever_they_say(config, seed) -> None:
+    again = [a_page(number, html=a_page(number)["html"].replace("steel", "iron")) for number in range(30)]
+    moved = [page | {"id": f"{page['id']} again"} if number % 2 else page for number, page in enumerate(again)]
+    write_records(config, [*some_pages(), *moved])
+    summary = prepare(replace(config, split=BY_PAGE, seed=seed))
+    assert sum(split.pages for split in summary.splits.values()) == 60
+    addresses = {name: {page.url for page in pages} for name, pages in read_all(config).items()}
+    assert sum(map(len, addresses.values())) == 30
+
+
+def test_pages_that_are_equal_as_far_as_the_model_sees_them_are_in_one_split(config) -> None:
+    rest = "".join(f"<p>We have sold kettles and other things in this town since {1700 + n}.</p>" for n in range(60))
+    long = [
+        a_page(n, url=..., html=f"<h1>Kettle</h1><p>Price: $12.50</p>{rest}<p>Batch {n}</p>", markup={"price": "12.50"})
+        for n in range(20)
+    ]
+    write_records(config, [*long, *some_pages(40, first=20, url=...)])
+    prepare(replace(config, split=BY_PAGE, max_length_tokens=400))
+    prompts = {name: set(texts) for name, texts in decoded_prompts(config).items()}
+    assert sum(map(len, prompts.values())) == len(set().union(*prompts.values()))
+
+
+def test_what_many_groups_of_samples_ask_is_kept_once_and_counted(config) -> None:
+    dialogues = [
+        sample | {"group": f"g{number}"}
+        for number in range(30)
+        for sample in (
+            {"prompt": "Hello", "completion": "Hi"},
+            {"prompt": f"What is {number}?", "completion": "A number"},
+        )
+    ]
+    write_records(config, dialogues)
+    summary = prepare(replace(config, attributes=()))
+    assert sum(split.samples for split in summary.splits.values()) == 31
+    assert "29 samples were left out, because too many other groups have the same prompt" in summary.warnings
+
+
+def test_labels_of_one_meaning_do_not_contradict_each_other(config) -> None:
+    other = "https://other.example/"
+    copies = [
+        a_page(3, id="notation", url=f"{other}a", markup={"name": "kettle no 3", "price": "13.5"}),
+        a_page(4, id="more", url=f"{other}b", labels={"name": ["Kettle No 4", "Kettle"]}),
+        a_page(5, id="wrong", url=f"{other}c", labels={"price": "99"}),
+    ]
+    write_records(config, [*some_pages(), *copies])
+    summary = prepare(config)
+    assert summary.conflicting_labels == 1
+    assert any(
+        warning.startswith("1 question about equal texts has labels that contradict each other: '15.50' in line 6")
+        for warning in summary.warnings
+    )
+
+
+@pytest.mark.parametrize("site", ["seller:{}", "Books / {}", "#{}"])
+def test_a_site_may_be_words_that_are_no_host(config, site) -> None:
+    write_records(config, [page | {"site": site.format(n)} for n, page in enumerate(some_pages(url=...))])
+    assert {name: split.sites for name, split in prepare(config).splits.items()} == {TRAIN: 18, VALIDATION: 12}
+
+
+@pytest.mark.parametrize("url", ["file:///pages/{}.html", "/kettle/{}", "kettle/{}"])
+def test_an_address_without_a_host_is_no_site(config, url) -> None:
+    write_records(config, [page | {"url": url.format(n)} for n, page in enumerate(some_pages())])
+    (sentence,) = sentences(config)
+    assert sentence.startswith("pages.jsonl: split.by Site needs `url` or `site` of every page, and 30 have neither")
+
+
+def test_prompts_that_are_all_equal_cannot_be_split(config) -> None:
+    write_records(config, some_samples(prompt="Say"))
+    assert sentences(replace(config, attributes=())) == (
+        (
+            "the train split must hold at least 1 sample, got none: the source's 30 samples have one site, group or "
+            "prompt and stay together"
+        ),
+    )
+
+
 def test_a_notice_that_many_shops_show_joins_none_of_them(config) -> None:
     notice = [a_page(99, id=f"n{number}", url=f"https://shop{number}.example/notice") for number in range(20)]
     write_records(config, [*some_pages(), *notice])
     summary = prepare(config)
     assert summary.splits[TRAIN].pages + summary.splits[VALIDATION].pages == 31
-    assert "19 pages were left out, because pages of other sites have their text" in summary.warnings
+    assert "19 pages were left out, because too many other sites have the same text" in summary.warnings
     assert summary.splits[VALIDATION].sites == 12
 
 
@@ -504,7 +592,8 @@ def test_labels_that_contradict_each_other_are_counted_and_shown_with_their_line
     summary = prepare(replace(config, attributes=()))
     assert summary.conflicting_labels == 1
     assert (
-        "1 labels of equal prompts contradict each other: '4' in pages.jsonl line 4 and '5' in pages.jsonl line 31"
+        "1 prompt stands in samples with completions that contradict each other: "
+        "'4' in pages.jsonl line 4 and '5' in pages.jsonl line 31"
     ) in summary.warnings
 
 
@@ -945,6 +1034,28 @@ SAMPLES = {
         {"prompt": "a", "completion": ""},
         '`completion` must be a string that is not empty, got ""',
     ),
+    "messages end with a question": (
+        {"messages": [{"role": "user", "content": "a"}]},
+        (
+            "`messages` must be a list of at least 2 messages, the last of which is the assistant's, "
+            'got [{"role": "user", "content": "a"}]'
+        ),
+    ),
+    "a role of messages that nobody has": (
+        {"messages": [{"role": "tool", "content": "x"}, {"role": "assistant", "content": "y"}]},
+        '`messages[0].role` must be one of system, user, assistant, got "tool"',
+    ),
+    "another form": (
+        {"instruction": "a", "output": "b"},
+        'a ready sample must have `prompt` and `completion`, or `messages`, got ["instruction", "output"]',
+    ),
+    "half a character": (
+        {"prompt": "a", "completion": "b\ud83d"},
+        (
+            "`completion` must be a string that is not empty and of whole characters, got half of one, \\ud83d, "
+            "at character 2"
+        ),
+    ),
     "prompt is missing": (
         {"completion": "a"},
         "`prompt` must be a string that is not empty or a list of messages, got null",
@@ -986,7 +1097,7 @@ FILES = {
     "not JSON": (b'{"html": \n', "pages.jsonl line 1: must be JSON: Expecting value: line 2 column 1 (char 10)"),
     "not UTF-8": (
         b'{"html": "\xff"}\n',
-        "pages.jsonl line 1: must be JSON: 'utf-8' codec can't decode byte 0xff in position 10: invalid start byte",
+        "pages.jsonl line 1: must be UTF-8: 'utf-8' codec can't decode byte 0xff in position 10: invalid start byte",
     ),
     "nothing in it": (b"\n\n", "pages.jsonl must hold at least 1 page, got none"),
     "too deep": (
@@ -1055,11 +1166,6 @@ def test_a_wrong_sidecar_is_refused(config, tmp_path) -> None:
     )
 
 
-def test_an_id_that_stands_twice_is_refused(config) -> None:
-    write_records(config, [*some_pages(), a_page(3)])
-    assert sentences(config) == ("pages.jsonl: the id of a page must be unique, got 'p3' twice",)
-
-
 def test_pages_without_a_shop_are_refused_where_the_split_is_by_site(config) -> None:
     write_records(config, [*some_pages(), *some_pages(7, first=50, url=...)])
     assert sentences(config) == (
@@ -1089,7 +1195,12 @@ def test_few_validation_values_are_refused_by_attribute(config) -> None:
 
 def test_a_single_shop_cannot_be_split(config) -> None:
     write_records(config, some_pages(site="one.example"))
-    assert sentences(config) == ("the train split must hold at least 1 page, got none",)
+    assert sentences(config) == (
+        (
+            "the train split must hold at least 1 page, got none: the source's 30 pages have one site or text and stay "
+            "together"
+        ),
+    )
 
 
 def test_a_source_whose_shops_are_all_in_the_test_set_is_refused(config, tmp_path) -> None:

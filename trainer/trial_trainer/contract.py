@@ -305,7 +305,7 @@ class DatasetSummary:
     """Training and validation pages or samples dropped because they stand in the test set: equal in text, and with
     pages that are split by page, in id or address."""
     conflicting_labels: int = 0
-    """Questions that are asked several times in equal words and have different answers."""
+    """Questions that are asked several times in equal words and whose answers contradict each other."""
     guessed_encodings: Mapping[str, int] = field(default_factory=dict)
     """Pages whose encoding was guessed, by the encoding that was taken."""
     unusable_labels: Mapping[str, int] = field(default_factory=dict)

@@ -62,6 +62,7 @@ from trial_trainer.splits import (
     clustered_error_points,
     digest_text,
     draw,
+    has_host,
     host_of,
     join_groups,
     shop_of,
@@ -103,7 +104,7 @@ class Asked:
     """What to train on; None where no accepted value can be derived from the text."""
     rule: str | None
     key: bytes
-    """Digest of what must not stand in two splits: the page's text, or the prompt."""
+    """Digest of what must not stand in two splits: what the model sees of the page, or the prompt."""
     place: str
     """Where it stands in its source, for sentences."""
     weak: str | None = None
@@ -119,6 +120,8 @@ class Draft:
     """None where neither an address nor a site is known, nor a group of ready samples."""
     url: str | None
     asked: tuple[Asked, ...]
+    whole: bytes | None = None
+    """Digest of a page's text before the cut."""
     given_id: str | None = None
     """The id that its record gives it, for pages."""
 
@@ -152,7 +155,7 @@ def prepare(config: PrepareConfig) -> DatasetSummary:
     drafts, repeats_of_test = _without_repeats(config, drafts, test_drafts)
     groups, drafts, copies = _group(config, drafts)
     by_split = _divide(config, groups, drafts, test_drafts)
-    problems = _check_splits(config, by_split)
+    problems = _check_splits(config, by_split, len(set(groups)))
     if problems:
         raise PrepareError(problems)
     conflicting_labels, conflicts = _find_conflicts(config, by_split)
@@ -199,7 +202,7 @@ def prepare(config: PrepareConfig) -> DatasetSummary:
         *_warn_of_labels(reader.unusable, reader.left_open),
         *_warn_of_markup(reader.compared, reader.contradicted),
         *_warn_of_errors(pages),
-        *_warn_of_copies(by_split, copies),
+        *_warn_of_copies(config, by_split, copies, reader.copies),
         *conflicts,
         *_warn_of_silence(silent, tokenizer.too_long),
         *_warn_of_changes(tokenizer.changed),
@@ -313,6 +316,8 @@ class _Reader:
         """By attribute: values of markup beside a hand-made label, and those that it contradicts."""
         self.unusable: dict[str, list[str]] = defaultdict(list)
         """By attribute: labels that no answer could be right by, and where they stand."""
+        self.copies: list[str] = []
+        """Where pages stand that an earlier record of their id says already."""
         self.left_open: list[str] = []
         """Currency labels of which the page prints a sign that may mean others, and where they stand."""
 
@@ -328,7 +333,7 @@ class _Reader:
 
     def _draft_pages(self, pages: Iterable[RawPage], problems: Problems) -> list[Draft]:
         before = self.skipped.copy()
-        drafts = [draft for page in pages if (draft := self._draft(page)) is not None]
+        drafts = self._without_copies([draft for page in pages if (draft := self._draft(page)) is not None])
         left_out = self.skipped - before
         if left_out and not drafts:
             reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(left_out.items()))
@@ -340,6 +345,22 @@ class _Reader:
                 f"({_listed(unknown)}); give one of them, or set split.by to Page"
             )
         return drafts
+
+    def _without_copies(self, drafts: Sequence[Draft]) -> list[Draft]:
+        """Keep one of each page that stands twice: equal in the id that its records give it, in text and labels."""
+        first: dict[object, str] = {}
+        kept: list[Draft] = []
+        for draft in drafts:
+            asked = tuple((one.attribute, one.gold, one.origin) for one in draft.asked)
+            place = draft.asked[0].place
+            if (
+                draft.given_id is None
+                or first.setdefault((draft.given_id, draft.url, draft.whole, asked), place) == place
+            ):
+                kept.append(draft)
+            else:
+                self.copies.append(place)
+        return kept
 
     def _draft(self, page: RawPage) -> Draft | None:
         html = self._decode(page)
@@ -356,17 +377,18 @@ class _Reader:
         own = self._read_markup(page)
         self._compare(page, own, clean.text)
         said = rules.extract(html, page.url)
-        key = digest_text(_without_address(clean, page.url))
+        key = digest_text(_without_address(text, page.url))
         asked = tuple(self._ask(page, label, text, own, said, key) for label in self._labels(page, own))
         if not asked:
             self.skipped["NoLabels"] += 1
             return None
-        known = page.site or page.url
+        known = page.site or (page.url if page.url and has_host(page.url) else None)
         return Draft(
             id=page.id,
             shop=shop_of(known) if known else None,
             url=page.url,
             asked=asked,
+            whole=digest_text(_without_address(clean.text, page.url)),
             given_id=page.given_id,
         )
 
@@ -497,13 +519,11 @@ def _derive_part(label: _Label, name: str, text: str) -> str | None:
     return answers.target(label.attribute, name, text)
 
 
-def _without_address(document: documents.Document, url: str | None) -> str:
+def _without_address(text: str, url: str | None) -> str:
     """Return a page's text without the line that its address makes, by which equal pages would differ."""
-    lines = document.lines
     host = host_of(url) if url else ""
-    if host and lines and lines[0].text.casefold().startswith(host):
-        lines = lines[1:]
-    return "\n".join(line.text for line in lines)
+    first, _, rest = text.partition("\n")
+    return rest if host and first.casefold().startswith(host) else text
 
 
 # Splits ---------------------------------------------------------------------------------------------------------------
@@ -526,6 +546,7 @@ def _without_repeats(
     Equal in text; where pages are split by page, also in the id that their records give them or in address.
     """
     keys = {asked.key for draft in test_drafts for asked in draft.asked}
+    wholes = {draft.whole for draft in test_drafts} - {None}
     names: set[str] = set()
     if config.attributes and config.split.by is SplitBy.PAGE:
         names = {name for draft in test_drafts for name in _names_of(draft)}
@@ -533,7 +554,7 @@ def _without_repeats(
     count = 0
     for draft in drafts:
         rest = tuple(asked for asked in draft.asked if asked.key not in keys)
-        if not names.isdisjoint(_names_of(draft)):
+        if draft.whole in wholes or not names.isdisjoint(_names_of(draft)):
             rest = ()
         if rest:
             kept.append(replace(draft, asked=rest))
@@ -559,16 +580,26 @@ def _group(config: PrepareConfig, drafts: Sequence[Draft]) -> tuple[list[str], l
     texts_by_group: dict[str, Counter[bytes]] = defaultdict(Counter)
     for name, draft in zip(own, drafts, strict=True):
         texts_by_group[name].update({asked.key for asked in draft.asked})
-    joined = join_groups(texts_by_group)
+    # A page that was fetched twice is one page, even where its text has changed; one that is cut at another place, too.
+    names_by_group: dict[str, set[str]] = defaultdict(set)
+    for name, draft in zip(own, drafts, strict=True):
+        if draft.whole is not None:
+            names_by_group[name].add(f"text {draft.whole.hex()}")
+        if draft.url is not None and not by_site:
+            names_by_group[name].add(f"address {address_of(draft.url)}")
+    joined = join_groups(texts_by_group, names_by_group)
     groups: list[str] = []
     kept: list[Draft] = []
+    count = 0
     for name, draft in zip(own, drafts, strict=True):
         group = joined.group_by_name[name]
         asked = tuple(one for one in draft.asked if joined.home_by_text.get(one.key, group) == group)
         if asked:
             groups.append(group)
             kept.append(replace(draft, asked=asked))
-    return groups, kept, len(drafts) - len(kept)
+        # All questions of a page have its one text.
+        count += (not asked) if config.attributes else len(draft.asked) - len(asked)
+    return groups, kept, count
 
 
 def _find_conflicts(config: PrepareConfig, by_split: Mapping[str, Sequence[Draft]]) -> tuple[int, list[str]]:
@@ -580,14 +611,28 @@ def _find_conflicts(config: PrepareConfig, by_split: Mapping[str, Sequence[Draft
                 values = frozenset(" ".join(value.split()) for value in asked.gold)
                 places[asked.attribute, asked.key].setdefault(values, asked.place)
     pairs = []
-    for found in places.values():
-        if len(found) > 1:
-            (one, first), (other, second) = list(found.items())[:2]
-            pairs.append(f"{_shown(one)} in {first} and {_shown(other)} in {second}")
+    for (attribute, _), found in places.items():
+        one, first = next(iter(found.items()))
+        others = ((other, second) for other, second in found.items() if not _agree(attribute, one, other))
+        if (pair := next(others, None)) is not None:
+            pairs.append(f"{_shown(one)} in {first} and {_shown(pair[0])} in {pair[1]}")
     if not pairs:
         return 0, []
-    what = "pages of equal texts" if config.attributes else "equal prompts"
-    return len(pairs), [f"{len(pairs)} labels of {what} contradict each other: {_listed(pairs, '; ')}"]
+    many = len(pairs) > 1
+    if config.attributes:
+        what = "questions about equal texts have labels" if many else "question about equal texts has labels"
+    else:
+        what = (
+            "prompts stand in several samples with completions" if many else "prompt stands in samples with completions"
+        )
+    return len(pairs), [f"{len(pairs)} {what} that contradict each other: {_listed(pairs, '; ')}"]
+
+
+def _agree(attribute: str, one: frozenset[str], other: frozenset[str]) -> bool:
+    """Say whether an answer can be right by both of two labels; a completion is right as it is written alone."""
+    if one == other:
+        return True
+    return attribute != COMPLETION and any(not contradicts(attribute, value, sorted(other), "", None) for value in one)
 
 
 def _shown(values: frozenset[str]) -> str:
@@ -656,12 +701,27 @@ def _is_kept(split: str, asked: Asked) -> bool:
     return split == TEST or _is_scored(asked)
 
 
-def _check_splits(config: PrepareConfig, by_split: Mapping[str, list[Draft]]) -> list[str]:
+def _check_splits(config: PrepareConfig, by_split: Mapping[str, list[Draft]], groups: int) -> list[str]:
+    thing = "page" if config.attributes else "sample"
+    drafts = (
+        len(by_split[TRAIN])
+        + len(by_split[VALIDATION])
+        + (len(by_split.get(TEST, ())) if config.test_source is None else 0)
+    )
+    why = ""
+    if groups == 1 and drafts > 1:
+        shared = (
+            "site, group or prompt"
+            if not config.attributes
+            else ("site or text" if config.split.by is SplitBy.SITE else "address or text")
+        )
+        why = f": the source's {drafts} {thing}s have one {shared} and stay together"
+    elif config.test_source is not None:
+        why = " after what is in the test set was dropped"
     return [
-        f"the {name} split must hold at least 1 page, got none"
-        + (" after what is in the test set was dropped" if config.test_source and name != TEST else "")
-        for name, drafts in by_split.items()
-        if not drafts
+        f"the {name} split must hold at least 1 {thing}, got none{why if name != TEST or groups == 1 else ''}"
+        for name, pages in by_split.items()
+        if not pages
     ]
 
 
@@ -912,15 +972,34 @@ def _warn_of_labels(unusable: Mapping[str, Sequence[str]], left_open: Sequence[s
     return warnings
 
 
-def _warn_of_copies(by_split: Mapping[str, Sequence[Draft]], copies: int) -> list[str]:
+def _warn_of_copies(
+    config: PrepareConfig, by_split: Mapping[str, Sequence[Draft]], copies: int, same: Sequence[str]
+) -> list[str]:
+    """Say what repeats itself: of pages the text, of ready samples the prompt."""
     warnings = []
+    if same:
+        warnings.append(
+            f"{_count(len(same), 'page')} left out, because an earlier record has the same id, text and labels: "
+            + _listed(same)
+        )
+    thing, text = ("page", "text") if config.attributes else ("sample", "prompt")
     for name, drafts in by_split.items():
-        keys = [key for draft in drafts for key in {asked.key for asked in draft.asked}]
-        if len(set(keys)) < len(keys):
-            warnings.append(f"{len(keys) - len(set(keys))} pages of the {name} split repeat the text of another")
+        keys = [
+            key
+            for draft in drafts
+            for key in ({asked.key for asked in draft.asked} if config.attributes else [a.key for a in draft.asked])
+        ]
+        if repeats := len(keys) - len(set(keys)):
+            repeat = f"{thing} of the {name} split repeats" if repeats == 1 else f"{thing}s of the {name} split repeat"
+            warnings.append(f"{repeats} {repeat} the {text} of another")
     if copies:
-        warnings.append(f"{copies} pages were left out, because pages of other sites have their text")
+        others = "sites" if config.attributes else "groups"
+        warnings.append(f"{_count(copies, thing)} left out, because too many other {others} have the same {text}")
     return warnings
+
+
+def _count(number: int, thing: str) -> str:
+    return f"1 {thing} was" if number == 1 else f"{number} {thing}s were"
 
 
 def _warn_of_changes(changed: Sequence[str]) -> list[str]:

@@ -15,6 +15,7 @@ import tempfile
 import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from decimal import Decimal
 from html import unescape
 from pathlib import Path
 from typing import Any
@@ -96,13 +97,11 @@ def iterate_pages(uri: str, problems: Problems, *, max_pages: int | None, seed: 
     What is wrong with the source is added to `problems`, all of it by the time the last page came. No more pages are
     held in memory than `max_pages`, and only one where it is None.
     """
-    seen: set[str] = set()
+    is_empty = True
     for page in _in_draw(_iterate_all(uri, problems, max_pages, seed), max_pages, seed):
-        if page.id in seen:
-            problems.add(f": the id of a page must be unique, got {page.id!r} twice")
-        seen.add(page.id)
+        is_empty = False
         yield page
-    if not seen and not problems.count:
+    if is_empty and not problems.count:
         problems.add(" must hold at least 1 page, got none")
 
 
@@ -172,6 +171,9 @@ def _iterate_files(uri: str, problems: Problems, limit: int | None, seed: int) -
         problems.add(f" cannot be read: {error}")
         return
     pages = [key for key in keys if key.lower().endswith(PAGE_SUFFIXES)]
+    if (unreadable := next(filter(_HALVES.search, keys), None)) is not None:
+        problems.add(f" must hold files whose names are UTF-8, got {unreadable!r}")
+        return
     if not pages:
         wanted = ", ".join(PAGE_SUFFIXES)
         if isinstance(store, DirectoryStore) and not store.root.is_dir():
@@ -196,7 +198,7 @@ def _iterate_files(uri: str, problems: Problems, limit: int | None, seed: int) -
 def _read_sidecar(store: ArtifactStore, key: str, problems: Problems) -> dict[str, Any] | None:
     try:
         record = json.loads(store.read(key) or b"")
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         problems.add(f" {key}: must be JSON: {error}")
         return None
     if not isinstance(record, dict):
@@ -229,6 +231,8 @@ def _parse_page(
     before = problems.count
     where = f" line {number}" if isinstance(number, int) else f" {number}"
     html = record.get("html")
+    if isinstance(html, str):
+        html = _HALVES.sub("\N{REPLACEMENT CHARACTER}", html)
     if "html" not in record and "prompt" in record:
         problems.add(f"{where}: `prompt` is for ready samples, which need an empty list of attributes")
     elif not isinstance(html, str | bytes):
@@ -255,8 +259,8 @@ def _text(record: dict[str, Any], name: str, where: str, problems: Problems) -> 
     value = record.get(name)
     if isinstance(value, int) and not isinstance(value, bool) and name in ("id", "group"):
         return str(value)
-    if value is not None and (not isinstance(value, str) or not value.strip()):
-        problems.add(f"{where}: `{name}` must be a string that is not empty, got {_shown(value)}")
+    if value is not None and not _is_text(value):
+        problems.add(f"{where}: `{name}` must be a string that is not empty{_of(value)}")
         return None
     return value
 
@@ -300,9 +304,9 @@ def _parse_markup(raw: Any, where: str, problems: Problems) -> dict[str, str] | 
 
 
 def _is_value(value: Any) -> bool:
-    if isinstance(value, str):
-        return bool(value.strip())
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return _is_text(value) or (
+        isinstance(value, int | float | Decimal) and not isinstance(value, bool) and math.isfinite(value)
+    )
 
 
 # Ready samples --------------------------------------------------------------------------------------------------------
@@ -316,11 +320,12 @@ def _parse_sample(record: dict[str, Any], number: int, problems: Problems) -> Re
     if "html" in record and "prompt" not in record and "messages" not in record:
         problems.add(f"{where}: `html` is for pages, which need a list of attributes; a ready sample has `prompt`")
         return None
-    record = _divide_messages(record)
-    messages = _parse_messages(record.get("prompt"), where, problems)
-    completion = record.get("completion")
-    if not isinstance(completion, str) or not completion.strip():
-        problems.add(f"{where}: `completion` must be a string that is not empty, got {_shown(completion)}")
+    asked, prompt, completion = _divide(record, where, problems)
+    if problems.count > before:
+        return None
+    messages = _parse_messages(prompt, asked, where, problems)
+    if not _is_text(completion):
+        problems.add(f"{where}: `completion` must be a string that is not empty{_of(completion)}")
     texts = {name: _text(record, name, where, problems) for name in ("id", "group", "site")}
     if problems.count > before or not isinstance(completion, str):
         return None
@@ -334,35 +339,51 @@ def _parse_sample(record: dict[str, Any], number: int, problems: Problems) -> Re
     )
 
 
-def _divide_messages(record: dict[str, Any]) -> dict[str, Any]:
-    """Bring the forms of a conversation to one: a prompt, and the text of the assistant's message that ends it."""
-    messages, completion = record.get("messages"), record.get("completion")
-    if isinstance(messages, list) and messages and "prompt" not in record and "completion" not in record:
-        record, completion = record | {"prompt": messages[:-1]}, messages[-1:]
-    match completion:
-        case [{"role": "assistant", "content": content}]:
-            return record | {"completion": content}
-    return record | {"completion": completion}
+def _divide(record: dict[str, Any], where: str, problems: Problems) -> tuple[str, Any, Any]:
+    """Bring the forms of a sample to one.
+
+    Returns:
+        The name of the field that the prompt stands in, the prompt, and the text of the answer.
+    """
+    if "prompt" in record or "completion" in record:
+        match record.get("completion"):
+            case [{"role": "assistant", "content": content}]:
+                return "prompt", record.get("prompt"), content
+        return "prompt", record.get("prompt"), record.get("completion")
+    if "messages" not in record:
+        problems.add(
+            f"{where}: a ready sample must have `prompt` and `completion`, or `messages`, got {_shown(sorted(record))}"
+        )
+        return "", None, None
+    match record["messages"]:
+        case [_, *_, {"role": "assistant", "content": content}] as messages:
+            return "messages", messages[:-1], content
+    problems.add(
+        f"{where}: `messages` must be a list of at least 2 messages, the last of which is the assistant's, "
+        f"got {_shown(record['messages'])}"
+    )
+    return "", None, None
 
 
-def _parse_messages(raw: Any, where: str, problems: Problems) -> tuple[tuple[str, str], ...]:
-    if isinstance(raw, str) and raw.strip():
+def _parse_messages(raw: Any, name: str, where: str, problems: Problems) -> tuple[tuple[str, str], ...]:
+    if isinstance(raw, str) and _is_text(raw):
         return (("user", raw),)
     if not isinstance(raw, list) or not raw:
-        problems.add(f"{where}: `prompt` must be a string that is not empty or a list of messages, got {_shown(raw)}")
+        problems.add(f"{where}: `prompt` must be a string that is not empty or a list of messages{_of(raw)}")
         return ()
     messages: list[tuple[str, str]] = []
     for index, message in enumerate(raw):
         role = message.get("role") if isinstance(message, dict) else None
         content = message.get("content") if isinstance(message, dict) else None
         if role not in _ROLES:
-            problems.add(f"{where}: `prompt[{index}].role` must be one of {', '.join(_ROLES)}, got {_shown(role)}")
-        elif not isinstance(content, str):
-            problems.add(f"{where}: `prompt[{index}].content` must be a string, got {_shown(content)}")
+            problems.add(f"{where}: `{name}[{index}].role` must be one of {', '.join(_ROLES)}, got {_shown(role)}")
+        elif not isinstance(content, str) or _HALVES.search(content):
+            problems.add(f"{where}: `{name}[{index}].content` must be a string{_of(content)}")
         else:
             messages.append((role, content))
     if messages and len(messages) == len(raw) and messages[-1][0] == "assistant":
-        problems.add(f"{where}: `prompt` must not end with an assistant message, which is what `completion` is for")
+        rest = "which is what `completion` is for" if name == "prompt" else "two of which would follow each other"
+        problems.add(f"{where}: `prompt` must not end with an assistant message, {rest}")
     return tuple(messages)
 
 
@@ -406,7 +427,12 @@ def _iterate_lines(path: Path, problems: Problems) -> Iterator[tuple[int, dict[s
 
 def _parse_line(line: bytes, number: int, problems: Problems) -> dict[str, Any] | None:
     try:
-        record = json.loads(line)
+        text = line.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        problems.add(f" line {number}: must be UTF-8: {error}")
+        return None
+    try:
+        record = json.loads(text)
     except (ValueError, RecursionError) as error:
         problems.add(f" line {number}: must be JSON: {error}")
         return None
@@ -423,11 +449,12 @@ def _iterate_parquet(path: Path, problems: Problems) -> Iterator[tuple[int, dict
 
     try:
         file = pyarrow.parquet.ParquetFile(path)
+        kinds = {column.name: column.type for column in file.schema_arrow}
         number = 0
         for batch in file.iter_batches(batch_size=64):
             for record in batch.to_pylist():
                 number += 1
-                yield number, {name: _plain(value, batch.schema.field(name).type) for name, value in record.items()}
+                yield number, {name: _plain(value, kinds[name]) for name, value in record.items()}
     except (pyarrow.ArrowException, OSError) as error:
         problems.add(f" must be a Parquet file: {error}")
 
@@ -448,7 +475,22 @@ def _plain(value: Any, kind: Any) -> Any:
     return value
 
 
+_HALVES = re.compile("[\ud800-\udfff]")
+"""Halves of characters, which JSON can write alone and nobody can read."""
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str) and bool(value.strip()) and not _HALVES.search(value)
+
+
+def _of(value: Any) -> str:
+    """Say what stands where a text must stand."""
+    if isinstance(value, str) and (half := _HALVES.search(value)):
+        return f" and of whole characters, got half of one, \\u{ord(half[0]):x}, at character {half.start() + 1}"
+    return f", got {_shown(value)}"
+
+
 def _shown(value: Any) -> str:
     """Show a wrong value, shortened: a page may be megabytes."""
-    text = json.dumps(value, ensure_ascii=False, default=repr)
+    text = json.dumps(value, ensure_ascii=False, default=repr).encode("utf-8", "backslashreplace").decode()
     return text if len(text) <= 60 else f"{text[:57]}..."

@@ -76,6 +76,13 @@ def address_of(url: str) -> str:
     return where + unquote(parts.path).rstrip("/") + ("?" + urlencode(query) if query else "")
 
 
+def has_host(url_or_site: str) -> bool:
+    """Say whether a text names a host: ``seller:12``, ``Books / used`` and ``/kettle`` do not."""
+    host = host_of(url_or_site)
+    is_said = _SCHEME.match(url_or_site.strip()) is not None or host == url_or_site.strip().casefold()
+    return bool(host) and not re.search(r"\s", host) and (is_said or "." in host or ":" in host)
+
+
 @lru_cache(maxsize=65536)
 def shop_of(url_or_site: str) -> str:
     """Return the registrable name without its public suffix: amazon.com and amazon.co.uk are both ``amazon``.
@@ -86,8 +93,10 @@ def shop_of(url_or_site: str) -> str:
     themselves.
     """
     host = host_of(url_or_site)
-    if not host or re.fullmatch(r"[\d.]+|[0-9a-f:]*:[0-9a-f:.]*", host):
-        return host or url_or_site.strip().casefold()
+    if not has_host(url_or_site):
+        return url_or_site.strip().casefold()
+    if re.fullmatch(r"[\d.]+|[0-9a-f:]*:[0-9a-f:.]*", host):
+        return host
     hosted = _suffixes()(host, include_psl_private_domains=True)
     found = _suffixes()(host)
     if hosted.is_private and hosted.domain:
@@ -203,11 +212,14 @@ class Joined:
     """Texts that would have joined too much: the group that keeps each; its copies elsewhere must go."""
 
 
-def join_groups(texts_by_group: Mapping[str, Counter[bytes]]) -> Joined:
-    """Join groups that hold equal texts, so that no text is in two splits.
+def join_groups(
+    texts_by_group: Mapping[str, Counter[bytes]], names_by_group: Mapping[str, Iterable[str]] | None = None
+) -> Joined:
+    """Join groups that hold equal texts or pages of one name, such as an address, so that none is in two splits.
 
     Copies of one text always make one group. Groups with other texts too (shops) are joined while they hold at most
-    `MOST_JOINED_PERCENT` of all; a text that more of them show, such as a notice, stays with the first.
+    `MOST_JOINED_PERCENT` of all; a text that more of them show, such as a notice, stays with the first, and a name
+    that more of them give, such as the address of a home page, is nobody's own.
     """
     root_by_name = {name: name for name in texts_by_group}
     size = {name: texts.total() for name, texts in texts_by_group.items()}
@@ -225,6 +237,20 @@ def join_groups(texts_by_group: Mapping[str, Counter[bytes]]) -> Joined:
         return name
 
     most = sum(size.values()) * MOST_JOINED_PERCENT // 100
+    groups_by_key: dict[str, list[str]] = defaultdict(list)
+    for name, keys in sorted((names_by_group or {}).items()):
+        for key in keys:
+            groups_by_key[key].append(name)
+    for _, groups in sorted(groups_by_key.items()):
+        roots = sorted({root_of(name) for name in groups})
+        total = sum(size[root] for root in roots)
+        if len(roots) == 1 or total > most:
+            continue
+        are_copies = only_text[roots[0]] is not None and len({only_text[root] for root in roots}) == 1
+        for root in roots[1:]:
+            root_by_name[root] = roots[0]
+        size[roots[0]] = total
+        only_text[roots[0]] = only_text[roots[0]] if are_copies else None
     crowded: dict[bytes, str] = {}
     for text, names in sorted(names_by_text.items()):
         roots = sorted({root_of(name) for name in names})
