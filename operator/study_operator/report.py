@@ -441,7 +441,10 @@ def _describe_test_value(metric: Metric) -> str:
 
 def _describe_baseline(judgement: Judgement, found: Comparison) -> str:
     name = PREDICTOR_NAMES[found.baseline]
-    others = [PREDICTOR_NAMES[o] for o in _independent(found.mean) if o in judgement.predictors and o != found.baseline]
+    means = {
+        o: _mean(judgement.predictors[o], found.mean) for o in _independent(found.mean) if o in judgement.predictors
+    }
+    others = [PREDICTOR_NAMES[o] for o, metric in means.items() if metric.n and metric.value < found.baseline_value]
     if found.baseline in ("rules", "baseline") or not others:
         # That rules are better than what learnt nothing is no news.
         return name
