@@ -1310,7 +1310,7 @@ def test_how_often_markup_contradicts_people_is_said_by_attribute(config) -> Non
     pages[2]["markup"]["price"] = pages[5]["markup"]["price"] = "999"
     pages[3]["labels"]["name"] = [pages[3]["markup"]["name"].upper()]
     write_records(config, pages)
-    (sentence,) = [warning for warning in prepare(config).warnings if "contradicts" in warning]
+    (sentence,) = [warning for warning in prepare(config).warnings if "contradict" in warning]
     assert sentence == (
         "labels from markup contradict the hand-made label of their page in 2 of 11 values: name 0 of 1, price 2 of 10"
     )
