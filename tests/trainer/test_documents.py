@@ -232,6 +232,25 @@ def test_no_order_of_tags_raises_or_exceeds_the_budget(page: str, max_tokens: in
 # What is read --------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize(
+    "page",
+    [
+        "<html><body><h1>Blue chair</h1></body></html>{}",
+        "<html><head></head></html><body><h1>Blue chair</h1>{}</body>",
+        "<html><body><h1>Blue chair</h1></body></HTML >\n<html><body>{}</body></html>",
+    ],
+    ids=["after the end", "an end too early", "two pages in one"],
+)
+def test_what_stands_after_the_end_of_a_page_is_read(page: str) -> None:
+    facts = documents.inspect(page.format('<script type="application/ld+json">{}</script><p>$19.99</p>'))
+    assert not isinstance(facts, Skip)
+    assert (facts.heading, facts.text, facts.json_ld) == ("Blue chair", "Blue chair\n$19.99", ("{}",))
+
+
+def test_a_form_feed_divides_words() -> None:
+    assert f"Price:\f$19.99 {LONG_ENOUGH}".replace("\f", " ") in lines_of(f"<p>Price:\f$19.99 {LONG_ENOUGH}</p>")
+
+
 def test_the_heading_is_marked_and_kept_first_of_all() -> None:
     document = read("<h1>Blue chair</h1><p>It is blue.</p>")
     assert document.cut(6, count_words) == "# Blue chair"

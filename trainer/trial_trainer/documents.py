@@ -158,7 +158,9 @@ _MAGIC = (
 """How PDFs, images, archives and programs begin."""
 _TAG = re.compile(r"<[a-zA-Z!/]")
 _DIGIT = re.compile(r"\d")
-_CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
+_CONTROL = re.compile(r"[\x00-\x08\x0b\x0e-\x1f\x7f]")
+_END_OF_PAGE = re.compile(r"</html[^<>]{0,100}>", re.IGNORECASE)
+"""What follows it belongs to the page, too, as browsers have it; libxml2 would leave it out."""
 _MOST_LEVELS = 1000
 """Elements within each other. libxml2 builds no tree deeper than 2,048, and no page means anything by so many."""
 _MOST_ATTRIBUTES = 200
@@ -272,7 +274,7 @@ def _build_tree(text: str) -> etree._Element:
 
 def _printable(text: str) -> str:
     """Drop what no tree and no tokenizer takes: control characters and lone surrogates."""
-    text = _CONTROL.sub("", text)
+    text = _END_OF_PAGE.sub("", _CONTROL.sub("", text.replace("\f", " ")))
     try:
         text.encode("utf-8")
     except UnicodeEncodeError:
