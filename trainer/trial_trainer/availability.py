@@ -27,7 +27,12 @@ PHRASES_BY_AVAILABILITY: dict[str, tuple[str, ...]] = {
         "temporarily unavailable", "no stock", "no items in stock", "no longer available", "no more available",
         "nothing in stock", "stock exhausted", "stock depleted", "notify me when", "email me when", "notify when",
         "notify me if", "item has ended", "listing has ended", "listing ended", "back soon", "restocking soon",
+        "without stock", "none left", "none left in stock",
         "ausverkauft", "vergriffen", "kein bestand", "keine verfügbarkeit", "nicht mehr verfügbar",
+        "hors stock", "aucun stock", "plus de stock", "sin disponibilidad", "sem disponibilidade",
+        "nessuna disponibilità", "no tenemos stock", "no quedan unidades", "fora de stock", "não há stock",
+        "não há estoque", "отсутствует", "відсутній", "εκτός αποθέματος", "入荷未定", "구매할 수 없", "不可用",
+        "ไม่มีในสต็อก", "ไม่พร้อมจำหน่าย",
         "rupture de stock", "en rupture", "indisponible", "épuisé", "épuisée", "plus disponible", "plus en stock",
         "victime de son succès", "rupture",
         "agotado", "agotada", "sin stock", "sin existencias", "fuera de stock", "no hay stock",
@@ -74,9 +79,11 @@ PHRASES_BY_AVAILABILITY: dict[str, tuple[str, ...]] = {
         "на заказ", "под заказ", "під замовлення", "na zamówienie", "取り寄せ", "お取り寄せ",
     ),
     DISCONTINUED: (
-        "discontinued", "no longer produced", "no longer manufactured", "end of life", "nicht mehr lieferbar",
+        "discontinued", "out of print", "no longer produced", "no longer manufactured", "end of life",
+        "nicht mehr lieferbar",
         "auslaufartikel", "descatalogado", "descontinuado", "fuori produzione", "снят с производства",
         "знято з виробництва", "生産終了", "停产", "停產", "단종", "wycofany", "utgått",
+        "wird nicht mehr produziert", "снято с производства",
     ),
     IN_STOCK: (
         "in stock", "instock", "in-stock", "available now", "available to ship", "ready to ship", "ships today",
@@ -88,32 +95,38 @@ PHRASES_BY_AVAILABILITY: dict[str, tuple[str, ...]] = {
         "available online", "available in store", "available in stores", "stock available",
         "ships within", "ships in", "ships from", "place bid", "make offer", "get tickets",
         "available", "enroll now", "play game", "free to play", "add to order", "shop now", "one left", "1 left",
-        "auf lager", "ab lager", "am lager", "vorrätig", "verfügbar", "lieferbar", "sofort lieferbar",
+        "auf lager", "ab lager", "am lager", "lagernd", "bestellbar", "vorrätig", "verfügbar",
+        "lieferbar", "sofort lieferbar",
         "nur noch wenige",
         "wenige verfügbar", "fast ausverkauft", "in den warenkorb", "in den einkaufswagen", "jetzt kaufen",
         "lieferzeit",
-        "en stock", "disponible", "ajouter au panier", "acheter", "livraison", "derniers articles", "presque épuisé",
+        "en stock", "disponible", "disponibles", "ajouter au panier", "acheter", "livraison",
+        "derniers articles", "presque épuisé",
         "añadir al carrito", "agregar al carro", "agregar al carrito", "añadir a la cesta", "añadir a la bolsa",
         "comprar", "hay stock", "hay existencias", "últimas unidades", "casi agotado", "en existencia",
         "disponibile", "disponibili", "disponibilità immediata", "aggiungi al carrello", "acquista", "in magazzino",
         "ultimi pezzi", "em stock", "em estoque", "disponível", "adicionar ao carrinho", "adicionar",
-        "op voorraad", "in winkelwagen", "in winkelmand", "beschikbaar", "bestellen", "leverbaar",
+        "op voorraad", "in voorraad", "voorradig", "in winkelwagen", "in winkelmand", "beschikbaar",
+        "bestellen", "leverbaar",
         "bijna uitverkocht",
         "dostępny", "dostępna", "dostępne", "w magazynie", "do koszyka", "dodaj do koszyka", "kup teraz",
-        "na stanie", "skladem", "do košíku", "vložit do košíku", "skladom", "do košíka", "na sklade", "dostupné",
+        "na stanie", "skladem", "do košíku", "vložit do košíku", "skladom", "do košíka", "na sklade",
+        "na skladě", "na skladištu", "dostupné",
         "i lager", "i webblager", "lägg i varukorg", "lägg i varukorgen", "köp", "på lager", "læg i kurv",
-        "finns i lager",
+        "finns i lager", "tillgänglig", "tilgjengelig", "tilgængelig", "på lageret", "tükenmek üzere",
         "legg i handlekurv", "kjøp", "varastossa", "lisää ostoskoriin", "osta", "saatavilla", "saatavana",
         "в наличии", "есть в наличии", "на складе", "доступен", "доступно", "в корзину", "купить", "є в наявності",
         "в наявності", "до кошика", "купити", "в кошик", "in stoc", "în stoc", "adauga in cos", "adaugă în coș",
-        "disponibil", "készleten", "kosárba", "raktáron", "elérhető", "na zalogi", "v košarico", "dodaj u košaricu",
+        "disponibil", "készleten", "rendelhető", "kosárba", "raktáron", "elérhető", "na zalogi", "v košarico",
+        "dodaj u košaricu",
         "u košaricu", "na zalihi", "na stanju", "dostupno", "dobavljivo", "stokta", "stoklarda", "sepete ekle",
         "satın al", "mevcut", "stokta var",
-        "在庫あり", "在庫有り", "在庫有", "残りわずか", "カートに入れる", "購入", "재고 있음", "재고있음",
+        "在庫あり", "在庫わずか", "在庫有り", "在庫有", "残りわずか", "カートに入れる", "購入", "재고 있음", "재고있음",
         "재고 있습니다", "재고가 있습니다", "재고 보유", "구매 가능", "장바구니",
         "구매하기", "有货", "有貨", "現貨", "现货", "有库存", "有庫存", "加入购物车", "加入購物車", "立即购买",
         "立即購買", "直接購買",
-        "放入購物車", "أضف إلى", "اشتر", "متوفر", "متوفرة", "متاح", "متاحة", "في المخزون", "موجود", "הוסף לסל",
+        "放入購物車", "أضف إلى", "اشتر", "متوفر", "متوفرا", "متوفرة", "متاح", "متاحة", "في المخزون", "موجود",
+        "הוסף לסל",
         "במלאי", "זמין", "הוספה לסל", "קנה עכשיו", "स्टॉक में", "उपलब्ध", "कार्ट में", "স্টকে আছে", "স্টকে",
         "thêm vào giỏ", "mua ngay", "còn hàng", "có sẵn", "beli", "tersedia", "ada stok", "หยิบใส่ตะกร้า", "มีสินค้า",
         "พร้อมส่ง", "laos", "saadaval", "lisa ostukorvi", "ostukorvi", "pievienot grozam", "grozā", "noliktavā",
@@ -147,9 +160,10 @@ _JOINED = re.compile(r"\b(?:no|non|not)-\w+")
 """Words that only look like a denial: "non-stick pan in stock"."""
 
 _DENIES_BEFORE = frozenset(
-    "not never cannot isnt arent nothing zero 0 nicht nie niemals pas non nunca não nao nem mai niet nooit brak není"
-    " nejsou inte ej ikke ikkje ekki ei eivät не нет нету нема немає няма nincs nem nincsenek nije nisu nema ni niso"
-    " nav nėra δεν όχι μη غير ليس ليست لا لم نیست نہیں לא אין אינו אינה không chưa tidak belum tak tiada bukan".split()
+    "not never none cannot isnt arent nothing zero 0 nicht nie niemals pas non nunca não nao nem niet nooit brak není"
+    " nemáme nejsou inte ej ikke ikkje ekki ei eivät не нет нету нема немає няма nincs nem nincsenek nije nisu"
+    " nema ni niso nav nėra δεν όχι μη غير ليس ليست لا لم نیست نہیں לא אין אינו אינה"
+    " không chưa tidak belum tak tiada bukan".split()
 )
 """Words that turn what follows in their clause round."""
 _DENIES_NOUN = frozenset(
@@ -157,6 +171,8 @@ _DENIES_NOUN = frozenset(
     " žádné".split()
 )
 """Words that deny the noun after them: "no items in stock" speaks of the product, "no reviews available" does not."""
+_VERBS_AFTER_NO = frozenset("está están esta estan hay se encuentra tenemos disponemos de".split())
+"""Spanish ones, which may stand between the two: "no hay productos disponibles"."""
 _OF_THE_PRODUCT = frozenset(
     "longer more stock item items unit units product products copies piece pieces article articles size sizes artikel"
     " produkt produkte ware stück exemplar exemplare exemplaire produit produits artículo artículos producto productos"
@@ -168,11 +184,14 @@ _DENIES_PHRASE = {"nu": frozenset({"in stoc", "în stoc", "disponibil"}), "pole"
 """Words that deny in one language and say something else in another: "nu i lager" is Swedish for "now in stock",
 a pole is a pole in English."""
 _TAKES_BACK = frozenset(
-    "only just nur bloß seulement uniquement solo sólo solamente apenas só soltanto alleen slechts tylko jen pouze iba"
+    "only just nur bloss seulement uniquement solo sólo solamente apenas só soltanto alleen slechts tylko jen pouze iba"
     " len bara endast kun vain только лише cher".split()
 )
 """After a denial they take it back: "not only in stock"."""
-_DENIES_AFTER = frozenset("yok değil değildir yoktur nahi nahin नहीं नही নেই نیست نہیں இல்லை".split())
+_DENIES_AFTER = frozenset(
+    "yok değil değildir yoktur kalmadı kalmamıştır bulunmuyor bulunmamaktadır nahi nahin"
+    " नहीं नही নেই نیست نہیں இல்லை".split()
+)
 _SAYS_NO = frozenset("no none nein non nee nej nie ne нет ні hayır いいえ لا false 0 zero keine".split())
 """As the value of a label: "In stock: no"."""
 _SUPPOSES = frozenset(
@@ -182,8 +201,8 @@ _SUPPOSES = frozenset(
 _HEDGES = frozenset("may might could puede peut kann können può".split())
 """Words after which nothing is stated: "may not be available in all regions"."""
 _PROMISES_BEFORE = frozenset(
-    "soon will be expected awaiting demnächst bientôt próximamente presto prossimamente binnenkort wkrótce brzy snart"
-    " pian скоро незабаром yakında".split()
+    "soon will be expected awaiting bald kürze demnächst bientôt próximamente presto prossimamente binnenkort wkrótce"
+    " brzy snart pian скоро незабаром yakında".split()
 )
 _PROMISES_AFTER = frozenset(
     "soon shortly bald demnächst bientôt prochainement pronto próximamente presto prossimamente binnenkort wkrótce brzy"
@@ -198,10 +217,11 @@ _DATED_AFTER = re.compile(
     rf"(?:\d{{1,2}}(?:st|nd|rd|th)?\.?\s?(?:of\s)?{_MONTH}|{_MONTH}\w*\.?\s\d|\d{{1,2}}[./]\d{{1,2}}[./]|\d{{4}}-\d"
     r"|next\b|(?:mitte|ende|anfang)\s)|\s(?:next|nächste[nr]?)\s)"
 )
+_NONE_IN_BRACKETS = re.compile(r"(?<!of )\b(stock|lager|voorraad|available|verfügbar|disponible)\s*\(\s*0\s*\)")
 _NO_NUMBER_LEFT = re.compile(r"\b(?:stock|lagerbestand|bestand|voorraad|stok|lager|quantity|qty)\s*[:=]?\s*0(?![\w.,])")
 _GLUED_BEFORE = re.compile(r"(?:没有?|沒有?|無|无|未|不|非|暂无|暫無|ไม่มี|ไม่|안|नहीं)\s*$")
 _GLUED_AFTER = (
-    r"\s*(?:[がはも이가은는]|में|है)?\s*"
+    r"\s*(?:ことが)?(?:[がはも이가은는]|되지|में|है)?\s*"
     r"(?:なし|無し|無い|ありません|ございません|できません|ない|ません|없|않|아님|아닙|불가|नहीं|नही|নেই|ไม่|หมด|不足|切れ)"
 )
 _GLUED_DENIAL = re.compile(_GLUED_AFTER)
@@ -217,6 +237,12 @@ class _Found(NamedTuple):
     end: int
 
 
+def _fold(text: str) -> str:
+    """Fold case and compatibility forms, and drop what is not seen; lines stay."""
+    folded = unicodedata.normalize("NFKC", text).casefold().replace("i̇", "i")
+    return "".join(c for c in folded if unicodedata.category(c) != "Cf" or c == "\u200c")
+
+
 def _is_unspaced(phrase: str) -> bool:
     """Say whether a phrase is of a script whose words are not told apart by spaces or by `\\w`."""
     return any("\u0900" <= c <= "\u0eff" or "\u2e80" <= c <= "\ud7ff" for c in phrase)
@@ -225,7 +251,7 @@ def _is_unspaced(phrase: str) -> bool:
 def _phrases_by_first_word() -> dict[str, tuple[tuple[str, str], ...]]:
     table: dict[str, list[tuple[str, str]]] = {}
     for kind, phrases in PHRASES_BY_AVAILABILITY.items():
-        for phrase in phrases:
+        for phrase in map(_fold, phrases):
             first = _WORD.match(phrase)
             if first is not None and not _is_unspaced(phrase):
                 table.setdefault(first[0], []).append((phrase, kind))
@@ -234,7 +260,10 @@ def _phrases_by_first_word() -> dict[str, tuple[tuple[str, str], ...]]:
 
 _PHRASES_BY_FIRST_WORD = _phrases_by_first_word()
 _KIND_OF_UNSPACED = {
-    phrase: kind for kind, phrases in PHRASES_BY_AVAILABILITY.items() for phrase in phrases if _is_unspaced(phrase)
+    _fold(phrase): kind
+    for kind, phrases in PHRASES_BY_AVAILABILITY.items()
+    for phrase in phrases
+    if _is_unspaced(phrase)
 }
 _UNSPACED = re.compile("|".join(map(re.escape, sorted(_KIND_OF_UNSPACED, key=lambda phrase: -len(phrase)))))
 
@@ -269,14 +298,8 @@ def parse_availability(text: str) -> str | None:
     return known
 
 
-def _fold(text: str) -> str:
-    """Fold case and compatibility forms, and drop what is not seen; lines stay."""
-    folded = unicodedata.normalize("NFKC", text).casefold().replace("i̇", "i")
-    return "".join(c for c in folded if unicodedata.category(c) != "Cf" or c == "\u200c")
-
-
 def _clauses(text: str) -> Iterator[str]:
-    for clause in _CLAUSE.split(_fold(text)):
+    for clause in _CLAUSE.split(_NONE_IN_BRACKETS.sub(r"\1: 0", _fold(text))):
         # A question states nothing: "In stock?"
         if clause and not clause.isspace() and not clause.endswith("?"):
             yield " ".join(clause.split())
@@ -346,7 +369,8 @@ def _is_denied(before: str, phrase: str) -> bool | None:
         if rest and (rest[0] in _TAKES_BACK or rest[0][0].isdigit()):
             continue
         if word in _DENIES_NOUN:
-            return True if not rest or rest[0] in _OF_THE_PRODUCT else None
+            named = next((other for other in rest if other not in _VERBS_AFTER_NO), None)
+            return True if named is None or named in _OF_THE_PRODUCT else None
         if word in ("0", "zero") and len(rest) > 1:
             continue
         if (
@@ -367,7 +391,7 @@ def _is_denied_after(following: list[str], after: str) -> bool:
 
 def _is_promised(before: str, following: list[str], after: str) -> bool:
     return (
-        not _PROMISES_BEFORE.isdisjoint(_WORD.findall(before)[-2:])
+        not _PROMISES_BEFORE.isdisjoint(_WORD.findall(before)[-3:])
         or (after.startswith(" ") and not _PROMISES_AFTER.isdisjoint(following[:2]))
         or _DATED_AFTER.match(after) is not None
     )
