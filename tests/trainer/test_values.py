@@ -49,6 +49,9 @@ PRICES: dict[str, tuple[str, tuple[float, ...] | None]] = {
     "a point and three digits of dollars is a fraction": ("$1.299", (1.299,)),
     "a comma and three digits of dollars is a thousand": ("$1,299", (1299,)),
     "a point and three digits of zlotys is a thousand": ("1.299 zł", (1299,)),
+    "a point and three digits of any crowns is a thousand": ("1.299 kr.", (1299,)),
+    "a point and three digits of Norwegian crowns": ("NOK 1.299", (1299,)),
+    "a point and three digits of a peso with its code": ("COP$ 24.990", (24990,)),
     "a point and three digits of reais is a thousand": ("R$ 1.299", (1299,)),
     "a point and three digits of Chilean pesos": ("CLP 24.990", (24990,)),
     "a point and three digits of Kuwaiti dinars is a fraction": ("24.990 KWD", (24.99,)),
@@ -148,6 +151,7 @@ RIGHT: dict[str, dict[str, tuple[str, str]]] = {
         "sign beside code": ("£ GBP", "GBP"),
         "pounds, both": ("GBP £", "£"),
         "a dollar that says whose": ("US$", "USD"),
+        "a code before its sign": ("MXN$", "MXN"),
         "a dollar that says whose, with a space": ("US $", "$"),
         "Canadian, spelled out": ("C$", "CAD"),
         "Canadian, code beside sign": ("CAD $", "CAD"),
@@ -215,6 +219,9 @@ RIGHT: dict[str, dict[str, tuple[str, str]]] = {
         "a space without width": ("Blue chair", "Blue\u200b chair"),
         "a no-break space": ("Blue chair", "Blue\u00a0chair"),
         "a times sign": ("10 x 20 cm", "10 × 20 cm"),
+        "two quotes for inches": ("24'' screen", '24" screen'),
+        "a fraction": ("1/2 inch", "½ inch"),
+        "a minus for a dash": ("AB-2", "AB−2"),
         "an escaped apostrophe": ("L’atelier", "L&#8217;atelier"),
         "a ligature of print": ("office", "oﬃce"),
     },
@@ -258,6 +265,7 @@ WRONG: dict[str, dict[str, tuple[str, str]]] = {
         "nor is a Canadian one meant by it": ("CAD", "$"),
         "nor Australian": ("$", "AUD"),
         "two dollars": ("US$", "CAD"),
+        "francs of two unions": ("CFA", "XOF"),
         "a crown alone is not Swedish": ("kr", "SEK"),
         "two crowns": ("NOK", "SEK"),
         "rupees alone are not Indian": ("Rs", "INR"),
@@ -376,6 +384,11 @@ def test_what_an_open_number_means_is_settled_by(
         ("USD", "$19.99", None, "$", ["USD", "$"], ["CAD", "C$"]),
         ("USD", "$19.99", "CA", None, ["USD", "US$"], ["CAD"]),
         ("CAD", "$19.99", None, None, ["CAD", "C$"], ["USD"]),
+        ("CAD", "$19.99 CAD", None, "CAD", ["CAD", "C$"], ["USD"]),
+        ("$", "$19.99 CAD", None, "CAD", ["CAD", "$"], ["USD"]),
+        ("USD", "$19.99 CAD", None, None, ["USD"], ["CAD"]),
+        ("MXN", "MXN$ 19.99", None, "MXN$", ["MXN", "MXN$"], ["USD"]),
+        ("kr", "199 kr SEK", None, "SEK", ["SEK", "kr"], ["NOK"]),
         ("SEK", "199 kr", "SE", "kr", ["SEK", "kr"], ["NOK", "€"]),
         ("SEK", "199 kr", None, None, ["SEK"], ["kr", "NOK"]),
         ("kr", "199 kr", None, "kr", ["kr", "Kr."], ["NOK", "SEK"]),
@@ -431,6 +444,13 @@ def test_the_country_of_a_shop_is_told_by_its_address(address: str | None, count
         ("1\u202f299,00\u00a0€", "1\u202f299,00", "€"),
         ("Coupon -$5.00", "-5.00", "$"),
         ("ALL 19.99", "19.99", "ALL"),
+        ("MXN$1,299", "1,299", "MXN$"),
+        ("ARS $ 24.990", "24.990", "ARS $"),
+        ("-$12.99 CAD", "-12.99", "CAD"),
+        ("12,99$ CAD", "12,99", "CAD"),
+        ("ALL $12", "12", "$"),
+        ("MEGACAD $12", "12", "$"),
+        ("$12.99 CADENCE", "12.99", "$"),
     ],
 )
 def test_money_is_found_in_running_text(text: str, number: str, mark: str) -> None:
@@ -438,7 +458,7 @@ def test_money_is_found_in_running_text(text: str, number: str, mark: str) -> No
 
 
 @pytest.mark.parametrize(
-    "text", ["TOP 10", "TRY 12 months", "ALL 3", "AMD 7950", "12 km", "P 12", "5 m", "E 27", "K 3"]
+    "text", ["TOP 10", "TRY 12 months", "ALL 3", "AMD 7950", "12 km", "P 12", "5 m", "E 27", "K 3", "BD 25"]
 )
 def test_words_and_units_that_are_codes_and_signs_too_are_no_money(text: str) -> None:
     assert list(find_money(text)) == []

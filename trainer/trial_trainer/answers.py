@@ -258,9 +258,9 @@ def _is_vowel_sign(character: str) -> bool:
 def _name_key(text: str) -> str:
     """Fold case, spaces, kinds of quotes and dashes, and the marks of owners."""
     plain = _MARKS_OF_OWNERS.sub("", _visible(_unescape(text)))
-    folded = unicodedata.normalize("NFKC", plain).casefold().replace("×", "x")
+    folded = unicodedata.normalize("NFKC", plain).casefold().replace("×", "x").replace("\u2044", "/")
     folded = re.sub(r"[‘’‚‛′´`]", "'", re.sub(r"[“”„‟″«»]", '"', folded))
-    folded = re.sub(r"[‐‑‒–—―]", "-", folded)
+    folded = re.sub(r"[‐‑‒–—―−]", "-", folded.replace("''", '"'))
     return re.sub(r"\s+", " ", folded).strip()
 
 
@@ -437,11 +437,16 @@ def _rating_target(label: str, text: str) -> str | None:
 
 def _currency_target(label: str, text: str, country: str | None) -> str | None:
     code = meaning_of(label, country)
-    if code is not None:
-        return find_sign(code, text, country)
-    # A sign that stays open ("kr") is the answer where it is printed.
-    key = currency_key(label)
-    return next((money.mark for money in find_money(text) if currency_key(money.mark) == key), None)
+    found = find_sign(code, text, country) if code is not None else None
+    may = may_mean(label)
+    if found is not None or len(may) == 1:
+        return found
+    marks = [money.mark for money in find_money(text)]
+    if code is None:
+        # A sign that stays open ("kr") is the answer where it is printed.
+        found = next((mark for mark in marks if currency_key(mark) == currency_key(label)), None)
+    # Else the page says what it stands for: "$12.99 CAD".
+    return found or next((mark for mark in marks if len(may_mean(mark)) == 1 and may_mean(mark) < may), None)
 
 
 def _availability_target(label: str, text: str) -> str | None:

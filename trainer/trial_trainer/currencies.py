@@ -15,7 +15,7 @@ from typing import NamedTuple
 from urllib.parse import urlsplit
 
 _TABLE: dict[str, tuple[tuple[str, ...], str]] = {
-    "AED": (("د.إ", "Dhs", "درهم"), "AE"),
+    "AED": (("د.إ", "Dh", "Dhs", "Dhs.", "درهم"), "AE"),
     "AFN": (("؋",), "AF"),
     "ALL": (("Lekë", "L"), "AL"),
     "AMD": (("֏", "դր."), "AM"),
@@ -28,7 +28,7 @@ _TABLE: dict[str, tuple[tuple[str, ...], str]] = {
     "BBD": (("$", "Bds$"), "BB"),
     "BDT": (("৳", "Tk", "Tk."), "BD"),
     "BGN": (("лв", "лв."), ""),
-    "BHD": (("د.ب",), "BH"),
+    "BHD": (("د.ب", "BD"), "BH"),
     "BIF": (("FBu",), "BI"),
     "BMD": (("$", "BD$"), "BM"),
     "BND": (("$", "B$"), "BN"),
@@ -88,7 +88,7 @@ _TABLE: dict[str, tuple[tuple[str, ...], str]] = {
     "KMF": (("CF",), "KM"),
     "KPW": (("₩",), "KP"),
     "KRW": (("₩", "원"), "KR"),
-    "KWD": (("د.ك",), "KW"),
+    "KWD": (("د.ك", "KD"), "KW"),
     "KYD": (("$", "CI$"), "KY"),
     "KZT": (("₸", "тг", "тг.", "тенге"), "KZ"),
     "LAK": (("₭",), "LA"),
@@ -162,7 +162,7 @@ _TABLE: dict[str, tuple[tuple[str, ...], str]] = {
     "VND": (("₫", "đ", "vnđ", "đồng"), "VN"),
     "VUV": (("VT",), "VU"),
     "WST": (("WS$",), "WS"),
-    "XAF": (("FCFA", "F CFA"), "CF CG CM GA GQ TD"),
+    "XAF": (("FCFA", "F CFA", "CFA"), "CF CG CM GA GQ TD"),
     "XCD": (("$", "EC$"), "AG AI DM GD KN LC MS VC"),
     "XCG": (("Cg.",), "CW SX"),
     "XOF": (("F CFA", "FCFA", "CFA"), "BF BJ CI GW ML NE SN TG"),
@@ -199,9 +199,11 @@ _DECIMAL_COMMA = frozenset(
 )
 """Countries that write 1.299,00 or 1 299,00 (CLDR)."""
 _COMMA_CURRENCIES = frozenset(
-    code for code, (_, lands) in _TABLE.items() if lands and set(lands.split()) <= _DECIMAL_COMMA
-) | {"EUR"}
-"""Those of such countries; of the euro's all but Ireland and Malta are."""
+    code
+    for code, (_, lands) in _TABLE.items()
+    if 2 * len(_DECIMAL_COMMA.intersection(lands.split())) > len(lands.split())
+)
+"""Those that are paid in such countries mostly."""
 _THREE_DECIMALS = frozenset("BHD IQD JOD KWD LYD OMR TND".split())
 """Currencies of a thousand small ones: in them 24.990 has a fraction."""
 
@@ -229,6 +231,9 @@ def may_mean(text: str) -> frozenset[str]:
     known = CURRENCIES_BY_SYMBOL.get(key) or CURRENCIES_BY_SYMBOL.get(key.strip("~*:()[]"))
     if known is not None:
         return known
+    # "MXN$", which else would be read as the end of it, "N$".
+    if key[:3].upper() in SYMBOLS_BY_CURRENCY and key[3:] in CURRENCIES_BY_SYMBOL:
+        return CURRENCIES_BY_SYMBOL[key[:3]] & CURRENCIES_BY_SYMBOL[key[3:]]
     parts = [part for part in _PARTS.split(unicodedata.normalize("NFKC", text)) if part and not part.isspace()]
     meanings = [CURRENCIES_BY_SYMBOL.get(currency_key(part), frozenset()) for part in parts]
     return frozenset.intersection(*meanings) if meanings else frozenset()
@@ -372,6 +377,7 @@ def _plain(character: str) -> str:
 
 def _is_grouping(separator: str, decimal: str | None, mark: str, country: str | None) -> bool:
     currency = meaning_of(mark, country) if mark else None
+    meant = {currency} if currency is not None else may_mean(mark)
     if decimal is None and country is not None:
         decimal = "," if country in _DECIMAL_COMMA else "."
     if decimal is not None:
@@ -380,7 +386,8 @@ def _is_grouping(separator: str, decimal: str | None, mark: str, country: str | 
         return separator == "."
     if currency in _THREE_DECIMALS:
         return separator == "," and currency not in _COMMA_CURRENCIES
-    return separator == "," or currency in _COMMA_CURRENCIES
+    # All that "kr" may mean have decimal commas.
+    return separator == "," or (bool(meant) and meant <= _COMMA_CURRENCIES)
 
 
 _CLEAR_DECIMAL = re.compile(
@@ -409,8 +416,8 @@ _LIKE_WORDS = frozenset(
 )
 """Codes that are words, too: beside "10" they are none, beside "19.99" they are."""
 _LIKE_UNITS = frozenset(
-    "E D F G K L M m P Q S KM CF DA DT FC FG JD LD LL MK MT RF SM UM VT Ar Db Le Ks Tk Tk. Esc Kz Nu. Rf ZK Gs Gs. L$"
-    " Cg. SR man. ман LEK".split()
+    "E D F G K L M m P Q S BD KD KM CF DA DT FC FG JD LD LL MK MT RF SM UM VT Ar Db Le Ks Tk Tk. Esc Kz Nu. Rf ZK Gs"
+    " Gs. L$ Cg. SR man. ман LEK".split()
 )
 """Signs that mean other things more often; beside a number they count only where the label is that currency."""
 
@@ -487,8 +494,9 @@ def find_money_places(text: str, start: int = 0) -> Iterator[_Place]:
         before = _MARK_BEFORE.search(beside) if beside.rstrip()[-1:] in _LAST else None
         if before is not None and _is_money(before[1], found[0]):
             begin = edge - len(before[0])
+            mark, begin, end = _with_code(text, before[1].strip(), found[0], max(used, begin - 5), begin, end)
             is_negative = bool(sign) or _is_minus(text, begin - 1)
-            yield _Place(Money(("-" if is_negative else "") + found[0], before[1].strip()), begin - is_negative, end)
+            yield _Place(Money(("-" if is_negative else "") + found[0], mark), begin - is_negative, end)
             used = end
             continue
         after = _MARK_AFTER.match(text, end) if _may_begin_sign(text[end : end + 3]) else None
@@ -496,9 +504,35 @@ def find_money_places(text: str, start: int = 0) -> Iterator[_Place]:
             continue
         if after is not None and (first == 0 or not text[first - 1].isalnum()) and _is_money(after[1] or "", found[0]):
             mark = after[1] or after[2].replace("–", "-")
+            mark, _, end = _with_code(text, mark, found[0], first, first, after.end())
             is_negative = bool(sign) and _is_minus(text, first - 1)
-            yield _Place(Money(("-" if is_negative else "") + found[0], mark), first - is_negative, after.end())
-            used = after.end()
+            yield _Place(Money(("-" if is_negative else "") + found[0], mark), first - is_negative, end)
+            used = end
+
+
+_CODE_BEFORE = re.compile(r"(?<![^\W\d_])[A-Z]{3}\s?\Z")
+_CODE_AFTER = re.compile(r"\s{0,2}([A-Z]{3})(?![^\W_])")
+
+
+def _with_code(text: str, mark: str, number: str, least: int, begin: int, end: int) -> tuple[str, int, int]:
+    """Join a sign of several currencies with the code that stands by it: "MXN$ 12", "$12.99 CAD".
+
+    Returns:
+        What tells the currency as printed, and where both begin and end.
+    """
+    if len(may_mean(mark)) < 2:
+        return mark, begin, end
+    before = _CODE_BEFORE.search(text[least:begin])
+    if before is not None and _settles(before[0].strip(), mark, number):
+        return text[begin - len(before[0]) : begin] + mark, begin - len(before[0]), end
+    after = _CODE_AFTER.match(text, end)
+    if after is not None and _settles(after[1], mark, number):
+        return after[1], begin, after.end()
+    return mark, begin, end
+
+
+def _settles(code: str, mark: str, number: str) -> bool:
+    return code in may_mean(mark) and _is_money(code, number)
 
 
 def _is_of_next_line(after: re.Match[str], text: str) -> bool:
