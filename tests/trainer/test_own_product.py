@@ -163,13 +163,19 @@ NOW, LIST = {"price": "19.99", "priceCurrency": "EUR"}, {"price": "25.00", "pric
         {"@type": "AggregateOffer", "lowPrice": "19.99", "offers": [{"priceCurrency": "EUR"}]},
         {"price": {"@type": "MonetaryAmount", "value": 19.99, "currency": "EUR"}, "priceCurrency": "EUR"},
         [{"price": "", "priceCurrency": "EUR"}, NOW],
+        {"price": "0.00", "priceCurrency": "EUR", "priceSpecification": NOW},
+        {"@type": "AggregateOffer", "lowPrice": "0", "priceCurrency": "EUR", "offers": [NOW]},
+        [{"price": "0", "priceCurrency": "EUR"}, NOW],
+        {"priceSpecification": [{"price": "1.67", "priceCurrency": "EUR", "billingDuration": 12}, NOW]},
+        {"priceSpecification": [{"price": "1.99", "priceCurrency": "EUR", "unitCode": "KGM"}, {**NOW, "unitCode": "C62"}]},
         [{"price": "25.00", "priceCurrency": "EUR", "availability": "OutOfStock"}, {**NOW, "availability": "InStock"}],
     ],
     ids=[
         "list price first", "strike-through first", "suggested price as a reference", "sale price last", "sale price named",
         "list price beside the price", "price is the list price, sale named", "price is struck through", "delivery",
         "for a hundred grams", "members only", "compound", "offers of two kinds", "from-to", "offers inside",
-        "currency outside", "currency inside", "monetary amount", "empty first", "sold out first",
+        "currency outside", "currency inside", "monetary amount", "empty first", "zero, then specified",
+        "from zero", "an offer of zero first", "an instalment", "a kilogram's", "sold out first",
     ],
 )  # fmt: skip
 def test_the_price_is_the_one_to_pay_now(offers: Any) -> None:
@@ -230,6 +236,16 @@ def test_of_a_groups_variants_the_one_at_the_pages_address_counts() -> None:
     assert labels(group)["price"] == "25.00"
 
 
+def test_of_a_groups_variants_the_one_of_the_heading_counts() -> None:
+    variants = [
+        {"@type": "Product", "sku": f"BK-{size}", "name": f"Blue Kettle 2000 {size}", "offers": {"price": price}}
+        for size, price in (("S", "19.99"), ("L", "25.00"))
+    ]
+    group = {"@type": "ProductGroup", "name": "Blue Kettle 2000", "hasVariant": variants}
+    assert labels(group, heading="Blue Kettle 2000 L")["price"] == "25.00"
+    assert "sku" not in labels(group)
+
+
 def test_variants_side_by_side_are_one_product() -> None:
     variants = [
         {**KETTLE, "sku": f"BK-{size}", "name": f"Blue {size}", "isVariantOf": {"@id": "#group"}} for size in ("s", "l")
@@ -248,6 +264,11 @@ def test_references_are_followed() -> None:
         {**KETTLE, "@id": "#product", "brand": {"@id": "#acme"}, "offers": {"@id": "#offer"}},
     ]
     assert labels(TOASTER, {"@context": "https://schema.org", "@graph": graph}, heading="") == LABELS
+
+
+def test_an_id_alone_is_a_reference_to_it() -> None:
+    things = [{"@type": "Brand", "@id": "#acme", "name": "Acme"}, {"@id": "#offer", **KETTLE["offers"]}]
+    assert labels({**KETTLE, "brand": "#acme", "offers": "#offer"}, *things) == LABELS
 
 
 def test_what_is_told_of_one_id_in_two_scripts_is_of_one_product() -> None:
@@ -349,6 +370,8 @@ BODY = json.dumps(KETTLE)
         BODY.replace('"sku"', '// article number\n"sku"'),
         BODY.replace('"sku"', '/* article "number" */ "sku"'),
         BODY.replace("}", ",}"),
+        BODY.replace(', "sku"', ',, "sku"'),
+        f"\u200b[,{BODY}]",
         f"[{BODY}, ]",
         f"[{BODY}, // the last\n]",
         f"{json.dumps(TOASTER)}{BODY}",
@@ -373,7 +396,7 @@ BODY = json.dumps(KETTLE)
     ids=[
         "CDATA after slashes and a space", "CDATA in comments", "bare CDATA", "CDATA as Drupal writes it", "comment",
         "comment with slashes", "byte order mark", "semicolon", "line comments around", "block comments around",
-        "line comment inside", "block comment with quotes", "comma before a brace", "comma before a bracket",
+        "line comment inside", "block comment with quotes", "comma before a brace", "comma twice", "comma first", "comma before a bracket",
         "comma before a comment", "two objects", "two objects with a comma", "something after it", "list in a list",
         "line break in a string", "control characters", "backslash that escapes nothing", "quotes as entities",
         "not a number", "key twice", "key twice, empty last", "type by another name", "prefixed keys",
@@ -440,6 +463,7 @@ def item(inner: str, kind: str = "https://schema.org/Product", rest: str = "") -
         item(NAME + SKU + BRAND + OFFER, "http://www.schema.org/Product"),
         item(NAME + SKU + BRAND + OFFER, "http://data-vocabulary.org/Product"),
         item(NAME + SKU + '<a itemprop="brand" href="/acme">Acme</a>' + OFFER),
+        item(NAME + SKU + '<a itemprop="brand" href="/acme"><img alt="Acme" src="acme.png"></a>' + OFFER),
         item(NAME + SKU + '<meta itemprop="brand" content="Acme">' + OFFER),
         item(NAME + SKU + '<img itemprop="brand" alt="Acme" src="acme.png">' + OFFER),
         item(SKU + OFFER + '<i itemprop="brand" itemscope><meta itemprop="name" content="Acme"></i>' + NAME),
@@ -466,7 +490,7 @@ def item(inner: str, kind: str = "https://schema.org/Product", rest: str = "") -
         item(NAME + SKU, rest='itemid="#p"') + item(BRAND + OFFER, rest='itemid="#p"'),
     ],
     ids=[
-        "plain", "www", "data-vocabulary", "brand in a link", "brand in a meta", "brand in a picture",
+        "plain", "www", "data-vocabulary", "brand in a link", "brand as a linked logo", "brand in a meta", "brand in a picture",
         "untyped brand before the name", "untyped brand with a link", "brand that only holds a name", "manufacturer",
         "offer without itemprop", "offer without itemscope", "price without an offer", "struck price", "old price by class",
         "script in the price", "itemref", "related product inside", "other product inside without itemprop",

@@ -132,7 +132,9 @@ def _read_value(element: etree._Element, name: str, is_old: IsOld) -> str:
     text = _text_without(element, is_left_out) or _text_without(element, _is_silent)
     if text:
         return text
-    return next((str(element.get(name)) for name in ("value", "alt", "href", "src") if element.get(name)), "")
+    stated = next((str(element.get(name)) for name in ("value", "alt") if element.get(name)), "")
+    # A logo's text stands for its link; the link's address is no value.
+    return stated or next((str(inner.get("alt")) for inner in element.iter("img") if inner.get("alt")), "")
 
 
 def _is_silent(element: etree._Element) -> bool:

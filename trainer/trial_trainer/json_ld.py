@@ -16,11 +16,11 @@ from typing import Any
 from trial_trainer.nodes import Node, local_name
 
 _MAX_NODES = 20_000
-_HEAD = re.compile(r"\A(?:\s|\ufeff|;|<!--|-->|//|/\*|\*/|<!\[CDATA\[|>)+(?=[\[{\"])")
+_HEAD = re.compile(r"\A(?:\s|[\ufeff\u200b]|;|<!--|-->|//|/\*|\*/|<!\[CDATA\[|>)+(?=[\[{\"])")
 _TAIL = re.compile(r"(?:\s|;|/\*\s*\]\]>\s*\*/|(?://)?\s*-->|(?://)?\s*(?:<!)?\]\]>|//(?=\s*\Z))+\Z")
 _TAIL_CHARACTERS = 100
 _COMMENT = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*(?:"|\\?\Z)|//[^\n]*|/\*.*?(?:\*/|\Z)|<!--.*?(?:-->|\Z)', re.DOTALL)
-_IDLE_COMMA = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*(?:"|\\?\Z)|,(?=\s*[}\]])', re.DOTALL)
+_IDLE_COMMA = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*(?:"|\\?\Z)|(?<=[{\[,])\s*,|,(?=\s*[}\]])', re.DOTALL)
 """Both match strings too, so that what looks alike in them is kept."""
 _BACKSLASH = re.compile(r'\\(?:(["\\/bfnrt]|u[0-9a-fA-F]{4})|(.)|\Z)', re.DOTALL)
 _BETWEEN_VALUES = re.compile(r"[\s,;\ufeff]*")

@@ -269,7 +269,7 @@ def _groups(node: Node) -> set[str]:
 
 def _read_product(node: Node, page: _Page) -> dict[str, list[str]]:
     """Return what a product's description says of each attribute, the likelier first."""
-    variant = next((inner for inner in node.nodes("hasvariant") if _is_chosen(inner, page)), None)
+    variant = _choose_variant(node, page)
     parts = [part for part in (variant, node, *node.nodes("isvariantof")) if part is not None]
     offer = _choose_offer(node, variant, page)
     price, holder = _read_price(offer)
@@ -305,6 +305,16 @@ def _is_chosen(node: Node, page: _Page) -> bool:
     return any(page.has_address(text.partition("#")[0], is_exact=True) for text in addresses)
 
 
+def _choose_variant(node: Node, page: _Page) -> Node | None:
+    """Return the variant that the page's address names, else the one of its heading."""
+    variants = node.nodes("hasvariant")
+    chosen = [variant for variant in variants if _is_chosen(variant, page)]
+    if not chosen and page.heading and _name_words(node) != page.heading:
+        chosen = [variant for variant in variants if _name_words(variant) == page.heading]
+        chosen = chosen if len(chosen) == 1 else []
+    return next(iter(chosen), None)
+
+
 def _choose_offer(node: Node, variant: Node | None, page: _Page) -> Node:
     """Return the offer to read: the one that the page's address names, else the first that can be had."""
     offers = (variant.nodes("offers") if variant is not None else []) or node.nodes("offers", "offer")
@@ -324,7 +334,7 @@ def _choose_offer(node: Node, variant: Node | None, page: _Page) -> Node:
 
 
 def _is_priced(offer: Node) -> bool:
-    return any(clean_value("price", raw) for raw in _read_price(offer)[0])
+    return any(clean_value("price", raw) and not _is_zero([raw]) for raw in _read_price(offer)[0])
 
 
 def _inner_offers(offer: Node) -> list[Node]:
@@ -338,8 +348,13 @@ _LIST_PRICE = re.compile(
 )
 _SALE_PRICE = re.compile(r"saleprice", re.IGNORECASE)
 _CHARGES = frozenset({"deliverychargespecification", "paymentchargespecification", "deliverytimesettings"})
-_CONDITIONS = frozenset({"referencequantity", "eligiblequantity", "validformembertier", "membershippointsearned"})
-"""What makes a specification one for a hundred grams, a dozen pieces or members only."""
+_CONDITIONS = frozenset(
+    "referencequantity eligiblequantity validformembertier membershippointsearned"
+    " billingduration billingincrement".split()
+)
+"""What makes a specification one for a hundred grams, a dozen pieces, members only or a month."""
+_PIECES = frozenset({"c62", "ea", "h87", "pce", "nmp", "pc", "piece", "unit"})
+"""Codes of units (UN/CEFACT) that say "each"; any other is a measure."""
 
 
 def _read_price(offer: Node) -> tuple[list[str], Node]:
@@ -350,7 +365,7 @@ def _read_price(offer: Node) -> tuple[list[str], Node]:
         if not inner.types & _CHARGES and inner.get("price", "minprice")
     ]
     now = [inner for inner in specifications if not _is_list_price(inner)]
-    now.sort(key=lambda inner: (_has_kind(inner, _SALE_PRICE) is False, bool(_CONDITIONS & inner.values.keys())))
+    now.sort(key=lambda inner: (_has_kind(inner, _SALE_PRICE) is False, _is_conditional(inner)))
     own = _amounts(offer, "price")
     listed = {
         answers.parse_price(text)
@@ -364,7 +379,14 @@ def _read_price(offer: Node) -> tuple[list[str], Node]:
     ordered = [*found, *stated] if is_stale else [*stated, *found]
     ordered += [(text, offer) for text in _amounts(offer, "lowprice")]
     ordered += [(text, inner) for inner in _inner_offers(offer) for text in _amounts(inner, "price")]
+    # Shops write 0 where they leave a price to another place.
+    ordered.sort(key=lambda pair: _is_zero([pair[0]]))
     return [text for text, _ in ordered], next((node for _, node in ordered), offer)
+
+
+def _is_conditional(specification: Node) -> bool:
+    units = {text.casefold() for text in _strings(specification.get("unitcode"))}
+    return bool(_CONDITIONS & specification.values.keys()) or bool(units - _PIECES)
 
 
 def _amounts(node: Node, *names: str) -> list[str]:
@@ -476,7 +498,7 @@ _LABEL = {
 """What stands before a value in its own text."""
 _WORDS_AFTER_NUMBER = re.compile(r"(?P<number>(?=\S*\d)\S{5,60})(?=\s.*[a-zà-ÿ]{3})(?:\s+[^\W\d_]+,?)+")
 """An article number and what the article is: "TE502955-1293415 Housse de canapé"."""
-_ADDRESS_TEXT = re.compile(r"https?://|//|www\.", re.IGNORECASE)
+_ADDRESS_TEXT = re.compile(r"https?://|//|www\.|/[\w./-]+\Z", re.IGNORECASE)
 
 
 def clean_value(attribute: str, raw: str) -> str:

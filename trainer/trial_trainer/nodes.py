@@ -42,15 +42,26 @@ def local_name(name: str) -> str:
     return re.split(r"[/#:]", name.strip().rstrip("/#:"))[-1].lower()
 
 
+_RELATIONS = frozenset("aggregaterating brand hasvariant isvariantof mainentity manufacturer offers".split())
+"""Properties whose values are things."""
+
+
 def link_references(roots: Iterable[Node]) -> None:
     """Put what is told of one id at several places into every node of that id.
 
     Afterwards a node that only named an id holds what is known of it, and stays empty where nothing is.
     """
     by_id: dict[str, list[Node]] = {}
-    for node, _ in walk(roots):
+    nodes = [node for node, _ in walk(roots)]
+    for node in nodes:
         if node.id:
             by_id.setdefault(node.id, []).append(node)
+    for node in nodes:
+        for name in _RELATIONS & node.values.keys():
+            # Some write the id itself for a reference to it.
+            node.values[name] = [
+                by_id[value][0] if isinstance(value, str) and value in by_id else value for value in node.values[name]
+            ]
     for same in by_id.values():
         values: dict[str, list[Value]] = {}
         for node in same:
