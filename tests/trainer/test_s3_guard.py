@@ -163,6 +163,18 @@ def test_an_object_that_is_too_large_is_not_read() -> None:
     assert sent < 64 * 1024 * 1024
 
 
+@pytest.mark.parametrize("most_bytes", [None, 1000])
+def test_an_answer_that_is_cut_off_is_no_object(most_bytes: int | None) -> None:
+    def hangs_up(connection: socket.socket) -> None:
+        asked(connection)
+        connection.send(b'HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n{"step": 1')
+
+    with a_server(hangs_up) as port:
+        with pytest.raises(ArtifactError) as caught:
+            a_store(port).read("reading.json", most_bytes)
+        assert caught.value.reason == "ObjectTruncated"
+
+
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
 def test_an_address_that_is_refused_gets_not_a_byte_whatever_its_name(host: str) -> None:
     heard = []

@@ -44,6 +44,7 @@ __all__ = [
 
 log = logging.getLogger(__name__)
 
+READ_BYTES = 64 * 1024
 PART_BYTES = 8 * 1024 * 1024
 """What boto3 moves at a time of larger objects."""
 CONFLICT_WAITS_SECONDS = (0.1, 0.3, 1.0, 3.0)
@@ -169,10 +170,16 @@ def open_object(uri: str) -> tuple[ArtifactStore, str]:
 
 def _read_most(file: Any, uri: str, most_bytes: int | None) -> bytes:
     """Read a file or the body of an answer, if it is no longer than that: what a server says of it may be false."""
-    content: bytes = file.read() if most_bytes is None else file.read(most_bytes + 1)
-    if most_bytes is not None and len(content) > most_bytes:
-        raise ArtifactError(f"{uri} must have at most {most_bytes} bytes", "ObjectTooLarge")
-    return content
+    if most_bytes is None:
+        return bytes(file.read())
+    parts, size = [], 0
+    # To the very end: only there an answer that was cut off is told from a whole one.
+    while part := file.read(READ_BYTES):
+        parts.append(part)
+        size += len(part)
+        if size > most_bytes:
+            raise ArtifactError(f"{uri} must have at most {most_bytes} bytes", "ObjectTooLarge")
+    return b"".join(parts)
 
 
 def _check_key(key: str) -> str:
