@@ -46,7 +46,8 @@ class Family:
     shares_prefix: bool = True
     """Whether the questions of a page can share its tokens."""
     template: str | None = CHAT
-    tokenizer: Mapping[str, str | None] = field(default_factory=dict)
+    generation: Mapping[str, Any] = field(default_factory=dict)
+    """Settings of generation that it is published with."""
 
 
 FAMILIES: Mapping[str, Family] = {
@@ -59,7 +60,11 @@ FAMILIES: Mapping[str, Family] = {
     ),
     "Mistral, longer window": Family(kind="mistral", config=_COMMON | _BODY | _GROUPED | {"sliding_window": 4096}),
     "Mixtral": Family(kind="mixtral", config=_COMMON | _BODY | _GROUPED | _LOCAL_EXPERTS),
-    "Qwen 2": Family(kind="qwen2", config=_COMMON | _BODY | _GROUPED),
+    "Qwen 2, repetition penalty": Family(
+        kind="qwen2",
+        config=_COMMON | _BODY | _GROUPED,
+        generation={"repetition_penalty": 1.1, "do_sample": True, "temperature": 0.7, "top_p": 0.8, "top_k": 20},
+    ),
     "Qwen 2 MoE": Family(
         kind="qwen2_moe", config=_COMMON | _BODY | _GROUPED | _EXPERTS | {"shared_expert_intermediate_size": 24}
     ),
@@ -266,13 +271,15 @@ FAMILIES: Mapping[str, Family] = {
 def save_random_model(directory: Path, family: Family) -> Path:
     """Write a random model whose logits differ enough for a greedy answer to be the same however it is summed."""
     directory.mkdir(parents=True)
-    build_tokenizer(family.template, **family.tokenizer).save_pretrained(directory)
+    build_tokenizer(family.template).save_pretrained(directory)
     torch.manual_seed(7)
     model = _build(family)
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.ndim == 2:
                 parameter.mul_(4)
+    for name, value in family.generation.items():
+        setattr(model.generation_config, name, value)
     model.save_pretrained(directory)
     return directory
 

@@ -105,9 +105,7 @@ def load_random_model(directory: Path, name: str, precision: Precision = Precisi
 
 def with_adapter(loaded: LoadedModel, seed: int = 0, rs_lora: bool = False, **arm: float) -> LoadedModel:
     """Add an adapter whose second matrix is not zero, so that it does something and both get gradients."""
-    # PEFT refuses adapters on Mamba's other layers.
-    targets = ("in_proj",) if loaded.module.config.model_type == "mamba" else "AllLinear"
-    adapted = add_adapter(loaded, ARM | arm, settings(target_modules=targets, rs_lora=rs_lora), seed)
+    adapted = add_adapter(loaded, ARM | arm, settings(rs_lora=rs_lora), seed)
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in adapter_parameters(adapted.module).values():

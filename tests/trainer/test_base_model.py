@@ -8,10 +8,11 @@ from pathlib import Path
 import boto3
 import pytest
 from moto import mock_aws
+from transformers import BloomConfig, Gemma3Config, GPT2Config, LlamaConfig, MambaConfig, MptConfig, Qwen2Config
 
 from tiny_tokenizer import CHAT, build_tokenizer, save_tokenizer
 from trial_trainer.artifacts import open_store
-from trial_trainer.base_model import BaseModelError, digest_tokenizer, load_tokenizer, local_path
+from trial_trainer.base_model import BaseModelError, digest_tokenizer, load_tokenizer, local_path, longest_sample
 from trial_trainer.contract import BaseModel
 
 
@@ -107,3 +108,41 @@ def test_the_digest_knows_the_vocabulary_and_the_template(tmp_path) -> None:
     other = load_tokenizer(BaseModel(uri=str(save_tokenizer(tmp_path / "other", CHAT + " "))))
     again = load_tokenizer(BaseModel(uri=str(save_tokenizer(tmp_path / "again"))))
     assert digest_tokenizer(saved) == digest_tokenizer(again) != digest_tokenizer(other)
+
+
+ROPE = {"rope_theta": 10000.0}
+YARN = ROPE | {"rope_type": "yarn", "original_max_position_embeddings": 32768}
+STRETCHED = ROPE | {"rope_type": "linear", "factor": 4.0}
+LLAMA_3 = ROPE | {
+    "rope_type": "llama3",
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 8192,
+}
+
+
+@pytest.mark.parametrize(
+    ("config", "limit"),
+    [
+        (LlamaConfig(max_position_embeddings=4096), 4096),
+        (GPT2Config(n_positions=1024), 1024),
+        (MptConfig(max_seq_len=2048), 2048),
+        (BloomConfig(), None),
+        (MambaConfig(), None),
+        (
+            LlamaConfig(max_position_embeddings=4096, rope_parameters=STRETCHED),
+            16384,
+        ),
+        (Qwen2Config(max_position_embeddings=32768, rope_parameters=YARN | {"factor": 4.0}), 131072),
+        (Qwen2Config(max_position_embeddings=131072, rope_parameters=YARN | {"factor": 4.0}), 131072),
+        (LlamaConfig(max_position_embeddings=131072, rope_parameters=LLAMA_3), 131072),
+        (Gemma3Config(text_config={"max_position_embeddings": 8192}), 8192),
+    ],
+    ids=[
+        *("rotary", "learnt", "a limit of ALiBi's", "ALiBi without a limit", "recurrent", "stretched", "yarn"),
+        *("yarn, told stretched", "Llama 3", "text and images"),
+    ],
+)
+def test_the_longest_sample_is_what_the_configuration_says(config, limit) -> None:
+    assert longest_sample(config) == limit

@@ -6,9 +6,13 @@ from pathlib import Path
 import pytest
 import torch
 
+from model_families import FAMILIES, Family
+from model_families import save_random_model as save_family
 from tiny_models import (
+    CPU,
     SEPARATE,
     SHARING,
+    VOCABULARY,
     a_page,
     distance,
     groups_of,
@@ -97,6 +101,103 @@ def test_the_check_passes_in_bf16_too(tmp_path: Path) -> None:
 
     assert loaded.shares_prefix
     assert loaded.dtype is torch.bfloat16
+
+
+def a_family(directory: Path, kind: str, **config: object) -> BaseModel:
+    """Write a random model of a kind that `model_families` or this test describes."""
+    if kind in FAMILIES:
+        return BaseModel(uri=str(save_family(directory, FAMILIES[kind])))
+    return BaseModel(uri=str(save_family(directory, Family(kind=kind, config=config))))
+
+
+@pytest.mark.parametrize("precision", Precision)
+def test_a_model_in_which_tokens_see_later_ones_is_refused(precision: Precision, tmp_path: Path) -> None:
+    bert = a_family(
+        tmp_path / "bert", "bert", vocab_size=VOCABULARY, hidden_size=32, num_hidden_layers=2, num_attention_heads=4
+    )
+
+    with pytest.raises(BaseModelError, match=r"must name a causal language model, .* a token sees later ones"):
+        load_base(bert, settings(precision=precision), CPU, PAGES[0])
+
+
+@pytest.mark.parametrize("kind", ["Qwen 3 Next", "Granite 4 hybrid", "LFM 2", "Mamba 2", "Llama 4, text"])
+def test_the_check_finds_what_leaks_between_questions_in_bf16_too(kind: str, tmp_path: Path) -> None:
+    base_model = a_family(tmp_path / "model", kind)
+
+    assert not load_base(base_model, settings(precision=Precision.BFLOAT16), CPU, PAGES[0]).shares_prefix
+
+
+@pytest.mark.parametrize("kind", ["GPT-2", "OPT", "Llama"])
+def test_a_model_shorter_than_the_samples_is_refused(kind: str, tmp_path: Path) -> None:
+    base_model = a_family(tmp_path / "model", kind)
+
+    with pytest.raises(BaseModelError, match=r"max_length_tokens must be at most 512, the positions of .*, got 513"):
+        load_base(base_model, settings(max_length_tokens=513), CPU, PAGES[0])
+
+
+def test_a_model_that_fails_on_its_longest_sample_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("trial_trainer.model.longest_sample", lambda config: None)
+    base_model = a_family(tmp_path / "model", "GPT-2")
+
+    with pytest.raises(BaseModelError, match="must take token ids alone and samples of 600 tokens, but fails: Index"):
+        load_base(base_model, settings(max_length_tokens=600), CPU, PAGES[0])
+
+
+@pytest.mark.parametrize("kind", ["GPT-2", "OPT"])
+def test_a_models_own_dropout_is_off_while_its_adapter_is_trained_and_that_is_told(
+    kind: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level("INFO", "trial_trainer"):
+        loaded = load_base(a_family(tmp_path / "model", kind), settings(), CPU, PAGES[0])
+    assert "the model's own dropout is switched off, lora_dropout is the arm's: " in caplog.text
+    loaded = with_adapter(loaded)
+
+    loss, gradients = loss_and_gradients(loaded, groups_of(PAGES))
+    again, same = loss_and_gradients(loaded, groups_of(PAGES))
+
+    assert again == loss
+    assert all(torch.equal(same[name], gradients[name]) for name in gradients)
+
+
+@pytest.mark.parametrize("kind", ["GPT-2", "Llama"])
+def test_the_dropout_of_an_adapter_is_drawn_again_from_the_same_seed(kind: str, tmp_path: Path) -> None:
+    loaded = with_adapter(load_base(a_family(tmp_path / "model", kind), settings(), CPU, PAGES[0]), lora_dropout=0.5)
+    row = build_row(groups_of(PAGES), CPU, "a step")
+
+    loaded.set_training(True)
+    first = loaded.logits(row)
+    torch.rand(13)  # what else is drawn must not matter
+    again = loaded.logits(row)
+    other = loaded.logits(build_row(groups_of(PAGES), CPU, "another"))
+    loaded.set_training(False)
+
+    assert torch.equal(first, again)
+    assert not torch.allclose(first, other, atol=1e-3)
+    assert torch.equal(loaded.logits(row), loaded.logits(row))
+    assert not torch.allclose(loaded.logits(row), first, atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("kind", "without"),
+    [
+        ("Gemma 3, text and images", "vision_tower"),
+        ("Gemma 3, text and images", "multi_modal_projector"),
+        ("Mamba 2", "out_proj"),
+        ("Llama 4, text", "router"),
+        ("Mixtral", "experts"),
+    ],
+)
+def test_an_adapter_has_no_layers_that_no_text_goes_through_or_that_peft_cannot_train(
+    kind: str, without: str, tmp_path: Path
+) -> None:
+    loaded = load_base(a_family(tmp_path / "model", kind), settings(), CPU, PAGES[0])
+    assert any(without in name for name, _ in loaded.module.named_parameters())
+
+    adapted = add_adapter(loaded, {"lora_rank": 2, "lora_dropout": 0.1}, settings(), 0)
+
+    names = adapter_parameters(adapted.module)
+    assert names
+    assert not any(without in name for name in names)
 
 
 def test_one_question_does_not_see_its_neighbours(tmp_path: Path) -> None:

@@ -24,6 +24,7 @@ from trial_trainer.model import load_adapter, load_base
 from trial_trainer.stop import StopRequest
 from trial_trainer.train import train
 
+REPOSITORY = Path(__file__).resolve().parents[2]
 CPU = torch.device("cpu")
 ARM = {"learning_rate": 1e-2, "lora_rank": 4, "lora_alpha": 8, "lora_dropout": 0.1, "batch_size": 4}
 STEPS, EARLY = 5, 2
@@ -142,3 +143,12 @@ def test_a_family_is_trained_as_it_answers(name: str, pages: Path, tmp_path: Pat
         for q, question in enumerate(page.questions)
     }
     assert found == expected
+
+
+def test_the_page_of_models_says_of_each_family_whether_it_shares_a_page() -> None:
+    lines = (REPOSITORY / "docs/models.md").read_text().splitlines()
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if line.startswith("| ")]
+    table = {name: shares for name, _, shares, *_ in rows if shares in ("yes", "no")}
+
+    assert table == {name: "yes" if family.shares_prefix else "no" for name, family in FAMILIES.items()}
+    assert all(FAMILIES[name].kind in kind for name, kind, *_ in rows if name in FAMILIES)

@@ -17,7 +17,9 @@ from tiny_tokenizer import (
     ALTERNATING_WITH_SYSTEM,
     CHAT,
     DROPS_SYSTEM,
+    EMPTY_THOUGHT,
     LINE_BREAK_AND_SPACE,
+    OPENED_THOUGHT,
     PROMPT_IS_NO_PREFIX,
     REFUSES_ALL,
     WITHOUT_END_OF_TURN,
@@ -939,6 +941,33 @@ def test_the_layout_is_found_by_trying_the_template(template, layout, text) -> N
     assert tokenizer.decode(sample.answer) == "it<|im_end|>"
 
 
+@pytest.mark.parametrize(
+    ("template", "tail"),
+    [
+        pytest.param(EMPTY_THOUGHT, "assistant\n<think>\n\n</think>\n\n", id="an empty thought before answers"),
+        pytest.param(OPENED_THOUGHT, "assistant\n", id="a thought that the generation prompt begins"),
+    ],
+)
+def test_an_answer_begins_where_its_content_does(template, tail) -> None:
+    tokenizer = build_tokenizer(template)
+    prompter = Prompter(tokenizer)
+    conversation = prompter.ask("page", "ask?")
+    (sample,) = prompter.encode([conversation], ["it"])
+    assert tokenizer.decode(sample.answer) == "it<|im_end|>"
+    assert tokenizer.decode(sample.prompt).endswith(f"ask?<|im_end|>\n<|im_start|>{tail}")
+    assert prompter.encode_prompts([conversation]) == [sample.prompt]
+
+
+def test_a_thought_that_no_trained_answer_has_is_told(config, tmp_path) -> None:
+    uri = str(save_tokenizer(tmp_path / "thinking", OPENED_THOUGHT))
+    write_records(config, some_pages())
+    summary = prepare(replace(config, base_model=BaseModel(uri=uri)))
+    assert summary.warnings[0] == (
+        "the chat template's generation prompt ends with '<think>\\n', which no trained answer follows: ask with "
+        "trial_trainer.prompts, or take it off"
+    )
+
+
 def test_a_template_that_ends_no_turn_gets_the_end_of_sequence() -> None:
     tokenizer = build_tokenizer(WITHOUT_END_OF_TURN, end_of_sequence="<|endoftext|>")
     prompter = Prompter(tokenizer)
@@ -1285,6 +1314,37 @@ def test_a_template_whose_prompt_is_no_beginning_is_refused(config, tmp_path) ->
     write_records(config, some_pages())
     (sentence,) = sentences(replace(config, base_model=BaseModel(uri=uri)))
     assert sentence.startswith(f"base_model.uri '{uri}': the chat template must render a prompt as the beginning")
+
+
+def test_turns_that_a_template_leaves_out_are_named_by_line(config, tmp_path) -> None:
+    uri = str(save_tokenizer(tmp_path / "deaf", DROPS_SYSTEM))
+    config = replace(config, attributes=(), base_model=BaseModel(uri=uri))
+    samples = some_samples()
+    for number in (2, 5):
+        system = {"role": "system", "content": "Be short."}
+        samples[number]["prompt"] = [system, {"role": "user", "content": samples[number]["prompt"]}]
+    write_records(config, samples)
+    (sentence,) = sentences(config)
+    assert sentence == (
+        f"base_model.uri '{uri}': the chat template must render every turn, but leaves out that of role 'system': "
+        "pages.jsonl line 3, pages.jsonl line 6"
+    )
+
+
+def test_a_model_of_fewer_positions_is_refused(config, tmp_path) -> None:
+    uri = save_tokenizer(tmp_path / "short")
+    (uri / "config.json").write_text('{"model_type": "gpt2", "n_positions": 128}')
+    write_records(config, some_pages())
+    (sentence,) = sentences(replace(config, base_model=BaseModel(uri=str(uri)), max_length_tokens=500))
+    assert sentence == (f"max_length_tokens must be at most 128, the positions of the base model '{uri}', got 500")
+
+
+def test_a_kind_of_model_that_nobody_knows_is_refused(config, tmp_path) -> None:
+    uri = save_tokenizer(tmp_path / "new")
+    (uri / "config.json").write_text('{"model_type": "of_tomorrow"}')
+    write_records(config, some_pages())
+    (sentence,) = sentences(replace(config, base_model=BaseModel(uri=str(uri))))
+    assert "of_tomorrow" in sentence
 
 
 def test_a_model_without_a_tokenizer_is_refused(config, tmp_path) -> None:

@@ -6,6 +6,10 @@ among equals. Where the draft ends being right, or the two best logits are close
 tokens and one for a single token may round differently), decoding goes on token by token from there, for the open
 questions of several pages at once, over the keys and values of the first pass.
 
+A base model may publish settings of generation (`generation_config.json`): a repetition penalty, words it must not say.
+`generate` obeys them, so whoever loads the adapter gets answers by them, and they are measured by them here, with the
+logits processors that `generate` itself would use.
+
 So that no answer depends on what is computed beside it, every token of a branch attends in one way, in both passes: its
 page's keys and its own begin at multiples of `ALIGNMENT`, what fills up weighs nothing, and page and branch are two
 products. A CPU then adds the same numbers in the same order.
@@ -16,10 +20,12 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from transformers import LogitsProcessorList
 
 from trial_trainer.attention import Block, Segment, attending, causal_mask, prefix_blocks
 from trial_trainer.data import Group, build_row, micro_batches, separate
@@ -67,6 +73,10 @@ class _Branch:
     limit: int
     """Most tokens of the answer."""
     loss: float | None
+    context: Tensor | None
+    """(1, prompt tokens), page and question, for the processors."""
+    processors: LogitsProcessorList | None
+    """What the base model's settings of generation make of logits; None: nothing."""
     tokens: list[int] = field(default_factory=list)
     finished: bool = False
     cached: int = 0
@@ -78,6 +88,14 @@ class _Branch:
 
     def is_open(self) -> bool:
         return not self.finished and len(self.tokens) < self.limit
+
+    def process(self, logits: Tensor, tokens: Sequence[int]) -> Tensor:
+        """Return the (vocabulary,) scores behind so many tokens of the answer."""
+        if self.processors is None or self.context is None:
+            return logits
+        ids = torch.cat([self.context, torch.tensor([list(tokens)], dtype=torch.long, device=logits.device)], dim=1)
+        scores: Tensor = self.processors(ids, logits[None].float())[0]  # type: ignore[arg-type]
+        return scores
 
 
 @dataclass(kw_only=True)
@@ -174,10 +192,11 @@ def answer_pages(loaded: LoadedModel, pages: Sequence[Page], index: DatasetIndex
         with must_fit("the evaluation of one question"):
             return [answer for group in groups for answer in _answer_separately(loaded, numbers, group, index, stops)]
     groups.sort(key=lambda group: -group.tokens)
+    is_processed = bool(groups) and _has_settings(loaded, groups[0], stops)
     row_tokens, at_once = ROW_TOKENS[loaded.device.type], PAGES_AT_ONCE[loaded.device.type]
     while groups:
         try:
-            found = _answer_some(loaded, groups, numbers, index, stops, row_tokens, at_once)
+            found = _answer_some(loaded, groups, numbers, index, stops, row_tokens, at_once, is_processed)
         except (MemoryError, RuntimeError) as error:
             if not is_out_of_memory(error):
                 raise
@@ -204,12 +223,13 @@ def _answer_some(
     stops: frozenset[int],
     row_tokens: int,
     at_once: int,
+    is_processed: bool,
 ) -> list[_Branch]:
     """Answer the first of the pages, row by row, until so many have open questions or there are no more."""
     branches: list[_Branch] = []
     waiting: list[_OpenPage] = []
     for batch in micro_batches(groups, row_tokens):
-        found, still_open = _verify(loaded, batch, numbers, index, stops)
+        found, still_open = _verify(loaded, batch, numbers, index, stops, is_processed)
         branches.extend(found)
         waiting.extend(still_open)
         if len(waiting) >= at_once:
@@ -217,6 +237,40 @@ def _answer_some(
     if waiting:
         _continue(loaded, waiting, stops, at_once)
     return branches
+
+
+def _has_settings(loaded: LoadedModel, group: Group, stops: frozenset[int]) -> bool:
+    prompt = torch.tensor([[*group.page.prefix, *group.questions[0].prompt]], device=loaded.device)
+    names = [type(processor).__name__ for processor in _find_processors(loaded, prompt, 1, stops)]
+    if names:
+        log.info("answers are generated as the base model's generation_config.json asks: %s", ", ".join(names))
+    return bool(names)
+
+
+def _find_processors(loaded: LoadedModel, prompt: Tensor, limit: int, stops: frozenset[int]) -> LogitsProcessorList:
+    """Let `generate` say what it would make of the logits behind a prompt: it is stopped before the first token."""
+    found: list[LogitsProcessorList] = []
+
+    def decode(_: Any, input_ids: Tensor, logits_processor: LogitsProcessorList, **_options: Any) -> Tensor:
+        found.append(logits_processor)
+        return input_ids
+
+    _generate(loaded, prompt, limit, stops, custom_generate=decode)
+    return found[0]
+
+
+def _generate(loaded: LoadedModel, prompt: Tensor, limit: int, stops: frozenset[int], **options: Any) -> list[int]:
+    """Generate as whoever loads the adapter does."""
+    ids: list[int] = loaded.module.generate(  # type: ignore[operator]
+        prompt,
+        attention_mask=torch.ones_like(prompt),
+        do_sample=False,
+        max_new_tokens=limit,
+        eos_token_id=sorted(stops),
+        pad_token_id=min(stops),
+        **options,
+    )[0, prompt.shape[1] :].tolist()
+    return ids
 
 
 def _answered(branch: _Branch) -> Answered:
@@ -234,13 +288,18 @@ def _answered(branch: _Branch) -> Answered:
 
 
 def _verify(
-    loaded: LoadedModel, groups: list[Group], numbers: dict[int, int], index: DatasetIndex, stops: frozenset[int]
+    loaded: LoadedModel,
+    groups: list[Group],
+    numbers: dict[int, int],
+    index: DatasetIndex,
+    stops: frozenset[int],
+    is_processed: bool,
 ) -> tuple[list[_Branch], list[_OpenPage]]:
     row = build_row(groups, loaded.device)
     attention = _FirstPassAttention(_segments(groups), device=loaded.device, dtype=loaded.dtype)
     with attending(attention):
         logits = loaded.forward(row)
-    best, is_close = _argmax(logits)
+    best, is_close = _argmax(logits, MARGIN[logits.dtype])
     losses = F.cross_entropy(logits.float(), row.labels, reduction="none").cpu()
     best_ids, close = best.tolist(), is_close.tolist()
     all_branches: list[_Branch] = []
@@ -253,15 +312,23 @@ def _verify(
         for number, question in enumerate(group.questions):
             ends = label + len(question.answer)
             loss = float(losses[label:ends].mean()) if question.derived else None
+            limit = index.limit_of(group.page, question)
+            context = torch.tensor([[*group.page.prefix, *question.prompt]], device=loaded.device)
             branch = _Branch(
                 page=numbers[id(group.page)],
                 question=number,
                 prompt=question.prompt,
                 draft=question.answer,
-                limit=index.limit_of(group.page, question),
+                limit=limit,
                 loss=loss,
+                context=context if is_processed else None,
+                processors=_find_processors(loaded, context, limit, stops) if is_processed else None,
                 first=first,
             )
+            if is_processed:
+                scores = [branch.process(logits[label + n], branch.draft[:n]) for n in range(len(branch.draft))]
+                answer_best, answer_close = _argmax(torch.stack(scores), MARGIN[logits.dtype])
+                best_ids[label:ends], close[label:ends] = answer_best.tolist(), answer_close.tolist()
             _accept(branch, best_ids[label:ends], close[label:ends], stops)
             mine.append(branch)
             first += len(question.prompt) + len(question.answer) - 1
@@ -284,10 +351,10 @@ def _segments(groups: Sequence[Group]) -> list[Segment]:
     return segments
 
 
-def _argmax(logits: Tensor) -> tuple[Tensor, Tensor]:
+def _argmax(logits: Tensor, margin: float) -> tuple[Tensor, Tensor]:
     """Return the lowest id among the highest logits, and whether another logit is within the margin."""
     top = torch.topk(logits, 2, dim=-1).values.float()
-    return _best(logits), top[:, 0] - top[:, 1] < MARGIN[logits.dtype]
+    return _best(logits), top[:, 0] - top[:, 1] < margin
 
 
 def _best(logits: Tensor) -> Tensor:
@@ -351,6 +418,8 @@ def _step(loaded: LoadedModel, attention: _SteppingAttention, stops: frozenset[i
     ids, positions = attention.inputs(branches if len(branches) > 1 else branches * 2)
     with attending(attention):
         logits = loaded.module(input_ids=ids, position_ids=positions, use_cache=False).logits[0]
+    if branches[0][1].processors is not None:
+        logits = torch.stack([b.process(logits[row], b.tokens) for row, (_, b) in enumerate(branches)])
     best = _best(logits).tolist()
     for (_, branch), chosen in zip(branches, best, strict=False):
         branch.cached += 1
@@ -513,14 +582,7 @@ def _answer_separately(
         row = build_row([alone], loaded.device)
         loss = F.cross_entropy(loaded.logits(row).float(), row.labels).item() if question.derived else None
         prompt = torch.tensor([[*alone.page.prefix, *question.prompt]], device=loaded.device)
-        generated = loaded.module.generate(  # type: ignore[operator]
-            prompt,
-            attention_mask=torch.ones_like(prompt),
-            do_sample=False,
-            max_new_tokens=limit,
-            eos_token_id=sorted(stops),
-            pad_token_id=min(stops),
-        )[0, prompt.shape[1] :].tolist()
+        generated = _generate(loaded, prompt, limit, stops)
         ends = next((n for n, token in enumerate(generated) if token in stops), None)
         answers.append(
             Answered(

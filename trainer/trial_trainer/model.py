@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 import json
 import logging
@@ -254,7 +255,7 @@ def _can_share_prefix(loaded: LoadedModel, short: Page, long: Page) -> bool:
     """
     module: Any = loaded.module
     config = module.config
-    if not module._can_set_attn_implementation():
+    if not module._can_set_attn_implementation() or _searches(module):
         return False
     own = {"": config._attn_implementation} | {
         name: sub._attn_implementation
@@ -276,6 +277,15 @@ def _can_share_prefix(loaded: LoadedModel, short: Page, long: Page) -> bool:
     log.info("shared page tokens do not work with this model: %s", problem)
     module.set_attn_implementation(own)
     return False
+
+
+def _searches(module: Any) -> bool:
+    """Say whether the model's settings of generation ask for more than the best next token of one pass, as beams do."""
+    settings = copy.deepcopy(getattr(module, "generation_config", None))
+    if settings is None:
+        return False
+    settings.do_sample = False
+    return settings.get_generation_mode() != "greedy_search" or settings.guidance_scale not in (None, 1)
 
 
 def _find_difference(sharing: LoadedModel, groups: Sequence[Group], expected: Tensor) -> str | None:
