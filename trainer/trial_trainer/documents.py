@@ -17,6 +17,7 @@ from itertools import islice
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 from lxml import etree
+from parsel import Selector
 
 from trial_trainer.availability import find_availability
 from trial_trainer.currencies import find_money
@@ -872,13 +873,13 @@ def _is_named_old(element: etree._Element) -> bool:
 
 
 def _read_json_ld(root: etree._Element) -> Iterator[str]:
-    for script in root.iter("script"):
-        if (script.get("type") or "").split(";")[0].strip().lower() == "application/ld+json" and script.text:
-            yield script.text
+    for script in Selector(root=root, type="html").css("script[type]"):
+        if script.attrib["type"].split(";")[0].strip().lower() == "application/ld+json" and script.root.text:
+            yield script.root.text
 
 
 def _read_properties(root: etree._Element) -> Iterator[tuple[str, str]]:
-    for meta in root.iter("meta"):
-        name, value = meta.get("property") or meta.get("name"), meta.get("content")
+    for meta in Selector(root=root, type="html").css("meta[content]"):
+        name, value = meta.attrib.get("property") or meta.attrib.get("name"), meta.attrib["content"]
         if name and value:
             yield name.strip().lower(), _plain(value)
