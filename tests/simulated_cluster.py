@@ -362,7 +362,7 @@ class World:
         else:
             # Coarse, so that there are equals.
             value = random.Random(f"{self.study.seed}/{spec.trial}").random() + 0.1 * spec.rung * self.chance.random()
-            value = round(value, 2)
+            value = round(0.9 * value, 2)
             self.values[spec.trial, spec.rung] = value
             key = f"{names.rung_key(spec.trial, spec.rung)}/reading.json"
             self.objects.setdefault(key, _reading(spec.trial, spec.rung, value))

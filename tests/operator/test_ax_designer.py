@@ -15,7 +15,7 @@ import pytest
 from scipy.stats import fisher_exact
 
 # Importing Ax takes seconds, so this module does it once for all its tests.
-from study_operator import ax_designer
+from study_operator import ax_designer, outcomes
 from study_operator.ax_designer import AxDesigner
 from study_operator.designer import DesignerError, Suggestion
 from study_operator.study import (
@@ -125,7 +125,11 @@ def arms(suggestions: Sequence[Suggestion]) -> list[Arm]:
 
 
 @pytest.mark.slow
-def test_a_designer_rebuilt_for_each_arm_proposes_what_one_that_lives_on_does() -> None:
+def test_a_designer_rebuilt_for_each_arm_proposes_what_one_that_lives_on_does(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # One that lives on was given each value when it was read; what counts as beyond reason changes with the others.
+    monkeypatch.setattr(outcomes, "_fence", dict)
     study = a_study(seed=7)
     strategy = ax_designer._build_generation_strategy(study)
     living = ax_designer._build_experiment(study, [])
