@@ -139,8 +139,19 @@ def test_a_model_that_fails_on_its_longest_sample_is_refused(tmp_path: Path, mon
     monkeypatch.setattr("trial_trainer.model.longest_sample", lambda config: None)
     base_model = a_family(tmp_path / "model", "GPT-2")
 
-    with pytest.raises(BaseModelError, match="must take token ids alone and samples of 600 tokens, but fails: Index"):
+    with pytest.raises(BaseModelError, match=r"samples of up to 600 tokens, and generate; it fails: IndexError: ."):
         load_base(base_model, settings(max_length_tokens=600), CPU, PAGES[0])
+
+
+def test_a_model_that_fails_when_it_generates_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def generate(*_: object, **__: object) -> None:
+        raise NotImplementedError("no cache for this kernel")
+
+    monkeypatch.setattr("transformers.BloomForCausalLM.generate", generate)
+    base_model = a_family(tmp_path / "model", "BLOOM")
+
+    with pytest.raises(BaseModelError, match=r"and generate; it fails: NotImplementedError: no cache"):
+        load_base(base_model, settings(), CPU, PAGES[0])
 
 
 @pytest.mark.parametrize("kind", ["GPT-2", "OPT"])

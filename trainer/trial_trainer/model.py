@@ -163,12 +163,13 @@ def load_base(base_model: BaseModel, settings: TrainerSettings, device: torch.de
         long = _lengthen(page, settings.max_length_tokens)
         if _can_share_prefix(loaded, short, long):
             return replace(loaded, shares_prefix=True)
+        _generate_some(loaded, short)
     except (IndexError, TypeError, ValueError, AttributeError, KeyError, RuntimeError) as error:
         if _is_of_the_machine(error):
             raise
         raise BaseModelError(
-            f"the base model {base_model.uri!r} must take token ids alone and samples of "
-            f"{settings.max_length_tokens} tokens, but fails: {type(error).__name__}: {error}"
+            f"the base model {base_model.uri!r} must take token ids alone, samples of up to "
+            f"{settings.max_length_tokens} tokens, and generate; it fails: {type(error).__name__}: {error}"
         ) from error
     log.warning("this model's attention cannot share a page's tokens: every question is computed with its page")
     return loaded
@@ -238,6 +239,16 @@ def _refuse_unless_causal(loaded: LoadedModel, page: Page, base_model: BaseModel
         raise BaseModelError(
             f"base_model.uri must name a causal language model, got {base_model.uri!r}, in which a token sees later "
             f"ones: logits move by {moved:.2g} of their length when only what follows them changes"
+        )
+
+
+@torch.no_grad()
+def _generate_some(loaded: LoadedModel, page: Page) -> None:
+    """Generate as `generate.answer_pages` does for a model that cannot share a page: what fails, fails now."""
+    for question in page.questions:
+        prompt = torch.tensor([[*page.prefix, *question.prompt]], device=loaded.device)
+        loaded.module.generate(  # type: ignore[operator]
+            prompt, attention_mask=torch.ones_like(prompt), do_sample=False, max_new_tokens=3, pad_token_id=0
         )
 
 
