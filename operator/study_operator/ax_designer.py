@@ -347,7 +347,7 @@ def _build_parameter(parameter: Parameter) -> AxParameter:
                 parameter_type=ParameterType.FLOAT,
                 lower=float(lower) * _scale(parameter),
                 upper=float(upper) * _scale(parameter),
-                log_scale=isinstance(parameter.search_space, LogUniform),
+                log_scale=_is_log_scaled(parameter),
             )
         case Categorical(values=values, ordered=ordered):
             kind = _choice_type(values)
@@ -376,6 +376,15 @@ def _scale(parameter: Parameter) -> float:
             return 2.0 ** -math.floor(math.log2(upper - lower))
         case _:
             return 1.0
+
+
+def _is_log_scaled(parameter: Parameter) -> bool:
+    """Say whether Ax searches the logarithm: over less than a thousandth it is a straight line, too short for Ax."""
+    match parameter.search_space:
+        case LogUniform(min=lower, max=upper):
+            return upper / lower > 1.001
+        case _:
+            return False
 
 
 def _choice_type(values: Sequence[ParameterValue]) -> ParameterType:
