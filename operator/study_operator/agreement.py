@@ -77,7 +77,7 @@ class Agreement:
 def measure_agreement(study: Study, trials: Sequence[Trial]) -> Agreement:
     """Compare the readings of both rungs."""
     both = [t for t in trials if t.measurement(0) and t.measurement(1)]
-    sound = [t for t in both if not _has_diverged(t)]
+    sound = [t for t in both if not t.has_diverged]
     audited, paired = [t for t in both if _is_audited(t)], sum(_is_audited(t) for t in sound)
     k = study.promotion.num_promoted
     known = Agreement(
@@ -190,14 +190,10 @@ def _is_audited(trial: Trial) -> bool:
     return trial.continuation is Continuation.AUDITED
 
 
-def _has_diverged(trial: Trial) -> bool:
-    return any(m.diverged for m in trial.measurements)
-
-
 def _count_left_out(trials: Sequence[Trial]) -> LeftOut:
     return LeftOut(
-        diverged=sum(map(_has_diverged, trials)),
-        failed=sum(t.state in GIVEN_UP for t in trials if not _has_diverged(t)),
+        diverged=sum(t.has_diverged for t in trials),
+        failed=sum(t.state in GIVEN_UP for t in trials if not t.has_diverged),
         under_way=sum(t.is_busy for t in trials),
     )
 
@@ -253,7 +249,7 @@ def _missed_winners(
 
 def _beats(study: Study, trial: Trial, winner: Trial) -> bool:
     """Say whether a trial would have been chosen before another: the rule of `promotion.choose_winner`."""
-    if _has_diverged(trial):
+    if trial.has_diverged:
         return False
     keeps, winner_keeps = (satisfies_constraints(study, t.measurement(1)) for t in (trial, winner))
     return keeps if keeps != winner_keeps else _merit(study, trial, 1) > _merit(study, winner, 1)

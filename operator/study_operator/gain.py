@@ -18,6 +18,7 @@ import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import lru_cache
 from statistics import NormalDist, fmean
 
 from study_operator.promotion import choose_winner, rank
@@ -61,7 +62,7 @@ class Gain:
 
 def find_best(study: Study, trials: Sequence[Trial]) -> Trial | None:
     """Return the best trial so far: the winner by validation, or else the best first reading."""
-    return choose_winner(study, trials) or next((t for t in rank(study, trials, 0) if not _has_diverged(t)), None)
+    return choose_winner(study, trials) or next((t for t in rank(study, trials, 0) if not t.has_diverged), None)
 
 
 def find_gain(study: Study, ledger: Ledger) -> Gain | None:
@@ -90,7 +91,7 @@ def measure_validation_gain(study: Study, trials: Sequence[Trial], best: Trial, 
     reference = baseline.measurement(reading.rung)
     if reference is None or reference.diverged:
         return None
-    searched = [t for t in trials if t is not baseline and not _has_diverged(t) and t.measurements]
+    searched = [t for t in trials if t is not baseline and not t.has_diverged and t.measurements]
     as_read = reading.value - reference.value
     estimate, low, high = as_read, None, None
     errors = _Errors.of((*searched, baseline))
@@ -212,10 +213,7 @@ def _draw_together(points: Mapping[int, _Point], critical: float) -> _Drawn:
     return _Drawn(merits, frozenset(alike))
 
 
-def _has_diverged(trial: Trial) -> bool:
-    return any(m.diverged for m in trial.measurements)
-
-
+@lru_cache(maxsize=4096)
 def student_quantile(probability: float, sites: int | None) -> float:
     """Return the quantile of a mean over so many sites, above the median; None where nobody counted them."""
     normal = NormalDist().inv_cdf(probability)

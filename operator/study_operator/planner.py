@@ -380,7 +380,7 @@ def _plan_promotion(study: Study, ledger: Ledger, trials: Sequence[Trial], end: 
     choices = choose(study, trials)
     if not choices:
         counts = {s: sum(t.state is s for t in trials) for s in (TrialState.ABANDONED, TrialState.FAILED)}
-        diverged = sum(any(m.diverged for m in t.measurements) for t in trials)
+        diverged = sum(t.has_diverged for t in trials)
         said = (
             f"none of {len(trials)} trials can continue: {diverged} diverged, "
             f"{counts[TrialState.ABANDONED]} cannot run, {counts[TrialState.FAILED]} failed"

@@ -287,10 +287,8 @@ class Operator:
         threading.Thread(target=self._sweep, name="sweep", daemon=True).start()
         self._visits.start()
         try:
-            if not self._wait_for_api():
-                election.resign()
-                return STOPPED
-            run_kopf(self._kube, self._studies, self._wake, namespaces=self._namespaces)
+            if self._wait_for_api():
+                run_kopf(self._kube, self._studies, self._wake, namespaces=self._namespaces)
             code = STOPPED
         except Exception:
             log.exception("studies can't be watched any more")

@@ -110,10 +110,10 @@ def is_live(job: JobStatus | None) -> bool:
 
 def give_worst_values(study: Study, trials: tuple[Trial, ...]) -> tuple[Trial, ...]:
     """Give every diverged measurement the objective's worst value, which moves while worse readings come in."""
-    if not any(m.diverged for t in trials for m in t.measurements):
+    if not any(t.has_diverged for t in trials):
         return trials
     worst = _find_worst_value(study, trials)
-    return tuple(_with_worst_value(t, worst) if any(m.diverged for m in t.measurements) else t for t in trials)
+    return tuple(_with_worst_value(t, worst) if t.has_diverged else t for t in trials)
 
 
 def why_it_ended(job: JobStatus | EndedAttempt) -> str:

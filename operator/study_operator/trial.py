@@ -174,6 +174,11 @@ class Trial:
         """How many attempts there were, on all rungs."""
         return len(self.attempts) + (self.earlier.attempts if self.earlier is not None else 0)
 
+    @property
+    def has_diverged(self) -> bool:
+        """Say whether it diverged on any rung."""
+        return any(measurement.diverged for measurement in self.measurements)
+
     def measurement(self, rung: int) -> Measurement | None:
         """Return what was measured at a rung."""
         return next((m for m in self.measurements if m.rung == rung), None)

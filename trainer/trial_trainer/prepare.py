@@ -16,7 +16,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from trial_trainer import answers, documents, markup, rules
+from trial_trainer import answers, documents, rules
 from trial_trainer.artifacts import open_store
 from trial_trainer.base_model import (
     BaseModelError,
@@ -403,11 +403,10 @@ class _Reader:
         return decoded.text
 
     def _read_markup(self, page: RawPage) -> Mapping[str, str]:
-        """Return what the page's markup says: as its source tells it, else read from the page."""
+        """Return what the page's markup says: as its source tells it, completed and confirmed by the page itself."""
         if self._config.labels_from is LabelSource.GIVEN:
             return {}
-        said = page.markup if page.markup is not None else markup.read_labels(page.html, page.url)
-        return confirm(said, page.html, page.url)
+        return confirm(page.markup or {}, page.html, page.url)
 
     def _compare(self, page: RawPage, own: Mapping[str, str], text: str) -> None:
         """Count where markup and a person label the same attribute, and where they contradict each other."""
