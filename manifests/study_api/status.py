@@ -262,8 +262,9 @@ def build_status() -> Schema:
                     "acceleratorHours": _number("Accelerator-hours spent."),
                     "savedAcceleratorHours": _number(
                         "What full-length runs of every measured trial would have cost more: the seconds of training "
-                        "that were not trained, less the second start and evaluation of those that continued. Trials "
-                        "whose trainer tells no seconds of training count as nothing saved."
+                        "that were not trained, less the second start and evaluation of those that continued. Null "
+                        "where the trainer tells no seconds of training.",
+                        **NULL,
                     ),
                     "activeSeconds": _number("Time with at least one trial running."),
                 },

@@ -37,7 +37,7 @@ def build_report(study: Study, recorded: Recorded, artifacts: ArtifactStore) -> 
     """Return all that is known of a study: its ledger, its dataset, its judgement."""
     ledger, raw = recorded.ledger, recorded.raw
     winner = ledger.trials[ledger.winner] if ledger.winner is not None else None
-    usage: Mapping[str, str] = raw.get("usage") or {}
+    usage: Mapping[str, str | None] = raw.get("usage") or {}
     agreement: Mapping[str, Any] = raw.get("agreement") or {}
     complete = recorded.conditions.get("Complete")
     is_judged = ledger.judge.state is StageState.COMPLETED
@@ -51,8 +51,8 @@ def build_report(study: Study, recorded: Recorded, artifacts: ArtifactStore) -> 
         summary=read_result(DatasetSummary, artifacts, f"{names.DATASET}/{SUMMARY}"),
         judgement=read_result(Judgement, artifacts, f"{names.JUDGE}/{JUDGEMENT}") if is_judged else None,
         agreement=tuple(agreement.get("sentences", ())),
-        spent_hours=float(usage.get("acceleratorHours", "0")),
-        saved_hours=float(usage.get("savedAcceleratorHours", "0")),
+        spent_hours=float(usage.get("acceleratorHours") or 0),
+        saved_hours=float(saved) if (saved := usage.get("savedAcceleratorHours", "0")) is not None else None,
         written_at=datetime.now(UTC),
         gain=find_gain(study, ledger),
     )

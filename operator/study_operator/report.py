@@ -75,8 +75,8 @@ class Report:
     agreement: Sequence[str]
     """Sentences about early against final readings."""
     spent_hours: float
-    saved_hours: float
-    """Accelerator-hours that full-length runs of every measured trial would have taken more."""
+    saved_hours: float | None
+    """Accelerator-hours that full-length runs of every measured trial would have taken more; None if not known."""
     written_at: datetime
     gain: Gain | None = None
     """The best trial so far against the baseline: on the test set once that was read."""
@@ -512,8 +512,10 @@ def _hours(hours: float) -> str:
     return f"{hours * 60:.1f} minutes" if hours < 2 else f"{hours:.1f} hours"
 
 
-def _describe_saved(hours: float) -> str:
+def _describe_saved(hours: float | None) -> str:
     rival = "running every measured trial to its full length"
+    if hours is None:
+        return f"what was saved against {rival} is not known: the trainer tells no seconds of training"
     return f"{_hours(hours)} saved against {rival}" if hours >= 0 else f"{_hours(-hours)} more than {rival}"
 
 

@@ -266,6 +266,7 @@ def _render_summaries(study: Study, ledger: Ledger, recorded: Recorded) -> dict[
     best, gain = find_best(study, trials), find_gain(study, ledger)
     baseline = next((t for t in trials if t.origin is Origin.BASELINE), None)
     usage = measure_usage(study, ledger, None)
+    saved = usage.saved_accelerator_hours
     agreement = measure_agreement(study, trials) if is_promoting(trials) else None
     return {
         "summary": _summarize(study, best, gain, usage),
@@ -275,7 +276,7 @@ def _render_summaries(study: Study, ledger: Ledger, recorded: Recorded) -> dict[
         "agreement": _render_agreement(agreement) if agreement else None,
         "usage": {
             "acceleratorHours": repr(usage.accelerator_hours),
-            "savedAcceleratorHours": repr(usage.saved_accelerator_hours),
+            "savedAcceleratorHours": repr(saved) if saved is not None else None,
             "activeSeconds": repr(usage.active_seconds),
         },
     }
@@ -289,7 +290,7 @@ def _summarize(study: Study, best: Trial | None, gain: Gain | None, usage: Usage
         "best": "" if value is None else f"{value:.1%}" if is_share(metric) else f"{value:.4g}",
         "gain": "" if gain is None else describe_gain(gain, metric),
         # Adding 0 makes a rounded -0.0 a 0.0.
-        "saved": f"{round(saved, 1) + 0.0:.1f} h",
+        "saved": "" if saved is None else f"{round(saved, 1) + 0.0:.1f} h",
     }
 
 

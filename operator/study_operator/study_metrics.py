@@ -83,7 +83,9 @@ class _Families:
             self.attempts.add_metric([*key, reason], float(count))
         usage = status.get("usage") or {}
         self.spent.add_metric(key, float(usage.get("acceleratorHours", 0.0)))
-        self.saved.add_metric(key, float(usage.get("savedAcceleratorHours", 0.0)))
+        # Null where no trainer tells its seconds.
+        if (saved := usage.get("savedAcceleratorHours", 0.0)) is not None:
+            self.saved.add_metric(key, float(saved))
         for family, value in ((self.best, status.get("best")), (self.baseline, status.get("baseline"))):
             if value:
                 family.add_metric([*key, str(value["metric"])], float(value["value"]))

@@ -42,9 +42,9 @@ class Usage:
     """What a study's trials have cost."""
 
     accelerator_hours: float
-    saved_accelerator_hours: float
+    saved_accelerator_hours: float | None
     """Estimate: what full-length runs of every measured trial would have cost more. Less than nothing where starting
-    and evaluating a second time cost more than stopping early spared."""
+    and evaluating a second time cost more than stopping early spared; None where no trainer tells its seconds."""
     active_seconds: float
     """Time with at least one trial running."""
 
@@ -55,10 +55,11 @@ def measure_usage(study: Study, ledger: Ledger, now: datetime | None) -> Usage:
     attempts = [a for t in trials for a in t.attempts]
     seconds = sum(_seconds(a, now) for a in attempts) + sum(t.earlier.seconds for t in trials if t.earlier is not None)
     active = _union_seconds(attempts, now, folded.until if folded is not None else None)
-    saved = sum(map(_saved_seconds, trials))
+    measured = [trial for trial in trials if trial.measurements]
+    saved = [of_trial for trial in measured if (of_trial := _saved_seconds(trial)) is not None]
     return Usage(
         accelerator_hours=seconds * study.accelerators / 3600,
-        saved_accelerator_hours=saved * study.accelerators / 3600,
+        saved_accelerator_hours=sum(saved) * study.accelerators / 3600 if saved or not measured else None,
         active_seconds=active + (folded.active_seconds if folded is not None else 0.0),
     )
 
@@ -181,10 +182,12 @@ def with_seconds(measurement: Measurement, trial: Trial, reading: Reading) -> Me
     )
 
 
-def _saved_seconds(trial: Trial) -> float:
-    """Return what a straight run to full length would have cost more than what was done with a trial."""
+def _saved_seconds(trial: Trial) -> float | None:
+    """Return what a straight run to full length would have cost more than what was done; None where nobody told."""
     first, final = trial.measurement(0), trial.measurement(1)
-    if first is None or first.diverged or first.train_seconds is None or first.fixed_seconds is None:
+    if first is None or first.train_seconds is None or first.fixed_seconds is None:
+        return None
+    if first.diverged:
         return 0.0
     if trial.continuation is None:
         return _untrained_seconds(trial, first, first.train_seconds)

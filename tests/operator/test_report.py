@@ -291,6 +291,14 @@ def test_of_a_trial_that_diverged_no_value_is_shown_and_it_stands_below_the_othe
     assert "t000" not in chart
 
 
+def test_what_no_trainer_tells_is_not_said_to_be_nothing() -> None:
+    lines = lines_of(a_report(saved_hours=None))
+    assert (
+        "Accelerator time: 30.0 minutes spent, what was saved against running every measured trial to its full length "
+        "is not known: the trainer tells no seconds of training." in lines
+    )
+
+
 def test_two_rungs_that_cost_more_than_they_spared_are_said_to() -> None:
     lines = lines_of(a_report(saved_hours=-0.1))
     assert (

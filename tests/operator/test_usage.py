@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from ledgers import NOW, a_ledger, a_measurement, a_reading, a_study, a_trial, continued, paused, stopped
 from study_operator.settings import Settings
+from study_operator.status import render_status
 from study_operator.study import Budget
 from study_operator.trial import Attempt, EndReason, Ledger, Stage, StageState, Trial, TrialState, retry_at
 from study_operator.usage import fold_attempts, is_budget_exhausted, measure_usage, with_seconds
@@ -96,11 +97,14 @@ OLD = {"train_seconds": None, "fixed_seconds": None}
         pytest.param([stopped(1, 0.3), paused(2, 0.0, diverged=True)], 1200, id="what diverged would have diverged"),
         pytest.param([stopped(1, 0.3), paused(2, 0.2, **OLD)], 1200, id="a trainer that does not tell claims nothing"),
         pytest.param([a_trial(1)], 0, id="nothing is measured"),
+        pytest.param([paused(1, 0.3, **OLD), paused(2, 0.0, diverged=True, **OLD)], None, id="no trainer tells"),
     ],
 )  # fmt: skip
-def test_saved_is_what_full_length_runs_would_have_cost_more(trials: list[Trial], saved: float) -> None:
-    usage = measure_usage(a_study(), a_ledger(*(replace(t, index=i) for i, t in enumerate(trials))), NOW)
-    assert usage.saved_accelerator_hours * 3600 == pytest.approx(saved)
+def test_saved_is_what_full_length_runs_would_have_cost_more(trials: list[Trial], saved: float | None) -> None:
+    status = render_status(a_study(), a_ledger(*(replace(t, index=i) for i, t in enumerate(trials))), now=NOW)
+    hours = status["usage"]["savedAcceleratorHours"]
+    assert (hours is None) is (saved is None) is (status["summary"]["saved"] == "")
+    assert saved is None or float(hours) * 3600 == pytest.approx(saved)
 
 
 @pytest.mark.parametrize(
@@ -150,6 +154,7 @@ def test_folding_changes_no_sum_and_no_wait(ledger: Ledger, sizes: list[int]) ->
     before, after = measure_usage(study, ledger, now), measure_usage(study, folded, now)
     assert after.accelerator_hours == pytest.approx(before.accelerator_hours)
     assert after.active_seconds == pytest.approx(before.active_seconds)
+    assert after.saved_accelerator_hours is not None
     assert after.saved_accelerator_hours == pytest.approx(before.saved_accelerator_hours)
     for one, other in zip(ledger.trials, folded.trials, strict=True):
         assert other.attempts_so_far == one.attempts_so_far
