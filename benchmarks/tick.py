@@ -66,7 +66,7 @@ class Fixed:
     objects: Mapping[str, bytes]
     written: str = ""
 
-    def read(self, key: str | None = None) -> Any:
+    def read(self, key: str | None = None, most_bytes: int | None = None) -> Any:  # noqa: ARG002
         """Read the status, or an object."""
         return (json.loads(self.status), 1) if key is None else self.objects.get(key)
 

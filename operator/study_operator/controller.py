@@ -7,6 +7,7 @@ is `reconcile.tick`, the same as on a laptop.
 from __future__ import annotations
 
 import logging
+import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -14,7 +15,7 @@ from typing import Any
 
 from study_operator import names
 from study_operator.acceptance import find_problems
-from study_operator.cluster import ClusterRunner, ClusterStatuses, Studies, manifest_of, study_path
+from study_operator.cluster import ClusterRunner, ClusterStatuses, Studies, study_path
 from study_operator.conditions import render_time
 from study_operator.errors import ConflictError, StatusUnreadableError, StudyInvalidError
 from study_operator.farewell import Farewell, WaitsError, is_held
@@ -22,14 +23,15 @@ from study_operator.job_objects import PodDefaults
 from study_operator.kube import Kube, KubeError, Raw, path_of
 from study_operator.metrics import Metrics
 from study_operator.names import StudyKey
+from study_operator.parsed import ParsedStudies
 from study_operator.proposals import Proposals
 from study_operator.publish import write_report
 from study_operator.reconcile import tick
 from study_operator.settings import DEFAULTS, Settings
 from study_operator.slots import Slots
-from study_operator.status import Event, is_same_status, parse_status, render_refusal
+from study_operator.status import Event, Recorded, is_same_status, parse_status, render_refusal
 from study_operator.storage import Bucket, Buckets, StorageRefusedError, UnusableStore
-from study_operator.study import Study, parse_study
+from study_operator.study import Study
 from study_operator.visits import TransientError
 from study_operator.watches import Memory
 from trial_trainer.artifacts import within
@@ -42,6 +44,9 @@ asked for again at the next visit."""
 
 SLOW_SECONDS = 60.0
 """A visit without any news, for what nobody tells: a deadline, a bucket that is back, a Secret that was made."""
+
+DONE_SECONDS = 3600.0
+"""A visit of a study that has ended, about: what can happen to it is told by a watch, or has a time that is known."""
 
 COMPONENT = "finetune-study-operator"
 
@@ -62,6 +67,7 @@ class Controller:
     progress_read_at: dict[StudyKey, datetime] = field(default_factory=dict)
     """When it was last looked how far a study's running trials are."""
     slots: dict[StudyKey, Slots] = field(default_factory=dict)
+    parsed: ParsedStudies = field(default_factory=ParsedStudies)
 
     def visit(self, key: StudyKey) -> float | None:
         """Bring a study one step further.
@@ -89,14 +95,9 @@ class Controller:
                 raise TransientError(str(error)) from error
             raise
 
-    def _forget(self, key: StudyKey) -> None:
-        self.proposals.forget(key)
-        self.progress_read_at.pop(key, None)
-        self.slots.pop(key, None)
-
     def _see_off(self, key: StudyKey) -> None:
         """Forget a study that is gone; one that nobody has told of yet is not."""
-        self._forget(key)
+        self._let_rest(key)
         try:
             if self.kube.get(study_path(key), only_metadata=True) is None:
                 self.memory.forget_study(key)
@@ -114,13 +115,13 @@ class Controller:
             return self._take_leave(key, body)
         statuses = ClusterStatuses(self.kube, self.studies, body)
         try:
-            study = parse_study(manifest_of(body))
-            accepted = parse_status(body.get("status")).conditions.get("Accepted")
+            study, recorded = self.parsed.parse(key, body)
         except StudyInvalidError as error:
             return self._refuse(statuses, error.reason, error.problems)
         except StatusUnreadableError as error:
             log.warning("study %s/%s: %s", *key, error)
             return SLOW_SECONDS
+        accepted = recorded.conditions.get("Accepted")
         is_accepted = accepted is not None and accepted.is_true
         if not is_accepted:
             problems = find_problems(study, self.kube, self.buckets, self.defaults)
@@ -129,10 +130,10 @@ class Controller:
         # Before anything of it can be in the bucket.
         if self._farewell.hold(study, body):
             return 0.0
-        return self._tick(key, study, statuses)
+        return self._tick(key, study, recorded, statuses)
 
     def _take_leave(self, key: StudyKey, body: Raw) -> float:
-        self._forget(key)
+        self._let_rest(key)
         if not is_held(body):
             return SLOW_SECONDS
         now = self.clock()
@@ -147,7 +148,7 @@ class Controller:
     def _farewell(self) -> Farewell:
         return Farewell(self.kube, self.studies, self.buckets, self.settings)
 
-    def _tick(self, key: StudyKey, study: Study, statuses: ClusterStatuses) -> float:
+    def _tick(self, key: StudyKey, study: Study, recorded: Recorded, statuses: ClusterStatuses) -> float:
         bucket = self._open(study)
         now = self.clock()
         runner = ClusterRunner(self.kube, self.memory, study, bucket.credentials, self.defaults)
@@ -161,6 +162,7 @@ class Controller:
             settings=self.settings,
             reporter=lambda study, ledger, raw: write_report(study, ledger, raw, bucket.store),
             is_progress_wanted=self._is_progress_due(key, now),
+            recorded=recorded,
         )
         if result.is_dropped:
             raise ConflictError("somebody else wrote the study")
@@ -171,9 +173,20 @@ class Controller:
         has_forgotten = result.is_settled and runner.forget_gone()
         if has_forgotten or not result.is_idle:
             return 0.0
+        longest = SLOW_SECONDS
+        if result.is_done:
+            self._let_rest(key)
+            longest = DONE_SECONDS * random.uniform(0.75, 1.25)
         if result.wake_at is not None:
-            return min(SLOW_SECONDS, max(0.0, (result.wake_at - now).total_seconds()))
-        return SLOW_SECONDS
+            return min(longest, max(0.0, (result.wake_at - now).total_seconds()))
+        return longest
+
+    def _let_rest(self, key: StudyKey) -> None:
+        """Keep nothing but the object of a study that has ended, or is to."""
+        self.parsed.forget(key)
+        self.proposals.forget(key)
+        self.progress_read_at.pop(key, None)
+        self.slots.pop(key, None)
 
     def _is_progress_due(self, key: StudyKey, now: datetime) -> bool:
         """Say whether to look how far running trials are, and take it for done."""

@@ -277,7 +277,7 @@ def describe_job(job: JobState, pods: Sequence[PodState], refusal: Refusal | Non
         or _have_succeeded(job, pods)
         or ((job.is_deleting or job.is_gone) and all(p.has_ended for p in pods))
     ):
-        return replace(_describe_end(job, current, pods), earlier=earlier)
+        return _describe_end(job, current, pods, earlier)
     status = JobStatus(
         name=job.name,
         kind=job.kind,
@@ -358,34 +358,44 @@ def _name_refusal(message: str) -> tuple[str, str]:
     return "FailedCreate", message
 
 
-def _describe_end(job: JobState, pod: PodState | None, pods: Sequence[PodState]) -> JobStatus:
+def _describe_end(
+    job: JobState, pod: PodState | None, pods: Sequence[PodState], earlier: tuple[EndedAttempt, ...]
+) -> JobStatus:
     """Say how a Job ended: by the pod that knows whose fault it was, else by its own condition."""
-    status = JobStatus(
-        name=job.name,
-        kind=job.kind,
-        phase=JobPhase.FINISHED,
-        attempt=pod.uid if pod else job.uid,
-        finished_at=job.ended_at,
-    )
+    attempt = pod.uid if pod else job.uid
     if job.nodes > 1:
         pod = _find_telling([p for p in pods if pod is None or p.created_at >= pod.created_at]) or pod
     if pod is None:
         code, message = (0, "") if job.ended_at and not job.has_failed else _read_failure(job.message)
-        return replace(status, exit_code=code, reason="" if code is not None else job.reason, message=message)
+        return JobStatus(
+            name=job.name,
+            kind=job.kind,
+            phase=JobPhase.FINISHED,
+            attempt=attempt,
+            finished_at=job.ended_at,
+            exit_code=code,
+            reason="" if code is not None else job.reason,
+            message=message,
+            earlier=earlier,
+        )
     end = _end_of(job, pod)
     code, said = (end.exit_code, end.message)
     if code is None and job.has_failed:
         code, said = _read_failure(job.message)
     elif job.ended_at is not None and not job.has_failed:
         code = 0
-    return replace(
-        status,
+    return JobStatus(
+        name=job.name,
+        kind=job.kind,
+        phase=JobPhase.FINISHED,
+        attempt=attempt,
         placed_at=end.placed_at,
         started_at=end.started_at,
         finished_at=end.finished_at or job.ended_at,
         exit_code=code,
         reason=end.reason if code != 0 else "",
         message=said or end.message,
+        earlier=earlier,
     )
 
 

@@ -172,6 +172,7 @@ def tick(
     settings: Settings = DEFAULTS,
     reporter: Reporter | None = None,
     is_progress_wanted: bool = False,
+    recorded: Recorded | None = None,
 ) -> TickResult:
     """Bring a study one step further.
 
@@ -186,10 +187,11 @@ def tick(
         reporter: writes the report; None where nobody wants one.
         is_progress_wanted: whether to read how far the running trials are, and to write it down. Each time is a
             request a trial and a status write, so that whoever calls decides how often.
+        recorded: the status that ``statuses`` will read, parsed, where the caller has it.
     """
     # Observe: everything that is read is read here.
     raw, version = statuses.read()
-    recorded = parse_status(raw)
+    recorded = recorded or parse_status(raw)
     jobs = {job.name: job for job in runner.jobs()}
     results, problem, progress = None, _NO_PROBLEM, recorded.progress
     try:

@@ -137,8 +137,10 @@ def why_it_ended(job: JobStatus | EndedAttempt) -> str:
 
 def _fit_into_the_past(job: JobStatus, now: datetime) -> JobStatus:
     """Return a job whose runs began and ended by now: a clock that is ahead costs no hours, and delays no next try."""
-    earlier = tuple(_with_span_until(past, now) for past in job.earlier)
-    return replace(_with_span_until(job, now), earlier=earlier)
+    fitted = _with_span_until(job, now)
+    if not job.earlier:
+        return fitted
+    return replace(fitted, earlier=tuple(_with_span_until(past, now) for past in job.earlier))
 
 
 OfJobs = TypeVar("OfJobs", JobStatus, EndedAttempt)
@@ -146,6 +148,8 @@ OfJobs = TypeVar("OfJobs", JobStatus, EndedAttempt)
 
 def _with_span_until(run: OfJobs, now: datetime) -> OfJobs:
     started_at, finished_at = fit_span(run.started_at, run.finished_at, earliest=run.placed_at, latest=now)
+    if (started_at, finished_at) == (run.started_at, run.finished_at):
+        return run
     return replace(run, started_at=started_at, finished_at=finished_at)
 
 

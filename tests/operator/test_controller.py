@@ -6,20 +6,24 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any, cast
 
+import pytest
+
 import ledgers
 from kube_of_dicts import KubeOfDicts
-from ledgers import NOW, a_ledger, a_trial
-from study_operator import names
+from ledgers import NOW, a_ledger, a_measurement, a_trial
+from study_operator import names, status
 from study_operator.cluster import Studies, study_path
-from study_operator.controller import Controller
+from study_operator.controller import DONE_SECONDS, Controller
 from study_operator.job_objects import PodDefaults
 from study_operator.kube import Kube, Raw
 from study_operator.metrics import Metrics
+from study_operator.parsed import ParsedStudies
+from study_operator.reconcile import report_key
 from study_operator.settings import Settings
-from study_operator.status import render_status
+from study_operator.status import Reported, render_status
 from study_operator.storage import Bucket, Buckets
 from study_operator.study import Study
-from study_operator.trial import TrialState
+from study_operator.trial import Outcome, SearchEnd, TrialState
 from study_operator.watches import Memory
 from trial_trainer.contract import Progress, to_json
 
@@ -67,7 +71,7 @@ class OneBucket:
 class World:
     """A study with two trials whose pods run."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, **spec: Any) -> None:
         self.now = NOW
         self.kube, self.store = KubeOfDicts(), Store()
         kube = cast(Kube, cast(Any, self.kube))
@@ -77,7 +81,7 @@ class World:
         study = ledgers.a_study(uid="study-1", num_trials=2)
         status = render_status(replace(study, generation=1), ledger, now=NOW)
         metadata = {"name": "s1", "namespace": "team", "uid": "study-1", "generation": 1}
-        body = {"metadata": metadata, "spec": SPEC, "status": status, "apiVersion": names.API_VERSION}
+        body = {"metadata": metadata, "spec": SPEC | spec, "status": status, "apiVersion": names.API_VERSION}
         self.studies.put(self.kube.put(study_path(KEY), {**body, "kind": names.KIND}))
         for trial in trials:
             memory.put_job(a_job(names.trial_job("s1", trial.name, 0)))
@@ -93,6 +97,24 @@ class World:
             settings=settings,
             clock=lambda: self.now,
         )
+
+    def finish(self) -> None:
+        """Let the study have ended, and all that follows from it be done."""
+        outcome = Outcome(failed=False, reason="Completed", message="")
+        trials = [
+            a_trial(index, state=TrialState.STOPPED, measurements=(a_measurement(0, 0.5),), message="")
+            for index in (0, 1)
+        ]
+        ledger = a_ledger(*trials, search_end=SearchEnd.ALL_TRIALS_MEASURED, winner=0, outcome=outcome, cleaned_at=NOW)
+        study = replace(ledgers.a_study(uid="study-1", num_trials=2), generation=1)
+        status = render_status(study, ledger, now=NOW, reported=Reported(key=report_key(ledger), at=NOW))
+        body = self.kube.objects[study_path(KEY)]
+        self.studies.put(self.kube.put(study_path(KEY), {**body, "status": status}))
+        for index in (0, 1):
+            raw = a_job(names.trial_job("s1", f"t{index:03d}", 0))
+            raw["metadata"]["resourceVersion"] = "20"
+            raw["status"]["conditions"] = [{"type": "Complete", "status": "True", "lastTransitionTime": at(NOW)}]
+            self.controller.memory.put_job(raw)
 
     def visit_for(self, seconds: int, *, every: int) -> None:
         """Visit the study again and again, while its trials go on."""
@@ -195,3 +217,46 @@ def test_a_study_without_news_is_visited_by_the_slow_timer_and_that_is_enough() 
     world.visit_for(600, every=60)
 
     assert world.reads == 9 * 2
+
+
+def test_a_study_that_has_ended_is_visited_by_the_hour_or_when_its_jobs_expire() -> None:
+    def wait_of(**spec: Any) -> float | None:
+        world = World(Settings(), **spec)
+        world.finish()
+        # What is left to be said of it.
+        world.controller.visit(KEY)
+        wait = world.controller.visit(KEY)
+        assert len(world.controller.parsed) == 0
+        return wait
+
+    rests, expires = wait_of(), wait_of(ttlSecondsAfterFinished=600)
+    assert rests is not None
+    assert 0.75 * DONE_SECONDS <= rests <= 1.25 * DONE_SECONDS
+    assert expires == 600
+
+
+def test_a_study_is_parsed_again_when_it_has_changed_and_not_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World(Settings(progress_interval_seconds=60))
+    world.visit_for(2, every=1)
+    parsed = []
+    monkeypatch.setattr(
+        "study_operator.parsed.parse_status", lambda raw: parsed.append(raw) or status.parse_status(raw)
+    )
+
+    world.visit_for(30, every=1)
+    assert not parsed
+    body = world.kube.objects[study_path(KEY)]
+    world.studies.put(world.kube.put(study_path(KEY), {**body, "spec": {**body["spec"], "seed": 7}}))
+    world.visit_for(3, every=1)
+    assert len(parsed) == 1
+
+
+def test_parsed_studies_are_bounded_by_their_trials() -> None:
+    world = World(Settings())
+    body, parsed = world.kube.objects[study_path(KEY)], ParsedStudies(most_trials=4)
+    for name in ("a", "b", "c"):
+        parsed.parse(("team", name), body)
+    assert len(parsed) == 2
+    assert parsed.parse(("team", "c"), body) is not None
+    parsed.forget(("team", "c"))
+    assert len(parsed) == 1

@@ -632,7 +632,7 @@ _credentials: ContextVar[ReadOnlyCredentials] = ContextVar("bucket_credentials")
 
 
 class _SharedClient:
-    """A client of many stores, which differ in their credentials alone: requests of this one are signed with its own."""
+    """A client that stores share which differ in their credentials alone; this one's requests are signed with its own."""
 
     def __init__(self, client: Any, credentials: ReadOnlyCredentials) -> None:
         self._client = client
@@ -679,11 +679,11 @@ def _shared_session() -> Any:
     import botocore.session
     from botocore.credentials import CredentialProvider, CredentialResolver, Credentials
 
-    class OfTheStore(Credentials):
+    class OfTheStore(Credentials):  # type: ignore[misc]
         def get_frozen_credentials(self) -> ReadOnlyCredentials:
             return _credentials.get()
 
-    class Provider(CredentialProvider):
+    class Provider(CredentialProvider):  # type: ignore[misc]
         METHOD = "store"
 
         def load(self) -> Credentials:
