@@ -1,4 +1,4 @@
-"""The API server: requests and watches on plain dicts. The only importer of the `kubernetes` package.
+"""The API server: requests on plain dicts; `streams.py` has the watches. The only importer of the `kubernetes` package.
 
 Every request has a deadline and a largest answer, and none is tried again here: a tick that could not be finished is
 run again from its start, with a back-off. `Kube.request` is the one place through which everything goes.
@@ -10,7 +10,7 @@ import json
 import logging
 import socket
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlencode, urlsplit
@@ -31,14 +31,9 @@ REQUEST_SECONDS = 60.0
 ANSWER_BYTES = 256 * 1024 * 1024
 """The largest answer; a page of 500 studies with full ledgers takes half of it."""
 READ_BYTES = 64 * 1024
-WATCH_SILENCE_SECONDS = 80.0
-"""The API server sends a bookmark about once a minute: a watch that is silent for longer is dead."""
-WATCH_SECONDS = 600
-"""How long the API server keeps one watch open."""
-LINE_BYTES = 32 * 1024 * 1024
-"""The longest event of a watch; etcd takes objects of 1.5 MiB."""
 LIST_LIMIT = 500
 CONNECTIONS = 32
+USER_AGENT = "finetune-study-operator"
 JSON, MERGE_PATCH = "application/json", "application/merge-patch+json"
 NOT_UNDERSTOOD = "NotUnderstood"
 SAID_CHARACTERS = 4000
@@ -80,6 +75,17 @@ class Answer:
     """Texts of its ``Warning`` headers."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Page:
+    """Some of the objects of a collection."""
+
+    items: list[Raw]
+    version: str
+    """To watch from, once all pages were read."""
+    following: str
+    """What to ask for the next page with; empty at the last one."""
+
+
 def path_of(api: str, plural: str, namespace: str | None = None, name: str = "", part: str = "") -> str:
     """Return the path of a collection, an object, or a subresource.
 
@@ -94,6 +100,11 @@ def path_of(api: str, plural: str, namespace: str | None = None, name: str = "",
     words += ["namespaces", namespace] if namespace else []
     words += [word for word in (plural, name, part) if word]
     return "/" + "/".join(words)
+
+
+def url_of(server: str, path: str, query: Mapping[str, str] | None) -> str:
+    """Return the URL of a request."""
+    return f"{server}{path}" + (f"?{urlencode(query)}" if query else "")
 
 
 def connect(metrics: Metrics) -> Kube:
@@ -124,6 +135,8 @@ class Connection:
     certificate_file: str | None
     key_file: str | None
     token: str | None = field(repr=False)
+    proxy: str | None = None
+    tls_server_name: str | None = None
 
 
 class Kube:
@@ -131,7 +144,7 @@ class Kube:
 
     def __init__(self, client: ApiClient, metrics: Metrics) -> None:
         self._client = client
-        self._metrics = metrics
+        self.metrics = metrics
         self._pool: urllib3.PoolManager = client.rest_client.pool_manager
 
     def connection(self) -> Connection:
@@ -147,6 +160,8 @@ class Kube:
             certificate_file=settings.cert_file,
             key_file=settings.key_file,
             token=token or None,
+            proxy=self._pool.proxy.url if isinstance(self._pool, urllib3.ProxyManager) and self._pool.proxy else None,
+            tls_server_name=settings.tls_server_name or None,
         )
 
     def addresses(self) -> tuple[str, ...]:
@@ -201,43 +216,11 @@ class Kube:
         following = ""
         while True:
             page = {**(query or {}), "limit": str(LIST_LIMIT), **({"continue": following} if following else {})}
-            body = self.request("GET", path, query=page, accept=accept).body
-            found, metadata = body.get("items", ""), body.get("metadata")
-            found = [] if found is None else found
-            if not isinstance(metadata, dict) or not metadata.get("resourceVersion") or not _are_objects(found):
-                raise _not_understood(f"a list of objects from {path}", body)
-            items += found
-            following = metadata.get("continue") or ""
+            answer = read_page(path, self.request("GET", path, query=page, accept=accept).body)
+            items += answer.items
+            following = answer.following
             if not following:
-                return items, str(metadata["resourceVersion"])
-
-    def watch(self, path: str, version: str, query: Mapping[str, str] | None = None) -> Iterator[tuple[str, Raw]]:
-        """Yield what happens in a collection from a version on, until the server ends the watch.
-
-        Raises:
-            WatchBrokenError: where the version is too old, the server tells of an error, or what it tells is no event.
-            KubeError: where it is refused or there is no answer.
-        """
-        asked = {
-            **(query or {}),
-            "watch": "true",
-            "allowWatchBookmarks": "true",
-            "resourceVersion": version,
-            "timeoutSeconds": str(WATCH_SECONDS),
-        }
-        response = self._send("GET", path, query=asked, read_seconds=WATCH_SILENCE_SECONDS)
-        try:
-            if response.status >= 400:
-                refusal = _error_of(response.status, _read_whole(response))
-                if refusal.status == 410:
-                    raise WatchBrokenError(refusal.status, refusal.reason, refusal.message)
-                raise refusal
-            for line in _lines(response):
-                yield _read_event(line)
-        except urllib3.exceptions.HTTPError as error:
-            raise _unreachable(error) from error
-        finally:
-            response.close()
+                return items, answer.version
 
     def request(
         self,
@@ -259,14 +242,14 @@ class Kube:
         try:
             content = _read_whole(response)
         except urllib3.exceptions.HTTPError as error:
-            raise _unreachable(error) from error
+            raise unreachable(error) from error
         finally:
             # One that was read to its end is back in the pool already; one with a rest in it is of no use.
             response.close()
         if response.status >= 400:
-            raise _error_of(response.status, content)
+            raise read_error(response.status, content)
         warnings = tuple(_parse_warning(text) for text in response.headers.getlist("Warning"))
-        return Answer(body=_read_object(content) if content else {}, warnings=warnings)
+        return Answer(body=read_object(content) if content else {}, warnings=warnings)
 
     def _send(
         self,
@@ -278,12 +261,12 @@ class Kube:
         accept: str = JSON,
         read_seconds: float = READ_SECONDS,
     ) -> urllib3.BaseHTTPResponse:
-        headers = {"Accept": accept, "User-Agent": "finetune-study-operator"}
+        headers = {"Accept": accept, "User-Agent": USER_AGENT}
         # Reads a service account's token anew once a minute.
         self._client.update_params_for_auth(headers, [], ["BearerToken"], path, method, None)
         if body is not None:
             headers["Content-Type"] = content_type
-        url = f"{self._client.configuration.host}{path}" + (f"?{urlencode(query)}" if query else "")
+        url = url_of(self._client.configuration.host, path, query)
         begun, status = time.perf_counter(), 0
         try:
             response = self._pool.request(
@@ -297,9 +280,9 @@ class Kube:
             )
             status = response.status
         except urllib3.exceptions.HTTPError as error:
-            raise _unreachable(error) from error
+            raise unreachable(error) from error
         finally:
-            self._metrics.observe_api_request(method, path, query, status, time.perf_counter() - begun)
+            self.metrics.observe_api_request(method, path, query, status, time.perf_counter() - begun)
         return response
 
 
@@ -318,26 +301,23 @@ def _read_whole(response: urllib3.BaseHTTPResponse) -> bytes:
     return b"".join(parts)
 
 
-def _lines(response: urllib3.BaseHTTPResponse) -> Iterator[bytes]:
-    """Yield the lines of a stream; what follows the last line break was cut off, and is none."""
-    parts: list[bytes] = []
-    length = 0
-    for chunk in response.stream(amt=None, decode_content=True):
-        first, *others = chunk.split(b"\n")
-        parts.append(first)
-        length += len(first)
-        if length > LINE_BYTES:
-            raise WatchBrokenError(0, NOT_UNDERSTOOD, f"a watch told an event of more than {LINE_BYTES} bytes")
-        if others:
-            lines = [b"".join(parts), *others[:-1]]
-            parts, length = [others[-1]], len(others[-1])
-            yield from (line for line in lines if line.strip())
+def read_page(path: str, body: Raw) -> Page:
+    """Return what one answer holds of a list.
+
+    Raises:
+        KubeError: where it is no list of objects.
+    """
+    found, metadata = body.get("items", ""), body.get("metadata")
+    found = [] if found is None else found
+    if not isinstance(metadata, dict) or not metadata.get("resourceVersion") or not _are_objects(found):
+        raise _not_understood(f"a list of objects from {path}", body)
+    return Page(items=found, version=str(metadata["resourceVersion"]), following=metadata.get("continue") or "")
 
 
-def _read_event(line: bytes) -> tuple[str, Raw]:
+def read_event(line: bytes) -> tuple[str, Raw]:
     """Return what kind of event a line of a watch tells of, and the object."""
     try:
-        event: Any = _read_object(line)
+        event: Any = read_object(line)
     except KubeError as error:
         raise WatchBrokenError(error.status, error.reason, error.message) from error
     kind, body = event.get("type"), event.get("object")
@@ -355,7 +335,12 @@ def _read_event(line: bytes) -> tuple[str, Raw]:
     return str(kind), body
 
 
-def _read_object(content: bytes) -> Raw:
+def read_object(content: bytes) -> Raw:
+    """Return the object that an answer holds.
+
+    Raises:
+        KubeError: where it holds none.
+    """
     try:
         body = json.loads(content)
     except (ValueError, RecursionError):
@@ -387,11 +372,13 @@ def _not_understood(wanted: str, got: Any) -> KubeError:
     return KubeError(0, NOT_UNDERSTOOD, f"the API server must answer with {wanted}, got {said[:SAID_CHARACTERS]!r}")
 
 
-def _unreachable(error: Exception) -> KubeError:
-    return KubeError(0, "Unreachable", f"the API server does not answer: {error}")
+def unreachable(error: Exception) -> KubeError:
+    """Return the error of a request without a whole answer."""
+    return KubeError(0, "Unreachable", f"the API server does not answer: {str(error) or type(error).__name__}")
 
 
-def _error_of(status: int, content: bytes) -> KubeError:
+def read_error(status: int, content: bytes) -> KubeError:
+    """Return the error of an answer with a status from 400 on."""
     try:
         body = json.loads(content)
     except (ValueError, RecursionError):

@@ -238,6 +238,7 @@ class Operator:
         self._metrics = metrics
         self._namespaces = tuple(namespaces)
         self._stop = threading.Event()
+        self._is_working = False
         self._studies = Studies(kube)
         self._memory = Memory(metrics, self._wake)
         self._watches = Watches(kube, self._memory, self._namespaces, on_synced=self._wake_namespace)
@@ -282,6 +283,7 @@ class Operator:
                 return STOPPED
         self._metrics.leader.set(1)
         self._watches.start()
+        self._is_working = True
         self._metrics.watch_silence.set_function(self._watches.silence_seconds)
         threading.Thread(target=self._complain_of_unsynced, name="sync", daemon=True).start()
         threading.Thread(target=self._sweep, name="sweep", daemon=True).start()
@@ -354,7 +356,9 @@ class Operator:
 
     def _find_trouble(self) -> str:
         seconds = self._visits.longest_running_seconds()
-        return f"a study has been visited for {seconds:.0f} s" if seconds > STUCK_SECONDS else ""
+        if seconds > STUCK_SECONDS:
+            return f"a study has been visited for {seconds:.0f} s"
+        return self._watches.find_trouble() if self._is_working else ""
 
 
 def _leave_at_once() -> None:

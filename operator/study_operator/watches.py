@@ -1,19 +1,21 @@
 """What the cluster has of us: Jobs, their pods and their FailedCreate events, as the watches told.
 
-A thread a watch lists, then follows; selectors work on the server, so that a cluster's other ten thousand pods cost
-nothing. Of each object only what matters is kept (`job_states.py`). Called by `cluster.py`, which puts into this memory
-what it has just created itself: whatever a watch has not told yet, an operator never forgets its own Jobs.
+One thread lists and then follows them all, however many namespaces there are; selectors work on the server, so that a
+cluster's other ten thousand pods cost nothing. Of each object only what matters is kept (`job_states.py`). Called by
+`cluster.py`, which puts into this memory what it has just created itself: whatever a watch has not told yet, an
+operator never forgets its own Jobs.
 """
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import random
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Awaitable, Callable, Mapping, Sequence, Set
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import TypeVar
 
@@ -22,6 +24,7 @@ from study_operator.job_states import JobState, PodState, Refusal, read_job, rea
 from study_operator.kube import Kube, KubeError, Raw, WatchBrokenError, path_of
 from study_operator.metrics import Metrics
 from study_operator.names import StudyKey
+from study_operator.streams import Streams, open_streams
 
 log = logging.getLogger(__name__)
 
@@ -29,6 +32,9 @@ Read = TypeVar("Read")
 
 FIRST_WAIT_SECONDS, LONGEST_WAIT_SECONDS = 0.2, 15.0
 """Between two tries to list or watch while the API server does not answer."""
+LISTS_AT_A_TIME = 8
+BEAT_SECONDS, STUCK_SECONDS = 5.0, 60.0
+"""The loop has a turn every few seconds; where it has had none for so long, the process is not well."""
 
 
 _Key = tuple[str, str]
@@ -153,14 +159,10 @@ class Memory:
             for job in [job for job in self._jobs.values() if (job.namespace, job.study) == key]:
                 self._forget(job)
 
-    def list_jobs(self, namespace: str | None, items: Iterable[Raw]) -> None:
-        """Take in a whole list; what is not in it may be gone."""
-        seen = set()
-        for raw in items:
-            self.put_job(raw)
-            seen.add(raw["metadata"]["uid"])
+    def miss_jobs(self, namespace: str | None, listed: Set[str]) -> None:
+        """Doubt the Jobs whose UIDs are not in a whole list: they may be gone."""
         with self._lock:
-            missing = [j for j in self._jobs.values() if j.uid not in seen and namespace in (None, j.namespace)]
+            missing = [j for j in self._jobs.values() if j.uid not in listed and namespace in (None, j.namespace)]
         for job in missing:
             self.doubt_job(job.namespace, job.name, job.uid)
 
@@ -186,16 +188,12 @@ class Memory:
 
     # Pods.
 
-    def list_pods(self, namespace: str | None, items: Iterable[Raw]) -> None:
-        """Take in a whole list; pods that are not in it are gone."""
-        seen = set()
-        for raw in items:
-            self.see_pod("ADDED", raw)
-            seen.add(raw["metadata"]["uid"])
+    def miss_pods(self, namespace: str | None, listed: Set[str]) -> None:
+        """Take the pods whose UIDs are not in a whole list for gone."""
         with self._lock:
             for (of, _), pods in self._pods.items():
                 if namespace in (None, of):
-                    pods.update({p.uid: replace(p, is_gone=True) for p in pods.values() if p.uid not in seen})
+                    pods.update({p.uid: replace(p, is_gone=True) for p in pods.values() if p.uid not in listed})
 
     def see_pod(self, kind: str, raw: Raw) -> None:
         """Take in one event of a watch.
@@ -237,11 +235,6 @@ class Memory:
 
     # Refusals.
 
-    def list_refusals(self, _namespace: str | None, items: Iterable[Raw]) -> None:
-        """Take in a whole list."""
-        for raw in items:
-            self.see_refusal("ADDED", raw)
-
     def see_refusal(self, kind: str, raw: Raw) -> None:
         """Take in one event of a watch."""
         refusal = _read(read_refusal, raw)
@@ -281,13 +274,16 @@ class _Kind:
 
     path: str
     query: Mapping[str, str]
-    take_list: Callable[[str | None, Iterable[Raw]], None]
     take_event: Callable[[str, Raw], None]
+    miss: Callable[[str | None, Set[str]], None]
+    """Told the UIDs of all objects that a list held."""
     namespace: str | None
+    is_synced: asyncio.Event = field(default_factory=asyncio.Event)
+    """It was listed once."""
 
 
 class Watches:
-    """The threads that keep a `Memory` up to date: of each namespace by itself, or of all together."""
+    """The thread that keeps a `Memory` up to date: of each namespace by itself, or of all together."""
 
     def __init__(
         self,
@@ -296,7 +292,7 @@ class Watches:
         namespaces: Sequence[str],
         *,
         on_synced: Callable[[str | None], None] = lambda _namespace: None,
-        pause: Callable[[float], object] = time.sleep,
+        pause: Callable[[float], Awaitable[object]] = asyncio.sleep,
     ) -> None:
         """Prepare the watches.
 
@@ -312,51 +308,79 @@ class Watches:
         self._pause = pause
         # Jobs first: of others' pods and events nothing is kept.
         self._kinds = {namespace: _kinds_of(memory, namespace) for namespace in namespaces or (None,)}
-        self._synced = {kind.path: threading.Event() for kinds in self._kinds.values() for kind in kinds}
-        self._told_at = dict.fromkeys(self._synced, time.monotonic())
+        self._told_at = dict.fromkeys((kind.path for kind in self._all()), time.monotonic())
         """When each collection was last listed, or its watch told anything."""
+        self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._beat_at = time.monotonic()
+        """When the loop last had a turn."""
+        self._lists = asyncio.Semaphore(LISTS_AT_A_TIME)
 
     def start(self) -> None:
-        """Start a thread for each."""
-        self._told_at = dict.fromkeys(self._synced, time.monotonic())
-        for kinds in self._kinds.values():
-            for before, kind in zip([None, *kinds], kinds, strict=False):
-                name = f"watch-{kind.path.rsplit('/', 1)[-1]}"
-                threading.Thread(target=self._follow, args=(before, kind), name=name, daemon=True).start()
+        """Start the thread."""
+        self._told_at = dict.fromkeys(self._told_at, time.monotonic())
+        self._beat_at = time.monotonic()
+        threading.Thread(target=lambda: asyncio.run(self._run()), name="watches", daemon=True).start()
 
     def is_synced(self, namespace: str) -> bool:
         """Say whether everything of a namespace was listed once."""
-        kinds = self._kinds.get(namespace, self._kinds.get(None, []))
-        return all(self._synced[kind.path].is_set() for kind in kinds)
+        return all(kind.is_synced.is_set() for kind in self._kinds.get(namespace, self._kinds.get(None, [])))
 
     def list_unsynced(self) -> list[str]:
         """Return the collections that could not be listed yet."""
-        return [path for path, event in self._synced.items() if not event.is_set()]
+        return [kind.path for kind in self._all() if not kind.is_synced.is_set()]
 
     def silence_seconds(self) -> float:
         """Return how long ago the quietest watch was told anything."""
         return time.monotonic() - min(self._told_at.values())
 
-    def _note_synced(self, kind: _Kind) -> None:
-        event = self._synced[kind.path]
-        if not event.is_set():
-            event.set()
-            if all(self._synced[k.path].is_set() for k in self._kinds[kind.namespace]):
-                self._on_synced(kind.namespace)
+    def find_trouble(self) -> str:
+        """Say what is wrong since `start`, or nothing: a watch that nobody follows, or a loop that is stuck."""
+        ended = next((path for path, task in list(self._tasks.items()) if task.done()), None)
+        if ended is not None:
+            return f"nobody follows {ended} any more"
+        seconds = time.monotonic() - self._beat_at
+        return f"the watches have been stuck for {seconds:.0f} s" if seconds > STUCK_SECONDS else ""
 
-    def _follow(self, before: _Kind | None, kind: _Kind) -> None:
+    def _all(self) -> list[_Kind]:
+        return [kind for kinds in self._kinds.values() for kind in kinds]
+
+    async def _run(self) -> None:
+        async with open_streams(self._kube) as streams, asyncio.TaskGroup() as tasks:
+            for kinds in self._kinds.values():
+                for before, kind in zip([None, *kinds], kinds, strict=False):
+                    self._tasks[kind.path] = tasks.create_task(self._follow(streams, before, kind))
+            while True:
+                self._beat_at = time.monotonic()
+                await asyncio.sleep(BEAT_SECONDS)
+
+    async def _list(self, streams: Streams, kind: _Kind) -> str:
+        """Take in a whole list, page by page; return the version to watch from."""
+        listed, version = set[str](), ""
+        # Each page is a megabyte or more until it is taken in.
+        async with self._lists:
+            async for page in streams.pages(kind.path, kind.query):
+                for raw in page.items:
+                    kind.take_event("ADDED", raw)
+                    listed.add(raw["metadata"]["uid"])
+                version = page.version
+                self._told_at[kind.path] = time.monotonic()
+        kind.miss(kind.namespace, listed)
+        if not kind.is_synced.is_set():
+            kind.is_synced.set()
+            if all(k.is_synced.is_set() for k in self._kinds[kind.namespace]):
+                self._on_synced(kind.namespace)
+        return version
+
+    async def _follow(self, streams: Streams, before: _Kind | None, kind: _Kind) -> None:
         if before is not None:
-            self._synced[before.path].wait()
+            await before.is_synced.wait()
         version, wait = "", FIRST_WAIT_SECONDS
         while True:
             begun = time.monotonic()
             try:
                 if not version:
-                    items, version = self._kube.list(kind.path, kind.query)
-                    self._told_at[kind.path] = time.monotonic()
-                    kind.take_list(kind.namespace, items)
-                    self._note_synced(kind)
-                for event, raw in self._kube.watch(kind.path, version, kind.query):
+                    version = await self._list(streams, kind)
+                async for event, raw in streams.watch(kind.path, version, kind.query):
                     version = raw["metadata"]["resourceVersion"]
                     self._told_at[kind.path] = time.monotonic()
                     if event != "BOOKMARK":
@@ -376,7 +400,7 @@ class Watches:
                 # It went well for a while: something on the way ends connections that are idle, and nobody is to blame.
                 wait = FIRST_WAIT_SECONDS
             # Not all replicas of an operator, and not all watches, at once.
-            self._pause(wait * random.uniform(0.5, 1.5))
+            await self._pause(wait * random.uniform(0.5, 1.5))
             wait = min(LONGEST_WAIT_SECONDS, wait * 2)
 
 
@@ -384,17 +408,11 @@ def _kinds_of(memory: Memory, namespace: str | None) -> list[_Kind]:
     ours = {"labelSelector": f"{names.STUDY_LABEL},{names.KIND_LABEL}"}
     refusals = {"fieldSelector": "involvedObject.kind=Job,reason=FailedCreate"}
     kinds = (
-        ("batch/v1", "jobs", ours, memory.list_jobs, memory.see_job),
-        ("v1", "pods", ours, memory.list_pods, memory.see_pod),
-        ("v1", "events", refusals, memory.list_refusals, memory.see_refusal),
+        ("batch/v1", "jobs", ours, memory.see_job, memory.miss_jobs),
+        ("v1", "pods", ours, memory.see_pod, memory.miss_pods),
+        ("v1", "events", refusals, memory.see_refusal, lambda _namespace, _listed: None),
     )
     return [
-        _Kind(
-            path=path_of(version, plural, namespace),
-            query=query,
-            take_list=take_list,
-            take_event=take_event,
-            namespace=namespace,
-        )
-        for version, plural, query, take_list, take_event in kinds
+        _Kind(path=path_of(version, plural, namespace), query=query, take_event=take, miss=miss, namespace=namespace)
+        for version, plural, query, take, miss in kinds
     ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import http.server
 import json
 import threading
@@ -12,8 +13,7 @@ from typing import Any
 import pytest
 from kubernetes.client import ApiClient, Configuration
 
-from study_operator import kube as kube_module
-from study_operator import watches
+from study_operator import streams, watches
 from study_operator.kube import Kube, KubeError, path_of
 from study_operator.metrics import Metrics
 from study_operator.names import StudyKey
@@ -119,7 +119,7 @@ class Server:
 
         self._server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self._server.daemon_threads = True
-        threading.Thread(target=self._server.serve_forever, daemon=True).start()
+        threading.Thread(target=self._server.serve_forever, args=(0.01,), daemon=True).start()
 
     def kube(self) -> Kube:
         settings = Configuration()
@@ -205,7 +205,7 @@ NO_EVENTS = [
 def test_what_is_no_event_ends_neither_a_watch_nor_its_thread_and_everything_is_listed_again(
     server: Server, threads_that_died: list[str], monkeypatch: pytest.MonkeyPatch, tale: bytes
 ) -> None:
-    monkeypatch.setattr(kube_module, "LINE_BYTES", 4096 if b"aaaa" in tale else kube_module.LINE_BYTES)
+    monkeypatch.setattr(streams, "LINE_BYTES", 4096 if b"aaaa" in tale else streams.LINE_BYTES)
     told = Told()
     memory = Memory(Metrics(), told)
     for tales in server.tales.values():
@@ -319,15 +319,14 @@ def test_a_pod_with_any_index_in_its_labels_is_seen(server: Server, threads_that
 def test_a_watch_that_ends_at_once_again_and_again_is_asked_for_ever_more_rarely(
     server: Server, threads_that_died: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pauses: dict[str, list[float]] = {}
+    pauses: list[float] = []
     done = threading.Event()
 
-    def pause(seconds: float) -> None:
-        mine = pauses.setdefault(threading.current_thread().name, [])
-        mine.append(seconds)
-        if len(mine) == 8:
+    async def pause(seconds: float) -> None:
+        pauses.append(seconds)
+        if len(pauses) == 8:
             done.set()
-            server.closing.wait()
+            await asyncio.Event().wait()
 
     monkeypatch.setattr(watches, "FIRST_WAIT_SECONDS", 100.0)
     monkeypatch.setattr(watches, "LONGEST_WAIT_SECONDS", 800.0)
@@ -335,7 +334,7 @@ def test_a_watch_that_ends_at_once_again_and_again_is_asked_for_ever_more_rarely
     Watches(server.kube(), Memory(Metrics()), ["team"], pause=pause).start()
 
     assert done.wait(20)
-    first, *_, last = pauses["watch-jobs"]
+    first, *_, last = pauses
     assert 50 <= first <= 150 and 400 <= last <= 1200
     assert threads_that_died == []
 
@@ -368,3 +367,64 @@ def test_where_all_namespaces_are_watched_together_each_is_synced_when_all_are(s
     kinds.start()
     wait_until_synced(kinds)
     assert kinds.is_synced("team") and kinds.is_synced("any")
+
+
+def test_a_hundred_namespaces_take_one_thread(server: Server, threads_that_died: list[str]) -> None:
+    def ours() -> list[threading.Thread]:
+        return [thread for thread in threading.enumerate() if "process_request" not in thread.name]
+
+    before = ours()
+    kinds = Watches(server.kube(), Memory(Metrics()), [f"team-{number}" for number in range(100)])
+    kinds.start()
+    wait_until_synced(kinds)
+    # And one that looks up names.
+    assert len(set(ours()) - set(before)) <= 2
+    assert (kinds.find_trouble(), threads_that_died) == ("", [])
+
+
+def wait_for_trouble(kinds: Watches, *, is_there: bool) -> str:
+    deadline = time.monotonic() + 20
+    while bool(kinds.find_trouble()) != is_there:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    return kinds.find_trouble()
+
+
+def test_a_watch_that_nobody_follows_any_more_is_trouble(server: Server, threads_that_died: list[str]) -> None:
+    def end(_namespace: str | None) -> None:
+        raise asyncio.CancelledError
+
+    kinds = Watches(server.kube(), Memory(Metrics()), ["team"], on_synced=end)
+    assert kinds.find_trouble() == ""
+    kinds.start()
+    said = wait_for_trouble(kinds, is_there=True)
+    assert said == "nobody follows /api/v1/namespaces/team/events any more"
+
+
+def test_what_ends_the_loop_is_seen_by_the_process(server: Server, threads_that_died: list[str]) -> None:
+    class Unforeseen(BaseException):
+        pass
+
+    def end_all(_namespace: str | None) -> None:
+        raise Unforeseen
+
+    Watches(server.kube(), Memory(Metrics()), ["team"], on_synced=end_all).start()
+    deadline = time.monotonic() + 20
+    while not threads_that_died:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    assert "watches" in threads_that_died[0]
+
+
+def test_a_loop_that_is_stuck_is_trouble_for_as_long_as_it_is(
+    server: Server, threads_that_died: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(watches, "BEAT_SECONDS", 0.01)
+    monkeypatch.setattr(watches, "STUCK_SECONDS", 1.0)
+    release = threading.Event()
+    kinds = Watches(server.kube(), Memory(Metrics()), ["team"], on_synced=lambda _namespace: release.wait(20) and None)
+    kinds.start()
+    assert "have been stuck for 1 s" in wait_for_trouble(kinds, is_there=True)
+    release.set()
+    wait_for_trouble(kinds, is_there=False)
+    assert threads_that_died == []

@@ -632,7 +632,7 @@ _credentials: ContextVar[ReadOnlyCredentials] = ContextVar("bucket_credentials")
 
 
 class _SharedClient:
-    """A client that stores share which differ in their credentials alone; this one's requests are signed with its own."""
+    """A client that stores share which differ in their credentials alone; it signs with those of one of them."""
 
     def __init__(self, client: Any, credentials: ReadOnlyCredentials) -> None:
         self._client = client
