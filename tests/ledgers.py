@@ -137,10 +137,7 @@ def ended(exit_code: int | None, name: str = "s1-t000-r0", **changes: Any) -> Jo
     """Return a job that ended a minute after it began."""
     return a_job(
         name,
-        phase=JobPhase.FINISHED,
-        finished_at=NOW + timedelta(minutes=1),
-        exit_code=exit_code,
-        **changes,
+        **{"phase": JobPhase.FINISHED, "finished_at": NOW + timedelta(minutes=1), "exit_code": exit_code, **changes},
     )
 
 

@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-from study_operator import conditions, job_states, planner
+from study_operator import cluster, conditions, job_states, planner
 from study_operator.trial import EndReason, SearchEnd
 from trial_trainer import artifacts
 
@@ -47,5 +47,6 @@ def test_every_end_of_a_search_a_study_and_an_attempt_is_told() -> None:
 
 def test_every_wait_is_told() -> None:
     waits = literals(job_states, r'reason="([A-Z]\w+)"') | {"Unschedulable", "ImagePullBackOff"}
-    waits |= literals(job_states, r'"(QuotaExceeded|PodSecurityRefused|FailedCreate)"')
+    waits |= {word for _, word in job_states._REFUSALS} | {"FailedCreate"}
+    waits |= literals(cluster, r'LaunchRefusedError\("([A-Z]\w+)"')
     assert waits <= words_of("Waiting")

@@ -558,8 +558,9 @@ def build_spec() -> Schema:
             "trainer": _trainer(),
             "storage": _storage(),
             "ttlSecondsAfterFinished": whole(
-                "How long after the end Jobs, and checkpoints that nobody needs, are kept. Where it is not given they "
-                "stay. The study itself always stays.",
+                "How long a Job that has ended is kept, with its pods and their logs, once its result is in the "
+                "ledger. Where it is not given it goes at once, and where a quota leaves no room for the next one, "
+                "too. The last lines of its log stay in the bucket, and the study itself always stays.",
                 limits.TTL_SECONDS_AFTER_FINISHED,
             ),
         },

@@ -20,8 +20,9 @@ from study_operator.job_objects import (
     build_job,
     build_service,
 )
+from study_operator.job_states import name_refusal
 from study_operator.kube import Kube, KubeError, Raw, path_of
-from study_operator.runner import JobKind, JobSpec
+from study_operator.runner import QUOTA_EXCEEDED, JobKind, JobSpec
 from study_operator.storage import Buckets, StorageRefusedError
 from study_operator.study import PodTemplate, Study
 
@@ -147,6 +148,9 @@ def _try(study: Study, kube: Kube, api: str, plural: str, body: Raw, field: str)
             owners = (found or {}).get("metadata", {}).get("ownerReferences") or ()
             if found is not None and not any(owner.get("uid") == study.uid for owner in owners):
                 yield f"`metadata.name` must be another one: {body['kind']} {name} belongs to somebody else"
+            return
+        if name_refusal(error.message) == QUOTA_EXCEEDED:
+            # That there is no room at the moment is nothing of the study's.
             return
         yield f"`{field}` must give a valid {body['kind']}: {_in_words_of_the_study(error.message)}"
         return

@@ -15,7 +15,7 @@ from typing import Any
 from study_operator import names
 from study_operator.errors import ConflictError, LaunchRefusedError
 from study_operator.job_objects import Credentials, PodDefaults, build_job, build_service
-from study_operator.job_states import JobState, describe_job
+from study_operator.job_states import JobState, describe_job, name_refusal
 from study_operator.kube import Kube, KubeError, Raw, path_of
 from study_operator.names import StudyKey
 from study_operator.runner import JobKind, JobPhase, JobSpec, JobStatus
@@ -220,10 +220,11 @@ class ClusterRunner:
         try:
             return self.kube.create(path_of(api, plural, namespace), body).body
         except KubeError as error:
-            if error.is_transient:
+            word = name_refusal(error.message) if error.status else ""
+            if error.is_transient and not word:
                 raise
             if error.reason != "AlreadyExists":
-                raise LaunchRefusedError(error.reason or "JobRefused", error.message) from error
+                raise LaunchRefusedError(word or error.reason or "JobRefused", error.message) from error
         found = self.kube.get(path_of(api, plural, namespace, name))
         if found is None:
             raise KubeError(0, "Vanished", f"{plural} {name} has just been deleted")

@@ -42,6 +42,9 @@ BUCKET_SECONDS = 30.0
 """For all that one visit asks a bucket for, a handful of requests of milliseconds each. What is not answered by then is
 asked for again at the next visit."""
 
+FIRST_REFUSED_SECONDS = 1.0
+"""Between two tries to launch a job that the cluster does not take; the wait doubles, up to `SLOW_SECONDS`."""
+
 SLOW_SECONDS = 60.0
 """A visit without any news, for what nobody tells: a deadline, a bucket that is back, a Secret that was made."""
 
@@ -68,6 +71,8 @@ class Controller:
     """When it was last looked how far a study's running trials are."""
     slots: dict[StudyKey, Slots] = field(default_factory=dict)
     parsed: ParsedStudies = field(default_factory=ParsedStudies)
+    refusals: dict[StudyKey, int] = field(default_factory=dict)
+    """How many visits ago the cluster last took a job of a study."""
 
     def visit(self, key: StudyKey) -> float | None:
         """Bring a study one step further.
@@ -171,9 +176,9 @@ class Controller:
             self.metrics.observe_idle(study.namespace, seconds)
         self._doubt_credentials(study, result.status)
         has_forgotten = result.is_settled and runner.forget_gone()
+        longest = self._count_refusal(key, is_refused=result.is_refused and not has_forgotten)
         if has_forgotten or not result.is_idle:
             return 0.0
-        longest = SLOW_SECONDS
         if result.is_done:
             self._let_rest(key)
             longest = DONE_SECONDS * random.uniform(0.75, 1.25)
@@ -187,6 +192,15 @@ class Controller:
         self.proposals.forget(key)
         self.progress_read_at.pop(key, None)
         self.slots.pop(key, None)
+        self.refusals.pop(key, None)
+
+    def _count_refusal(self, key: StudyKey, *, is_refused: bool) -> float:
+        """Return after how long to visit a study again, in whose cluster there may be room for its next job then."""
+        if not is_refused:
+            self.refusals.pop(key, None)
+            return SLOW_SECONDS
+        count = self.refusals[key] = self.refusals.get(key, 0) + 1
+        return float(min(SLOW_SECONDS, FIRST_REFUSED_SECONDS * 2.0 ** min(count - 1, 10)))
 
     def _is_progress_due(self, key: StudyKey, now: datetime) -> bool:
         """Say whether to look how far running trials are, and take it for done."""

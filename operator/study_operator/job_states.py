@@ -14,7 +14,7 @@ from typing import Any
 
 from study_operator import names
 from study_operator.clocks import fit_span, read_time
-from study_operator.runner import EndedAttempt, JobKind, JobPhase, JobStatus
+from study_operator.runner import QUOTA_EXCEEDED, EndedAttempt, JobKind, JobPhase, JobStatus
 from study_operator.study import TRAINER_CONTAINER
 from trial_trainer.contract import ExitCode
 
@@ -335,8 +335,9 @@ def _describe_wait(status: JobStatus, job: JobState, pod: PodState | None, refus
     if pod is None:
         if refusal is None:
             return status
-        reason, message = _name_refusal(refusal.message)
-        return replace(status, reason=reason, message=message, waits_since=max(since, refusal.first_at), is_stuck=True)
+        # Of the cluster's making, and no fault of the arm's or of a node's: no clock runs.
+        reason = name_refusal(refusal.message) or "FailedCreate"
+        return replace(status, reason=reason, message=refusal.message, waits_since=max(since, refusal.first_at))
     if pod.unscheduled_since is not None:
         return replace(
             status, reason=pod.reason or "Unschedulable", message=pod.message, waits_since=pod.unscheduled_since
@@ -351,11 +352,19 @@ def _describe_wait(status: JobStatus, job: JobState, pod: PodState | None, refus
     return status
 
 
-def _name_refusal(message: str) -> tuple[str, str]:
-    for words, reason in (("exceeded quota", "QuotaExceeded"), ("violates PodSecurity", "PodSecurityRefused")):
-        if words in message:
-            return reason, message
-    return "FailedCreate", message
+def name_refusal(message: str) -> str:
+    """Return a word for what an API server says where it does not take an object; empty where only it has one."""
+    return next((reason for words, reason in _REFUSALS if words in message), "")
+
+
+_REFUSALS = (
+    ("exceeded quota", QUOTA_EXCEEDED),
+    ("violates PodSecurity", "PodSecurityRefused"),
+    ("failed calling webhook", "WebhookFailed"),
+    ("denied the request", "AdmissionDenied"),
+    ("denied request", "AdmissionDenied"),
+)
+"""In the words of Kubernetes' admission plugins: quotas, Pod Security, webhooks, and policies written in CEL."""
 
 
 def _describe_end(

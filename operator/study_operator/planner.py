@@ -5,17 +5,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from study_operator import names
 from study_operator.promotion import choose, choose_winner, rank
-from study_operator.runner import JobKind, JobPhase, JobStatus
+from study_operator.runner import QUOTA_EXCEEDED, JobKind, JobPhase, JobStatus
 from study_operator.settings import DEFAULTS, Settings
 from study_operator.study import Arm, Study
 from study_operator.trial import (
     GIVEN_UP,
+    WAITS,
     Continuation,
     EndReason,
     Ledger,
@@ -107,7 +108,7 @@ class Judge:
 
 @dataclass(frozen=True, kw_only=True)
 class DeleteJob:
-    """Delete a job: one that must stop, or one that ended and makes way for the next attempt."""
+    """Delete a job: one that must stop, one that makes way for the next attempt, or one whose result is written."""
 
     name: str
     index: int | None
@@ -132,14 +133,6 @@ class CleanUp:
     reason: str
 
 
-@dataclass(frozen=True, kw_only=True)
-class DeleteExpiredJob:
-    """Delete a job that ended long ago, with its pod and its log."""
-
-    name: str
-    reason: str
-
-
 Action = (
     Prepare
     | Attach
@@ -153,7 +146,6 @@ Action = (
     | DeleteJob
     | Finish
     | CleanUp
-    | DeleteExpiredJob
 )
 
 NOTHING_TRAINS_AFTER = 5
@@ -172,7 +164,7 @@ def plan(
     is_halted = study.suspend or ledger.outcome is not None
     deletions = _plan_deletions(study, ledger, trials, jobs, now, settings, is_halted=is_halted)
     if ledger.outcome is not None:
-        return deletions or _plan_afterwards(study, ledger, trials, jobs, now)
+        return deletions + _plan_afterwards(study, ledger, trials, jobs)
     if is_halted:
         return deletions
     failure = _find_failure(study, ledger, trials)
@@ -214,25 +206,12 @@ def plan(
 
 
 def _plan_afterwards(
-    study: Study, ledger: Ledger, trials: Sequence[Trial], jobs: Mapping[str, JobStatus], now: datetime
+    study: Study, ledger: Ledger, trials: Sequence[Trial], jobs: Mapping[str, JobStatus]
 ) -> list[Action]:
-    """Tidy up after the end: once what nobody needs, and after a time the jobs."""
-    if any(job.phase is not JobPhase.FINISHED for job in jobs.values()):
+    """Tidy up once after the end."""
+    if ledger.cleaned_at is not None or any(job.phase is not JobPhase.FINISHED for job in jobs.values()):
         return []
-    if ledger.cleaned_at is None:
-        return [CleanUp(kept=_find_kept(study, trials), reason="the study has ended")]
-    expires = expires_at(study, ledger)
-    if expires is None or now < expires:
-        return []
-    reason = f"spec.ttlSecondsAfterFinished is {study.ttl_seconds_after_finished}"
-    return [DeleteExpiredJob(name=name, reason=reason) for name in sorted(jobs)]
-
-
-def expires_at(study: Study, ledger: Ledger) -> datetime | None:
-    """Return when the jobs of a study go that has ended; None where they stay."""
-    if ledger.cleaned_at is None or study.ttl_seconds_after_finished is None:
-        return None
-    return ledger.cleaned_at + timedelta(seconds=study.ttl_seconds_after_finished)
+    return [CleanUp(kept=_find_kept(study, trials), reason="the study has ended")]
 
 
 def _find_kept(study: Study, trials: Sequence[Trial]) -> tuple[tuple[str, int], ...]:
@@ -275,7 +254,7 @@ def _plan_deletions(
     *,
     is_halted: bool,
 ) -> list[Action]:
-    """Delete jobs that must stop, and jobs that ended and stand in the way of the next attempt."""
+    """Delete jobs that must stop, that stand in the way of the next attempt, or whose result is in the ledger."""
     actions: list[Action] = []
     stages: list[tuple[str, Stage]] = [(names.prepare_job(study.name), ledger.prepare)]
     stages.append((names.judge_job(study.name), ledger.judge))
@@ -300,7 +279,38 @@ def _plan_deletions(
             reason = "its trial is given up"
         if reason:
             actions.append(DeleteJob(name=name, index=trial.index, reason=reason))
-    return actions
+    # A namespace may have a quota on Jobs: where there is no room for the next one, none is kept any longer.
+    messages = [ledger.prepare.message, ledger.judge.message, *(t.message for t in trials)]
+    is_room_wanted = any(message.startswith(f"{WAITS}{QUOTA_EXCEEDED}") for message in messages)
+    return actions + [
+        DeleteJob(name=name, index=index, reason="its result is in the ledger")
+        for name, index, expires in find_settled_jobs(study, ledger, jobs, now)
+        if is_room_wanted or expires <= now
+    ]
+
+
+def find_settled_jobs(
+    study: Study, ledger: Ledger, jobs: Mapping[str, JobStatus], now: datetime
+) -> Iterator[tuple[str, int | None, datetime]]:
+    """Yield each job that ended and has told all that it had to tell, the trial that it is of, and when it may go."""
+    if all(job.phase is not JobPhase.FINISHED for job in jobs.values()):
+        return
+    kept = timedelta(seconds=study.ttl_seconds_after_finished or 0)
+    settled: list[tuple[str, int | None, Trial | Stage]] = []
+    stages = ((names.prepare_job(study.name), ledger.prepare), (names.judge_job(study.name), ledger.judge))
+    settled += [
+        (name, None, stage) for name, stage in stages if stage.state in (StageState.COMPLETED, StageState.FAILED)
+    ]
+    for trial in ledger.trials:
+        rungs = trial.rung if trial.is_busy else trial.rung + 1
+        settled += [(names.trial_job(study.name, trial.name, rung), trial.index, trial) for rung in range(rungs)]
+    for name, index, of in settled:
+        job = jobs.get(name)
+        if job is not None and job.phase is JobPhase.FINISHED:
+            # The ledger's times are by a clock that is trusted.
+            attempt = next((a for a in reversed(of.attempts) if a.id == job.attempt), None)
+            ended = attempt.finished_at if attempt is not None else job.finished_at
+            yield name, index, min(now, ended or now) + kept
 
 
 def _why_delete(

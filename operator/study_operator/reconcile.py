@@ -37,7 +37,6 @@ from study_operator.planner import (
     Attach,
     ChooseWinner,
     CleanUp,
-    DeleteExpiredJob,
     DeleteJob,
     EndSearch,
     Finish,
@@ -47,10 +46,10 @@ from study_operator.planner import (
     Promote,
     Stop,
     Suggest,
-    expires_at,
+    find_settled_jobs,
     plan,
 )
-from study_operator.runner import JobSpec, JobStatus, TrialRunner
+from study_operator.runner import QUOTA_EXCEEDED, JobSpec, JobStatus, TrialRunner
 from study_operator.settings import DEFAULTS, Settings
 from study_operator.settle import Results, is_live, list_awaited, settle
 from study_operator.status import (
@@ -155,6 +154,8 @@ class TickResult:
     """The study has ended, its end is written and reported, and none of its jobs lives."""
     is_settled: bool = False
     """What was seen of the jobs is written down; it is not while the bucket cannot be read."""
+    is_refused: bool = False
+    """A job was refused, and none was launched: it is to be tried again."""
     is_dropped: bool = False
     """Somebody else wrote the status: nothing that this tick decided counts."""
     wake_at: datetime | None = None
@@ -202,7 +203,7 @@ def tick(
         problem = (error.reason, str(error))
 
     # Settle, plan, act. Without the bucket nobody knows what was measured: everything waits.
-    ledger, done, launched = recorded.ledger, list[Action](), False
+    ledger, done, launched, refused = recorded.ledger, list[Action](), False, False
     if results is not None:
         ledger = settle(study, recorded.ledger, jobs, results, now, settings)
         actions = plan(study, ledger, jobs, now, settings)
@@ -214,7 +215,7 @@ def tick(
         except ArtifactError as error:
             # Of all actions only cleaning up uses the bucket, and it comes alone.
             problem = (error.reason, str(error))
-        launched = hands.has_more_to_do
+        launched, refused = hands.has_more_to_do, hands.refusal is not None
     reported, problem = _report(study, recorded, reporter, now, settings, problem)
 
     # Record: once, last, and only if nobody wrote in between.
@@ -248,6 +249,7 @@ def tick(
         is_idle=not is_changed and not launched,
         is_done=is_over and not is_changed,
         is_settled=results is not None,
+        is_refused=refused and not launched,
         wake_at=_find_wake(study, ledger, jobs, status, reported, reporter is not None, now, settings),
     )
 
@@ -382,10 +384,6 @@ def _act(
                 if hands.clean_up(kept, settings.cleaned_at_once):
                     ledger = replace(ledger, cleaned_at=now)
                     log.info("deleted the checkpoints that nobody needs, of study %s", study.name)
-            case DeleteExpiredJob(name=name):
-                if recorded.ledger.cleaned_at is None:
-                    continue
-                hands.delete(name)
             case Suggest(count=count):
                 ledger = _suggest(study, ledger, designer, count)
             case _:
@@ -421,9 +419,14 @@ def _checkpoints_of(key: str) -> str:
     return "/".join(parts[:5]) if len(parts) > 5 and parts[4] == CHECKPOINTS else ""
 
 
-def _with_refusal(of: OfJob, refusal: str) -> OfJob:
-    """Return a trial or stage that says why its job is refused; the same where there is nothing new to say."""
-    return replace(of, message=refusal) if refusal and refusal != of.message else of
+def _with_refusal(of: OfJob, refusal: LaunchRefusedError | None) -> OfJob:
+    """Return a trial or stage that says why its job is refused; the same where there is nothing new to say.
+
+    What a server says of one and the same reason changes each time (a figure, a time); each change would be a write.
+    """
+    if refusal is None or of.message.startswith(f"{WAITS}{refusal.word}"):
+        return of
+    return replace(of, message=f"{WAITS}{refusal.word}: {refusal}")
 
 
 class _Hands:
@@ -435,17 +438,23 @@ class _Hands:
         self._confirm = confirm
         self._is_confirmed = False
         self.has_more_to_do = False
+        self.refusal: LaunchRefusedError | None = None
+        """The last one."""
 
-    def launch(self, job: JobSpec, why: str) -> str:
-        """Launch a job; return why it is refused, or nothing."""
+    def launch(self, job: JobSpec, why: str) -> LaunchRefusedError | None:
+        """Launch a job; return why it is refused."""
+        if self.refusal is not None and self.refusal.word == QUOTA_EXCEEDED:
+            # There is no room for the others either.
+            return self.refusal
         self._confirm_once()
         try:
             self._runner.launch(job)
         except LaunchRefusedError as error:
-            return f"{WAITS}{error.word}: {error}"
+            self.refusal = error
+            return error
         self.has_more_to_do = True
         log.info("launched job %s %s", job.name, why)
-        return ""
+        return None
 
     def delete(self, name: str) -> None:
         self._confirm_once()
@@ -494,7 +503,7 @@ def _decide(study: Study, ledger: Ledger, action: Action) -> Ledger:
             return replace(ledger, winner=index)
         case Finish(outcome=outcome):
             return replace(ledger, outcome=outcome)
-        case Prepare() | Launch() | Judge() | DeleteJob() | Suggest() | CleanUp() | DeleteExpiredJob():
+        case Prepare() | Launch() | Judge() | DeleteJob() | Suggest() | CleanUp():
             raise TypeError(f"{type(action).__name__} must be carried out, not decided")
         case _:
             assert_never(action)
@@ -591,8 +600,7 @@ def _find_wake(
             limits = (settings.waiting_said_after_seconds, settings.stuck_limit_seconds if job.is_stuck else 0)
             waits += [job.waits_since + timedelta(seconds=limit) for limit in limits]
     waits += [_look_again(c, now) for c in status["conditions"] if c["type"] == "StorageReady"]
-    if jobs:
-        waits.append(expires_at(study, ledger))
+    waits += [expires for _, _, expires in find_settled_jobs(study, ledger, jobs, now)]
     if is_reporting and reported is not None and reported.key != report_key(ledger):
         waits.append(_report_due(reported, settings))
     return min((at for at in waits if at is not None and at > now), default=None)

@@ -21,6 +21,7 @@ from study_operator.errors import StatusUnreadableError
 from study_operator.gain import Gain, describe_gain, find_best, find_gain
 from study_operator.study import Study, is_share
 from study_operator.trial import (
+    WAITS,
     Attempt,
     Continuation,
     DatasetCounts,
@@ -669,6 +670,7 @@ def events_between(before: Ledger, after: Ledger) -> list[Event]:
     for trial in after.trials:
         if trial is not known.get(trial.index):
             events.extend(_events_of_trial(known.get(trial.index), trial))
+    events.extend(_events_of_waits(before, after))
     if before.search_end is None and after.search_end is not None:
         is_warning = after.search_end is SearchEnd.NO_MORE_PROPOSALS
         events.append(Event(reason="SearchEnded", message=_say_search(after), is_warning=is_warning))
@@ -701,6 +703,31 @@ def _events_of_trial(before: Trial | None, trial: Trial) -> Iterator[Event]:
         yield Event(reason=reason, message=said)
     if before is None or before.state is not trial.state:
         yield from _events_of_state(before, trial)
+
+
+def _events_of_waits(before: Ledger, after: Ledger) -> Iterator[Event]:
+    """Say once of a reason for which jobs wait, however many they are."""
+    known = {_wait_of(of) for _, of in _waiting(before)}
+    first: dict[str, tuple[str, str]] = {}
+    for name, of in _waiting(after):
+        first.setdefault(_wait_of(of), (name, of.message))
+    for reason, (name, message) in first.items():
+        if reason not in known:
+            yield Event(reason="JobWaits", message=f"{name}: {message}", is_warning=True)
+
+
+def _waiting(ledger: Ledger) -> Iterator[tuple[str, Trial | Stage]]:
+    of: list[tuple[str, Trial | Stage]] = [
+        ("prepare", ledger.prepare),
+        *((f"trial {t.name}", t) for t in ledger.trials if t.is_busy),
+        ("judge", ledger.judge),
+    ]
+    yield from ((name, each) for name, each in of if each.message.startswith(WAITS))
+
+
+def _wait_of(of: Trial | Stage) -> str:
+    """Return the reason for which a job waits."""
+    return of.message.removeprefix(WAITS).partition(":")[0]
 
 
 def _events_of_state(before: Trial | None, trial: Trial) -> Iterator[Event]:

@@ -71,7 +71,7 @@ def test_a_budget_lowered_while_it_runs_ends_the_search_and_a_time_to_live_takes
     stage.play["-r0"] = scripts.works(stage.trainer, after_seconds=1.5)
     stage.play["t002-r0"] = scripts.runs()
     make_operator()
-    study.apply(a_spec(s3, arms=6, parallel=1))
+    study.apply(a_spec(s3, arms=6, parallel=1, ttlSecondsAfterFinished=3600))
     study.wait(lambda study: study.trial(2).get("state") == "Running")
     study.patch(budget=budget)
     # What runs is not cut off; it makes way for nothing new.
@@ -84,9 +84,9 @@ def test_a_budget_lowered_while_it_runs_ends_the_search_and_a_time_to_live_takes
     assert study.condition("Complete")["reason"] == "BudgetExhausted"
     assert study.condition("SearchComplete")["reason"] == "BudgetExhausted"
     assert study.states() == ["Completed", "Completed", "Stopped"]
-    assert study.jobs()
+    assert {"shop-prepare", "shop-t000-r0", "shop-t001-r1", "shop-judge"} <= {*study.jobs()}
     assert float(study.status["usage"]["acceleratorHours"]) > 0.0005
-    # Checkpoints that nobody needs went with the end; the Jobs go when their time is over, the study stays.
+    # Checkpoints that nobody needs went with the end; Jobs go when their time is over, the study stays.
     study.wait(lambda study: study.status.get("cleanedAt"))
     keys = [key.removeprefix(f"{study.prefix()}trials/") for key in read_keys(s3, f"{study.prefix()}trials/")]
     assert {key[: len("t000/rungs/0")] for key in keys if "/checkpoints/" in key} == {"t000/rungs/1", "t001/rungs/1"}

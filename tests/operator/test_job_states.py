@@ -335,7 +335,10 @@ def test_why_a_pod_does_not_start_and_since_when(pod: Raw, reason: str, seconds:
     [
         ('pods "x" is forbidden: exceeded quota: gpus, requested: 1, used: 8, limited: 8', "QuotaExceeded"),
         ('pods "x" is forbidden: violates PodSecurity "restricted:latest": runAsNonRoot', "PodSecurityRefused"),
-        ("admission webhook denied the request", "FailedCreate"),
+        ('admission webhook "a.b.c" denied the request: no such team', "AdmissionDenied"),
+        ("ValidatingAdmissionPolicy 'teams' with binding 'all' denied request: no such team", "AdmissionDenied"),
+        ('Internal error occurred: failed calling webhook "a.b.c": connection refused', "WebhookFailed"),
+        ('pods "x" already exists', "FailedCreate"),
     ],
 )
 def test_a_pod_that_could_not_be_created_is_told_by_an_event(message: str, reason: str) -> None:
@@ -349,7 +352,7 @@ def test_a_pod_that_could_not_be_created_is_told_by_an_event(message: str, reaso
         }
     )
     status = describe(a_job(), refusal=refusal)
-    assert (status.phase, status.reason, status.is_stuck) == (JobPhase.PENDING, reason, True)
+    assert (status.phase, status.reason, status.is_stuck) == (JobPhase.PENDING, reason, False)
     assert status.waits_since == START + timedelta(seconds=4)
     assert message in status.message
     # It has got its pod meanwhile.

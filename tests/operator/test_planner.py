@@ -263,12 +263,34 @@ def test_jobs_that_still_run_for_what_is_given_up_are_deleted() -> None:
         assert planned(ledger, a_job(attempt="a2"), a_job("s1-t001-r0"), max_failed_trials=3)[:1] == [
             "delete s1-t000-r0"
         ]
-        # One that ended stays: under its name nothing can be launched by mistake.
-        assert "delete s1-t000-r0" not in planned(ledger, ended(137), a_job("s1-t001-r0"), max_failed_trials=3)
+        # One that ended has told all that it had to tell.
+        assert "delete s1-t000-r0" in planned(ledger, ended(137), a_job("s1-t001-r0"), max_failed_trials=3)
     given_up = replace(a_trial(0), attempts=(CRASHED,))
     assert planned(a_ledger(given_up, running(a_trial(1))), a_job(), a_job("s1-t001-r0")) == ["delete s1-t000-r0"]
     prepare = Stage(state=StageState.FAILED, message="no such page")
     assert planned(Ledger(prepare=prepare), a_job("s1-prepare", kind=JobKind.PREPARE))[0] == "delete s1-prepare"
+
+
+def test_a_job_goes_when_its_result_is_in_the_ledger_and_is_kept_for_as_long_as_the_study_says() -> None:
+    promoted = replace(continued(paused(0, 0.3), None), state=TrialState.RUNNING)
+    ledger = a_ledger(promoted, paused(1, 0.2), running(a_trial(2)))
+    jobs = (
+        ended(0, "s1-prepare", kind=JobKind.PREPARE, attempt="of-prepare"),
+        ended(0, "s1-t000-r0", attempt="of-0"),
+        a_job("s1-t000-r1"),
+        ended(0, "s1-t001-r0", attempt="of-1"),
+        a_job("s1-t002-r0"),
+    )
+    over = ["delete s1-prepare", "delete s1-t000-r0", "delete s1-t001-r0"]
+    assert planned(ledger, *jobs) == over
+    assert planned(ledger, *jobs, ttl_seconds_after_finished=60) == []
+    # The ledger's times count, where it has them.
+    jobs = tuple(replace(job, finished_at=NOW + timedelta(hours=3)) if job.finished_at else job for job in jobs)
+    assert planned(ledger, *jobs)[1:] == over[1:]
+    # Where a quota has no room for the next one, none is kept.
+    waiting = replace(ledger, trials=(*ledger.trials, replace(a_trial(3), message="it waits: QuotaExceeded: no room")))
+    found = planned(waiting, *jobs, ttl_seconds_after_finished=60, parallel_trials=4)
+    assert found == [*over, "launch t3 r0"]
 
 
 def test_starting_arms_come_between_the_baseline_and_the_optimizer() -> None:

@@ -380,14 +380,32 @@ def test_a_bucket_that_is_away_after_the_end_is_said_and_tidied_up_later() -> No
 def test_jobs_go_when_their_time_to_live_is_over_and_the_study_stays() -> None:
     study = a_study(ttl_seconds_after_finished=3600)
     ledger = a_ledger(stopped(0, 0.3), outcome=OVER, cleaned_at=NOW)
-    desk = a_desk(ledger, ended(0), ended(0, "s1-prepare", kind=JobKind.PREPARE), study=study)
+    desk = a_desk(ledger, ended(0, attempt="of-0", finished_at=NOW), study=study)
     result = run(desk, study, now=NOW + timedelta(minutes=59))
     assert (desk.log, result.wake_at) == ([], NOW + timedelta(hours=1))
     run(desk, study, now=NOW + timedelta(hours=1))
-    assert desk.log == ["delete s1-prepare", "delete s1-t000-r0"]
+    assert desk.log == ["delete s1-t000-r0"]
     desk.statuses.clear()
     result = run(desk, study, now=NOW + timedelta(hours=2))
-    assert (len(desk.log), result.wake_at) == (2, None)
+    assert (len(desk.log), result.wake_at) == (1, None)
+
+
+def test_a_job_is_not_deleted_by_the_tick_that_writes_its_result_but_by_the_next() -> None:
+    trial = running(a_trial(0))
+    desk = a_desk(a_ledger(trial), ended(0))
+    desk.objects["trials/t000/rungs/0/reading.json"] = to_json(a_reading(trial, 0, accuracy=0.5)).encode()
+    run(desk)
+    assert "delete s1-t000-r0" not in desk.log
+    run(desk)
+    assert "delete s1-t000-r0" in desk.log
+
+
+def test_a_job_that_cannot_be_deleted_keeps_no_checkpoint() -> None:
+    """As on a node that is silent: the Job has ended, and its pod does not go."""
+    ledger = a_ledger(stopped(0, 0.3), outcome=OVER)
+    desk = a_desk(ledger, ended(0, attempt="of-0", finished_at=NOW))
+    run(desk)
+    assert desk.ledger.cleaned_at == NOW
 
 
 def test_the_progress_of_running_trials_is_written_when_it_is_asked_for() -> None:
@@ -435,10 +453,17 @@ def test_a_job_that_is_refused_is_said_tried_again_and_keeps_no_other_from_its_l
     assert desk.ledger.trials[0].message == "it waits: QuotaExceeded: exceeded quota: count/jobs.batch=8"
     complete = next(c for c in result.status["conditions"] if c["type"] == "Complete")
     assert complete["message"].endswith("trial t000: it waits: QuotaExceeded: exceeded quota: count/jobs.batch=8")
-    assert run(desk, study).is_idle
+    assert [(e.reason, e.is_warning, e.message) for e in result.events] == [
+        ("JobWaits", True, "trial t000: it waits: QuotaExceeded: exceeded quota: count/jobs.batch=8")
+    ]
+    # Other figures are no news.
+    desk.refusal = "exceeded quota: count/jobs.batch=9"
+    result = run(desk, study)
+    assert (result.is_idle, result.is_refused, list(result.events)) == (True, True, [])
     desk.refusal = ""
-    run(desk, study)
+    assert not run(desk, study).is_refused
     assert desk.log == ["write", "launch s1-t000-r0"]
+    assert not desk.ledger.trials[0].attempts
 
     preparing = a_desk(refusal="exceeded quota")
     run(preparing)

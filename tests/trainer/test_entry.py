@@ -190,11 +190,13 @@ def test_the_exit_code_says_whose_fault_it_was(trial, processes, changes, code, 
     arm = {**trial.arm, **changes.get("arm", {})}
     settings = replace(trial.trainer, **changes.get("trainer", {}))
     config = replace(trial, arm=arm, trainer=settings, dataset=changes.get("dataset", trial.dataset))
-    ended = run(with_processes(config, processes))
+    ended = run(with_processes(config, processes), TRIAL_ATTEMPT="pod-1")
     assert ended.code == code, ended
     assert sentence in last_line(ended.errors)
     assert "Traceback" not in ended.errors
     assert not (Path(trial.output) / READING).exists()
+    # The pod goes, and its log with it.
+    assert sentence in last_line((Path(trial.output) / "logs/pod-1.txt").read_text())
 
 
 @pytest.mark.slow
@@ -272,3 +274,28 @@ def test_each_named_error_has_its_exit_code(monkeypatch, capsys, error, code) ->
         for number, handler in before.items():
             signal.signal(number, handler)
     assert capsys.readouterr().err == "a sentence\n"
+
+
+def test_of_a_fault_that_nobody_foresaw_the_trace_is_kept_and_a_bucket_that_takes_no_log_changes_nothing(
+    monkeypatch, capsys, tmp_path
+) -> None:
+    from trial_trainer import __main__ as entry
+
+    def fail(_arguments: object, _stop: object, _speaker: object, tail: entry.LogTail) -> int:
+        tail.keep_under(str(prefix))
+        raise ZeroDivisionError("nobody foresaw it")
+
+    monkeypatch.setattr(entry, "_run", fail)
+    monkeypatch.setenv(contract.ATTEMPT, "pod-1")
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        for place in (tmp_path, tmp_path / "logs/pod-1.txt"):
+            prefix = place
+            with pytest.raises(ZeroDivisionError):
+                entry.main([])
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    lines = (tmp_path / "logs/pod-1.txt").read_text().splitlines()
+    assert (lines[0], lines[-1]) == ("Traceback (most recent call last):", "ZeroDivisionError: nobody foresaw it")
+    assert capsys.readouterr().err == ""

@@ -14,6 +14,7 @@ import json
 import logging
 import os
 import sys
+import traceback
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TypeVar
@@ -22,6 +23,7 @@ from trial_trainer import contract, launch
 from trial_trainer.artifacts import ArtifactError, open_store
 from trial_trainer.contract import ContractError, ExitCode, JudgeConfig, PrepareConfig, TrialConfig
 from trial_trainer.errors import ENVIRONMENT, ArmError, StudyError, TrainerError
+from trial_trainer.log_tail import LogTail
 from trial_trainer.stop import StopRequest
 
 COMMANDS = ("prepare", "judge", "calibrate")
@@ -33,11 +35,19 @@ def main(arguments: Sequence[str]) -> int:
     """Do what the arguments and the environment order; return the exit code of the contract."""
     speaker = _Speaker()
     stop = StopRequest(before_leaving=speaker.say_end).install()
-    _configure_logs()
+    tail = LogTail()
+    _configure_logs(tail)
     try:
-        code, sentence = _run(arguments, stop, speaker), ""
+        code, sentence = _run(arguments, stop, speaker, tail), ""
     except (TrainerError, ContractError, ArtifactError) as error:
         code, sentence = _code_of(error), str(error)
+    except BaseException:
+        tail.add(traceback.format_exc())
+        tail.write(has_failed=True)
+        raise
+    tail.add(sentence)
+    tail.write(has_failed=code != ExitCode.STOP_STEP_REACHED)
+    # Last, because the last line is what a person reads in the study's status.
     speaker.say_end(code, sentence)
     return code
 
@@ -55,17 +65,24 @@ class _Speaker:
             print(sentence, file=sys.stderr, flush=True)
 
 
-def _run(arguments: Sequence[str], stop: StopRequest, speaker: _Speaker) -> int:
+def _run(arguments: Sequence[str], stop: StopRequest, speaker: _Speaker, tail: LogTail) -> int:
     command, path = _read_arguments(arguments)
     match command:
         case "prepare":
-            _prepare(_read(PrepareConfig, contract.PREPARE_CONFIG, path))
+            preparation = _read(PrepareConfig, contract.PREPARE_CONFIG, path)
+            tail.keep_under(preparation.dataset)
+            _prepare(preparation)
         case "judge":
-            _judge(_read(JudgeConfig, contract.JUDGE_CONFIG, path))
+            judging = _read(JudgeConfig, contract.JUDGE_CONFIG, path)
+            tail.keep_under(judging.output)
+            _judge(judging)
         case "calibrate":
             _calibrate(_read(TrialConfig, contract.TRIAL_CONFIG, path))
         case _:
             config = _read(TrialConfig, contract.TRIAL_CONFIG, path)
+            # Of several ranks each tells its own.
+            if launch.is_rank() or config.trainer.ranks == 1:
+                tail.keep_under(config.output)
             if launch.is_rank():
                 speaker.membership = launch.join(config.trainer.ranks)
                 return _train(config, stop, speaker.membership)
@@ -79,9 +96,11 @@ def _run(arguments: Sequence[str], stop: StopRequest, speaker: _Speaker) -> int:
     return ExitCode.STOP_STEP_REACHED
 
 
-def _configure_logs() -> None:
+def _configure_logs(tail: LogTail) -> None:
     """Log for a file: a line for each thing that was done, no bars. Of several ranks only the first says it."""
-    logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", level=logging.WARNING)
+    logging.basicConfig(
+        format="%(asctime)s %(levelname)s %(message)s", level=logging.WARNING, handlers=[logging.StreamHandler(), tail]
+    )
     if os.environ.get("RANK", "0") == "0":
         logging.getLogger("trial_trainer").setLevel(logging.INFO)
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
