@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from typing import NamedTuple
@@ -452,13 +452,23 @@ _ALL_SYMBOLS = frozenset(symbol for symbols in SYMBOLS_BY_CURRENCY.values() for 
     "US $", "AU $", "CA $", "Kr", "KR", "Kn", "KN", "Fr", "fr.", "EURO", "￥", "CHF Fr.",
 }  # fmt: skip
 _IN_TEXT = _ALL_SYMBOLS - _LIKE_UNITS
-_MARK_BEFORE = re.compile(rf"({_symbol_pattern(_IN_TEXT - _DASHES)})\s{{0,2}}\Z")
 _MARK_AFTER = re.compile(
     rf"(?:[,.:][-–—])?\s{{0,2}}({_symbol_pattern(_IN_TEXT - _ONLY_BEFORE - _DASHES)})|([,:][-–]|\.[-–](?!\d))"
 )
-_LAST = frozenset(c for s in _IN_TEXT - _DASHES for c in (s[-1], s[-1].lower(), s[-1].upper()))
 _FIRST = frozenset(c for s in _IN_TEXT - _DASHES for c in (s[0], s[0].lower(), s[0].upper()))
-"""Characters that a sign may end and begin with: a look at one spares most numbers the patterns."""
+"""Characters that a sign may begin with: a look at one spares most numbers the pattern."""
+
+
+def _patterns_by_last_character() -> dict[str, re.Pattern[str]]:
+    symbols_by_last = defaultdict(set)
+    for symbol in _IN_TEXT - _DASHES:
+        for character in (symbol[-1], symbol[-1].lower(), symbol[-1].upper()):
+            symbols_by_last[character].add(symbol)
+    return {c: re.compile(rf"({_symbol_pattern(s)})\s{{0,2}}\Z") for c, s in symbols_by_last.items()}
+
+
+_MARK_BEFORE = _patterns_by_last_character()
+"""What a sign before a number matches, by its last character, which spares trying all signs at every place."""
 _SIGNS = sorted((s for s in _ALL_SYMBOLS if not (s.isascii() and s.isalpha())), key=lambda s: (-len(s), s))
 _PARTS = re.compile(rf"({'|'.join(map(re.escape, _SIGNS))})|[\s()/~*:,\-–]+")
 """Between the parts of "USD $" and "Rs. INR"."""
@@ -491,7 +501,8 @@ def find_money_places(text: str, start: int = 0) -> Iterator[_Place]:
         sign = text[first - 1] if first > used and text[first - 1] in "-−" else ""
         edge = first - len(sign)
         beside = text[max(used, edge - 9) : edge]
-        before = _MARK_BEFORE.search(beside) if beside.rstrip()[-1:] in _LAST else None
+        pattern = _MARK_BEFORE.get(beside.rstrip()[-1:])
+        before = pattern.search(beside) if pattern is not None else None
         if before is not None and _is_money(before[1], found[0]):
             begin = edge - len(before[0])
             mark, begin, end = _with_code(text, before[1].strip(), found[0], max(used, begin - 5), begin, end)
