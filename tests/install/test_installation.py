@@ -24,7 +24,6 @@ USER = f"system:serviceaccount:{HOME}:{NAME}"
 WAIT = ("--wait", "--timeout", "300s")
 WATCHED = {
     "metrics": {part: {"enabled": True} for part in ("serviceMonitor", "prometheusRule", "dashboard")},
-    "networkPolicy": {"enabled": True},
 }
 LEFT_ALONE = {"ConfigMap/kube-root-ca.crt", "ServiceAccount/default"}
 """What is in every namespace."""

@@ -70,7 +70,12 @@ EVERYTHING: Mapping[str, Any] = {
     "networkPolicy": {
         "enabled": True,
         "metricsFrom": [{"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "monitoring"}}}],
-        "egress": [{"to": [{"ipBlock": {"cidr": "10.0.0.0/8"}}], "ports": [{"port": 443}, {"port": 6443}]}],
+        "egress": {
+            "apiServerTo": [{"ipBlock": {"cidr": "10.0.0.1/32"}}],
+            "objectStoragePorts": [8333],
+            "objectStorageTo": [{"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "seaweed"}}}],
+            "further": [{"to": [{"ipBlock": {"cidr": "169.254.169.254/32"}}], "ports": [{"port": 80}]}],
+        },
     },
 }
 MATRIX: Mapping[str, Mapping[str, Any]] = {
@@ -90,15 +95,20 @@ MATRIX: Mapping[str, Mapping[str, Any]] = {
         "topologySpreadConstraints": [],
         "resources": {},
         "metrics": {"service": {"enabled": False}},
+        "networkPolicy": {"enabled": False},
     },
 }
 
 COMPLAINTS = {
+    "everything": [
+        f"[CRITICAL] {NAME}-uninstall/shop-system batch/v1/Job: The pod does not have a matching NetworkPolicy"
+    ],
     "nothing that may be left out": [
-        f"[CRITICAL] {NAME}/shop-system apps/v1/Deployment: No matching PodDisruptionBudget was found"
-    ]
+        f"[CRITICAL] {NAME}/shop-system apps/v1/Deployment: The pod does not have a matching NetworkPolicy",
+        f"[CRITICAL] {NAME}/shop-system apps/v1/Deployment: No matching PodDisruptionBudget was found",
+    ],
 }
-"""What kube-score says of somebody's own wish."""
+"""What kube-score says of somebody's own wish, and of the pod that asks the API server to delete studies, and ends."""
 
 KUBE_SCORE_IGNORES = {
     "container-resources": "the limit of CPU would only slow it down",
@@ -106,7 +116,6 @@ KUBE_SCORE_IGNORES = {
     "container-security-context-user-group-id": "the image says the user; values can, too",
     "container-image-pull-policy": "a tag of ours never changes; values can say Always",
     "deployment-has-host-podantiaffinity": "topology spread does it",
-    "pod-networkpolicy": "behind a value: what reaches it differs by cluster",
     "pod-probes-identical": "one process, one question",
 }
 
@@ -235,11 +244,43 @@ def test_everything_that_is_asked_for_arrives(helm: Helm) -> None:
     assert spread["labelSelector"] == deployment["spec"]["selector"]
     policy = objects[f"NetworkPolicy/shop-system/{NAME}"]["spec"]
     assert policy["policyTypes"] == ["Ingress", "Egress"]
-    assert policy["egress"] == EVERYTHING["networkPolicy"]["egress"]
+    assert policy["ingress"][1]["from"] == EVERYTHING["networkPolicy"]["metricsFrom"]
+    said = EVERYTHING["networkPolicy"]["egress"]
+    _, api_server, stores, *further = policy["egress"]
+    assert api_server["to"] == said["apiServerTo"]
+    assert (stores["to"], stores["ports"]) == (said["objectStorageTo"], [{"port": 8333, "protocol": "TCP"}])
+    assert further == said["further"]
     account = objects["ServiceAccount/shop-system/studies"]
     assert account["metadata"]["annotations"] == EVERYTHING["serviceAccount"]["annotations"]
     assert objects[f"RoleBinding/shop-ml/{NAME}-secrets"]["subjects"][0]["name"] == "studies"
     assert "annotations" not in objects["CustomResourceDefinition/finetunestudies.finetune.study"]["metadata"]
+
+
+def test_by_default_its_pods_talk_to_name_service_api_server_and_stores_alone(helm: Helm) -> None:
+    policies = [
+        helm.render_objects()[f"NetworkPolicy/shop-system/{NAME}"],
+        yaml.safe_load((MANIFESTS / "operator/network.yaml").read_text()),
+    ]
+    rendered, written = (policy["spec"] for policy in policies)
+    assert rendered == {**written, "podSelector": rendered["podSelector"]}
+    deployment = helm.render_objects()[f"Deployment/shop-system/{NAME}"]["spec"]["template"]
+    assert rendered["podSelector"]["matchLabels"].items() <= deployment["metadata"]["labels"].items()
+    named = {port["name"] for port in deployment["spec"]["containers"][0]["ports"]}
+    assert {port["port"] for rule in rendered["ingress"] for port in rule["ports"]} == named
+    assert {port["port"] for rule in rendered["egress"] for port in rule["ports"]} == {53, 5353, 443, 6443, 9000}
+    # Nothing at the addresses at which clouds give credentials to whoever asks, and no plain HTTP.
+    assert not any(port["port"] == 80 for rule in rendered["egress"] for port in rule["ports"])
+
+
+@pytest.mark.parametrize(
+    ("values", "kinds"),
+    [({"enabled": False}, None), ({"egress": {"enabled": False}}, ["Ingress"]), ({}, ["Ingress", "Egress"])],
+)
+def test_the_network_policy_can_be_narrowed_to_ingress_or_left_out(
+    helm: Helm, values: Mapping[str, Any], kinds: list[str] | None
+) -> None:
+    policy = helm.render_objects({"networkPolicy": values}).get(f"NetworkPolicy/shop-system/{NAME}")
+    assert (policy and policy["spec"]["policyTypes"]) == kinds
 
 
 def test_alerts_and_dashboard_are_the_files_as_they_are(helm: Helm) -> None:

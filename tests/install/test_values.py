@@ -70,6 +70,9 @@ REFUSED = [
     ({"metrics": {"port": 0}}, "minimum: got 0, want 1"),
     ({"metrics": {"dashboards": {}}}, "at '/metrics': additional properties 'dashboards' not allowed"),
     ({"networkPolicy": {"from": []}}, "at '/networkPolicy': additional properties 'from' not allowed"),
+    ({"networkPolicy": {"egress": []}}, "at '/networkPolicy/egress': got array, want object"),
+    ({"networkPolicy": {"egress": {"dnsPorts": []}}}, "at '/networkPolicy/egress/dnsPorts': minItems: got 0, want 1"),
+    ({"networkPolicy": {"egress": {"apiServerPorts": [0]}}}, "minimum: got 0, want 1"),
     (
         {"metrics": {"service": {"enabled": False}, "serviceMonitor": {"enabled": True}}},
         "metrics.service.enabled must be true where metrics.serviceMonitor.enabled is",
