@@ -172,6 +172,7 @@ class Controller:
         if result.is_dropped:
             raise ConflictError("somebody else wrote the study")
         self._post(statuses.body, result.events, now)
+        self.metrics.count_refused(study.namespace, result.refused)
         for seconds in self.slots.setdefault(key, Slots()).see(study, result.ledger, tuple(result.actions), now):
             self.metrics.observe_idle(study.namespace, seconds)
         self._doubt_credentials(study, result.status)

@@ -10,7 +10,7 @@ import contextlib
 import time
 from collections.abc import Iterator, Mapping
 
-from prometheus_client import CollectorRegistry, Gauge, Histogram, ProcessCollector
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
 
 REQUEST_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0)
 """An API server answers in milliseconds and is given up after 20 seconds; so is a bucket."""
@@ -71,6 +71,12 @@ class Metrics:
             buckets=WAIT_SECONDS,
             registry=self.registry,
         )
+        self._refused = Counter(
+            "finetune_study_refused_objects",
+            "Objects that jobs wrote into buckets and that were not taken: too large, or none of the trial contract.",
+            ["namespace"],
+            registry=self.registry,
+        )
         self._idle = Histogram(
             "finetune_study_slot_idle_seconds",
             "From the end of a trial's pod to the launch of the trial that takes its place.",
@@ -117,6 +123,11 @@ class Metrics:
     def observe_wait(self, namespace: str, kind: str, seconds: float) -> None:
         """Count how long one pod of a Job was waited for."""
         self._waits.labels(namespace, kind).observe(max(0.0, seconds))
+
+    def count_refused(self, namespace: str, count: int) -> None:
+        """Count what jobs wrote and nobody can use."""
+        # The series is there from the first visit on: an increase is seen only from something.
+        self._refused.labels(namespace).inc(count)
 
     def observe_idle(self, namespace: str, seconds: float) -> None:
         """Count how long a place was empty."""

@@ -156,6 +156,8 @@ class TickResult:
     """What was seen of the jobs is written down; it is not while the bucket cannot be read."""
     is_refused: bool = False
     """A job was refused, and none was launched: it is to be tried again."""
+    refused: int = 0
+    """Objects that jobs wrote and nobody can use."""
     is_dropped: bool = False
     """Somebody else wrote the status: nothing that this tick decided counts."""
     wake_at: datetime | None = None
@@ -249,6 +251,7 @@ def tick(
         is_idle=not is_changed and not launched,
         is_done=is_over and not is_changed,
         is_settled=results is not None,
+        refused=len(results.problems) if results is not None else 0,
         is_refused=refused and not launched,
         wake_at=_find_wake(study, ledger, jobs, status, reported, reporter is not None, now, settings),
     )

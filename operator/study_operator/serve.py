@@ -23,7 +23,6 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from prometheus_client import start_http_server
 
 from study_operator import names
 from study_operator.clearance import delete_all_studies
@@ -38,6 +37,7 @@ from study_operator.logs import log_to_stderr
 from study_operator.metrics import Metrics
 from study_operator.names import StudyKey
 from study_operator.proposals import Proposals
+from study_operator.scrapes import CertificateError, Certificates, Reviewer, serve_metrics
 from study_operator.settings import DEFAULTS, Allowance, Settings
 from study_operator.storage import Buckets
 from study_operator.study_metrics import StudyCollector
@@ -95,9 +95,21 @@ def main(argv: Sequence[str] | None = None) -> int:
         return UNUSABLE
     if arguments.delete_all_studies:
         return _clear(kube)
+    if arguments.metrics_authentication and arguments.metrics_certificates is None:
+        said = "--metrics-authentication must be given with --metrics-certificates: tokens would be sent in the clear"
+        print(f"finetune-study-operator: {said}", file=sys.stderr)
+        return UNUSABLE
     operator = Operator(kube, installation, arguments.namespace, arguments.threads, metrics)
     try:
-        server, _ = start_http_server(arguments.metrics_port, registry=metrics.registry)
+        server = serve_metrics(
+            arguments.metrics_port,
+            metrics.registry,
+            certificates=Certificates(directory=place) if (place := arguments.metrics_certificates) else None,
+            review=Reviewer(kube).review if arguments.metrics_authentication else None,
+        )
+    except CertificateError as error:
+        print(f"finetune-study-operator: --metrics-certificates: {error}", file=sys.stderr)
+        return UNUSABLE
     except OSError as error:
         print(f"finetune-study-operator: --metrics-port {arguments.metrics_port}: {error}", file=sys.stderr)
         return UNUSABLE
@@ -119,6 +131,17 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--lease-namespace", default=_own_namespace(), metavar="NAMESPACE", help="of the Lease")
     parser.add_argument("--health-port", type=int, default=8080, metavar="PORT", help="of /healthz; 0: any free one")
     parser.add_argument("--metrics-port", type=int, default=8081, metavar="PORT", help="of /metrics; 0: any free one")
+    parser.add_argument(
+        "--metrics-certificates",
+        type=Path,
+        metavar="DIRECTORY",
+        help="serve /metrics with TLS: where tls.crt and tls.key lie, which may change",
+    )
+    parser.add_argument(
+        "--metrics-authentication",
+        action="store_true",
+        help="let only those scrape who may get /metrics by RBAC",
+    )
     parser.add_argument(
         "--delete-all-studies", action="store_true", help="delete the studies of every namespace, wait for it, and end"
     )

@@ -63,6 +63,11 @@ EVERYTHING: Mapping[str, Any] = {
     "extraArgs": ["--threads=16"],
     "metrics": {
         "service": {"annotations": {"prometheus.io/scrape": "true"}},
+        "tls": {"secretName": "metrics-tls"},
+        "authentication": {
+            "enabled": True,
+            "readers": [{"kind": "ServiceAccount", "name": "prometheus", "namespace": "monitoring"}],
+        },
         "serviceMonitor": {"enabled": True, "labels": {"release": "prometheus"}},
         "prometheusRule": {"enabled": True, "labels": {"release": "prometheus"}},
         "dashboard": {"enabled": True, "annotations": {"grafana_folder": "Training"}},
@@ -233,7 +238,12 @@ def test_everything_that_is_asked_for_arrives(helm: Helm) -> None:
     assert container["envFrom"] == EVERYTHING["extraEnvFrom"]
     assert container["volumeMounts"][-1] == EVERYTHING["extraVolumeMounts"][0]
     assert pod["volumes"][-1] == EVERYTHING["extraVolumes"][0]
-    assert container["args"] == ["--config=/etc/finetune-study/operator.yaml", "--threads=16"]
+    assert container["args"] == [
+        "--config=/etc/finetune-study/operator.yaml",
+        "--metrics-certificates=/etc/finetune-study-metrics",
+        "--metrics-authentication",
+        "--threads=16",
+    ]
     for field in ("imagePullSecrets", "priorityClassName", "nodeSelector", "tolerations", "affinity"):
         assert pod[field] == EVERYTHING[field]
     assert pod["serviceAccountName"] == "studies"
@@ -254,6 +264,31 @@ def test_everything_that_is_asked_for_arrives(helm: Helm) -> None:
     assert account["metadata"]["annotations"] == EVERYTHING["serviceAccount"]["annotations"]
     assert objects[f"RoleBinding/shop-ml/{NAME}-secrets"]["subjects"][0]["name"] == "studies"
     assert "annotations" not in objects["CustomResourceDefinition/finetunestudies.finetune.study"]["metadata"]
+
+
+def test_metrics_with_tls_and_tokens_are_scraped_so(helm: Helm) -> None:
+    objects = helm.render_objects(EVERYTHING)
+    [endpoint] = objects[f"ServiceMonitor/shop-system/{NAME}"]["spec"]["endpoints"]
+    assert endpoint["scheme"] == "https"
+    assert endpoint["tlsConfig"] == {
+        "ca": {"secret": {"name": "metrics-tls", "key": "ca.crt"}},
+        "serverName": f"{NAME}-metrics.shop-system.svc",
+    }
+    assert endpoint["bearerTokenFile"] == "/var/run/secrets/kubernetes.io/serviceaccount/token"
+    assert objects[f"ClusterRoleBinding/{NAME}-auth-delegator"]["roleRef"]["name"] == "system:auth-delegator"
+    assert objects[f"ClusterRoleBinding/{NAME}-auth-delegator"]["subjects"][0]["name"] == "studies"
+    [rule] = objects[f"ClusterRole/{NAME}-metrics-reader"]["rules"]
+    assert rule == {"nonResourceURLs": ["/metrics"], "verbs": ["get"]}
+    readers = EVERYTHING["metrics"]["authentication"]["readers"]
+    assert objects[f"ClusterRoleBinding/{NAME}-metrics-reader"]["subjects"] == readers
+    pod = objects[f"Deployment/shop-system/{NAME}"]["spec"]["template"]["spec"]
+    assert {"name": "metrics-tls", "secret": {"secretName": "metrics-tls"}} in pod["volumes"]
+    theirs = {"tlsConfig": {"insecureSkipVerify": True}, "authorization": {"credentials": {"name": "a", "key": "b"}}}
+    monitored = {**EVERYTHING["metrics"], "serviceMonitor": {"enabled": True, **theirs}}
+    objects = helm.render_objects({**EVERYTHING, "metrics": monitored})
+    [endpoint] = objects[f"ServiceMonitor/shop-system/{NAME}"]["spec"]["endpoints"]
+    assert theirs.items() <= endpoint.items()
+    assert "bearerTokenFile" not in endpoint
 
 
 def test_by_default_its_pods_talk_to_name_service_api_server_and_stores_alone(helm: Helm) -> None:

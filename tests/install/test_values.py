@@ -74,6 +74,11 @@ REFUSED = [
     ({"networkPolicy": {"egress": {"dnsPorts": []}}}, "at '/networkPolicy/egress/dnsPorts': minItems: got 0, want 1"),
     ({"networkPolicy": {"egress": {"apiServerPorts": [0]}}}, "minimum: got 0, want 1"),
     (
+        {"metrics": {"authentication": {"enabled": True}}},
+        "metrics.tls.secretName must be given where metrics.authentication.enabled is true",
+    ),
+    ({"metrics": {"tls": {"secret": "a"}}}, "at '/metrics/tls': additional properties 'secret' not allowed"),
+    (
         {"metrics": {"service": {"enabled": False}, "serviceMonitor": {"enabled": True}}},
         "metrics.service.enabled must be true where metrics.serviceMonitor.enabled is",
     ),
