@@ -37,10 +37,14 @@ class Store:
 
     uri: str = "s3://bucket/s1"
     reads: list[str] = field(default_factory=list)
+    wrong: set[str] = field(default_factory=set)
+    """Names of objects that are no JSON."""
     step: int = 0
 
     def read(self, key: str, most_bytes: int | None = None) -> bytes | None:
         self.reads.append(key)
+        if key.rpartition("/")[2] in self.wrong:
+            return b"nonsense"
         if not key.endswith("progress.json"):
             return None
         progress = Progress(
@@ -259,3 +263,16 @@ def test_parsed_studies_are_bounded_by_their_trials() -> None:
     assert parsed.parse(("team", "c"), body) is not None
     parsed.forget(("team", "c"))
     assert len(parsed) == 1
+
+
+def test_what_a_job_wrote_and_nobody_can_use_is_counted() -> None:
+    world = World(Settings())
+    world.visit_for(2, every=1)
+    world.store.wrong.add("reading.json")
+    raw = a_job(names.trial_job("s1", "t000", 0))
+    raw["metadata"]["resourceVersion"] = "20"
+    raw["status"]["conditions"] = [{"type": "Complete", "status": "True", "lastTransitionTime": at(NOW)}]
+    world.controller.memory.put_job(raw)
+    world.controller.visit(KEY)
+    told = world.controller.metrics.registry
+    assert told.get_sample_value("finetune_study_refused_objects_total", {"namespace": "team"}) == 1
