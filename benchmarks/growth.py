@@ -73,6 +73,7 @@ def main() -> int:
     parser.add_argument("--studies", type=int, default=1000)
     parser.add_argument("--running", type=int, default=100, help="studies that have not ended")
     parser.add_argument("--namespaces", type=int, default=200)
+    parser.add_argument("--rest", type=float, default=90.0, help="seconds after which it is watched")
     parser.add_argument("--seconds", type=float, default=180.0, help="for which the operator is watched")
     arguments = parser.parse_args()
     with contextlib.ExitStack() as stack:
@@ -100,6 +101,9 @@ def main() -> int:
             )
             try:
                 watch(Operating(operator), f"{arguments.namespaces} namespaces {word}", arguments)
+            except Exception:
+                print(f"the operator ended with {operator.process.poll()}:\n{operator.log[-4000:]}", file=sys.stderr)
+                raise
             finally:
                 operator.kill()
     return 0
@@ -115,7 +119,7 @@ def watch(operating: Operating, word: str, arguments: argparse.Namespace) -> Non
     wait_until(lambda: visits() >= arguments.studies, seconds=PATIENCE_SECONDS)
     age = time.monotonic() - operating.operator.begun_at
     print(f"| {word}: all were visited after, s; CPU until then, s | {age:.0f}; {operating.cpu_seconds():.0f} |")
-    time.sleep(90.0)
+    time.sleep(arguments.rest)
     before, used, at = operating.operator.scrape(), operating.cpu_seconds(), time.monotonic()
     time.sleep(arguments.seconds)
     passed = time.monotonic() - at
