@@ -4,7 +4,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DELETE_ON_ERROR:
-.PHONY: help demo test check format bench model lock environment cluster demo-cluster cluster-binaries images check-images lab-story
+.PHONY: help demo test faults check format bench model lock environment cluster demo-cluster cluster-binaries images check-images lab-story
 
 VENV := .venv
 PYTHON := $(VENV)/bin/python
@@ -35,6 +35,7 @@ OWN_UV := $(filter .uv/%,$(UV))
 help:
 	@echo "make demo [QUICK=1]   run the sample study: pages -> search -> promoted adapter -> test set"
 	@echo "make test             run the tests"
+	@echo "make faults [LIVES=300] [SEED=0]   random lives of studies among failing servers"
 	@echo "make check            ruff, mypy, import-linter"
 	@echo "make bench            run the benchmarks (installs TRL to compare with)"
 	@echo "make cluster          start a Kubernetes cluster and an S3 server for hand use, until Ctrl-C"
@@ -50,6 +51,12 @@ demo: environment model
 
 test: environment model cluster-binaries
 	$(PYTHON) -m pytest -n $(WORKERS) $(PYTEST_ARGUMENTS)
+
+# Random lives of studies among servers that fail in every way; a failure says the seed with which it is lived again.
+LIVES ?= 300
+SEED ?= 0
+faults: environment cluster-binaries
+	FAULTS_LIVES=$(LIVES) FAULTS_SEED=$(SEED) $(PYTHON) -m pytest -s tests/on_cluster/test_fault_lives.py
 
 check: environment
 	$(VENV)/bin/ruff check

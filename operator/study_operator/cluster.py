@@ -145,7 +145,7 @@ class ClusterStatuses:
         try:
             written = self.kube.replace(study_path(self._key, "status"), body)
         except KubeError as error:
-            if error.status in (404, 409):
+            if error.is_not_found or error.reason == "Conflict":
                 raise ConflictError(error.message) from error
             raise
         self.studies.put(written)

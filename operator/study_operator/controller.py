@@ -96,9 +96,9 @@ class Controller:
                 return self.visit(key)
             return 0.0
         except KubeError as error:
-            if error.is_transient:
-                raise TransientError(str(error)) from error
-            raise
+            if not error.is_transient:
+                log.warning("study %s/%s: the API server refuses (%s): %s", *key, error.reason, error)
+            raise TransientError(str(error)) from error
 
     def _see_off(self, key: StudyKey) -> None:
         """Forget a study that is gone; one that nobody has told of yet is not."""

@@ -97,7 +97,7 @@ class Farewell:
         try:
             written = self.kube.patch(study_path(_key_of(body)), patch)
         except KubeError as error:
-            if error.status in (404, 409):
+            if error.is_not_found or error.reason == "Conflict":
                 raise ConflictError(error.message) from error
             raise
         if written["metadata"].get("finalizers") or "deletionTimestamp" not in written["metadata"]:

@@ -19,6 +19,9 @@ from study_operator.cluster import Studies
 from study_operator.kube import Kube
 from study_operator.names import StudyKey
 
+END_SECONDS = 10.0
+"""How long kopf may take to end. It waits for each of its watches, and one that is stuck does not end."""
+
 log = logging.getLogger(__name__)
 
 
@@ -62,15 +65,28 @@ def run_kopf(kube: Kube, studies: Studies, wake: Callable[[StudyKey], None], *, 
             studies.put(dict(body))
         wake(key)
 
-    asyncio.run(
-        kopf.operator(
-            registry=registry,
-            settings=_make_settings(),
-            namespaces=list(namespaces),
-            clusterwide=not namespaces,
-            standalone=True,
-        )
+    # Not `asyncio.run`, which waits for stuck tasks as kopf does.
+    asyncio.new_event_loop().run_until_complete(_run(registry, namespaces))
+
+
+async def _run(registry: kopf.OperatorRegistry, namespaces: Sequence[str]) -> None:
+    """Run kopf until it is asked to stop or any part of it fails: what is left of it then would look well and be blind.
+
+    Raises:
+        Exception: that of the part.
+    """
+    ignored = asyncio.all_tasks()
+    tasks = await kopf.spawn_tasks(
+        registry=registry,
+        settings=_make_settings(),
+        namespaces=list(namespaces),
+        clusterwide=not namespaces,
+        standalone=True,
     )
+    ended, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    await asyncio.wait([asyncio.ensure_future(kopf.run_tasks(tasks, ignored=ignored))], timeout=END_SECONDS)
+    for task in ended:
+        task.result()
 
 
 def _make_settings() -> kopf.OperatorSettings:

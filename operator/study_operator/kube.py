@@ -32,6 +32,8 @@ ANSWER_BYTES = 256 * 1024 * 1024
 """The largest answer; a page of 500 studies with full ledgers takes half of it."""
 READ_BYTES = 64 * 1024
 LIST_LIMIT = 500
+LIST_SECONDS = 120.0
+"""For all pages of a list."""
 CONNECTIONS = 32
 USER_AGENT = "finetune-study-operator"
 JSON, MERGE_PATCH = "application/json", "application/merge-patch+json"
@@ -59,7 +61,13 @@ class KubeError(Exception):
         """Whether the same request may succeed later without anybody's doing."""
         # Of an API that was installed a moment ago its admission does not know yet who may own what.
         is_too_early = self.status == 403 and "cannot find RESTMapping" in self.message
-        return is_too_early or self.status in (0, 401, 408, 410, 429) or self.status >= 500
+        # Without a reason it is not the API server that speaks, but something between here and there.
+        return is_too_early or not self.reason or self.status in (0, 401, 408, 410, 429) or self.status >= 500
+
+    @property
+    def is_not_found(self) -> bool:
+        """Whether the API server says that there is no such object; the 404 of a proxy says nothing."""
+        return self.status == 404 and self.reason == "NotFound"
 
 
 class WatchBrokenError(KubeError):
@@ -178,7 +186,7 @@ class Kube:
         try:
             return _check_object(self.request("GET", path, accept=METADATA_ONLY if only_metadata else JSON).body)
         except KubeError as error:
-            if error.status == 404:
+            if error.is_not_found:
                 return None
             raise
 
@@ -202,7 +210,7 @@ class Kube:
         try:
             self.request("DELETE", path, body=body)
         except KubeError as error:
-            if error.status in (404, 409):
+            if error.is_not_found or error.reason == "Conflict":
                 return False
             raise
         return True
@@ -214,11 +222,12 @@ class Kube:
         accept = METADATA_LIST_ONLY if only_metadata else JSON
         items: list[Raw] = []
         following = ""
+        deadline = time.monotonic() + LIST_SECONDS
         while True:
             page = {**(query or {}), "limit": str(LIST_LIMIT), **({"continue": following} if following else {})}
             answer = read_page(path, self.request("GET", path, query=page, accept=accept).body)
             items += answer.items
-            following = answer.following
+            following = find_following(path, answer, following, deadline)
             if not following:
                 return items, answer.version
 
@@ -312,6 +321,26 @@ def read_page(path: str, body: Raw) -> Page:
     if not isinstance(metadata, dict) or not metadata.get("resourceVersion") or not _are_objects(found):
         raise _not_understood(f"a list of objects from {path}", body)
     return Page(items=found, version=str(metadata["resourceVersion"]), following=metadata.get("continue") or "")
+
+
+def find_following(path: str, page: Page, before: str, deadline: float) -> str:
+    """Return what to ask for the next page of a list with; empty after the last one.
+
+    Args:
+        path: of the collection.
+        page: the last page that was read.
+        before: what it was asked for with.
+        deadline: by the monotonic clock, when the whole list must have been read.
+
+    Raises:
+        KubeError: where the pages do not end.
+    """
+    if page.following and page.following == before:
+        said = f"the API server must answer with another page of {path}, got the same one again"
+        raise KubeError(0, NOT_UNDERSTOOD, said)
+    if page.following and time.monotonic() > deadline:
+        raise KubeError(0, "Unreachable", f"the list of {path} must be whole within {LIST_SECONDS:g} s")
+    return page.following
 
 
 def read_event(line: bytes) -> tuple[str, Raw]:

@@ -18,6 +18,7 @@ from study_operator.kube import (
     CONNECT_SECONDS,
     JSON,
     LIST_LIMIT,
+    LIST_SECONDS,
     NOT_UNDERSTOOD,
     READ_SECONDS,
     REQUEST_SECONDS,
@@ -28,6 +29,7 @@ from study_operator.kube import (
     Page,
     Raw,
     WatchBrokenError,
+    find_following,
     read_error,
     read_event,
     read_object,
@@ -70,13 +72,14 @@ class Streams:
             KubeError: where it is refused or there is no answer.
         """
         following = ""
+        deadline = time.monotonic() + LIST_SECONDS
         while True:
             asked = {**(query or {}), "limit": str(LIST_LIMIT), **({"continue": following} if following else {})}
             async with self._answer(path, asked, READ_SECONDS) as response:
                 content = await _read_whole(response)
             page = read_page(path, read_object(content))
             yield page
-            following = page.following
+            following = find_following(path, page, following, deadline)
             if not following:
                 return
 
@@ -162,13 +165,17 @@ async def _lines(response: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
     """Yield the lines of a stream; what follows the last line break was cut off, and is none."""
     parts: list[bytes] = []
     length = 0
+    deadline = time.monotonic() + WATCH_SILENCE_SECONDS
     async for chunk in response.content.iter_any():
         first, *others = chunk.split(b"\n")
         parts.append(first)
         length += len(first)
         if length > LINE_BYTES:
             raise WatchBrokenError(0, NOT_UNDERSTOOD, f"a watch told an event of more than {LINE_BYTES} bytes")
+        if not others and time.monotonic() > deadline:
+            raise WatchBrokenError(0, "Unreachable", f"a watch told no event within {WATCH_SILENCE_SECONDS:g} s")
         if others:
+            deadline = time.monotonic() + WATCH_SILENCE_SECONDS
             lines = [b"".join(parts), *others[:-1]]
             parts, length = [others[-1]], len(others[-1])
             for line in lines:

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import socket
 import threading
+import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from email.utils import format_datetime, parsedate_to_datetime
 from enum import StrEnum
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, NamedTuple
@@ -32,11 +36,34 @@ class Fate(StrEnum):
 
 
 class Refusal(NamedTuple):
-    """What an S3 server answers instead."""
+    """What the server answers instead, in its own form: an S3 server's XML, or a Status of Kubernetes."""
 
     status: int
     code: str
-    """Such as `AccessDenied`, as in S3's reference."""
+    """Such as `AccessDenied`, as in S3's reference, or the reason of a Status."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Instead:
+    """What somebody between client and server answers instead, or a server that is out of its mind."""
+
+    status: int = 200
+    content_type: str = "application/json"
+    body: str
+    filler_bytes: int = 0
+    """So many spaces follow."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Altered:
+    """The server's own answer, but late, slowly, or with the time of another clock."""
+
+    wait_seconds: float = 0.0
+    """Before the answer begins."""
+    drip_seconds: float = 0.0
+    """Before each byte of its body."""
+    skew_seconds: float = 0.0
+    """By which its `Date` is wrong."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,6 +75,7 @@ class Call:
     method: str
     path: str
     """With its query."""
+    body: bytes = field(default=b"", repr=False)
 
     @property
     def is_watch(self) -> bool:
@@ -67,7 +95,11 @@ class Call:
         return f"{verb} {resource}{parts}"
 
 
-Decide = Callable[[Call], Fate | Refusal]
+Treatment = Fate | Refusal | Instead | Altered
+Decide = Callable[[Call], Treatment]
+
+_STATUS_REASONS = {Fate.CONFLICT: "Conflict", Fate.BUSY: "TooManyRequests", Fate.BROKEN: "ServiceUnavailable"}
+_FILLER_BYTES = 1024 * 1024
 
 
 class Proxy:
@@ -88,7 +120,10 @@ class Proxy:
             upstream = server.rstrip("/")
             connections = pool
             watches = self._watches
-            ask = staticmethod(lambda method, path: decide(Call(server=name, method=method, path=path)))
+            is_kubernetes = name == "kubernetes"
+            ask = staticmethod(
+                lambda method, path, body: decide(Call(server=name, method=method, path=path, body=body))
+            )
 
         self._server = _Server(("127.0.0.1", 0), Handler)
         self._server.daemon_threads = True
@@ -124,18 +159,21 @@ class _Handler(BaseHTTPRequestHandler):
     upstream: str
     connections: urllib3.PoolManager
     watches: set[urllib3.BaseHTTPResponse]
-    ask: Callable[[str, str], Fate | Refusal]
+    is_kubernetes: bool
+    ask: Callable[[str, str, bytes], Treatment]
 
     def _serve(self) -> None:
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-        fate = self.ask(self.command, self.path)
+        fate = self.ask(self.command, self.path, body)
         if fate is Fate.LOST:
             return self._hang_up()
+        if isinstance(fate, Fate) and fate in _STATUS_REASONS:
+            fate = Refusal(int(fate), _STATUS_REASONS[fate])
         if isinstance(fate, Refusal):
-            said = f"<Error><Code>{fate.code}</Code><Message>by the proxy</Message></Error>"
-            return self._answer(fate.status, "application/xml", said)
-        if fate in (Fate.CONFLICT, Fate.BUSY, Fate.BROKEN):
-            return self._refuse(int(fate))
+            return self._refuse(fate)
+        if isinstance(fate, Instead):
+            return self._answer(fate)
+        change = fate if isinstance(fate, Altered) else Altered()
         headers = {name: value for name, value in self.headers.items() if name.lower() not in _HOP_BY_HOP}
         headers.pop("Expect", None)
         try:
@@ -155,24 +193,28 @@ class _Handler(BaseHTTPRequestHandler):
             if fate is Fate.UNANSWERED:
                 answer.read()
                 return self._hang_up()
-            self._pass_on(answer, is_cut=fate is Fate.CUT)
+            time.sleep(change.wait_seconds)
+            self._pass_on(answer, change, is_cut=fate is Fate.CUT)
         except (OSError, urllib3.exceptions.HTTPError):
             self._hang_up()
         finally:
             answer.close()
         return None
 
-    def _pass_on(self, answer: urllib3.BaseHTTPResponse, *, is_cut: bool) -> None:
-        self.send_response(answer.status)
+    def _pass_on(self, answer: urllib3.BaseHTTPResponse, change: Altered, *, is_cut: bool) -> None:
+        self.send_response_only(answer.status)
         for name, value in answer.headers.items():
-            if name.lower() not in _HOP_BY_HOP:
+            if name.lower() == "date" and change.skew_seconds:
+                at = parsedate_to_datetime(value).timestamp() + change.skew_seconds
+                self.send_header(name, format_datetime(datetime.fromtimestamp(at, UTC), usegmt=True))
+            elif name.lower() not in _HOP_BY_HOP:
                 self.send_header(name, value)
         length = answer.headers.get("Content-Length")
         if length is not None or self.command == "HEAD":
             content = answer.read()
             self.send_header("Content-Length", str(length if self.command == "HEAD" else len(content)))
             self.end_headers()
-            self.wfile.write(content[: len(content) // 2] if is_cut else content)
+            self._write(content[: len(content) // 2] if is_cut else content, change)
             if is_cut:
                 self._hang_up()
             return
@@ -185,25 +227,43 @@ class _Handler(BaseHTTPRequestHandler):
         try:
             for chunk in answer.stream(None, decode_content=False):
                 if chunk:
-                    self.wfile.write(b"%x\r\n%s\r\n" % (len(chunk), chunk))
-                    self.wfile.flush()
+                    self._write(b"%x\r\n%s\r\n" % (len(chunk), chunk), change)
             self.wfile.write(b"0\r\n\r\n")
         finally:
             alarm.cancel()
             self.watches.discard(answer)
 
-    def _refuse(self, status: int) -> None:
-        reason = {409: "Conflict", 429: "TooManyRequests"}.get(status, "ServiceUnavailable")
-        said = f'{{"kind": "Status", "code": {status}, "reason": "{reason}", "message": "by the proxy"}}'
-        self._answer(status, "application/json", said)
+    def _write(self, content: bytes, change: Altered) -> None:
+        pieces = (content[at : at + 1] for at in range(len(content))) if change.drip_seconds else (content,)
+        for piece in pieces:
+            time.sleep(change.drip_seconds)
+            self.wfile.write(piece)
+            self.wfile.flush()
 
-    def _answer(self, status: int, kind: str, said: str) -> None:
-        self.send_response(status)
-        self.send_header("Content-Type", kind)
-        self.send_header("Content-Length", str(len(said)))
+    def _refuse(self, refusal: Refusal) -> None:
+        status, code = refusal
+        if self.is_kubernetes:
+            said = {"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure", "code": status}
+            text = json.dumps({**said, "reason": code, "message": "by the proxy"})
+            return self._answer(Instead(status=status, body=text))
+        text = f"<Error><Code>{code}</Code><Message>by the proxy</Message></Error>"
+        return self._answer(Instead(status=status, content_type="application/xml", body=text))
+
+    def _answer(self, answer: Instead) -> None:
+        content = answer.body.encode()
+        self.send_response(answer.status)
+        self.send_header("Content-Type", answer.content_type)
+        self.send_header("Content-Length", str(len(content) + answer.filler_bytes))
         self.end_headers()
-        if self.command != "HEAD":
-            self.wfile.write(said.encode())
+        if self.command == "HEAD":
+            return
+        try:
+            self.wfile.write(content)
+            for _ in range(0, answer.filler_bytes, _FILLER_BYTES):
+                self.wfile.write(b" " * _FILLER_BYTES)
+        except OSError:
+            # Who has read enough of it.
+            self._hang_up()
 
     def _hang_up(self) -> None:
         self.close_connection = True

@@ -90,14 +90,16 @@ class StudyOnCluster:
 
     def apply(self, spec: Mapping[str, Any]) -> None:
         """Create it, or change it, as a person does with kubectl."""
-        self.cluster.apply(
-            {
-                "apiVersion": names.API_VERSION,
-                "kind": names.KIND,
-                "metadata": {"name": self.name, "namespace": self.namespace},
-                "spec": dict(spec),
-            }
-        )
+        self.cluster.apply(self.manifest(spec))
+
+    def manifest(self, spec: Mapping[str, Any]) -> Object:
+        """Return what a person applies."""
+        return {
+            "apiVersion": names.API_VERSION,
+            "kind": names.KIND,
+            "metadata": {"name": self.name, "namespace": self.namespace},
+            "spec": dict(spec),
+        }
 
     def patch(self, **spec: Any) -> None:
         """Change fields of its spec."""

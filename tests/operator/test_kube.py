@@ -1,5 +1,7 @@
 """What the API server's answers mean to whoever asked."""
 
+import asyncio
+import itertools
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -11,7 +13,8 @@ import pytest
 from kubernetes.client import ApiClient, Configuration
 
 from study_operator import kube as kube_module
-from study_operator.kube import Kube, KubeError
+from study_operator import streams
+from study_operator.kube import Kube, KubeError, WatchBrokenError
 from study_operator.metrics import Metrics
 
 Write = Callable[[bytes], Any]
@@ -23,21 +26,23 @@ TOO_EARLY = (
 
 
 @pytest.mark.parametrize(
-    ("status", "message", "is_transient"),
+    ("status", "reason", "message", "is_transient"),
     [
-        (0, "the API server does not answer", True),
-        (429, "too many requests", True),
-        (503, "not yet", True),
-        (403, TOO_EARLY, True),
-        (403, 'jobs.batch is forbidden: User "operator" cannot create resource "jobs"', False),
-        (404, "not found", False),
-        (422, "spec is invalid", False),
+        (0, "Unreachable", "the API server does not answer", True),
+        (429, "TooManyRequests", "too many requests", True),
+        (503, "ServiceUnavailable", "not yet", True),
+        (403, "Forbidden", TOO_EARLY, True),
+        (403, "Forbidden", 'jobs.batch is forbidden: User "operator" cannot create resource "jobs"', False),
+        (403, "", "<html>Please sign in to the network.</html>", True),
+        (404, "NotFound", "not found", False),
+        (404, "", "404 page not found", True),
+        (422, "Invalid", "spec is invalid", False),
     ],
 )
 def test_what_may_pass_by_itself_is_told_from_what_somebody_must_mend(
-    status: int, message: str, is_transient: bool
+    status: int, reason: str, message: str, is_transient: bool
 ) -> None:
-    assert KubeError(status, "", message).is_transient is is_transient
+    assert KubeError(status, reason, message).is_transient is is_transient
 
 
 @contextmanager
@@ -139,3 +144,67 @@ def test_an_answer_without_an_end_is_not_kept(monkeypatch: pytest.MonkeyPatch) -
 
     with a_server_that_answers(pour) as kube, pytest.raises(KubeError, match="must have at most 200000 bytes"):
         kube.get("/lease")
+
+
+@pytest.mark.parametrize(
+    "content", [b"404 page not found\n", b"<html>Not Found</html>", b"null", b'{"kind": "Status"}']
+)
+def test_that_an_object_is_gone_is_believed_from_the_api_server_alone(content: bytes) -> None:
+    def write_answer(write: Write) -> None:
+        write(b"HTTP/1.1 404 Not Found\r\nContent-Length: %d\r\n\r\n%s" % (len(content), content))
+
+    with a_server_that_answers(write_answer) as kube:
+        for ask in (kube.get, lambda path: kube.delete(path, uid="1")):
+            with pytest.raises(KubeError) as caught:
+                ask("/apis/batch/v1/namespaces/shop/jobs/shop-t000-r0")
+            assert caught.value.is_transient
+
+
+def test_a_list_whose_pages_never_end_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    same = whole(b'{"kind": "List", "metadata": {"resourceVersion": "1", "continue": "on"}, "items": []}')
+    for read in (lambda kube: kube.list("/api/v1/pods"), read_pages):
+        with a_server_that_answers(same) as kube, pytest.raises(KubeError, match="must answer with another page"):
+            read(kube)
+    monkeypatch.setattr(kube_module, "LIST_SECONDS", 0.2)
+    numbers = itertools.count()
+
+    def write_another(write: Write) -> None:
+        metadata = b'{"resourceVersion": "1", "continue": "%d"}' % next(numbers)
+        whole(b'{"kind": "List", "metadata": %s, "items": []}' % metadata)(write)
+
+    with a_server_that_answers(write_another) as kube, pytest.raises(KubeError, match=r"must be whole within 0\.2 s"):
+        kube.list("/api/v1/pods")
+    monkeypatch.setattr(streams, "LIST_SECONDS", 0.2)
+    with a_server_that_answers(write_another) as kube, pytest.raises(KubeError, match="must be whole within"):
+        read_pages(kube)
+
+
+def read_pages(kube: Kube) -> None:
+    """Read a list as the watches do."""
+
+    async def read() -> None:
+        async with streams.open_streams(kube) as opened:
+            async for _ in opened.pages("/api/v1/pods"):
+                pass
+
+    asyncio.run(read())
+
+
+def test_a_watch_that_drips_and_tells_nothing_is_dead(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(streams, "WATCH_SILENCE_SECONDS", 0.3)
+
+    def drip(write: Write) -> None:
+        write(b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n")
+        for _ in range(1000):
+            write(b"x")
+            time.sleep(0.02)
+
+    with a_server_that_answers(drip) as kube, pytest.raises(WatchBrokenError, match=r"no event within 0\.3 s"):
+        asyncio.run(watch(kube))
+
+
+async def watch(kube: Kube) -> None:
+    """Follow a watch to its end."""
+    async with streams.open_streams(kube) as opened:
+        async for _ in opened.watch("/api/v1/pods", "1"):
+            pass
