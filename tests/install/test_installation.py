@@ -1,4 +1,4 @@
-"""The chart on a real API server: installed under the restricted Pod Security Standard, upgraded, uninstalled.
+"""The chart on a real API server: installed under restricted Pod Security, upgraded, rolled back, uninstalled.
 
 The operator's pods are processes that have their service account's token and so the rights that the chart gives them.
 """
@@ -70,7 +70,7 @@ def list_names(plane: Cluster, *arguments: str) -> set[str]:
 
 
 @pytest.mark.slow
-def test_a_study_survives_an_upgrade_and_an_uninstallation_leaves_what_was_asked_for(
+def test_a_study_survives_upgrade_and_rollback_and_an_uninstallation_leaves_what_was_asked_for(
     plane: ControlPlane, plane_helm: Helm, nodes: Nodes, shop: str, s3: S3Server, prometheus_crds: Path
 ) -> None:
     helm = plane_helm
@@ -98,6 +98,14 @@ def test_a_study_survives_an_upgrade_and_an_uninstallation_leaves_what_was_asked
     [deployment] = plane.api.list(f"/apis/apps/v1/namespaces/{HOME}/deployments")
     assert deployment["spec"]["template"]["spec"]["containers"][0]["image"] == f"{NAME}:0.1.0"
     assert [each["metadata"]["uid"] for each in study.live_pods("t001")] == [pod["metadata"]["uid"]]
+    # Rolled back, and then that too, while the same pod runs.
+    for revision, version in (("1", "0.0.9"), ("2", "0.1.0")):
+        last = holder(plane)
+        helm.run("rollback", RELEASE, revision, "-n", HOME, *WAIT)
+        wait_until(lambda last=last: holder(plane) not in ("", last))  # type: ignore[misc]
+        [deployment] = plane.api.list(f"/apis/apps/v1/namespaces/{HOME}/deployments")
+        assert deployment["spec"]["template"]["spec"]["containers"][0]["image"] == f"{NAME}:{version}"
+        assert [each["metadata"]["uid"] for each in study.live_pods("t001")] == [pod["metadata"]["uid"]]
     nodes.release()
     study.wait_for_condition("Complete")
     # The operator has changed nothing that the chart says: who applies it again finds no difference.
@@ -106,10 +114,11 @@ def test_a_study_survives_an_upgrade_and_an_uninstallation_leaves_what_was_asked
     assert plane.kubectl("diff", *fields, "-f", "-", text=rendered).stdout == ""
     jobs = created_jobs(plane, shop)
     assert len(jobs) == len(set(jobs)), "a Job was made twice"
-    # All of it with the tokens of three pods, and nothing was refused: the chart gives the rights that it needs.
+    # All of it with the tokens of the pods of four revisions, and nothing was refused: the chart gives the rights
+    # that it needs.
     asked = list(plane.audited(user=USER))
     pods = {event["user"]["extra"]["authentication.kubernetes.io/pod-name"][0] for event in asked}
-    assert len(pods) == 3 and all(each.startswith(f"{NAME}-") for each in pods)
+    assert len(pods) >= 5 and all(each.startswith(f"{NAME}-") for each in pods)
     assert [event["requestURI"] for event in asked if is_refused(event)] == []
 
     # Uninstalled while a study runs: API, study and its pods stay, and go on as far as they can alone.

@@ -250,7 +250,7 @@ class _Handler(BaseHTTPRequestHandler):
         return self._answer(Instead(status=status, content_type="application/xml", body=text))
 
     def _answer(self, answer: Instead) -> None:
-        content = answer.body.encode()
+        content = answer.body.encode(errors="surrogateescape")
         self.send_response(answer.status)
         self.send_header("Content-Type", answer.content_type)
         self.send_header("Content-Length", str(len(content) + answer.filler_bytes))

@@ -1,5 +1,7 @@
 """The life of a study: suspended, resumed, changed while it runs, over, deleted."""
 
+import json
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -9,7 +11,7 @@ from cluster import scripts
 from cluster.bucket import S3Server
 from cluster.kube import Cluster
 from on_cluster.conftest import Stage
-from on_cluster.operators import OperatorProcess, wait_until
+from on_cluster.operators import NAME, OperatorProcess, wait_until
 from on_cluster.studies import BUCKET, SECRET, StudyOnCluster, a_spec, created_jobs, read_keys
 from study_operator import names
 
@@ -160,3 +162,45 @@ def test_what_a_deleted_study_leaves_behind_is_what_was_asked_for(
 
 NOBODY = """{"Version": "2012-10-17", "Statement": [{"Effect": "Deny", "Principal": {"AWS": ["trainer"]},
 "Action": ["s3:*"], "Resource": ["arn:aws:s3:::ml-studies", "arn:aws:s3:::ml-studies/*"]}]}"""
+
+
+def test_somebody_who_applies_the_manifest_again_every_second_gets_into_no_fight(
+    cluster: Cluster,
+    namespace: str,
+    stage: Stage,
+    make_operator: Callable[..., OperatorProcess],
+    s3: S3Server,
+    study: StudyOnCluster,
+) -> None:
+    """As Argo CD does that heals itself, with a field manager of its own and by force."""
+    stage.play["-r0"] = scripts.works(stage.trainer, after_seconds=1.0)
+    operator = make_operator()
+    manifest = json.dumps(study.manifest(a_spec(s3, arms=3, parallel=1)))
+    flags = ("--server-side", "--force-conflicts", "--field-manager=argocd-controller", "-f", "-")
+    is_over = threading.Event()
+    applied: list[str] = []
+
+    def heal() -> None:
+        while not is_over.wait(1.0):
+            applied.append(cluster.kubectl("apply", *flags, text=manifest).stdout)
+
+    cluster.kubectl("apply", *flags, text=manifest)
+    healer = threading.Thread(target=heal)
+    healer.start()
+    try:
+        study.wait_for_condition("Complete")
+    finally:
+        is_over.set()
+        healer.join()
+    assert study.condition("Complete")["reason"] == "Completed", study.describe()
+    assert len(applied) >= 3
+    # It is applied as it stands: no new generation, and no write of the operator that met another one.
+    assert study.seen["metadata"]["generation"] == 1
+    writes = list(cluster.audited(verb="update", resource="finetunestudies", namespace=namespace))
+    assert {event["responseStatus"]["code"] for event in writes} == {200}
+    managers = {(entry["manager"], entry.get("subresource", "")) for entry in study.seen["metadata"]["managedFields"]}
+    assert ("argocd-controller", "") in managers
+    assert {manager for manager, part in managers if part == "status"} == {NAME}
+    made = created_jobs(cluster, namespace)
+    assert len(made) == len({*made}), "no Job twice"
+    assert "Traceback" not in operator.log

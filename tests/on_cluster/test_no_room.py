@@ -48,6 +48,36 @@ def test_a_quota_on_jobs_and_pods_holds_a_study_up_and_never_stops_it(
     assert "Traceback" not in operator.log
 
 
+def test_a_stricter_pod_security_level_in_the_middle_is_said_and_spends_no_attempt(
+    cluster: Cluster,
+    namespace: str,
+    stage: Stage,
+    make_operator: Callable[..., OperatorProcess],
+    s3: S3Server,
+    study: StudyOnCluster,
+) -> None:
+    def enforce(level: str | None) -> None:
+        labels = {"pod-security.kubernetes.io/enforce": level}
+        cluster.api.patch(f"/api/v1/namespaces/{namespace}", {"metadata": {"labels": labels}})
+
+    operator = make_operator()
+    spec = a_spec(s3, arms=3, parallel=1)
+    spec["trainer"]["template"]["spec"]["hostNetwork"] = True
+    study.apply(spec)
+    study.wait(lambda study: study.measurements())
+    enforce("baseline")
+    study.wait(lambda study: "PodSecurityRefused" in study.condition("Complete")["message"])
+    assert "hostNetwork" in study.condition("Complete")["message"]
+    assert study.condition("Accepted")["status"] == "True"
+    enforce(None)
+    study.wait_for_condition("Complete")
+    ends = {attempt["reason"] for trial in study.trials for attempt in trial["attempts"]}
+    assert ends == {"Succeeded"}, study.describe()
+    made = created_jobs(cluster, namespace)
+    assert len(made) == len({*made}), "no Job twice"
+    assert "Traceback" not in operator.log
+
+
 def test_a_webhook_that_is_away_is_said_with_its_words_and_waited_for(
     cluster: Cluster,
     namespace: str,

@@ -210,3 +210,30 @@ def _applies(plane: ControlPlane, *objects: dict[str, Any]) -> bool:
     except AssertionError:
         return False
     return True
+
+
+@pytest.mark.slow
+def test_a_queue_that_is_drained_in_the_middle_costs_a_study_nothing_but_time(bench: Bench) -> None:
+    first = {"t000-r0", "t001-r0"}
+
+    def choose(pod: Any) -> scripts.Script:
+        word = pod["metadata"]["labels"]["batch.kubernetes.io/job-name"].removeprefix("shop-")
+        if word in first:
+            first.discard(word)
+            return scripts.runs()
+        return scripts.works(bench.trainer)
+
+    bench.script = choose
+    study = bench.apply(arms=2, parallel=2)
+    study.wait(lambda study: study.states() == ["Running", "Running"])
+    wait_until(lambda: [pod["status"]["phase"] for pod in study.live_pods()] == ["Running", "Running"])
+    bench.hold(is_held=True)
+    wait_until(lambda: not study.live_pods() and len(bench.suspended()) == 2)
+    study.wait(lambda study: "Queued" in study.condition("Complete")["message"])
+    assert all("finishedAt" in attempt for trial in study.trials for attempt in trial["attempts"]), "no clock runs"
+    bench.hold(is_held=False)
+    study.wait_for_condition("Complete")
+    reasons = [[a["reason"] for a in trial["attempts"] if a["rung"] == 0] for trial in study.trials]
+    assert reasons == [["Interrupted", "Succeeded"]] * 2, study.describe()
+    jobs = created_jobs(bench.plane, bench.namespace)
+    assert len(jobs) == len(set(jobs))
