@@ -6,6 +6,7 @@ runs as a process and by the scripted one that runs in no process at all.
 
 from __future__ import annotations
 
+import json
 import math
 from datetime import UTC, datetime
 
@@ -41,6 +42,7 @@ def make_summary(config: contract.PrepareConfig) -> DatasetSummary:
         pages_in_test_shops=5,
         warnings=("validation of brand has a standard error of 6 points",),
         fingerprint="00ff",
+        digest=config.digest,
     )
 
 
@@ -64,7 +66,13 @@ def make_reading(config: contract.TrialConfig, accuracy: float, checkpoint: str,
         tokens_per_second=500.0,
         peak_memory_bytes=1 << 30,
         seconds={"load": 0.1, "train": seconds, "evaluate": 0.1, "save": 0.0},
+        digest=config.digest,
     )
+
+
+def is_ours(result: str | bytes | None, digest: str) -> bool:
+    """Say whether a result, or the name of a checkpoint, is there and carries the digest."""
+    return result is not None and json.loads(result).get("digest") == digest
 
 
 def make_progress(config: contract.TrialConfig, step: int) -> Progress:
@@ -77,6 +85,7 @@ def make_progress(config: contract.TrialConfig, step: int) -> Progress:
         phase="train",
         eta_seconds=float(config.stop_step - step),
         updated_at=datetime.now(UTC).isoformat(),
+        digest=config.digest,
     )
 
 
@@ -99,6 +108,7 @@ def make_judgement(config: contract.JudgeConfig, *, rules: float = 0.47) -> Judg
         predictors={name: _judged(value) for name, value in values.items()},
         gains=gains,
         seconds={"winner": 1.0},
+        digest=config.digest,
     )
 
 

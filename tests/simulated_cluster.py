@@ -2,15 +2,16 @@
 
 `run_study` drives the real `tick` through one random study: the operator is killed between any two calls to the outside
 world, status reads are stale, writes conflict, job lists lag behind, nodes are lost, arms run out of memory or diverge,
-the bucket goes away, people suspend, resume and edit. What must hold at every moment is checked at every moment
-(`Broken` is raised), and the end against what an onlooker knows who saw everything.
+the bucket goes away, people suspend, resume and edit, and the status is restored to an earlier one. What must hold at
+every moment is checked at every moment (`Broken` is raised), and the end against what an onlooker knows who saw
+everything.
 """
 
 from __future__ import annotations
 
 import json
 import random
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -19,6 +20,7 @@ from typing import Any
 from study_operator import names
 from study_operator.designer import DesignerError, Suggestion
 from study_operator.errors import ConflictError
+from study_operator.jobs import build_job_of, build_trial_job
 from study_operator.reconcile import TickResult, tick
 from study_operator.runner import EndedAttempt, JobKind, JobPhase, JobSpec, JobStatus
 from study_operator.settings import Settings
@@ -76,6 +78,8 @@ class Weather:
     storage_away: float = 0.02
     edit: float = 0.02
     """Of one tick: somebody suspends, resumes, or changes a number."""
+    restored: float = 0
+    """Of one tick: the status becomes one that was written before, or none. From then on other arms are proposed."""
 
 
 CALM = Weather(
@@ -95,6 +99,8 @@ CALM = Weather(
     edit=0,
 )
 STORMY = Weather()
+RESTORING = replace(STORMY, restored=0.03)
+MOST_RESTORES = 3
 SETTINGS = Settings(attempts_limit=4, interruptions_limit=6, backoff_seconds=5, report_interval_seconds=3600)
 
 
@@ -136,12 +142,18 @@ class World:
     """Jobs of which the cluster itself started another attempt."""
     told: set[str] = field(default_factory=set)
     """Attempts whose end the tick under way was told while their job goes on."""
-    faults_of_arms: set[str] = field(default_factory=set)
-    """Jobs that ended by their arm's fault, where the operator was told: they must never run again."""
+    faults_of_arms: set[tuple[str, str]] = field(default_factory=set)
+    """Jobs, with their digests, that ended by their arm's fault, where the operator was told: they never run again."""
     status_read: Mapping[str, Any] | None = None
     """What the tick under way has read."""
-    values: dict[tuple[str, int], float] = field(default_factory=dict)
-    """Every reading that was written."""
+    values: dict[tuple[str, int, str], float] = field(default_factory=dict)
+    """Every reading that was written, by trial, rung and digest."""
+    restores: int = 0
+    """How often the status was restored."""
+    restored_version: int = 0
+    """The version that the last restore made: what was before is gone for everybody."""
+    refused: int = 0
+    """How many results of other arms were deleted."""
     reports: int = 0
     uri: str = "memory"
     given_parallel: int = 0
@@ -156,8 +168,8 @@ class World:
             return self._read_object(key)
         self._may_crash()
         version = len(self.versions) - 1
-        if version and self._happens(self.weather.stale_status):
-            version = self.chance.randrange(max(0, version - 3), version)
+        if version > self.restored_version and self._happens(self.weather.stale_status):
+            version = self.chance.randrange(max(self.restored_version, version - 3), version)
         self.status_read = self.status_of(version)
         return self.status_read, version
 
@@ -223,7 +235,7 @@ class World:
         self.told = {past.attempt for job in fresh.values() for past in job.earlier}
         for name, job in self.live.items():
             if job.is_ended and job.exit_code in (10, 11):
-                self.faults_of_arms.add(name)
+                self.faults_of_arms.add((name, job.spec.digest))
         return list(fresh.values())
 
     def launch(self, spec: JobSpec) -> None:
@@ -252,6 +264,11 @@ class World:
 
     def _delete_objects(self, prefix: str) -> int:
         status = self.status_of(-1)
+        if prefix in self.objects:
+            self._check_foreign(prefix)
+            del self.objects[prefix]
+            self.refused += 1
+            return 1
         if status is None or status["outcome"] is None or any(not job.is_ended for job in self.live.values()):
             raise Broken(f"{prefix} deleted while a trial may need it")
         keys = [key for key in self.objects if key.startswith(f"{prefix}/")]
@@ -272,11 +289,22 @@ class World:
             raise DesignerError("the search space is exhausted")
         count = min(count, limit - len(trials))
         return tuple(
-            Suggestion(arm={"learning_rate": 1e-5 * (len(trials) + i + 1)}, generation_node="Sobol")
+            Suggestion(
+                arm={"learning_rate": 1e-5 * (len(trials) + i + 1) * (1 + self.restores)}, generation_node="Sobol"
+            )
             for i in range(count)
         )
 
     # What happens by itself.
+
+    def restore(self) -> None:
+        """Put the status back to one that was written before; what is in the bucket, and what runs, stays."""
+        self.restores += 1
+        self.versions.append(self.chance.choice(self.versions))
+        self.restored_version = len(self.versions) - 1
+        # Nobody can know any more what was forgotten.
+        self.ended_attempts.clear()
+        self.faults_of_arms.clear()
 
     def advance(self, until: datetime) -> None:
         """Let time pass: jobs end, and write what they found."""
@@ -356,16 +384,18 @@ class World:
         if job.exit_code != 0 or job.reason:
             return
         if spec.kind is JobKind.PREPARE:
-            self.objects["dataset/summary.json"] = _SUMMARY_BYTES[self.study.seed % 3 > 0]
+            self.objects["dataset/summary.json"] = _summary(spec.digest, has_test=self.study.seed % 3 > 0)
         elif spec.kind is JobKind.JUDGE:
-            self.objects["judge/judgement.json"] = _JUDGEMENT_BYTES
+            self.objects["judge/judgement.json"] = _judgement(spec.digest)
         else:
             # Coarse, so that there are equals.
-            value = random.Random(f"{self.study.seed}/{spec.trial}").random() + 0.1 * spec.rung * self.chance.random()
-            value = round(0.9 * value, 2)
-            self.values[spec.trial, spec.rung] = value
+            arm = random.Random(f"{self.study.seed}/{spec.trial}/{spec.digest}")
+            value = round(0.9 * (arm.random() + 0.1 * spec.rung * arm.random()), 2)
             key = f"{names.rung_key(spec.trial, spec.rung)}/reading.json"
-            self.objects.setdefault(key, _reading(spec.trial, spec.rung, value))
+            # A trainer of the plainest kind: a result that stands is its own.
+            if key not in self.objects:
+                self.values[spec.trial, spec.rung, spec.digest] = value
+                self.objects[key] = _reading(spec, value)
             self.objects[f"{names.rung_key(spec.trial, spec.rung)}/checkpoints/{job.attempt}/weights"] = b""
 
     def _status_of(self, name: str, job: Job) -> JobStatus:
@@ -378,6 +408,7 @@ class World:
             name=name,
             kind=job.spec.kind,
             phase=phase,
+            digest=job.spec.digest,
             attempt=job.attempt,
             started_at=None if phase is JobPhase.PENDING else job.starts_at,
             finished_at=job.ends_at if job.is_ended else None,
@@ -414,10 +445,21 @@ class World:
         known = status["trials"][index] if index < len(status["trials"]) else None
         if known is None or known["rung"] != spec.rung or known["state"] not in ("Pending", "Running"):
             raise Broken(f"{spec.name} launched, but what is written is {known}")
-        if (spec.trial, spec.rung) in self.values:
+        if _digest_of(self.objects.get(f"{names.rung_key(spec.trial, spec.rung)}/reading.json")) == spec.digest:
             raise Broken(f"{spec.name} launched though it was measured")
-        if spec.name in self.faults_of_arms:
+        if (spec.name, spec.digest) in self.faults_of_arms:
             raise Broken(f"{spec.name} launched though its arm cannot run")
+
+    def _check_foreign(self, key: str) -> None:
+        """Only another arm's result may be deleted."""
+        if not self.restores:
+            raise Broken(f"{key} deleted, but it is nobody else's")
+        ledger = parse_status(self.status_of(-1)).ledger
+        of = JobKind.PREPARE if key.startswith("dataset/") else JobKind.JUDGE
+        if build_job_of(self.study, ledger, ledger.trials[int(key[8:11])] if key[:1] == "t" else of).digest == (
+            _digest_of(self.objects[key])
+        ):
+            raise Broken(f"{key} deleted, but it is its own")
 
     def _happens(self, probability: float) -> bool:
         return probability > 0 and self.chance.random() < probability
@@ -429,8 +471,13 @@ class World:
             raise Crashed
 
 
-def run_study(seed: int, weather: Weather = STORMY) -> Ledger:
+def run_study(seed: int, weather: Weather = STORMY, count_refused: Callable[[int], None] = lambda _: None) -> Ledger:
     """Run one random study to its end and check all that was promised. Every tenth has it twice as bad.
+
+    Args:
+        seed: of all that is drawn.
+        weather: how often things go wrong.
+        count_refused: told how many results of other arms were deleted.
 
     Raises:
         Broken: where a promise was not kept.
@@ -441,9 +488,13 @@ def run_study(seed: int, weather: Weather = STORMY) -> Ledger:
     world = World(study=a_random_study(chance, seed), chance=chance, weather=weather)
     for _ in range(LONGEST_STUDY_TICKS):
         result = _tick(world)
+        if world.restores < MOST_RESTORES and world._happens(weather.restored):
+            world.restore()
+            continue
         if result is not None and result.is_done:
             ledger = parse_status(world.status_of(-1)).ledger
             _check_end(world, ledger)
+            count_refused(world.refused)
             return ledger
         if world._happens(weather.edit):
             world.study = _edited(world.study, chance)
@@ -553,15 +604,23 @@ def _check_end(world: World, ledger: Ledger) -> None:
 
 
 def _check_nothing_lost(world: World, trials: Sequence[Trial]) -> None:
-    for (name, rung), value in world.values.items():
+    for trial in trials:
+        digest = build_trial_job(world.study, trial, "00ff").digest
+        for measurement in trial.measurements:
+            known = world.values.get((trial.name, measurement.rung, digest))
+            if not measurement.diverged and measurement.value != known:
+                raise Broken(f"{trial.name} has {measurement.value} on rung {measurement.rung}; its arm has {known}")
+    for name, rung, digest in world.values if not world.restores else ():
         trial = trials[int(name[1:])]
         measurement = trial.measurement(rung)
         if trial.state is TrialState.FAILED and names.trial_job(world.study.name, name, rung) in world.replaced:
             # Given up by how an attempt ended, while the cluster already ran the next one.
             continue
-        if measurement is None or measurement.value != value or measurement.diverged:
-            raise Broken(f"the reading {value} of {name} on rung {rung} is lost: {measurement}")
+        if measurement is None or measurement.diverged:
+            raise Broken(f"the reading of {name} on rung {rung} with digest {digest} is lost: {measurement}")
     by_name = {names.trial_job(world.study.name, t.name, r): t for t in trials for r in (0, 1)}
+    if world.restores:
+        by_name = {}
     for job, attempt in world.ended_attempts:
         if job in by_name and all(a.id != attempt for a in by_name[job].attempts):
             raise Broken(f"attempt {attempt} of {job} is in no ledger")
@@ -660,14 +719,15 @@ def _check_winner(study: Study, ledger: Ledger) -> None:
 # --- What jobs write ---------------------------------------------------------------------------------------------
 
 
-def _reading(trial: str, rung: int, value: float) -> bytes:
+def _reading(spec: JobSpec, value: float) -> bytes:
     metric = {"value": value, "standard_error": 0.02, "n": 100}
-    invalid = {"value": round(random.Random(f"{trial}/{value}").random(), 3), "standard_error": None, "n": 100}
+    invalid = {"value": round(random.Random(f"{spec.trial}/{value}").random(), 3), "standard_error": None, "n": 100}
     return _dump(
         study="sim",
-        trial=trial,
-        rung=rung,
-        step=24 if rung == 0 else 120,
+        trial=spec.trial,
+        rung=spec.rung,
+        digest=spec.digest,
+        step=24 if spec.rung == 0 else 120,
         total_steps=120,
         checkpoint="checkpoints/24-a",
         metrics={"accuracy": metric, "validation_loss": metric, "invalid_output_rate": invalid},
@@ -678,7 +738,7 @@ def _reading(trial: str, rung: int, value: float) -> bytes:
     )
 
 
-def _summary(*, has_test: bool) -> bytes:
+def _summary(digest: str, *, has_test: bool) -> bytes:
     split = {"pages": 80, "samples": 640, "sites": 40, "tokens": 10_000, "samples_by_attribute": {"price": 80}}
     splits = {"train": split, "validation": split, **({"test": split} if has_test else {})}
     return _dump(
@@ -689,12 +749,17 @@ def _summary(*, has_test: bool) -> bytes:
         pages_in_test_shops=0,
         warnings=[],
         fingerprint="00ff",
+        digest=digest,
     )
+
+
+def _judgement(digest: str) -> bytes:
+    return _dump(study="sim", winner="t000", predictors={}, gains={}, seconds={}, digest=digest)
+
+
+def _digest_of(result: bytes | None) -> Any:
+    return None if result is None else json.loads(result)["digest"]
 
 
 def _dump(**values: Any) -> bytes:
     return json.dumps(values).encode()
-
-
-_SUMMARY_BYTES: Mapping[bool, bytes] = {has_test: _summary(has_test=has_test) for has_test in (True, False)}
-_JUDGEMENT_BYTES = _dump(study="sim", winner="t000", predictors={}, gains={}, seconds={})

@@ -133,6 +133,8 @@ def build_labels(study: Study, spec: JobSpec) -> dict[str, str]:
         names.KIND_LABEL: _kind_label(spec.kind),
         names.MANAGED_BY_LABEL: names.MANAGER,
     }
+    if spec.digest:
+        labels[names.DIGEST_LABEL] = spec.digest
     if spec.trial:
         labels |= {names.TRIAL_LABEL: spec.trial, names.RUNG_LABEL: str(spec.rung)}
     return labels

@@ -35,6 +35,7 @@ class JobState:
     owner: str
     """UID of the study that controls it."""
     kind: JobKind
+    digest: str
     nodes: int
     created_at: datetime
     started_at: datetime | None
@@ -127,6 +128,7 @@ def read_job(raw: Raw) -> JobState | None:
         study=labels.get(names.STUDY_LABEL, ""),
         owner=owner,
         kind=kind,
+        digest=str(labels.get(names.DIGEST_LABEL) or ""),
         nodes=int(spec.get("completions") or 1),
         created_at=created,
         started_at=read_time(status.get("startTime")),
@@ -283,6 +285,7 @@ def describe_job(job: JobState, pods: Sequence[PodState], refusal: Refusal | Non
         kind=job.kind,
         phase=JobPhase.PENDING,
         attempt=current.uid if current else job.uid,
+        digest=job.digest,
         earlier=earlier,
     )
     if current is None or current.started_at is None:
@@ -381,6 +384,7 @@ def _describe_end(
             kind=job.kind,
             phase=JobPhase.FINISHED,
             attempt=attempt,
+            digest=job.digest,
             finished_at=job.ended_at,
             exit_code=code,
             reason="" if code is not None else job.reason,
@@ -398,6 +402,7 @@ def _describe_end(
         kind=job.kind,
         phase=JobPhase.FINISHED,
         attempt=attempt,
+        digest=job.digest,
         placed_at=end.placed_at,
         started_at=end.started_at,
         finished_at=end.finished_at or job.ended_at,

@@ -7,7 +7,7 @@ from dataclasses import replace
 from study_operator import names
 from study_operator.runner import JobKind, JobSpec
 from study_operator.study import Arm, Study, complete_arm
-from study_operator.trial import Origin, Trial, TrialState
+from study_operator.trial import Ledger, Origin, Trial, TrialState
 from trial_trainer.artifacts import join
 from trial_trainer.contract import (
     ADAPTER,
@@ -16,6 +16,7 @@ from trial_trainer.contract import (
     PrepareConfig,
     TrialConfig,
     count_total_steps,
+    digest_of,
     to_json,
 )
 
@@ -62,11 +63,19 @@ def build_prepare_job(study: Study) -> JobSpec:
         test_source=study.data.test_source,
         max_pages=study.data.max_pages,
     )
-    return JobSpec(name=names.prepare_job(study.name), kind=JobKind.PREPARE, config=to_json(config))
+    digest = digest_of(config)
+    text = to_json(replace(config, digest=digest))
+    return JobSpec(name=names.prepare_job(study.name), kind=JobKind.PREPARE, config=text, digest=digest)
 
 
-def build_trial_job(study: Study, trial: Trial) -> JobSpec:
-    """Build the job of the rung that a trial is on."""
+def build_trial_job(study: Study, trial: Trial, fingerprint: str) -> JobSpec:
+    """Build the job of the rung that a trial is on.
+
+    Args:
+        study: the study.
+        trial: its trial.
+        fingerprint: of the dataset.
+    """
     root = artifacts_uri(study)
     end = stop_step(study, trial.total_steps, trial.rung)
     config = TrialConfig(
@@ -84,33 +93,57 @@ def build_trial_job(study: Study, trial: Trial) -> JobSpec:
         evaluate_at_steps=_steps_on_the_way(study, trial, end),
         resume_from=join(root, names.rung_key(trial.name, trial.rung - 1)) if trial.rung > 0 else None,
         progress=join(root, names.progress_key(trial.name)),
+        dataset_fingerprint=fingerprint,
     )
+    digest = digest_of(config)
     return JobSpec(
         name=names.trial_job(study.name, trial.name, trial.rung),
         kind=JobKind.TRIAL,
-        config=to_json(config),
+        config=to_json(replace(config, digest=digest)),
         trial=trial.name,
         rung=trial.rung,
         processes=study.trainer.processes,
+        digest=digest,
     )
 
 
-def build_judge_job(study: Study, winner: Trial, baseline: Trial | None) -> JobSpec:
+def build_judge_job(study: Study, winner: Trial, baseline: Trial | None, fingerprint: str) -> JobSpec:
     """Build the job that reads the test set; a winner that is the baseline is not read twice."""
+
+    def candidate(trial: Trial) -> Candidate:
+        digest = build_trial_job(study, trial, fingerprint).digest
+        return Candidate(trial=trial.name, adapter=adapter_uri(study, trial), digest=digest)
+
     has_baseline = baseline is not None and baseline.index != winner.index
     config = JudgeConfig(
         study=study.name,
-        winner=Candidate(trial=winner.name, adapter=adapter_uri(study, winner)),
-        baseline=Candidate(trial=baseline.name, adapter=adapter_uri(study, baseline))
-        if baseline is not None and has_baseline
-        else None,
+        winner=candidate(winner),
+        baseline=candidate(baseline) if baseline is not None and has_baseline else None,
         base_model=study.base_model,
         dataset=join(artifacts_uri(study), names.DATASET),
         output=join(artifacts_uri(study), names.JUDGE),
         trainer=study.trainer,
         seed=study.seed,
+        dataset_fingerprint=fingerprint,
     )
-    return JobSpec(name=names.judge_job(study.name), kind=JobKind.JUDGE, config=to_json(config))
+    digest = digest_of(config)
+    text = to_json(replace(config, digest=digest))
+    return JobSpec(name=names.judge_job(study.name), kind=JobKind.JUDGE, config=text, digest=digest)
+
+
+def build_job_of(study: Study, ledger: Ledger, of: Trial | JobKind) -> JobSpec:
+    """Build the job of a trial's present rung, the one that prepares, or the one that judges the ledger's winner."""
+    fingerprint = ledger.dataset.fingerprint if ledger.dataset is not None else ""
+    match of:
+        case JobKind.PREPARE:
+            return build_prepare_job(study)
+        case JobKind.JUDGE:
+            winner = ledger.trials[ledger.winner or 0]
+            return build_judge_job(study, winner, find_finished_baseline(ledger.trials), fingerprint)
+        case Trial():
+            return build_trial_job(study, of, fingerprint)
+        case _:
+            raise TypeError(f"a trial or a stage must be given, got {of}")
 
 
 def find_finished_baseline(trials: tuple[Trial, ...]) -> Trial | None:

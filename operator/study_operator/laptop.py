@@ -397,7 +397,7 @@ def take_snapshot(study: Study, recorded: Recorded, artifacts: ArtifactStore, el
         if trial.state is TrialState.RUNNING:
             value = read_result(Progress, artifacts, names.progress_key(trial.name))
             # What an earlier rung left behind says nothing of this one.
-            if value is not None and is_of_last_attempt(trial, value):
+            if value is not None and is_of_last_attempt(study, ledger, trial, value):
                 progress[trial.name] = value
     conditions = recorded.conditions
     storage = conditions.get("StorageReady")
@@ -442,12 +442,12 @@ def calibrate(opened: Opened, *, trainer: Sequence[str] = TRAINER) -> tuple[Data
 
 def _prepare(study: Study, workspace: Workspace, trainer: Sequence[str]) -> DatasetSummary:
     artifacts = open_store(artifacts_uri(study), ACCESS)
+    job = build_prepare_job(study)
     summary = read_result(DatasetSummary, artifacts, f"{names.DATASET}/{SUMMARY}")
-    if summary is not None:
+    if summary is not None and summary.digest in ("", job.digest):
         return summary
     wakes = Wakes()
     runner = LocalRunner(workspace.directory, study.parallel_trials, command=trainer, on_change=wakes.changed)
-    job = build_prepare_job(study)
     runner.launch(job)
     while runner.running():
         wakes.wait(1.0)
@@ -463,7 +463,7 @@ def _measure(study: Study, summary: DatasetSummary, trainer: Sequence[str]) -> C
     arm = study.baseline or _middle_arm(study)
     total = count_steps(study, arm, summary.splits["train"].samples)
     trial = Trial(index=0, arm=arm, origin=Origin.BASELINE, total_steps=max(1, total))
-    config = from_json(TrialConfig, build_trial_job(study, trial).config)
+    config = from_json(TrialConfig, build_trial_job(study, trial, summary.fingerprint).config)
     # Nothing of a calibration may be taken for a trial's.
     config = replace(config, output=f"{artifacts_uri(study)}/calibration", progress=None)
     try:

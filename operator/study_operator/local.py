@@ -187,6 +187,7 @@ class LocalRunner:
         threads = max(1, count_cores() // (sharing * spec.processes))
         return {
             "kind": spec.kind,
+            "digest": spec.digest,
             "attempt": attempt,
             "command": [*self._command, *_SUBCOMMAND[spec.kind]],
             "environment": {
@@ -258,7 +259,13 @@ def _read_status(job: Path) -> JobStatus | None:
     is_held = _is_held(job)
     attempt = _read_json(job / supervisor.ATTEMPT)
     end = _read_json(job / supervisor.EXIT)
-    status = JobStatus(name=job.name, kind=JobKind(order["kind"]), phase=JobPhase.PENDING, attempt=order["attempt"])
+    status = JobStatus(
+        name=job.name,
+        kind=JobKind(order["kind"]),
+        phase=JobPhase.PENDING,
+        attempt=order["attempt"],
+        digest=order.get("digest", ""),
+    )
     if attempt is None and not is_held:
         return status
     status = replace(status, phase=JobPhase.RUNNING, started_at=datetime.fromisoformat(order["startedAt"]))

@@ -60,6 +60,8 @@ STUDY_LABEL = f"{GROUP}/study"
 KIND_LABEL = f"{GROUP}/kind"
 TRIAL_LABEL = f"{GROUP}/trial"
 RUNG_LABEL = f"{GROUP}/rung"
+DIGEST_LABEL = f"{GROUP}/digest"
+"""Of all that decides a job's result: a Job of the same name with another one is another arm's."""
 MANAGED_BY_LABEL = "app.kubernetes.io/managed-by"
 MANAGER = "finetune-study-operator"
 

@@ -255,11 +255,11 @@ def _plan_deletions(
     is_halted: bool,
 ) -> list[Action]:
     """Delete jobs that must stop, that stand in the way of the next attempt, or whose result is in the ledger."""
-    actions: list[Action] = []
+    actions = _plan_deletions_of_foreign(study, trials, jobs)
     stages: list[tuple[str, Stage]] = [(names.prepare_job(study.name), ledger.prepare)]
     stages.append((names.judge_job(study.name), ledger.judge))
     for name, stage in stages:
-        if name not in jobs:
+        if name not in jobs or jobs[name].is_foreign:
             continue
         reason = ""
         if stage.state in (StageState.PENDING, StageState.RUNNING):
@@ -270,7 +270,7 @@ def _plan_deletions(
             actions.append(DeleteJob(name=name, index=None, reason=reason))
     for trial in trials:
         name = names.trial_job(study.name, trial.name, trial.rung)
-        if name not in jobs:
+        if name not in jobs or jobs[name].is_foreign:
             continue
         reason = ""
         if trial.is_busy:
@@ -311,6 +311,16 @@ def find_settled_jobs(
             attempt = next((a for a in reversed(of.attempts) if a.id == job.attempt), None)
             ended = attempt.finished_at if attempt is not None else job.finished_at
             yield name, index, min(now, ended or now) + kept
+
+
+def _plan_deletions_of_foreign(study: Study, trials: Sequence[Trial], jobs: Mapping[str, JobStatus]) -> list[Action]:
+    """Delete the jobs of other arms that have names of this study's."""
+    index_by_name = {names.trial_job(study.name, t.name, rung): t.index for t in trials for rung in (0, 1)}
+    return [
+        DeleteJob(name=job.name, index=index_by_name.get(job.name), reason="it is of another arm, data or model")
+        for job in jobs.values()
+        if job.is_foreign
+    ]
 
 
 def _why_delete(

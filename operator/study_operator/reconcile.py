@@ -25,11 +25,8 @@ from study_operator.designer import Designer, DesignerError, ProposalPendingErro
 from study_operator.errors import ConflictError, LaunchRefusedError
 from study_operator.jobs import (
     artifacts_uri,
-    build_judge_job,
-    build_prepare_job,
-    build_trial_job,
+    build_job_of,
     count_steps,
-    find_finished_baseline,
     stop_step,
 )
 from study_operator.planner import (
@@ -49,7 +46,7 @@ from study_operator.planner import (
     find_settled_jobs,
     plan,
 )
-from study_operator.runner import QUOTA_EXCEEDED, JobSpec, JobStatus, TrialRunner
+from study_operator.runner import QUOTA_EXCEEDED, JobKind, JobSpec, JobStatus, TrialRunner
 from study_operator.settings import DEFAULTS, Settings
 from study_operator.settle import Results, is_live, list_awaited, settle
 from study_operator.status import (
@@ -64,6 +61,7 @@ from study_operator.status import (
 )
 from study_operator.study import Arm, Study
 from study_operator.trial import (
+    REFUSED,
     WAITS,
     Ledger,
     Origin,
@@ -104,6 +102,7 @@ MOST_BYTES: Mapping[type, int] = {
 
 T = TypeVar("T")
 OfJob = TypeVar("OfJob", Trial, Stage)
+OfResult = TypeVar("OfResult", Reading, DatasetSummary, Judgement)
 
 
 class StatusStore(Protocol):
@@ -195,27 +194,28 @@ def tick(
     # Observe: everything that is read is read here.
     raw, version = statuses.read()
     recorded = recorded or parse_status(raw)
-    jobs = {job.name: job for job in runner.jobs()}
+    jobs = _mark_foreign(study, recorded.ledger, {job.name: job for job in runner.jobs()})
+    ours = {name: job for name, job in jobs.items() if not job.is_foreign}
     results, problem, progress = None, _NO_PROBLEM, recorded.progress
     try:
         results = _read_results(study, recorded.ledger, jobs, artifacts)
         if is_progress_wanted:
-            progress = _read_progress(recorded.ledger, artifacts)
+            progress = _read_progress(study, recorded.ledger, artifacts)
     except ArtifactError as error:
         problem = (error.reason, str(error))
 
     # Settle, plan, act. Without the bucket nobody knows what was measured: everything waits.
     ledger, done, launched, refused = recorded.ledger, list[Action](), False, False
     if results is not None:
-        ledger = settle(study, recorded.ledger, jobs, results, now, settings)
+        ledger = settle(study, recorded.ledger, ours, results, now, settings)
         actions = plan(study, ledger, jobs, now, settings)
-        hands = _Hands(runner, artifacts, lambda: statuses.confirm(version))
+        hands = _Hands(runner, artifacts, results.refused, lambda: statuses.confirm(version))
         try:
             ledger, done = _act(study, actions, ledger, recorded, hands, designer, now, settings)
         except ConflictError as error:
             return _dropped(recorded, error)
         except ArtifactError as error:
-            # Of all actions only cleaning up uses the bucket, and it comes alone.
+            # Cleaning up uses the bucket, and so does what clears another arm's result away before a launch.
             problem = (error.reason, str(error))
         launched, refused = hands.has_more_to_do, hands.refusal is not None
     reported, problem = _report(study, recorded, reporter, now, settings, problem)
@@ -272,43 +272,113 @@ def report_key(ledger: Ledger) -> str:
 # --- Observe ----------------------------------------------------------------------------------------------------
 
 
-def _read_results(study: Study, ledger: Ledger, jobs: Mapping[str, JobStatus], artifacts: ArtifactStore) -> Results:
-    problems: dict[str, str] = {}
+def _mark_foreign(study: Study, ledger: Ledger, jobs: Mapping[str, JobStatus]) -> Mapping[str, JobStatus]:
+    """Mark the jobs that are other arms': after a restore of the status one may have the name of this study's next.
 
-    def read(cls: type[T], job: str, key: str) -> T | None:
+    A job that has ended matters only where its trial waits for one of that name.
+    """
+    of: dict[str, Trial | JobKind] = {}
+    if ledger.prepare.state is not StageState.COMPLETED:
+        of[names.prepare_job(study.name)] = JobKind.PREPARE
+    if ledger.winner is not None and ledger.judge.state is not StageState.COMPLETED:
+        of[names.judge_job(study.name)] = JobKind.JUDGE
+    for trial in ledger.trials:
+        for rung in (0, 1):
+            name = names.trial_job(study.name, trial.name, rung)
+            if is_live(jobs.get(name)) or (trial.is_busy and rung == trial.rung):
+                of[name] = trial
+    return {
+        name: replace(job, is_foreign=True)
+        if job.digest and name in of and job.digest != build_job_of(study, ledger, of[name]).digest
+        else job
+        for name, job in jobs.items()
+    }
+
+
+def _read_results(study: Study, ledger: Ledger, jobs: Mapping[str, JobStatus], artifacts: ArtifactStore) -> Results:
+    """Read what the jobs have written that are over or not there; of what is another arm's, only that it is there."""
+    problems: dict[str, str] = {}
+    refused = {
+        name: f"{REFUSED}job {name} is of another arm, data or model, with the digest {job.digest}"
+        for name, job in jobs.items()
+        if job.is_foreign
+    }
+    ours = {name: job for name, job in jobs.items() if not job.is_foreign}
+
+    def read(cls: type[OfResult], key: str, of: Trial | JobKind, *, has_run: bool) -> OfResult | None:
+        job = build_job_of(study, ledger, of)
         value, problem = _load_result(cls, artifacts, key)
         if problem:
-            problems[job] = problem
+            problems[job.name] = problem
+        if value is None:
+            return None
+        why = _why_refused(value, job, has_run=has_run or job.name in ours)
+        if why:
+            refused[job.name] = f"{REFUSED}{key} {why}"
+            return None
         return value
 
     summary, judgement, readings = None, None, {}
-    prepare, judge = names.prepare_job(study.name), names.judge_job(study.name)
-    if ledger.prepare.state is not StageState.COMPLETED and not is_live(jobs.get(prepare)):
-        summary = read(DatasetSummary, prepare, f"{names.DATASET}/{SUMMARY}")
-    if ledger.winner is not None and ledger.judge.state is not StageState.COMPLETED and not is_live(jobs.get(judge)):
-        judgement = read(Judgement, judge, f"{names.JUDGE}/{JUDGEMENT}")
-    for trial in list_awaited(study, ledger, jobs):
-        job = names.trial_job(study.name, trial.name, trial.rung)
-        reading = read(Reading, job, f"{names.rung_key(trial.name, trial.rung)}/{READING}")
-        if reading is not None and (reading.trial, reading.rung) == (trial.name, trial.rung):
+    prepare, judge = ledger.prepare, ledger.judge
+    if prepare.state is not StageState.COMPLETED and not is_live(ours.get(names.prepare_job(study.name))):
+        key = f"{names.DATASET}/{SUMMARY}"
+        summary = read(DatasetSummary, key, JobKind.PREPARE, has_run=bool(prepare.attempts))
+    if (
+        ledger.winner is not None
+        and judge.state is not StageState.COMPLETED
+        and not is_live(ours.get(names.judge_job(study.name)))
+    ):
+        key = f"{names.JUDGE}/{JUDGEMENT}"
+        judgement = read(Judgement, key, JobKind.JUDGE, has_run=bool(judge.attempts))
+    for trial in list_awaited(study, ledger, ours):
+        has_run = any(a.rung == trial.rung for a in trial.attempts)
+        has_run |= trial.earlier is not None and trial.earlier.rung == trial.rung
+        key = f"{names.rung_key(trial.name, trial.rung)}/{READING}"
+        reading = read(Reading, key, trial, has_run=has_run)
+        if reading is None:
+            continue
+        why = _why_no_reading(study, trial, reading)
+        if why:
+            refused[names.trial_job(study.name, trial.name, trial.rung)] = f"{REFUSED}{key} {why}"
+        else:
             readings[trial.index, trial.rung] = reading
-    return Results(readings=readings, summary=summary, judgement=judgement, problems=problems)
+    return Results(readings=readings, summary=summary, judgement=judgement, problems=problems, refused=refused)
 
 
-def _read_progress(ledger: Ledger, artifacts: ArtifactStore) -> tuple[TrialProgress, ...]:
-    """Read how far each running trial is; what an earlier run left behind says nothing of this one."""
+def _why_refused(result: Reading | DatasetSummary | Judgement, job: JobSpec, *, has_run: bool) -> str:
+    """Say why a result is not that of its job. One without a digest, as trainers that know none write it, is taken
+    where the job is known to have run."""
+    if result.digest == job.digest or (not result.digest and has_run):
+        return ""
+    if not result.digest:
+        return "has no digest, and was there before the job had run"
+    return f"is of another arm, data or model: its digest must be {job.digest}, got {result.digest}"
+
+
+def _why_no_reading(study: Study, trial: Trial, reading: Reading) -> str:
+    """Say why a reading is not that of the rung that a trial is on."""
+    if (reading.trial, reading.rung) != (trial.name, trial.rung):
+        return f"must be of trial {trial.name} and rung {trial.rung}, got {reading.trial:.20} and {reading.rung}"
+    end = stop_step(study, trial.total_steps, trial.rung)
+    return "" if reading.step == end else f"must be read at step {end}, got {reading.step}"
+
+
+def _read_progress(study: Study, ledger: Ledger, artifacts: ArtifactStore) -> tuple[TrialProgress, ...]:
+    """Read how far each running trial is; what an earlier run or another arm left behind says nothing of this one."""
     seen = []
     for trial in ledger.trials:
         if trial.state is not TrialState.RUNNING:
             continue
         progress = read_result(Progress, artifacts, names.progress_key(trial.name))
-        if progress is not None and is_of_last_attempt(trial, progress):
+        if progress is not None and is_of_last_attempt(study, ledger, trial, progress):
             seen.append(TrialProgress(trial=trial.name, rung=trial.rung, progress=progress))
     return tuple(seen)
 
 
-def is_of_last_attempt(trial: Trial, progress: Progress) -> bool:
-    """Say whether a progress was written since a trial's last attempt began."""
+def is_of_last_attempt(study: Study, ledger: Ledger, trial: Trial, progress: Progress) -> bool:
+    """Say whether a progress was written of this arm, since the trial's last attempt began."""
+    if progress.digest and progress.digest != build_job_of(study, ledger, trial).digest:
+        return False
     started = trial.attempts[-1].started_at if trial.attempts else None
     try:
         return started is None or datetime.fromisoformat(progress.updated_at) >= started
@@ -358,20 +428,24 @@ def _act(
             case Prepare():
                 if not written.prepare():
                     continue
-                refusal = hands.launch(build_prepare_job(study), "to prepare the dataset")
+                result = f"{names.DATASET}/{SUMMARY}"
+                job = build_job_of(study, ledger, JobKind.PREPARE)
+                refusal = hands.launch(job, result, "to prepare the dataset")
                 ledger = replace(ledger, prepare=_with_refusal(ledger.prepare, refusal))
             case Launch(index=index):
                 trial = ledger.trials[index]
                 if not written.trial(index):
                     continue
-                refusal = hands.launch(build_trial_job(study, trial), _say_rung(study, trial))
+                result = f"{names.rung_key(trial.name, trial.rung)}/{READING}"
+                refusal = hands.launch(build_job_of(study, ledger, trial), result, _say_rung(study, trial))
                 ledger = _with_trial(ledger, _with_refusal(trial, refusal))
             case Judge():
                 winner = ledger.trials[ledger.winner or 0]
                 if not written.judge():
                     continue
-                job = build_judge_job(study, winner, find_finished_baseline(ledger.trials))
-                refusal = hands.launch(job, f"to judge trial {winner.name} on the test set")
+                result = f"{names.JUDGE}/{JUDGEMENT}"
+                job = build_job_of(study, ledger, JobKind.JUDGE)
+                refusal = hands.launch(job, result, f"to judge trial {winner.name} on the test set")
                 ledger = replace(ledger, judge=_with_refusal(ledger.judge, refusal))
             case DeleteJob(name=name, index=None):
                 if not (written.prepare() if name == names.prepare_job(study.name) else written.judge()):
@@ -435,21 +509,32 @@ def _with_refusal(of: OfJob, refusal: LaunchRefusedError | None) -> OfJob:
 class _Hands:
     """Touches jobs and checkpoints, after it was confirmed once that the tick has read what is written."""
 
-    def __init__(self, runner: TrialRunner, artifacts: ArtifactStore, confirm: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        runner: TrialRunner,
+        artifacts: ArtifactStore,
+        refused: Mapping[str, str],
+        confirm: Callable[[], None],
+    ) -> None:
         self._runner = runner
         self._artifacts = artifacts
+        self._refused = refused
         self._confirm = confirm
         self._is_confirmed = False
         self.has_more_to_do = False
         self.refusal: LaunchRefusedError | None = None
         """The last one."""
 
-    def launch(self, job: JobSpec, why: str) -> LaunchRefusedError | None:
-        """Launch a job; return why it is refused."""
+    def launch(self, job: JobSpec, result: str, why: str) -> LaunchRefusedError | None:
+        """Launch a job, whose result will be at a key; return why it is refused."""
         if self.refusal is not None and self.refusal.word == QUOTA_EXCEEDED:
             # There is no room for the others either.
             return self.refusal
         self._confirm_once()
+        if job.name in self._refused:
+            # Trainers take a result that stands for their own.
+            self._artifacts.delete(result)
+            log.warning("deleted %s/%s: %s", self._artifacts.uri, result, self._refused[job.name])
         try:
             self._runner.launch(job)
         except LaunchRefusedError as error:

@@ -39,6 +39,8 @@ class JobSpec:
     trial: str = ""
     rung: int = 0
     processes: int = 1
+    digest: str = ""
+    """Of all that decides its result, as in its configuration."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,6 +78,10 @@ class JobStatus:
     """Runs of the same job before this one, in the order of time."""
     waits_since: datetime | None = None
     """Since when a job that is not running cannot start; ``reason`` and ``message`` say why. None: it just begins."""
+    digest: str = ""
+    """What it was created with; empty where it was created by an earlier version."""
+    is_foreign: bool = False
+    """Whether it has another digest than the job of its name must have: it is another arm's, or another winner's."""
     is_stuck: bool = False
     """Whether that is the environment's fault (an image that cannot be pulled, a quota), so that there is a limit to
     it. A job that waits in a queue or for a free accelerator is not stuck: no clock runs."""

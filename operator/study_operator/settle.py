@@ -56,6 +56,8 @@ class Results:
     judgement: Judgement | None = None
     problems: Mapping[str, str] = field(default_factory=dict)
     """By name of the job: why what it has written cannot be used."""
+    refused: Mapping[str, str] = field(default_factory=dict)
+    """By name of the job: what of another arm, data or model was found in its place, and does not count."""
 
 
 def list_awaited(study: Study, ledger: Ledger, jobs: Mapping[str, JobStatus]) -> Iterator[Trial]:
@@ -78,14 +80,12 @@ def settle(
     is_halted = study.suspend or ledger.outcome is not None
     jobs = {name: _fit_into_the_past(job, now) for name, job in jobs.items()}
     seen = _Seen(study, ledger.trials, jobs, results, now, settings, is_halted=is_halted, folded_until=folded_until)
-    trials = tuple(_settle_trial(trial, seen) for trial in ledger.trials)
-    prepare = _settle_stage(
-        ledger.prepare, jobs.get(names.prepare_job(study.name)), seen, is_done=results.summary is not None
-    )
+    trials = tuple(_say_refused(_settle_trial(trial, seen), seen) for trial in ledger.trials)
+    prepare = _settle_stage(ledger.prepare, names.prepare_job(study.name), seen, is_done=results.summary is not None)
     judge = ledger.judge
     test_gain = ledger.test_gain
     if ledger.winner is not None:
-        judge = _settle_stage(judge, jobs.get(names.judge_job(study.name)), seen, is_done=results.judgement is not None)
+        judge = _settle_stage(judge, names.judge_job(study.name), seen, is_done=results.judgement is not None)
         if results.judgement is not None and judge.state is StageState.COMPLETED:
             test_gain = find_test_gain(results.judgement)
     dataset = ledger.dataset
@@ -187,7 +187,18 @@ def _settle_trial(trial: Trial, seen: _Seen) -> Trial:
 
 def _message_of(job: JobStatus | None, seen: _Seen) -> str:
     """Return why a job that is over has no result: what is wrong with the one it wrote, or its own last words."""
-    return "" if job is None else seen.results.problems.get(job.name) or job.message
+    if job is None:
+        return ""
+    results = seen.results
+    return results.problems.get(job.name) or results.refused.get(job.name) or job.message
+
+
+def _say_refused(trial: Trial, seen: _Seen) -> Trial:
+    """Say of a trial that waits for its job what of another arm was found in its place."""
+    if not trial.is_busy or not seen.results.refused:
+        return trial
+    said = seen.results.refused.get(names.trial_job(seen.study.name, trial.name, trial.rung), trial.message)
+    return trial if said == trial.message else replace(trial, message=said)
 
 
 def _settle_past(trial: Trial, past: EndedAttempt, seen: _Seen) -> Trial:
@@ -290,9 +301,15 @@ def _settle_reading(trial: Trial, job: JobStatus | None, reading: Reading, seen:
     measurement = with_seconds(measurement, trial, reading)
     share = _find_gibberish(reading)
     if share is None:
-        return _measured(trial, measurement)
+        return _measured(trial, measurement, message=_say_begun(trial, reading))
     said = f"gibberish: no answer is right, and {share:.0%} of them are invalid or repeat themselves"
     return _measured(trial, replace(measurement, gibberish=True), message=said)
+
+
+def _say_begun(trial: Trial, reading: Reading) -> str:
+    """Say of a trial that continued that it began anew; its result is the same, and took longer."""
+    is_anew = trial.rung > 0 and reading.trained_steps is not None and reading.trained_steps >= reading.step
+    return "it began at its first step: it found no checkpoint of its own to go on from" if is_anew else ""
 
 
 def _find_gibberish(reading: Reading) -> float | None:
@@ -368,10 +385,18 @@ def _blame(trial: Trial, reason: EndReason, seen: _Seen) -> Trial:
     return replace(trial, attempts=(*trial.attempts, attempt))
 
 
-def _settle_stage(stage: Stage, job: JobStatus | None, seen: _Seen, *, is_done: bool) -> Stage:
+def _settle_stage(stage: Stage, name: str, seen: _Seen, *, is_done: bool) -> Stage:
     """Settle prepare or judge: as a trial, but there is no arm to be at fault."""
     if stage.state in (StageState.COMPLETED, StageState.FAILED):
         return stage
+    stage = _settle_unfinished(stage, seen.jobs.get(name), seen, is_done=is_done)
+    said = seen.results.refused.get(name, stage.message)
+    if stage.state in (StageState.COMPLETED, StageState.FAILED) or said == stage.message:
+        return stage
+    return replace(stage, message=said)
+
+
+def _settle_unfinished(stage: Stage, job: JobStatus | None, seen: _Seen, *, is_done: bool) -> Stage:
     kept_from = stage.attempts[0].started_at if stage.earlier is not None and stage.attempts else None
     for past in job.earlier if job is not None else ():
         ended = None if _is_before(past, kept_from) else _close(stage.attempts, 0, past, seen.now)

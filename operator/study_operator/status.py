@@ -21,6 +21,7 @@ from study_operator.errors import StatusUnreadableError
 from study_operator.gain import Gain, describe_gain, find_best, find_gain
 from study_operator.study import Study, is_share
 from study_operator.trial import (
+    REFUSED,
     WAITS,
     Attempt,
     Continuation,
@@ -666,6 +667,8 @@ def events_between(before: Ledger, after: Ledger) -> list[Event]:
     events: list[Event] = []
     if before.prepare.state is not after.prepare.state and after.prepare.state is StageState.COMPLETED:
         events.append(Event(reason="DatasetPrepared", message=_say_dataset(after.dataset)))
+    events.extend(_events_of_refusal(before.prepare.message, after.prepare.message, "the dataset"))
+    events.extend(_events_of_refusal(before.judge.message, after.judge.message, "the test set"))
     known = {t.index: t for t in before.trials}
     for trial in after.trials:
         if trial is not known.get(trial.index):
@@ -703,6 +706,12 @@ def _events_of_trial(before: Trial | None, trial: Trial) -> Iterator[Event]:
         yield Event(reason=reason, message=said)
     if before is None or before.state is not trial.state:
         yield from _events_of_state(before, trial)
+    yield from _events_of_refusal(before.message if before else "", trial.message, f"trial {trial.name}")
+
+
+def _events_of_refusal(before: str, message: str, of: str) -> Iterator[Event]:
+    if message.startswith(REFUSED) and message != before:
+        yield Event(reason="ResultRefused", message=f"{of}: {message}", is_warning=True)
 
 
 def _events_of_waits(before: Ledger, after: Ledger) -> Iterator[Event]:

@@ -320,6 +320,9 @@ def count_attempts_against(
 WAITS = "it waits: "
 """How the message of a trial or stage begins that says why its job cannot start."""
 
+REFUSED = "refused: "
+"""How the message of a trial or stage begins that says what of another arm was found in the place of its own."""
+
 _NOBODYS = frozenset({EndReason.SUCCEEDED, EndReason.ASKED_TO_STOP, "OperatorStopped"})
 
 

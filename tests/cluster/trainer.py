@@ -61,7 +61,7 @@ class ScriptedTrainer:
     def _train(self, environment: Mapping[str, str], config: contract.TrialConfig) -> int:
         client = self._client(environment)
         output = Prefix(client, config.output)
-        if output.read(contract.READING) is not None:
+        if made_up_results.is_ours(output.read(contract.READING), config.digest):
             return ExitCode.STOP_STEP_REACHED
         if not self._resume(client, config):
             return ExitCode.STUDY_CANNOT_RUN
@@ -69,18 +69,23 @@ class ScriptedTrainer:
             return self._ends[config.trial]
         checkpoint = f"{contract.CHECKPOINTS}/{config.stop_step}-{environment[contract.ATTEMPT]}"
         output.write(f"{checkpoint}/state", "weights")
-        output.write(contract.LATEST, json.dumps({"step": config.stop_step, "checkpoint": checkpoint}))
+        latest = {"step": config.stop_step, "checkpoint": checkpoint, "digest": config.digest}
+        output.write(contract.LATEST, json.dumps(latest))
         output.write(f"{contract.ADAPTER}/adapter_config.json", "{}")
         reading = made_up_results.make_reading(config, self._accuracy(config), checkpoint)
         output.write_new(contract.READING, contract.to_json(reading))
         return ExitCode.STOP_STEP_REACHED
 
     def _resume(self, client: Any, config: contract.TrialConfig) -> bool:
-        """Find the newest checkpoint, of this rung or of the one before; False where one must exist and does not."""
+        """Find its newest checkpoint, of this rung or of the one before; False where one must exist and does not.
+
+        Without one of its own it begins at its first step, and another's is passed over.
+        """
         for prefix in (config.output, config.resume_from):
             latest = Prefix(client, prefix).read(contract.LATEST) if prefix else None
             if latest is not None:
-                self.resumed.append((config.trial, config.rung, int(json.loads(latest)["step"])))
+                step = int(json.loads(latest)["step"]) if made_up_results.is_ours(latest, config.digest) else 0
+                self.resumed.append((config.trial, config.rung, step))
                 return True
         return config.resume_from is None
 

@@ -56,7 +56,7 @@ def train(config: contract.TrialConfig) -> int:
     """Count steps, and write a reading that depends on arm and step alone."""
     name = f"{config.trial}-r{config.rung}"
     store = open_store(config.output)
-    if store.read(contract.READING) is not None:
+    if made_up_results.is_ours(store.read(contract.READING), config.digest):
         return 0
     stop = signal.SIG_IGN if BEHAVIOUR.get("is_deaf") else lambda *_: save_and_leave(name, store)
     signal.signal(signal.SIGTERM, stop)

@@ -193,3 +193,9 @@ def test_a_privileged_container_is_left_as_it_is() -> None:
 if __name__ == "__main__":
     for file, manifest in cases().items():
         (GOLDEN / f"{file}.yaml").write_text(yaml.safe_dump(manifest, sort_keys=False, width=120))
+
+
+def test_the_digest_is_a_label_of_the_job_and_its_pods() -> None:
+    job = build_job(on_cluster(), replace(TRIAL, digest="0123456789abcdef"), SECRET, DEFAULTS)
+    for metadata in (job["metadata"], job["spec"]["template"]["metadata"]):
+        assert metadata["labels"]["finetune.study/digest"] == "0123456789abcdef"

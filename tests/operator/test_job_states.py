@@ -522,3 +522,10 @@ def test_the_only_pod_of_a_job_on_one_node_is_its_first_whatever_index_its_templ
     labels = {"labels": {"batch.kubernetes.io/job-completion-index": label}}
     status = describe(a_job(), running(metadata=labels))
     assert (status.phase, status.attempt) == (JobPhase.RUNNING, "pod-1")
+
+
+def test_a_jobs_digest_is_that_of_its_label_and_empty_without_one() -> None:
+    labels = {"finetune.study/kind": "trial", "finetune.study/digest": "0123"}
+    assert describe(a_job(metadata={"labels": labels})).digest == "0123"
+    assert describe(a_job(COMPLETE, metadata={"labels": labels})).digest == "0123"
+    assert describe(a_job()).digest == ""

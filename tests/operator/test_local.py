@@ -10,6 +10,7 @@ import textwrap
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -407,3 +408,8 @@ def environment() -> dict[str, str]:
 def is_alive(process: int) -> bool:
     """Say whether a process runs; one that ended and was not waited for does not."""
     return supervisor.identify(process)[1] not in ("", "ended")
+
+
+def test_a_jobs_digest_is_remembered(bench: Bench) -> None:
+    bench.runner.launch(replace(a_job("s1-t000-r0"), digest="0123"))
+    assert bench.until_finished("s1-t000-r0").digest == "0123"

@@ -12,6 +12,7 @@ import pytest
 from ledgers import NOW, a_job, a_ledger, a_reading, a_study, a_trial, continued, ended, paused, running, stopped
 from study_operator.designer import DesignerError, ProposalPendingError, Suggestion
 from study_operator.errors import ConflictError, LaunchRefusedError
+from study_operator.jobs import build_job_of
 from study_operator.planner import Launch
 from study_operator.reconcile import TickResult, tick
 from study_operator.runner import JobKind, JobPhase, JobSpec, JobStatus
@@ -23,6 +24,7 @@ from trial_trainer.artifacts import ArtifactError
 from trial_trainer.contract import (
     DatasetSummary,
     JudgeConfig,
+    Judgement,
     PrepareConfig,
     Progress,
     SplitSummary,
@@ -252,9 +254,139 @@ def test_what_is_not_a_reading_of_this_rung_is_none(content: bytes) -> None:
     assert desk.ledger.trials[0].attempts[-1].reason == "NoReading"
 
 
-def test_the_prepared_dataset_is_written_down_in_numbers() -> None:
+READING_KEY = "trials/t000/rungs/0/reading.json"
+
+
+def digest_of_trial(trial: Trial) -> str:
+    """Return the digest that a trial's results must carry."""
+    return build_job_of(a_study(), a_ledger(trial), trial).digest
+
+
+def put_reading(desk: Desk, trial: Trial, **changes: Any) -> None:
+    """Lay a reading of 0.43 where the trial's must be."""
+    desk.objects[READING_KEY] = to_json(replace(a_reading(trial, 0, accuracy=0.43), **changes)).encode()
+
+
+def test_a_reading_of_another_arm_is_said_deleted_and_read_again() -> None:
+    trial = a_trial(0)
+    desk = a_desk(a_ledger(trial))
+    put_reading(desk, trial, digest="of another")
+    study = a_study(num_trials=1)
+    result = run(desk, study)
+    assert desk.log == ["write"]
+    said = f"must be {digest_of_trial(trial)}, got of another"
+    assert desk.ledger.trials[0].message.startswith(f"refused: {READING_KEY} is of another arm, data or model")
+    assert desk.ledger.trials[0].message.endswith(said)
+    assert [(e.reason, e.is_warning) for e in result.events] == [("ResultRefused", True)]
+    assert result.events[0].message == f"trial t000: {desk.ledger.trials[0].message}"
+    # Once it is written, and once.
+    result = run(desk, study)
+    assert desk.log == ["write", f"delete {READING_KEY}", "launch s1-t000-r0"]
+    assert result.events == []
+    config = from_json(TrialConfig, desk.launched[0].config)
+    assert config.digest == desk.launched[0].digest == digest_of_trial(trial)
+    assert config.dataset_fingerprint == "00ff"
+    # Its own is taken, and nothing is said any more.
+    put_reading(desk, trial, digest=config.digest)
+    desk.statuses.append(ended(0, digest=config.digest))
+    run(desk, study)
+    assert [m.value for m in desk.ledger.trials[0].measurements] == [0.43]
+    assert desk.ledger.trials[0].message == ""
+
+
+def test_a_reading_without_a_digest_counts_where_the_trial_is_known_to_have_run() -> None:
+    new, ran = a_desk(a_ledger(a_trial(0))), a_desk(a_ledger(running(a_trial(0))))
+    has_job = a_desk(a_ledger(a_trial(0)), ended(0))
+    for desk in (new, ran, has_job):
+        put_reading(desk, a_trial(0))
+        run(desk)
+    assert [len(desk.ledger.trials[0].measurements) for desk in (new, ran, has_job)] == [0, 1, 1]
+    assert new.ledger.trials[0].message == f"refused: {READING_KEY} has no digest, and was there before the job had run"
+
+
+def test_a_reading_of_another_step_is_none_of_this_rung() -> None:
+    trial = running(a_trial(0))
+    desk = a_desk(a_ledger(trial), ended(0))
+    put_reading(desk, trial, step=40)
+    run(desk)
+    assert desk.ledger.trials[0].message == f"refused: {READING_KEY} must be read at step 20, got 40"
+    assert desk.ledger.trials[0].attempts[-1].reason == "NoReading"
+
+
+@pytest.mark.parametrize("phase", [JobPhase.PENDING, JobPhase.RUNNING, JobPhase.FINISHED])
+def test_a_job_of_another_arm_is_not_adopted_and_makes_way(phase: JobPhase) -> None:
+    trial = a_trial(0)
+    foreign = a_job(phase=phase, digest="of another", exit_code=11 if phase is JobPhase.FINISHED else None)
+    desk = a_desk(a_ledger(trial), foreign)
+    result = run(desk)
+    assert [e.reason for e in result.events] == ["ResultRefused"]
+    trial = desk.ledger.trials[0]
+    assert (trial.state, trial.attempts) == (TrialState.PENDING, ())
+    said = "refused: job s1-t000-r0 is of another arm, data or model, with the digest of another"
+    assert trial.message == said
+    run(desk)
+    assert [line for line in desk.log if "t000" in line] == ["delete s1-t000-r0"]
+    desk.statuses.clear()
+    run(desk)
+    assert [line for line in desk.log if "t000" in line] == ["delete s1-t000-r0", "launch s1-t000-r0"]
+
+
+def test_a_live_job_of_another_arm_goes_whatever_its_trial_does_and_keeps_its_place_until_then() -> None:
+    study = a_study(num_trials=3, parallel_trials=1)
+    measured, waiting = paused(0, 0.3), a_trial(1)
+    desk = a_desk(a_ledger(measured, waiting), a_job("s1-t000-r1", digest="of another"))
+    run(desk, study)
+    run(desk, study)
+    assert [line for line in desk.log if "s1-t" in line] == ["delete s1-t000-r1"] * 2
+    desk.statuses.clear()
+    run(desk, study)
+    assert desk.log[-1] == "launch s1-t001-r0"
+
+
+def test_a_job_of_its_own_arm_is_adopted() -> None:
+    trial = a_trial(0)
+    desk = a_desk(a_ledger(trial), a_job(digest=digest_of_trial(trial)))
+    run(desk)
+    assert desk.ledger.trials[0].state is TrialState.RUNNING
+
+
+def test_a_dataset_of_another_source_is_said_deleted_and_prepared_again() -> None:
+    desk = a_desk(Ledger())
+    summary = replace(a_summary(), digest="of another")
+    desk.objects["dataset/summary.json"] = to_json(summary).encode()
+    result = run(desk)
+    assert [(e.reason, e.message.partition(" is of ")[0]) for e in result.events] == [
+        ("ResultRefused", "the dataset: refused: dataset/summary.json")
+    ]
+    run(desk)
+    assert desk.log == ["write", "delete dataset/summary.json", "launch s1-prepare"]
+    config = from_json(PrepareConfig, desk.launched[0].config)
+    desk.objects["dataset/summary.json"] = to_json(replace(summary, digest=config.digest)).encode()
+    run(desk)
+    assert desk.ledger.prepare.state is StageState.COMPLETED
+
+
+def test_a_final_evaluation_of_another_winner_is_said_deleted_and_made_again() -> None:
+    trials = (continued(paused(0, 0.3), 0.4), continued(paused(1, 0.2), 0.6))
+    desk = a_desk(a_ledger(*trials, search_end=SearchEnd.ALL_TRIALS_MEASURED, winner=1))
+    judgement = Judgement(study="s1", winner="t001", predictors={}, gains={}, seconds={}, digest="of another")
+    desk.objects["judge/judgement.json"] = to_json(judgement).encode()
+    result = run(desk)
+    assert [e.reason for e in result.events] == ["ResultRefused"]
+    assert desk.ledger.judge.message.startswith("refused: judge/judgement.json is of another arm, data or model")
+    run(desk)
+    assert desk.log == ["write", "delete judge/judgement.json", "launch s1-judge"]
+    config = from_json(JudgeConfig, desk.launched[0].config)
+    assert config.winner.digest == build_job_of(a_study(), a_ledger(*trials), trials[1]).digest
+    desk.objects["judge/judgement.json"] = to_json(replace(judgement, digest=config.digest)).encode()
+    run(desk)
+    assert desk.ledger.judge.state is StageState.COMPLETED
+
+
+def a_summary() -> DatasetSummary:
+    """Return the summary of 40 samples a split."""
     split = SplitSummary(pages=10, samples=40, sites=5, tokens=4000, samples_by_attribute={"price": 10})
-    summary = DatasetSummary(
+    return DatasetSummary(
         study="s1",
         splits={"train": split, "validation": split, "test": split},
         skipped_pages={},
@@ -263,8 +395,11 @@ def test_the_prepared_dataset_is_written_down_in_numbers() -> None:
         warnings=(),
         fingerprint="00ff",
     )
+
+
+def test_the_prepared_dataset_is_written_down_in_numbers() -> None:
     desk = a_desk(Ledger(), ended(0, "s1-prepare", kind=JobKind.PREPARE))
-    desk.objects["dataset/summary.json"] = to_json(summary).encode()
+    desk.objects["dataset/summary.json"] = to_json(a_summary()).encode()
     result = run(desk)
     assert desk.ledger.dataset is not None
     assert desk.ledger.dataset.train == 40
@@ -409,8 +544,8 @@ def test_a_job_that_cannot_be_deleted_keeps_no_checkpoint() -> None:
 
 
 def test_the_progress_of_running_trials_is_written_when_it_is_asked_for() -> None:
-    trials = (running(a_trial(0)), running(a_trial(1)))
-    desk = a_desk(a_ledger(*trials), a_job(), a_job("s1-t001-r0"))
+    trials = (running(a_trial(0)), running(a_trial(1)), running(a_trial(2)))
+    desk = a_desk(a_ledger(*trials), a_job(), a_job("s1-t001-r0"), a_job("s1-t002-r0"))
     fresh = Progress(
         step=7,
         stop_step=20,
@@ -419,11 +554,14 @@ def test_the_progress_of_running_trials_is_written_when_it_is_asked_for() -> Non
         phase="train",
         eta_seconds=12.6,
         updated_at=(NOW + timedelta(seconds=5)).isoformat(),
+        digest=digest_of_trial(trials[0]),
     )
     old = replace(fresh, updated_at=(NOW - timedelta(hours=1)).isoformat())
     desk.objects["trials/t000/progress.json"] = to_json(fresh).encode()
     # Of an earlier run: it says nothing of this one.
     desk.objects["trials/t001/progress.json"] = to_json(old).encode()
+    # Of another arm: neither.
+    desk.objects["trials/t002/progress.json"] = to_json(replace(fresh, digest="of another")).encode()
     assert run(desk).is_idle
     result = run(desk, is_progress_wanted=True)
     assert result.status["progress"] == [

@@ -607,3 +607,12 @@ def test_a_stage_that_is_stuck_fails_in_the_end() -> None:
         ledger = settle(a_study(), ledger, by_name([job]), Results(), LATER)
     assert ledger.prepare.state is StageState.FAILED
     assert ledger.prepare.message == ("the environment ended 6 attempts, the last with ImagePullBackOff: no such image")
+
+
+@pytest.mark.parametrize(("trained_steps", "said"), [(100, "it began at its first step"), (80, ""), (None, "")])
+def test_a_promoted_trial_that_began_anew_says_so(trained_steps: int | None, said: str) -> None:
+    trial = running(continued(paused(0, 0.3), None))
+    reading = replace(a_reading(trial, 1), trained_steps=trained_steps)
+    settled = settle(a_study(), a_ledger(trial), {}, Results(readings={(0, 1): reading}), NOW).trials[0]
+    assert settled.state is TrialState.COMPLETED
+    assert settled.message.partition(": ")[0] == said

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 import simulated_cluster
-from simulated_cluster import CALM, Broken, run_study
+from simulated_cluster import CALM, RESTORING, STORMY, Broken, Weather, run_study
 from study_operator import planner, promotion, reconcile, settle
 from study_operator.study import Study
 from study_operator.trial import Attempt, EndReason, Trial, TrialState
@@ -34,14 +34,27 @@ def test_in_storms_300_of_300_studies_end_correctly() -> None:
     assert outcomes["Completed"] > 150
 
 
+def test_after_restores_of_the_status_no_reading_is_taken_for_another_arm_and_every_study_ends() -> None:
+    refused: list[int] = []
+    for seed in range(100):
+        run_study(seed, RESTORING, refused.append)
+    assert len(refused) == 100
+    assert sum(refused) > 30
+
+
+def test_the_onlooker_sees_a_reading_that_is_taken_for_another_arm(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reconcile, "_why_refused", lambda *_, **__: "")
+    assert "its arm has" in _first_broken(range(100), RESTORING)
+
+
 def test_the_same_seed_is_the_same_story() -> None:
     assert run_study(5) == run_study(5)
 
 
-def _first_broken(seeds: range) -> str:
+def _first_broken(seeds: range, weather: Weather = STORMY) -> str:
     for seed in seeds:
         try:
-            run_study(seed)
+            run_study(seed, weather)
         except Broken as broken:
             return str(broken)
     return ""
@@ -80,7 +93,7 @@ _close, _rank = settle._close, promotion.rank
     ("place", "name", "mutant", "complaint"),
     [
         pytest.param(planner, "_plan_launches", _launch_all, "is one more than", id="a planner that does not count"),
-        pytest.param(promotion, "rank", _rank_early_by_index, "and should be", id="a promotion that does not rank"),
+        pytest.param(promotion, "rank", _rank_early_by_index, "the top is", id="a promotion that does not rank"),
         pytest.param(settle, "_close", _forget_attempts, "is in no ledger", id="a settlement that forgets"),
         pytest.param(
             planner,

@@ -19,7 +19,9 @@ from trial_trainer.checkpoint import (
 )
 from trial_trainer.errors import StudyError
 
-IDENTITY = Identity(seed=3, arm={"learning_rate": 1e-4, "lora_rank": 8}, total_steps=100, dataset="d1", ranks=1)
+IDENTITY = Identity(
+    seed=3, arm={"learning_rate": 1e-4, "lora_rank": 8}, total_steps=100, dataset="d1", ranks=1, digest="a"
+)
 
 
 def trained(seed=0, names=("a", "b")):
@@ -32,10 +34,10 @@ def trained(seed=0, names=("a", "b")):
     return parameters, optimizer
 
 
-def save(store, step, attempt="aaaa", seed=0):
+def save(store, step, attempt="aaaa", seed=0, identity=IDENTITY):
     parameters, optimizer = trained(seed)
     state = RunState(
-        identity=IDENTITY,
+        identity=identity,
         step=step,
         samples_seen=8 * step,
         untrained=UntrainedLoss(mean=2.5, deviation=0.5),
@@ -55,8 +57,8 @@ def test_what_was_saved_is_restored_to_the_bit(store):
     expected, expected_optimizer = trained(1)
     parameters, optimizer = trained(2)
 
-    found = find_checkpoint(store)
-    restore(found, IDENTITY, parameters, optimizer)
+    found = find_checkpoint(store, IDENTITY)
+    restore(found, parameters, optimizer)
 
     assert (found.state.step, found.state.samples_seen, found.state.recent_losses) == (20, 160, (2.5, 0.1))
     for name, parameter in parameters.items():
@@ -66,14 +68,14 @@ def test_what_was_saved_is_restored_to_the_bit(store):
 
 
 def test_nothing_saved_is_nothing_found(store):
-    assert find_checkpoint(store) is None
+    assert find_checkpoint(store, IDENTITY) is None
 
 
 def test_the_newest_step_wins_whichever_attempt_wrote_it(store):
     save(store, 9, attempt="zzzz")
     save(store, 100, attempt="aaaa")
 
-    assert find_checkpoint(store).state.step == 100
+    assert find_checkpoint(store, IDENTITY).state.step == 100
 
 
 @pytest.mark.parametrize(
@@ -89,9 +91,9 @@ def test_steps_are_numbers_and_not_text(store, older, newer):
     oldest = save(store, older)
     keep = save(store, newer)
 
-    assert find_checkpoint(store).state.step == newer
+    assert find_checkpoint(store, IDENTITY).state.step == newer
     delete_older(store, attempt="aaaa", keep=oldest)
-    assert find_checkpoint(store).state.step == newer
+    assert find_checkpoint(store, IDENTITY).state.step == newer
     delete_older(store, attempt="aaaa", keep=keep)
     assert {key.rpartition("/")[0] for key in store.list("checkpoints/")} == {keep}
 
@@ -102,7 +104,7 @@ def test_what_lies_beside_checkpoints_is_neither_the_newest_nor_deleted(store):
     for name in ("final-aaaa", "-aaaa", "²0-aaaa", "9" * 30 + "-aaaa", "notes"):
         store.write(f"checkpoints/{name}/manifest.json", b"{}")
 
-    assert find_checkpoint(store).state.step == 20
+    assert find_checkpoint(store, IDENTITY).state.step == 20
     delete_older(store, attempt="aaaa", keep=keep)
     assert len(list(store.list("checkpoints/"))) == 4 + 5
 
@@ -160,9 +162,9 @@ def test_a_damaged_checkpoint_is_passed_over_for_the_next_older_whole_one(file, 
     newest = save(store, 20)
     harm(store.root / newest / file)
 
-    assert find_checkpoint(store).state.step == 10
+    assert find_checkpoint(store, IDENTITY).state.step == 10
     harm(store.root / "checkpoints/000010-aaaa" / file)
-    assert find_checkpoint(store) is None
+    assert find_checkpoint(store, IDENTITY) is None
 
 
 def test_a_half_deleted_checkpoint_is_not_taken_for_whole(store):
@@ -171,7 +173,7 @@ def test_a_half_deleted_checkpoint_is_not_taken_for_whole(store):
     store.delete(f"{newest}/manifest.json")
     (store.root / newest / "state.json").unlink()
 
-    assert find_checkpoint(store).state.step == 10
+    assert find_checkpoint(store, IDENTITY).state.step == 10
 
 
 def test_deleting_older_ones_keeps_the_newest_and_those_of_other_attempts(store):
@@ -194,26 +196,42 @@ OTHERS = {
     "another length": ({"total_steps": 200}, "total_steps must be 200, got 100"),
     "another dataset": ({"dataset": "d2"}, "dataset must be 'd2', got 'd1'"),
     "another world size": ({"ranks": 2}, "ranks must be 2, got 1"),
+    "another digest": ({"digest": "b"}, "digest must be 'b', got 'a'"),
     "several at once": ({"seed": 4, "ranks": 2}, "seed must be 4, got 3; ranks must be 2, got 1"),
 }
 
 
 @pytest.mark.parametrize(("change", "sentence"), OTHERS.values(), ids=OTHERS)
-def test_another_runs_checkpoint_is_refused_and_nothing_is_changed(change, sentence, store):
+def test_another_runs_checkpoint_is_passed_over_and_it_is_said_why(change, sentence, store, caplog):
     key = save(store, 20)
-    parameters, optimizer = trained(2)
+
+    assert find_checkpoint(store, replace(IDENTITY, **change)) is None
+
+    assert f"checkpoint {key} of {store.uri} belongs to another run and is passed over" in caplog.text
+    assert sentence in caplog.text
+
+
+def test_an_older_checkpoint_of_this_run_wins_over_a_newer_one_of_another(store):
+    save(store, 10)
+    save(store, 20, attempt="bbbb", identity=replace(IDENTITY, digest="other"))
+
+    assert find_checkpoint(store, IDENTITY).state.step == 10
+    assert find_checkpoint(store, replace(IDENTITY, digest="other")).state.step == 20
+
+
+def test_a_checkpoint_without_a_digest_is_known_by_its_other_fields(store):
+    save(store, 20, identity=replace(IDENTITY, digest=""))
+
+    assert find_checkpoint(store, IDENTITY).state.step == 20
+    assert find_checkpoint(store, replace(IDENTITY, seed=4)) is None
+
+
+def test_an_adapter_with_other_layers_is_refused_and_nothing_is_changed(store):
+    save(store, 20)
+    parameters, optimizer = trained(2, names=("a", "c"))
     before = {name: parameter.detach().clone() for name, parameter in parameters.items()}
 
-    with pytest.raises(StudyError, match="belongs to another run") as refusal:
-        restore(find_checkpoint(store), replace(IDENTITY, **change), parameters, optimizer)
-
-    assert key in str(refusal.value)
-    assert sentence in str(refusal.value)
-    assert all(torch.equal(parameter, before[name]) for name, parameter in parameters.items())
-
-
-def test_an_adapter_with_other_layers_is_refused(store):
-    save(store, 20)
-
     with pytest.raises(StudyError, match="its adapter has other layers"):
-        restore(find_checkpoint(store), IDENTITY, *trained(names=("a", "c")))
+        restore(find_checkpoint(store, IDENTITY), parameters, optimizer)
+
+    assert all(torch.equal(parameter, before[name]) for name, parameter in parameters.items())

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from trial_trainer import contract
 from trial_trainer.contract import (
     BaseModel,
+    Candidate,
     ContractError,
     JudgeConfig,
     Metric,
@@ -24,6 +25,7 @@ from trial_trainer.contract import (
     Reading,
     TrainerSettings,
     TrialConfig,
+    digest_of,
     from_json,
     to_json,
 )
@@ -105,11 +107,84 @@ def test_an_arm_keeps_its_numbers_to_the_last_digit():
 
 def test_what_has_a_default_may_be_left_out():
     raw = json.loads(to_json(a_trial()))
-    for name in ("evaluate_at_steps", "resume_from", "progress", "contract_version"):
+    for name in (
+        *("evaluate_at_steps", "resume_from", "progress", "contract_version"),
+        *("dataset_fingerprint", "digest"),
+    ):
         del raw[name]
     for name in ("precision", "target_modules", "rs_lora", "warmup_percent", "weight_decay", "processes"):
         del raw["trainer"][name]
     assert from_json(TrialConfig, json.dumps(raw)) == a_trial()
+
+
+# --- Digests ---------------------------------------------------------------------------------------------------------
+
+PLACES = {
+    "study": "other",
+    "trial": "t007",
+    "rung": 1,
+    "dataset": "/elsewhere/dataset",
+    "output": "/elsewhere",
+    "stop_step": 100,
+    "evaluate_at_steps": (10,),
+    "resume_from": "/runs/t003/rungs/0",
+    "progress": "/runs/progress.json",
+    "digest": "0123",
+}
+DECIDING = {
+    "seed": 1,
+    "arm": {"learning_rate": 2e-3, "lora_rank": 8},
+    "base_model": BaseModel(uri="/model", revision="main"),
+    "total_steps": 101,
+    "dataset_fingerprint": "00ff",
+    "trainer": TrainerSettings(epochs=4, max_length_tokens=256, rs_lora=True),
+}
+
+
+def test_every_field_of_a_trial_is_known_to_decide_its_result_or_not():
+    assert {*PLACES, *DECIDING, "contract_version"} == {f.name for f in dataclasses.fields(TrialConfig)}
+
+
+@pytest.mark.parametrize(("name", "value"), PLACES.items(), ids=PLACES)
+def test_a_digest_does_not_depend_on_names_places_and_how_a_run_is_cut(name, value):
+    assert digest_of(dataclasses.replace(a_trial(), **{name: value})) == digest_of(a_trial())
+
+
+@pytest.mark.parametrize(("name", "value"), DECIDING.items(), ids=DECIDING)
+def test_a_digest_depends_on_all_that_decides_the_result(name, value):
+    assert digest_of(dataclasses.replace(a_trial(), **{name: value})) != digest_of(a_trial())
+
+
+@pytest.mark.parametrize(
+    "change", [{"precision": Precision.FLOAT32}, {"target_modules": ("q_proj",)}, {"nodes": 2}, {"epochs": 9}]
+)
+def test_a_digest_depends_on_the_trainers_settings(change):
+    trainer = dataclasses.replace(a_trial().trainer, **change)
+    assert digest_of(dataclasses.replace(a_trial(), trainer=trainer)) != digest_of(a_trial())
+
+
+def test_a_digest_is_the_same_after_a_round_trip_and_in_every_version():
+    trial = a_trial()
+    assert digest_of(from_json(TrialConfig, to_json(trial))) == digest_of(trial)
+    # Written down in checkpoints and readings: a change of it lets every running study train anew.
+    assert digest_of(trial) == "3b6d059ca2838322"
+
+
+def test_a_judgements_digest_depends_on_who_is_judged():
+    config = JudgeConfig(
+        study="toy",
+        winner=Candidate(trial="t003", adapter="/runs/t003/adapter", digest="a"),
+        baseline=None,
+        base_model=BaseModel(uri="/model"),
+        dataset="/runs/dataset",
+        output="/runs/judge",
+        trainer=a_trial().trainer,
+        seed=0,
+    )
+    other = dataclasses.replace(config, winner=dataclasses.replace(config.winner, digest="b"))
+    assert digest_of(other) != digest_of(config)
+    moved = dataclasses.replace(config, winner=dataclasses.replace(config.winner, adapter="/elsewhere"))
+    assert digest_of(moved) == digest_of(config)
 
 
 # --- Refusals ---------------------------------------------------------------------------------------------------------

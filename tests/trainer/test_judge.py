@@ -33,6 +33,7 @@ from trial_trainer.dataset import (
     write_split,
     write_summary,
 )
+from trial_trainer.errors import StudyError
 from trial_trainer.judge import judge
 from trial_trainer.measure import build_prediction
 
@@ -283,6 +284,34 @@ def test_another_winner_does_not_get_a_second_look(tmp_path, pages) -> None:
     judge(a_config(tmp_path), answer=Models())
     with pytest.raises(ContractError, match=r"winner must be 't003' of study 's'.*got 't000' of 's'.*read once"):
         judge(a_config(tmp_path, winner=BASELINE), answer=Models())
+
+
+def test_a_judgement_of_another_arm_data_or_model_is_said_and_replaced(tmp_path, pages, caplog) -> None:
+    judge(a_config(tmp_path, winner=BASELINE, digest="a"), answer=Models())
+    judgement = judge(a_config(tmp_path, digest="b"), answer=Models())
+    assert (judgement.winner, judgement.digest) == ("t003", "b")
+    assert "judgement.json of " in caplog.text
+    assert "does not count: its digest must be 'b', got 'a'" in caplog.text
+    better = Models({"t003": "Smeg", "t000": "", None: ""})
+    assert judge(a_config(tmp_path, digest="b"), answer=better) == judgement
+    assert better.asked == []
+
+
+def test_a_dataset_that_is_another_one_by_now_is_not_judged_with(tmp_path, pages) -> None:
+    with pytest.raises(DatasetError, match=r"JudgeConfig.dataset must be .*fingerprint '00ff', got 'f'"):
+        judge(a_config(tmp_path, dataset_fingerprint="00ff"), answer=Models())
+
+
+def test_an_adapter_is_known_by_the_reading_beside_it(tmp_path, pages) -> None:
+    winner = Candidate(trial="t003", adapter=str(tmp_path / "adapter"), digest="a")
+    store = DirectoryStore(str(tmp_path))
+    store.write("reading.json", b'{"digest": "b"}')
+    config = a_config(tmp_path, winner=winner)
+    with pytest.raises(StudyError, match=r"adapter of trial t003 must lie beside .*digest 'a', got 'b'"):
+        judge(config, answer=Models())
+    # One of an earlier version tells nothing.
+    store.write("reading.json", b"{}")
+    assert judge(config, answer=Models()).winner == "t003"
 
 
 def test_a_model_that_fails_leaves_no_judgement(tmp_path, pages) -> None:

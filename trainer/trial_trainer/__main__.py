@@ -24,6 +24,7 @@ from trial_trainer.artifacts import ArtifactError, open_store
 from trial_trainer.contract import ContractError, ExitCode, JudgeConfig, PrepareConfig, TrialConfig
 from trial_trainer.errors import ENVIRONMENT, ArmError, StudyError, TrainerError
 from trial_trainer.log_tail import LogTail
+from trial_trainer.results import is_there
 from trial_trainer.stop import StopRequest
 
 COMMANDS = ("prepare", "judge", "calibrate")
@@ -86,7 +87,7 @@ def _run(arguments: Sequence[str], stop: StopRequest, speaker: _Speaker, tail: L
             if launch.is_rank():
                 speaker.membership = launch.join(config.trainer.ranks)
                 return _train(config, stop, speaker.membership)
-            if open_store(config.output).read(contract.READING) is not None:
+            if is_there(open_store(config.output), contract.READING, config.digest):
                 return ExitCode.STOP_STEP_REACHED
             _share_cores(config.trainer.processes)
             if config.trainer.ranks > 1:

@@ -40,6 +40,18 @@ class Identity:
     dataset: str
     """The dataset's fingerprint."""
     ranks: int
+    digest: str = ""
+    """The configuration's. Empty where a person started the run, and in checkpoints of earlier versions: then the
+    other fields tell."""
+
+    def describe_others(self, theirs: Identity) -> list[str]:
+        """Say by what another identity is another run's; empty where it is this one's."""
+        different = {
+            name: found
+            for name, found in vars(theirs).items()
+            if found != getattr(self, name) and not (name == "digest" and "" in (found, self.digest))
+        }
+        return [f"{name} must be {getattr(self, name)!r}, got {found!r}" for name, found in different.items()]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,11 +110,15 @@ def save_checkpoint(
     return key
 
 
-def find_checkpoint(store: ArtifactStore) -> Checkpoint | None:
-    """Return the newest whole checkpoint under a rung's output prefix; damaged ones are passed over with a warning."""
+def find_checkpoint(store: ArtifactStore, identity: Identity) -> Checkpoint | None:
+    """Return a run's newest whole checkpoint under a rung's output prefix.
+
+    Damaged ones, and those of other runs, are passed over with a warning: after a restore of a study's status another
+    arm's may lie there.
+    """
     keys = {key.rsplit("/", 1)[0] for key in store.list(f"{CHECKPOINTS}/") if key.endswith(f"/{MANIFEST}")}
     for key in sorted(keys, key=_step_and_attempt, reverse=True):
-        checkpoint = _read(store, key)
+        checkpoint = _read(store, key, identity)
         if checkpoint is not None:
             return checkpoint
     return None
@@ -110,21 +126,16 @@ def find_checkpoint(store: ArtifactStore) -> Checkpoint | None:
 
 def restore(
     checkpoint: Checkpoint,
-    identity: Identity,
     parameters: Mapping[str, nn.Parameter],
     optimizer: torch.optim.Optimizer,
 ) -> None:
     """Put weights and moments back.
 
     Raises:
-        StudyError: where the checkpoint belongs to another run.
+        StudyError: where the checkpoint is of another model.
     """
-    theirs, ours = asdict(checkpoint.state.identity), asdict(identity)
-    different = [f"{name} must be {ours[name]!r}, got {theirs[name]!r}" for name in ours if ours[name] != theirs[name]]
     if checkpoint.weights.keys() != parameters.keys():
-        different.append("its adapter has other layers")
-    if different:
-        raise StudyError(f"checkpoint {checkpoint.key} belongs to another run: {'; '.join(different)}")
+        raise StudyError(f"checkpoint {checkpoint.key} belongs to another model: its adapter has other layers")
     with torch.no_grad():
         for name, parameter in parameters.items():
             parameter.copy_(checkpoint.weights[name])
@@ -163,16 +174,23 @@ def _moments(parameters: Mapping[str, nn.Parameter], optimizer: torch.optim.Opti
     return moments
 
 
-def _read(store: ArtifactStore, key: str) -> Checkpoint | None:
+def _read(store: ArtifactStore, key: str, identity: Identity) -> Checkpoint | None:
     with tempfile.TemporaryDirectory() as name:
         directory = Path(name)
         try:
             manifest = json.loads(store.read(f"{key}/{MANIFEST}") or b"")
-            for file in (WEIGHTS, OPTIMIZER, STATE):
+            _download(store, f"{key}/{STATE}", directory / STATE, manifest["sha256"][STATE])
+            state = from_json(RunState, (directory / STATE).read_bytes())
+            different = identity.describe_others(state.identity)
+            if different:
+                why = "; ".join(different)
+                log.warning("checkpoint %s of %s belongs to another run and is passed over: %s", key, store.uri, why)
+                return None
+            for file in (WEIGHTS, OPTIMIZER):
                 _download(store, f"{key}/{file}", directory / file, manifest["sha256"][file])
             return Checkpoint(
                 key=key,
-                state=from_json(RunState, (directory / STATE).read_bytes()),
+                state=state,
                 weights=load_file(directory / WEIGHTS),
                 moments=load_file(directory / OPTIMIZER),
             )

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import hashlib
 import json
 import math
 import types
@@ -142,6 +143,11 @@ class TrialConfig:
     """URI of an earlier rung's output prefix. A newer whole checkpoint under ``output`` wins over it."""
     progress: str | None = None
     """URI of the key that is refreshed while the trial runs."""
+    dataset_fingerprint: str = ""
+    """The dataset's, as its summary has it: another dataset at that place is refused. Empty: any will do."""
+    digest: str = ""
+    """Of all that decides the result (`digest_of`). Whatever the trial writes carries it, and nothing that carries
+    another counts: no checkpoint, no reading. Empty where a person starts a trial by hand."""
     contract_version: int = VERSION
 
 
@@ -188,6 +194,8 @@ class PrepareConfig:
     test_source: str | None = None
     max_pages: int | None = None
     """Upper limit of pages taken from each source, drawn by the seed; None means all."""
+    digest: str = ""
+    """Of all that decides the dataset (`digest_of`); its summary carries it."""
     contract_version: int = VERSION
 
 
@@ -198,6 +206,8 @@ class Candidate:
     trial: str
     adapter: str
     """URI of the adapter's prefix."""
+    digest: str = ""
+    """Of the trial, which the reading beside the adapter carries too."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -212,6 +222,10 @@ class JudgeConfig:
     output: str
     trainer: TrainerSettings
     seed: int
+    dataset_fingerprint: str = ""
+    """The dataset's, as its summary has it: another dataset at that place is refused. Empty: any will do."""
+    digest: str = ""
+    """Of all that decides the result (`digest_of`); the judgement carries it."""
     contract_version: int = VERSION
 
 
@@ -254,6 +268,8 @@ class Reading:
     trained_steps: int | None = None
     """Optimizer steps of the last attempt, which its seconds of training are of; None: all since the rung began."""
     versions: Mapping[str, str] = field(default_factory=dict)
+    digest: str = ""
+    """The configuration's."""
     contract_version: int = VERSION
 
 
@@ -271,6 +287,8 @@ class Progress:
     eta_seconds: float | None
     updated_at: str
     """ISO 8601, UTC."""
+    digest: str = ""
+    """The configuration's."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -312,6 +330,8 @@ class DatasetSummary:
     """Labels that can't be read as a value of their attribute, by attribute; they are left out."""
     ambiguous_currencies: int = 0
     """Currency labels not trained on: the page prints a sign that may mean several currencies."""
+    digest: str = ""
+    """The configuration's."""
     contract_version: int = VERSION
 
 
@@ -352,7 +372,38 @@ class Judgement:
     """``<measure>/winner-<other>``, for those of the measures ``hand_labelled`` and ``all_asked`` that any question of
     the test set has."""
     seconds: Mapping[str, float]
+    digest: str = ""
+    """The configuration's."""
     contract_version: int = VERSION
+
+
+# --- What decides a result ---------------------------------------------------------------------------------------
+
+_PLACES = frozenset(
+    {
+        *("study", "trial", "rung", "dataset", "adapter", "output", "progress", "contract_version"),
+        *("stop_step", "evaluate_at_steps", "resume_from"),
+    }
+)
+"""What a configuration says of names, of places, and of how much of a run one job does: a run that is cut into pieces,
+or read on the way, is the same run."""
+
+
+def digest_of(config: TrialConfig | PrepareConfig | JudgeConfig) -> str:
+    """Return the digest of all in a configuration that decides the result.
+
+    Of a trial: arm, seed, data (by their fingerprint), base model, full length and the trainer's settings. It is the
+    same on every rung. What is at its default is left out, so that a field that is added later changes no digest.
+    """
+    deciding = _deciding(dataclasses.replace(config, digest=""))
+    return hashlib.sha256(to_json(deciding).encode()).hexdigest()[:16]
+
+
+def _deciding(value: Any) -> Any:
+    if not dataclasses.is_dataclass(value):
+        return value
+    found = {f.name: (getattr(value, f.name), f.default) for f in dataclasses.fields(value) if f.name not in _PLACES}
+    return {name: _deciding(part) for name, (part, default) in found.items() if part != default}
 
 
 def count_total_steps(samples: int, batch_size: int, epochs: int) -> int:

@@ -4,7 +4,8 @@ Called by ``python -m trial_trainer judge`` after the winner was chosen by valid
 asked is handed in, so nothing here knows torch. Under the judge's output prefix lie
 
 * ``predictions.jsonl``: a line for each question, with its gold values and the answer of every predictor;
-* ``judgement.json``: the contract's `Judgement`, written last and once. Where there is one already, it stands.
+* ``judgement.json``: the contract's `Judgement`, written last and once. Where there is one already, it stands, unless
+  it is of another winner's arm, data or model.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from trial_trainer.artifacts import ArtifactStore, open_store
 from trial_trainer.contract import (
     JUDGEMENT,
     PREDICTIONS,
+    READING,
     Candidate,
     ContractError,
     Interval,
@@ -25,10 +27,11 @@ from trial_trainer.contract import (
     Judged,
     Judgement,
     from_json,
-    to_json,
 )
-from trial_trainer.dataset import TEST, DatasetIndex, Page, Question, read_index, read_split
+from trial_trainer.dataset import TEST, DatasetError, DatasetIndex, Page, Question, read_index, read_split, read_summary
+from trial_trainer.errors import StudyError
 from trial_trainer.measure import Mean, Prediction, build_prediction
+from trial_trainer.results import is_there, read_digest, write_once
 
 WINNER, BASELINE, UNTRAINED, RULES, CONSTANTS = "winner", "baseline", "untrained", "rules", "constants"
 MEANS: tuple[Mean, ...] = ("hand_labelled", "all_asked")
@@ -53,6 +56,7 @@ def judge(config: JudgeConfig, *, answer: Answer, clock: Callable[[], float] = t
     Raises:
         DatasetError: where the dataset is not whole or has no test split.
         ContractError: where the output holds the judgement of another winner.
+        StudyError: where an adapter is another arm's.
     """
     store = open_store(config.output)
     standing = _read_judgement(config, store)
@@ -60,12 +64,19 @@ def judge(config: JudgeConfig, *, answer: Answer, clock: Callable[[], float] = t
         return standing
 
     dataset = open_store(config.dataset)
+    fingerprint = read_summary(dataset).fingerprint
+    if config.dataset_fingerprint not in ("", fingerprint):
+        raise DatasetError(
+            f"JudgeConfig.dataset must be the dataset with the fingerprint {config.dataset_fingerprint!r}, "
+            f"got {fingerprint!r} at {config.dataset}"
+        )
     pages, index = read_split(dataset, TEST), read_index(dataset)
 
     # The models.
     seconds: dict[str, float] = {}
     predictions: dict[str, Sequence[Prediction]] = {}
     for name, candidate in _candidates(config).items():
+        _check_adapter(candidate)
         started = clock()
         predictions[name] = answer(candidate, pages, index)
         seconds[name] = clock() - started
@@ -86,15 +97,16 @@ def judge(config: JudgeConfig, *, answer: Answer, clock: Callable[[], float] = t
         predictors={name: _judge_one(name, given) for name, given in predictions.items()},
         gains=_measure_gains(predictions),
         seconds=seconds,
+        digest=config.digest,
     )
     store.write(PREDICTIONS, _render_predictions(predictions).encode())
-    if not store.write_new(JUDGEMENT, to_json(judgement).encode()):
+    if not write_once(store, JUDGEMENT, judgement):
         return _read_judgement(config, store) or judgement
     return judgement
 
 
 def _read_judgement(config: JudgeConfig, store: ArtifactStore) -> Judgement | None:
-    data = store.read(JUDGEMENT)
+    data = store.read(JUDGEMENT) if is_there(store, JUDGEMENT, config.digest) else None
     if data is None:
         return None
     judgement = from_json(Judgement, data)
@@ -113,6 +125,19 @@ def _candidates(config: JudgeConfig) -> dict[str, Candidate | None]:
         candidates[BASELINE] = config.baseline
     candidates[UNTRAINED] = None
     return candidates
+
+
+def _check_adapter(candidate: Candidate | None) -> None:
+    """Make sure that an adapter is that of the trial it is judged for: the reading beside it tells."""
+    if candidate is None or not candidate.digest:
+        return
+    found = read_digest(open_store(candidate.adapter.rstrip("/").rpartition("/")[0]), READING)
+    # Trainers of earlier versions wrote none.
+    if found and found != candidate.digest:
+        raise StudyError(
+            f"the adapter of trial {candidate.trial} must lie beside a reading with the digest {candidate.digest!r}, "
+            f"got {found!r}: {candidate.adapter}"
+        )
 
 
 def _check_complete(name: str, predictions: Sequence[Prediction], pages: Sequence[Page]) -> None:

@@ -220,6 +220,7 @@ def prepare(config: PrepareConfig) -> DatasetSummary:
         pages_in_test_shops=pages_in_test_shops,
         warnings=tuple(warnings),
         fingerprint=_fingerprint(digest, digests),
+        digest=config.digest,
     )
     write_summary(store, summary)
     return summary

@@ -74,6 +74,7 @@ from trial_trainer.measure import Prediction, measure
 from trial_trainer.memory import free_memory, is_out_of_memory, must_fit
 from trial_trainer.model import LoadedModel, adapter_parameters, add_adapter, choose_device, load_base, save_adapter
 from trial_trainer.predict import predict
+from trial_trainer.results import is_there, write_once
 from trial_trainer.schedule import learning_rate
 from trial_trainer.stop import StopRequest
 
@@ -107,7 +108,7 @@ def train(config: TrialConfig, stop: StopRequest) -> ExitCode:
         StudyError: data, model or checkpoint cannot be used.
     """
     store = open_store(config.output)
-    if store.read(READING) is not None:
+    if is_there(store, READING, config.digest):
         log.info("the reading of rung %d is already there", config.rung)
         return ExitCode.STOP_STEP_REACHED
     clock = _Clock()
@@ -408,7 +409,7 @@ class _Run:
                 self.store.write(PREDICTIONS, lines.encode())
         reading = self._reading(metrics)
         self.tell_progress(force=True)
-        if not self.store.write_new(key, to_json(reading).encode()):
+        if not write_once(self.store, key, reading):
             log.info("another attempt wrote %s first", key)
 
     def _predict_validation(self) -> list[Prediction]:
@@ -448,6 +449,7 @@ class _Run:
             seconds=dict(self.clock.seconds),
             trained_steps=self.step - self.started_at_step,
             versions=versions(),
+            digest=config.digest,
         )
 
     @property
@@ -472,6 +474,7 @@ class _Run:
             phase=self.clock.current,
             eta_seconds=eta,
             updated_at=datetime.now(UTC).isoformat(timespec="seconds"),
+            digest=self.config.digest,
         )
         store, key = open_object(self.config.progress)
         store.write(key, to_json(progress).encode())
@@ -497,14 +500,21 @@ def _prepare_run(config: TrialConfig, store: ArtifactStore) -> _Run:
     pages = read_split(dataset, TRAIN)
     batch_size = int(config.arm.get("batch_size", 16))
     _refuse_impossible(config, pages, batch_size)
+    fingerprint = read_summary(dataset).fingerprint
+    if config.dataset_fingerprint not in ("", fingerprint):
+        raise StudyError(
+            f"TrialConfig.dataset must be the dataset with the fingerprint {config.dataset_fingerprint!r}, "
+            f"got {fingerprint!r} at {config.dataset}"
+        )
     identity = Identity(
         seed=config.seed,
         arm=dict(config.arm),
         total_steps=config.total_steps,
-        dataset=read_summary(dataset).fingerprint,
+        dataset=fingerprint,
         ranks=accelerator.num_processes,
+        digest=config.digest,
     )
-    checkpoint = _newest_checkpoint(config, store)
+    checkpoint = _newest_checkpoint(config, store, identity)
     with must_fit("the base model"):
         page = max(pages, key=lambda page: len(page.questions))
         loaded = load_base(config.base_model, config.trainer, choose_device(), page)
@@ -534,7 +544,7 @@ def _prepare_run(config: TrialConfig, store: ArtifactStore) -> _Run:
         row_tokens=MICRO_BATCH_TOKENS[loaded.device.type],
     )
     if checkpoint is not None:
-        restore(checkpoint, identity, parameters, optimizer)
+        restore(checkpoint, parameters, optimizer)
         run.step, run.started_at_step = checkpoint.state.step, checkpoint.state.step
         run.samples_seen = checkpoint.state.samples_seen
         run.untrained, run.recent_losses = checkpoint.state.untrained, checkpoint.state.recent_losses
@@ -564,13 +574,16 @@ def _refuse_impossible(config: TrialConfig, pages: Sequence[Page], batch_size: i
         raise StudyError("; ".join(problems))
 
 
-def _newest_checkpoint(config: TrialConfig, store: ArtifactStore) -> Checkpoint | None:
-    """Return this rung's newest whole checkpoint, else the earlier rung's."""
-    found = find_checkpoint(store)
+def _newest_checkpoint(config: TrialConfig, store: ArtifactStore, identity: Identity) -> Checkpoint | None:
+    """Return this run's newest whole checkpoint, of this rung or else of the earlier one.
+
+    Where there is none the run begins at its first step: it costs time, and its result is the same to the bit.
+    """
+    found = find_checkpoint(store, identity)
     if found is None and config.resume_from is not None:
-        found = find_checkpoint(open_store(config.resume_from))
+        found = find_checkpoint(open_store(config.resume_from), identity)
         if found is None:
-            raise StudyError(f"TrialConfig.resume_from must hold a whole checkpoint, got {config.resume_from!r}")
+            log.warning("%s has no whole checkpoint of this run, which begins at its first step", config.resume_from)
     return found
 
 
