@@ -25,7 +25,7 @@ from study_operator.metrics import Metrics
 from study_operator.names import StudyKey
 from study_operator.parsed import ParsedStudies
 from study_operator.proposals import Proposals
-from study_operator.publish import write_report
+from study_operator.publish import LedgerKeeper, write_report
 from study_operator.reconcile import tick
 from study_operator.settings import DEFAULTS, Settings
 from study_operator.slots import Slots
@@ -70,6 +70,7 @@ class Controller:
     progress_read_at: dict[StudyKey, datetime] = field(default_factory=dict)
     """When it was last looked how far a study's running trials are."""
     slots: dict[StudyKey, Slots] = field(default_factory=dict)
+    ledgers: dict[StudyKey, LedgerKeeper] = field(default_factory=dict)
     parsed: ParsedStudies = field(default_factory=ParsedStudies)
     refusals: dict[StudyKey, int] = field(default_factory=dict)
     """How many visits ago the cluster last took a job of a study."""
@@ -176,6 +177,8 @@ class Controller:
         for seconds in self.slots.setdefault(key, Slots()).see(study, result.ledger, tuple(result.actions), now):
             self.metrics.observe_idle(study.namespace, seconds)
         self._doubt_credentials(study, result.status)
+        # Last: nothing waits for it.
+        self.ledgers.setdefault(key, LedgerKeeper()).keep(study, result, bucket.store)
         has_forgotten = result.is_settled and runner.forget_gone()
         longest = self._count_refusal(key, is_refused=result.is_refused and not has_forgotten)
         if has_forgotten or not result.is_idle:
@@ -193,6 +196,7 @@ class Controller:
         self.proposals.forget(key)
         self.progress_read_at.pop(key, None)
         self.slots.pop(key, None)
+        self.ledgers.pop(key, None)
         self.refusals.pop(key, None)
 
     def _count_refusal(self, key: StudyKey, *, is_refused: bool) -> float:

@@ -35,7 +35,7 @@ from study_operator.jobs import (
 from study_operator.local import GRACE_SECONDS, LocalRunner, StudyBusyError, exclusive
 from study_operator.manifest import ManifestError, read_manifest
 from study_operator.progress import Snapshot
-from study_operator.publish import build_report, write_report
+from study_operator.publish import LedgerKeeper, build_report, write_report
 from study_operator.reconcile import TickResult, is_of_last_attempt, read_result, tick
 from study_operator.report import Report
 from study_operator.status import Recorded, parse_status
@@ -272,6 +272,7 @@ class _Session:
         # A bucket that cannot be reached now is a user's mistake; one that is away later is waited for.
         self.artifacts.read(names.LEDGER)
         self._storage_problem = ""
+        self._ledger = LedgerKeeper()
         self._recorded = parse_status(self._statuses.read()[0])
         self.runner = LocalRunner(
             workspace.directory,
@@ -294,8 +295,11 @@ class _Session:
             now=now,
             reporter=self._write_report,
         )
+        if result.refusal:
+            raise UsageError(result.refusal)
         self._recorded = parse_status(result.status)
         self._tell_storage()
+        self._ledger.keep(self.study, result, self.artifacts)
         return Ticked(
             is_done=result.is_done or (self.study.suspend and result.is_idle and not self.runner.running()),
             is_idle=result.is_idle,

@@ -6,8 +6,9 @@ Called by the command line and by the operator with what is recorded; decides no
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -15,22 +16,46 @@ from study_operator import names
 from study_operator.conditions import name_stage
 from study_operator.gain import find_gain
 from study_operator.jobs import adapter_uri
-from study_operator.reconcile import read_result
+from study_operator.ledger_copy import render_copy
+from study_operator.reconcile import TickResult, read_result, report_key
 from study_operator.report import Report, render_json
 from study_operator.report_page import render_page
 from study_operator.status import Recorded, parse_status
 from study_operator.study import Study
 from study_operator.trial import Ledger, StageState
-from trial_trainer.artifacts import ArtifactStore
+from trial_trainer.artifacts import ArtifactError, ArtifactStore
 from trial_trainer.contract import JUDGEMENT, SUMMARY, DatasetSummary, Judgement
+
+log = logging.getLogger(__name__)
 
 
 def write_report(study: Study, ledger: Ledger, raw: Mapping[str, Any], artifacts: ArtifactStore) -> None:
     """Write ledger and report of what is recorded."""
     report = build_report(study, replace(parse_status(raw), ledger=ledger), artifacts)
-    artifacts.write(names.LEDGER, json.dumps(raw, allow_nan=False).encode())
+    artifacts.write(names.LEDGER, render_copy(study, raw))
     artifacts.write(names.REPORT, json.dumps(render_json(report), indent=1, allow_nan=False).encode())
     artifacts.write(names.REPORT_PAGE, render_page(report).encode())
+
+
+@dataclass
+class LedgerKeeper:
+    """Keeps the copy of one study's ledger in its bucket, after each tick that brought something new."""
+
+    key: str = ""
+    """Of what was last written; changes with each new arm, measurement, promotion, or the end."""
+
+    def keep(self, study: Study, result: TickResult, artifacts: ArtifactStore) -> None:
+        """Write the ledger that a tick has recorded. One that cannot be written now is written after the next news."""
+        ledger = result.ledger
+        key = f"{ledger.prepare.state}/{len(ledger.trials)}/{report_key(ledger)}/{ledger.winner}/{ledger.cleaned_at}"
+        if result.is_idle or result.is_dropped or result.refusal or ledger == Ledger() or key == self.key:
+            return
+        try:
+            artifacts.write(names.LEDGER, render_copy(study, result.status))
+        except ArtifactError as error:
+            log.debug("the ledger of study %s is not in its bucket: %s", study.name, error)
+            return
+        self.key = key
 
 
 def build_report(study: Study, recorded: Recorded, artifacts: ArtifactStore) -> Report:

@@ -29,6 +29,8 @@ from study_operator.jobs import (
     count_steps,
     stop_step,
 )
+from study_operator.ledger_copy import MOST_BYTES as MOST_BYTES_OF_LEDGER
+from study_operator.ledger_copy import LedgerRefusedError, parse_copy
 from study_operator.planner import (
     Action,
     Attach,
@@ -57,6 +59,7 @@ from study_operator.status import (
     events_between,
     is_same_status,
     parse_status,
+    render_refusal,
     render_status,
 )
 from study_operator.study import Arm, Study
@@ -157,6 +160,8 @@ class TickResult:
     """A job was refused, and none was launched: it is to be tried again."""
     refused: int = 0
     """Objects that jobs wrote and nobody can use."""
+    refusal: str = ""
+    """Why the ledger that lies in the bucket is not taken up: until that is mended nothing of the study runs."""
     is_dropped: bool = False
     """Somebody else wrote the status: nothing that this tick decided counts."""
     wake_at: datetime | None = None
@@ -198,9 +203,13 @@ def tick(
     ours = {name: job for name, job in jobs.items() if not job.is_foreign}
     results, problem, progress = None, _NO_PROBLEM, recorded.progress
     try:
+        if recorded.ledger == Ledger() and (copy := _read_copy(study, artifacts)) is not None:
+            return _take_up(study, copy, artifacts, statuses, version, now)
         results = _read_results(study, recorded.ledger, jobs, artifacts)
         if is_progress_wanted:
             progress = _read_progress(study, recorded.ledger, artifacts)
+    except LedgerRefusedError as error:
+        return _refuse(study, recorded, str(error), statuses, version, now)
     except ArtifactError as error:
         problem = (error.reason, str(error))
 
@@ -257,6 +266,40 @@ def tick(
     )
 
 
+def _take_up(
+    study: Study, copy: Recorded, artifacts: ArtifactStore, statuses: StatusStore, version: Any, now: datetime
+) -> TickResult:
+    """Give a study that has no ledger the one that lies in its bucket."""
+    uri = join(artifacts_uri(study), names.REPORT)
+    status = render_status(study, copy.ledger, now=now, recorded=copy, reported=copy.reported, report_uri=uri)
+    try:
+        statuses.write(status, version)
+    except ConflictError as error:
+        return _dropped(copy, error)
+    trials = copy.ledger.trials
+    measured = sum(bool(t.measurements) for t in trials)
+    said = f"{artifacts.uri}/{names.LEDGER} is taken up: {len(trials)} trials, {measured} measured"
+    log.info("study %s: %s", study.name, said)
+    events = [Event(reason="LedgerTakenUp", message=said)]
+    return TickResult(status=status, ledger=copy.ledger, events=events, is_idle=False)
+
+
+def _refuse(
+    study: Study, recorded: Recorded, refusal: str, statuses: StatusStore, version: Any, now: datetime
+) -> TickResult:
+    """Say that what lies in the bucket belongs to another study, and do nothing."""
+    status = render_refusal(recorded, "LedgerRefused", [refusal], study.generation, now)
+    is_changed = not is_same_status(status, recorded.raw)
+    if is_changed:
+        try:
+            statuses.write(status, version)
+        except ConflictError as error:
+            return _dropped(recorded, error)
+        log.warning("study %s: %s", study.name, refusal)
+    events = [Event(reason="LedgerRefused", message=refusal, is_warning=True)] if is_changed else []
+    return TickResult(status=status, ledger=recorded.ledger, events=events, is_idle=not is_changed, refusal=refusal)
+
+
 def _dropped(recorded: Recorded, error: ConflictError) -> TickResult:
     log.debug("tick dropped: %s", error)
     return TickResult(status=recorded.raw, ledger=recorded.ledger, is_idle=False, is_dropped=True)
@@ -272,11 +315,26 @@ def report_key(ledger: Ledger) -> str:
 # --- Observe ----------------------------------------------------------------------------------------------------
 
 
+def _read_copy(study: Study, artifacts: ArtifactStore) -> Recorded | None:
+    """Read the ledger that lies in the bucket; None where there is none, or nothing is in it."""
+    place = f"{artifacts.uri}/{names.LEDGER}"
+    try:
+        text = artifacts.read(names.LEDGER, MOST_BYTES_OF_LEDGER)
+    except ArtifactError as error:
+        if error.reason == "ObjectTooLarge":
+            raise LedgerRefusedError(f"{place} must be a ledger that this operator wrote: {error}") from error
+        raise
+    copy = None if text is None else parse_copy(study, text, place)
+    return None if copy is None or copy.ledger == Ledger() else copy
+
+
 def _mark_foreign(study: Study, ledger: Ledger, jobs: Mapping[str, JobStatus]) -> Mapping[str, JobStatus]:
     """Mark the jobs that are other arms': after a restore of the status one may have the name of this study's next.
 
     A job that has ended matters only where its trial waits for one of that name.
     """
+    if not any(job.digest for job in jobs.values()):
+        return jobs
     of: dict[str, Trial | JobKind] = {}
     if ledger.prepare.state is not StageState.COMPLETED:
         of[names.prepare_job(study.name)] = JobKind.PREPARE
@@ -352,7 +410,7 @@ def _why_refused(result: Reading | DatasetSummary | Judgement, job: JobSpec, *, 
         return ""
     if not result.digest:
         return "has no digest, and was there before the job had run"
-    return f"is of another arm, data or model: its digest must be {job.digest}, got {result.digest}"
+    return f"is of another arm, data or model: its digest must be {job.digest}, got {result.digest:.32}"
 
 
 def _why_no_reading(study: Study, trial: Trial, reading: Reading) -> str:
