@@ -40,6 +40,7 @@ from study_operator.proposals import Proposals
 from study_operator.scrapes import CertificateError, Certificates, Reviewer, serve_metrics
 from study_operator.settings import DEFAULTS, Allowance, Settings
 from study_operator.storage import Buckets
+from study_operator.streams import use_small_buffers
 from study_operator.study_metrics import StudyCollector
 from study_operator.visits import Visits
 from study_operator.watches import Memory, Watches
@@ -305,6 +306,7 @@ class Operator:
                 election.resign()
                 return STOPPED
         self._metrics.leader.set(1)
+        use_small_buffers()
         self._watches.start()
         self._is_working = True
         self._metrics.watch_silence.set_function(self._watches.silence_seconds)

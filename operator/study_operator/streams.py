@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import ssl
 import time
+from asyncio.sslproto import SSLProtocol
 from collections.abc import AsyncIterator, Mapping
 
 import aiohttp
@@ -45,7 +46,15 @@ WATCH_SECONDS = 600
 LINE_BYTES = 32 * 1024 * 1024
 """The longest event of a watch; etcd takes objects of 1.5 MiB."""
 
+TLS_BUFFER_BYTES = 32 * 1024
+"""asyncio gives each TLS connection a quarter of a megabyte to read into; a record of TLS has at most 16 KiB."""
+
 _TROUBLE = (aiohttp.ClientError, TimeoutError, OSError)
+
+
+def use_small_buffers() -> None:
+    """Let every TLS connection of this process's event loops take little memory: an idle watch needs hardly any."""
+    SSLProtocol.max_size = TLS_BUFFER_BYTES
 
 
 @contextlib.asynccontextmanager
