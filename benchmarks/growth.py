@@ -100,7 +100,9 @@ def main() -> int:
                 home, directory / word, config={}, arguments=["--lease-namespace", HOME, *flags_of_it]
             )
             try:
-                watch(Operating(operator), f"{arguments.namespaces} namespaces {word}", arguments)
+                watch(
+                    Operating(operator), f"{arguments.namespaces} namespaces {word}", max(1, len(namespaces)), arguments
+                )
             except Exception:
                 print(f"the operator ended with {operator.process.poll()}:\n{operator.log[-4000:]}", file=sys.stderr)
                 raise
@@ -109,13 +111,15 @@ def main() -> int:
     return 0
 
 
-def watch(operating: Operating, word: str, arguments: argparse.Namespace) -> None:
+def watch(operating: Operating, word: str, places: int, arguments: argparse.Namespace) -> None:
     """Wait until every study was visited, let it come to rest, and say what it costs from then on."""
 
     def visits() -> float:
         seen = operating.operator.scrape().get("finetune_study_operator_visit_seconds_count", {})
         return seen.get((("outcome", "ok"),), 0.0)
 
+    # Before a namespace was listed its studies are visited too, and left alone.
+    wait_until(lambda: operating.operator.log.count(" working in ") >= places, seconds=PATIENCE_SECONDS)
     wait_until(lambda: visits() >= arguments.studies, seconds=PATIENCE_SECONDS)
     age = time.monotonic() - operating.operator.begun_at
     print(f"| {word}: all were visited after, s; CPU until then, s | {age:.0f}; {operating.cpu_seconds():.0f} |")
