@@ -60,6 +60,7 @@ RUNNING = 5
 CLIENTS = 12
 BEGUN = datetime.now(UTC).replace(microsecond=0) - timedelta(days=2)
 RAN = timedelta(minutes=40)
+FINGERPRINT = "00ff" * 16
 PATIENCE_SECONDS = 1800.0
 ALIVE = ("serviceaccount-controller", "serviceaccount-token-controller", "root-ca-certificate-publisher-controller")
 CREDENTIALS = Credentials(secret=SECRET, keys={name: name for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")})
@@ -208,8 +209,8 @@ class Cluster:
     def _write_jobs(self, study: Study, is_running: bool) -> Iterator[tuple[Raw, Raw]]:
         ledger = a_ledger(is_running, [f"pod-{number}" for number in range(TRIALS + 2)])
         specs = [build_prepare_job(study)]
-        specs += [build_trial_job(study, replace(trial, rung=0)) for trial in ledger.trials]
-        specs += [] if is_running else [build_judge_job(study, ledger.trials[0], None)]
+        specs += [build_trial_job(study, replace(trial, rung=0), FINGERPRINT) for trial in ledger.trials]
+        specs += [] if is_running else [build_judge_job(study, ledger.trials[0], None, FINGERPRINT)]
         for number, spec in enumerate(specs):
             runs = is_running and TRIALS - RUNNING < number <= TRIALS
             path = f"/apis/batch/v1/namespaces/{study.namespace}/jobs"
@@ -271,7 +272,7 @@ def a_ledger(is_running: bool, pods: list[str]) -> Ledger:
     ledger = Ledger(
         trials=trials,
         prepare=Stage(state=StageState.COMPLETED, attempts=(an_attempt(pods[0]),)),
-        dataset=DatasetCounts(fingerprint="00ff" * 16, train=3200, validation=640, test=1000),
+        dataset=DatasetCounts(fingerprint=FINGERPRINT, train=3200, validation=640, test=1000),
     )
     if is_running:
         return ledger
