@@ -345,7 +345,7 @@ def test_the_contract_page_names_the_files_of_a_rung():
 
     assert heads == {
         *(contract.CHECKPOINTS, contract.LATEST, contract.ADAPTER),
-        *(contract.PREDICTIONS, contract.READINGS, contract.READING),
+        *(contract.PREDICTIONS, contract.READINGS, contract.READING, contract.LOGS),
     }
 
 

@@ -52,6 +52,7 @@ ADAPTER = "adapter"
 CHECKPOINTS = "checkpoints"
 READINGS = "readings"
 PREDICTIONS = "predictions.jsonl"
+LOGS = "logs"
 # Keys under the dataset prefix and under the judge's output prefix.
 SUMMARY = "summary.json"
 JUDGEMENT = "judgement.json"

@@ -12,7 +12,7 @@ import sys
 from collections import deque
 
 from trial_trainer.artifacts import open_store, within
-from trial_trainer.contract import ATTEMPT
+from trial_trainer.contract import ATTEMPT, LOGS
 
 LINES = 1_000
 LINE_CHARACTERS = 2_000
@@ -46,7 +46,7 @@ class LogTail(logging.Handler):
         if not self._prefix or not self._lines or (rank != "0" and not has_failed):
             return
         name = os.environ.get(ATTEMPT) or "log"
-        key = f"logs/{name}.txt" if rank == "0" else f"logs/{name}-rank{rank}.txt"
+        key = f"{LOGS}/{name}.txt" if rank == "0" else f"{LOGS}/{name}-rank{rank}.txt"
         try:
             with within(WRITE_SECONDS):
                 open_store(self._prefix).write(key, "".join(f"{line}\n" for line in self._lines).encode())
