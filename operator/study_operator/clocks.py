@@ -1,12 +1,17 @@
 """Times of other machines' clocks, made to agree with those that are trusted.
 
-A container's times are its node's; a pod's, its Job's and their conditions' are the control plane's; `now` is the
-operator's. Called by `job_states.py` and `settle.py`.
+A container's times are its node's; a pod's, its Job's and their conditions' are the control plane's, and so is `now`,
+which the API server's answers tell. Called by `kube.py`, `job_states.py` and `settle.py`.
 """
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+import statistics
+import threading
+from collections import deque
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from email.utils import parsedate_to_datetime
 from typing import Any
 
 _NO_TIMES = (datetime.min.replace(tzinfo=UTC), datetime.fromtimestamp(0, UTC))
@@ -62,3 +67,47 @@ def fit_span(
     if latest is not None and finished > latest:
         return latest - length, latest
     return started, finished
+
+
+ANSWERS = 31
+"""So many of the last answers are looked at: of several API servers most are right."""
+LEAST_SKEW_SECONDS = 2.0
+"""Answers tell whole seconds, and take their time: what differs by less is taken for the same."""
+PROMPT_SECONDS = 5.0
+"""Of an answer that took longer it is not known when its time was told."""
+
+
+def read_clock() -> datetime:
+    """Return the time by this machine's clock."""
+    return datetime.now(UTC)
+
+
+class ServerClock:
+    """The time by a server's clock, as the ``Date`` headers of its answers tell it. May be used by many threads."""
+
+    def __init__(self, clock: Callable[[], datetime] | None = None) -> None:
+        """Know nothing yet: until the first answer the time is this machine's, or that of ``clock``."""
+        self._clock = clock or (lambda: read_clock())
+        self._lock = threading.Lock()
+        self._skews: deque[float] = deque(maxlen=ANSWERS)
+        self._skew = 0.0
+
+    def now(self) -> datetime:
+        """Return the time by the server's clock."""
+        return self._clock() + timedelta(seconds=self._skew)
+
+    def see(self, date: str | None, took_seconds: float) -> None:
+        """Take in the header of an answer that has just come in."""
+        if date is None or took_seconds > PROMPT_SECONDS:
+            return
+        try:
+            told = parsedate_to_datetime(date).astimezone(UTC)
+        except (ValueError, OverflowError):
+            return
+        # Told in the middle of the request, and in the middle of the second that it names.
+        skew = (told - self._clock()).total_seconds() + took_seconds / 2 + 0.5
+        with self._lock:
+            self._skews.append(skew)
+            median = statistics.median_low(self._skews)
+            if abs(median - self._skew) > LEAST_SKEW_SECONDS:
+                self._skew = median if abs(median) > LEAST_SKEW_SECONDS else 0.0

@@ -19,6 +19,7 @@ import urllib3
 from kubernetes import config
 from kubernetes.client import ApiClient, Configuration
 
+from study_operator.clocks import ServerClock
 from study_operator.metrics import Metrics
 
 log = logging.getLogger(__name__)
@@ -153,6 +154,7 @@ class Kube:
     def __init__(self, client: ApiClient, metrics: Metrics) -> None:
         self._client = client
         self.metrics = metrics
+        self.clock = ServerClock()
         self._pool: urllib3.PoolManager = client.rest_client.pool_manager
 
     def connection(self) -> Connection:
@@ -288,6 +290,7 @@ class Kube:
                 preload_content=False,
             )
             status = response.status
+            self.clock.see(response.headers.get("Date"), time.perf_counter() - begun)
         except urllib3.exceptions.HTTPError as error:
             raise unreachable(error) from error
         finally:

@@ -282,6 +282,7 @@ class Operator:
             defaults=PodDefaults(image=installation.trainer_image),
             metrics=metrics,
             settings=installation.settings,
+            clock=kube.clock.now,
         )
         self._visits = Visits(self._visit, metrics, threads=threads)
         metrics.registry.register(StudyCollector(self._studies.bodies))
