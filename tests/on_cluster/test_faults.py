@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
@@ -199,3 +200,20 @@ def test_a_study_may_be_mended_that_names_what_is_not_there(
     study.apply(a_spec(s3, arms=2))
     study.wait_for_condition("Complete")
     assert len(RATES) > len(study.trials) == 2
+
+
+def test_a_clock_that_is_an_hour_off_shortens_no_wait(
+    stage: Stage, make_operator: Callable[..., OperatorProcess], s3: S3Server, study: StudyOnCluster
+) -> None:
+    """Waits are from the end of an attempt, which the control plane tells, to a time that the operator reads."""
+    stage.play["t000-r0"] = [scripts.exits(1)]
+    make_operator(module="on_cluster.clock_ahead", limits={"backoffSeconds": 6.0})
+    study.apply(a_spec(s3, arms=1, parallel=1))
+    study.wait_for_condition("Complete")
+    first, second = (a for a in study.trial(0)["attempts"] if a["rung"] == 0)
+    ended, began = (datetime.fromisoformat(time) for time in (first["finishedAt"], second["startedAt"]))
+    assert (first["reason"], second["reason"]) == ("Crashed", "Succeeded")
+    # Both by the control plane's clock, which tells whole seconds, as the operator's view of it does.
+    assert began - ended > timedelta(seconds=3)
+    written = datetime.fromisoformat(study.condition("Complete")["lastTransitionTime"])
+    assert abs(written - datetime.now(UTC)) < timedelta(minutes=5)
