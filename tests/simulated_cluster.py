@@ -181,8 +181,12 @@ class World:
         self._may_crash()
 
     def write(self, status: Any, version: Any) -> Any:
-        """Write the status, or conflict."""
+        """Write the status, or conflict; or an object, to see whether that can be done."""
         self._may_crash()
+        if isinstance(status, str):
+            if self._happens(self.weather.storage_away):
+                raise ArtifactError("the bucket is away")
+            return None
         if self._happens(self.weather.conflict):
             self.versions.append(self.versions[-1])
         if version != len(self.versions) - 1:

@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-from study_operator import cluster, conditions, job_states, planner
+from study_operator import cluster, conditions, job_states, planner, status
 from study_operator.trial import EndReason, SearchEnd
 from trial_trainer import artifacts
 
@@ -28,6 +28,10 @@ def test_every_reason_of_a_condition_is_told() -> None:
     used = literals(conditions, r'(?:reason=|else |return )"([A-Z]\w+)"') - {"Progressing"}
     assert {"Exploring", "Preparing", "Promoting", "Judging", "NumTrialsIgnored"} <= used
     assert used <= told
+
+
+def test_every_form_of_a_status_is_told() -> None:
+    assert {status.STATUS_SHORTENED, status.STATUS_REFUSED} <= words_of("Accepted")
 
 
 def test_every_trouble_of_a_bucket_is_told() -> None:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from study_operator import names
-from study_operator.errors import ConflictError, LaunchRefusedError
+from study_operator.errors import ConflictError, LaunchRefusedError, StatusRefusedError
 from study_operator.job_objects import Credentials, PodDefaults, build_job, build_service
 from study_operator.job_states import JobState, describe_job, name_refusal
 from study_operator.kube import Kube, KubeError, Raw, path_of
@@ -23,6 +23,10 @@ from study_operator.study import Study
 from study_operator.watches import Memory
 
 log = logging.getLogger(__name__)
+
+
+TOO_LARGE = ("request is too large", "larger than max")
+"""What etcd, and its client, say of an object that is; the API server answers as if something in itself were broken."""
 
 
 def study_path(key: StudyKey, part: str = "") -> str:
@@ -139,6 +143,7 @@ class ClusterStatuses:
 
         Raises:
             ConflictError: where it is not.
+            StatusRefusedError: where the API server does not take this one.
         """
         metadata = {**self.body["metadata"], "resourceVersion": version}
         body = {**self.body, "metadata": metadata, "status": dict(status)}
@@ -147,6 +152,8 @@ class ClusterStatuses:
         except KubeError as error:
             if error.is_not_found or error.reason == "Conflict":
                 raise ConflictError(error.message) from error
+            if not error.is_transient or any(words in error.message for words in TOO_LARGE):
+                raise StatusRefusedError(error.message) from error
             raise
         self.studies.put(written)
         return str(written["metadata"]["resourceVersion"])

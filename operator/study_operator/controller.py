@@ -17,7 +17,7 @@ from study_operator import names
 from study_operator.acceptance import find_problems
 from study_operator.cluster import ClusterRunner, ClusterStatuses, Studies, study_path
 from study_operator.conditions import render_time
-from study_operator.errors import ConflictError, StatusUnreadableError, StudyInvalidError
+from study_operator.errors import ConflictError, StatusRefusedError, StatusUnreadableError, StudyInvalidError
 from study_operator.farewell import Farewell, WaitsError, is_held
 from study_operator.job_objects import PodDefaults
 from study_operator.kube import Kube, KubeError, Raw, path_of
@@ -26,10 +26,10 @@ from study_operator.names import StudyKey
 from study_operator.parsed import ParsedStudies
 from study_operator.proposals import Proposals
 from study_operator.publish import LedgerKeeper, write_report
-from study_operator.reconcile import tick
+from study_operator.reconcile import StorageProblem, tick
 from study_operator.settings import DEFAULTS, Settings
 from study_operator.slots import Slots
-from study_operator.status import Event, Recorded, is_same_status, parse_status, render_refusal
+from study_operator.status import SHORT_BYTES, Event, Recorded, cut, is_same_status, parse_status, render_refusal
 from study_operator.storage import Bucket, Buckets, StorageRefusedError, UnusableStore
 from study_operator.study import Study
 from study_operator.visits import TransientError
@@ -96,6 +96,9 @@ class Controller:
             if self._refresh(key) is None:
                 return self.visit(key)
             return 0.0
+        except StatusRefusedError as error:
+            log.warning("study %s/%s: no form of its status is taken: %s", *key, error)
+            return SLOW_SECONDS
         except KubeError as error:
             if not error.is_transient:
                 log.warning("study %s/%s: the API server refuses (%s): %s", *key, error.reason, error)
@@ -155,7 +158,7 @@ class Controller:
         return Farewell(self.kube, self.studies, self.buckets, self.settings)
 
     def _tick(self, key: StudyKey, study: Study, recorded: Recorded, statuses: ClusterStatuses) -> float:
-        bucket = self._open(study)
+        bucket, problem = self._open(study)
         now = self.clock()
         runner = ClusterRunner(self.kube, self.memory, study, bucket.credentials, self.defaults)
         result = tick(
@@ -169,6 +172,7 @@ class Controller:
             reporter=lambda study, ledger, raw: write_report(study, ledger, raw, bucket.store),
             is_progress_wanted=self._is_progress_due(key, now),
             recorded=recorded,
+            storage_problem=problem,
         )
         if result.is_dropped:
             raise ConflictError("somebody else wrote the study")
@@ -215,11 +219,12 @@ class Controller:
             self.progress_read_at[key] = now
         return is_due
 
-    def _open(self, study: Study) -> Bucket:
+    def _open(self, study: Study) -> tuple[Bucket, StorageProblem]:
         try:
-            return self.buckets.open(study)
+            return self.buckets.open(study), ("", "")
         except StorageRefusedError as error:
-            return Bucket(store=UnusableStore(study.storage.uri, str(error)), credentials=None)
+            bucket = Bucket(store=UnusableStore(study.storage.uri, str(error)), credentials=None)
+            return bucket, ("StorageRefused", str(error))
 
     def _doubt_credentials(self, study: Study, status: Any) -> None:
         for condition in status.get("conditions", ()):
@@ -236,7 +241,11 @@ class Controller:
             log.warning("study %s: %s", statuses.body["metadata"]["name"], error)
             return SLOW_SECONDS
         if raw is None or not is_same_status(status, raw):
-            statuses.write(status, version)
+            try:
+                statuses.write(status, version)
+            except StatusRefusedError:
+                first = [cut(problems[0], SHORT_BYTES), "The API server takes no longer message than this."]
+                statuses.write(render_refusal(parse_status(raw), reason, first, generation, self.clock()), version)
             event = Event(reason=reason, message="\n".join(problems), is_warning=True)
             self._post(statuses.body, [event], self.clock())
         return SLOW_SECONDS

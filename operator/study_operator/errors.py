@@ -4,6 +4,7 @@
     ├── StudyInvalidError        SpecInvalid        the manifest, with every problem at once
     ├── StatusUnreadableError    StatusUnreadable   the recorded status is not one of ours
     ├── ConflictError            StatusConflict     the status was written since it was read: the tick is dropped
+    ├── StatusRefusedError       StatusRefused      the status is none that is taken: it is written in a smaller form
     ├── LaunchRefusedError       (its own)          a cluster does not take a job: said in a condition, tried again
     └── IllegalMoveError         IllegalMove        a trial was moved in a way that the table does not know: a bug
 
@@ -44,6 +45,12 @@ class ConflictError(OperatorError):
     """The status was written by somebody else since it was read."""
 
     reason = "StatusConflict"
+
+
+class StatusRefusedError(OperatorError):
+    """The status is not taken as it is: too large, or against a rule of somebody's."""
+
+    reason = "StatusRefused"
 
 
 class LaunchRefusedError(OperatorError):

@@ -130,6 +130,7 @@ def build_labels(study: Study, spec: JobSpec) -> dict[str, str]:
     """Build the labels by which the Jobs of a study and their pods are watched."""
     labels = {
         names.STUDY_LABEL: study.name,
+        names.STUDY_UID_LABEL: study.uid,
         names.KIND_LABEL: _kind_label(spec.kind),
         names.MANAGED_BY_LABEL: names.MANAGER,
     }

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
-from study_operator import names
+from study_operator import limits, names
 from study_operator.clocks import fit_span, read_time
 from study_operator.runner import QUOTA_EXCEEDED, EndedAttempt, JobKind, JobPhase, JobStatus
 from study_operator.study import TRAINER_CONTAINER
@@ -142,14 +142,14 @@ def read_job(raw: Raw) -> JobState | None:
 
 
 def read_pod(raw: Raw, left_behind: str = "") -> PodState | None:
-    """Keep what matters of a pod; None where no Job controls it.
+    """Keep what matters of a pod; None where no Job controls it, or ever did.
 
     Args:
         raw: the pod.
         left_behind: UID of the Job that controlled it once, which counts where none does now.
     """
     metadata, spec, status = raw["metadata"], raw["spec"], raw.get("status") or {}
-    job = _controller_of(metadata, "Job") or left_behind
+    job = _controller_of(metadata, "Job") or left_behind or str(_labels_of(metadata).get(_JOB_UID_LABEL) or "")
     if not job:
         return None
     conditions = {c["type"]: c for c in status.get("conditions") or ()}
@@ -198,6 +198,34 @@ def read_pod(raw: Raw, left_behind: str = "") -> PodState | None:
     )
 
 
+def read_lost_job(raw: Raw) -> JobState | None:
+    """Return what a pod tells of the Job that made it, where the Job itself is away; None where it is none of ours.
+
+    How many pods it had nobody knows any more: where there was more than one, as many as there may be.
+    """
+    metadata, labels = raw["metadata"], _labels_of(raw["metadata"])
+    kind = _KINDS.get(labels.get(names.KIND_LABEL, ""))
+    uid = _controller_of(metadata, "Job") or labels.get(_JOB_UID_LABEL)
+    name, owner = labels.get(_JOB_NAME_LABEL), labels.get(names.STUDY_UID_LABEL)
+    if kind is None or not uid or not name or not owner:
+        return None
+    return JobState(
+        name=name,
+        namespace=metadata["namespace"],
+        uid=uid,
+        version=0,
+        study=labels.get(names.STUDY_LABEL, ""),
+        owner=owner,
+        kind=kind,
+        nodes=limits.NODES.high if _INDEX_LABEL in labels else 1,
+        digest=str(labels.get(names.DIGEST_LABEL) or ""),
+        created_at=_created_at(metadata),
+        started_at=None,
+        is_suspended=False,
+        is_deleting=False,
+    )
+
+
 def read_refusal(raw: Raw) -> Refusal | None:
     """Keep what matters of an event; None where it does not tell that a Job's pod could not be created."""
     involved = raw.get("involvedObject") or {}
@@ -220,6 +248,8 @@ def _find_wait(statuses: Sequence[Raw]) -> tuple[str, str]:
 
 _MERELY_STARTING = ("ContainerCreating", "PodInitializing")
 _INDEX_LABEL = "batch.kubernetes.io/job-completion-index"
+_JOB_NAME_LABEL = "batch.kubernetes.io/job-name"
+_JOB_UID_LABEL = "batch.kubernetes.io/controller-uid"
 _KINDS: Mapping[str, JobKind] = {kind.lower(): kind for kind in JobKind}
 
 
@@ -234,6 +264,10 @@ def _controller_of(metadata: Raw, kind: str) -> str:
         if owner.get("controller") and owner.get("kind") == kind:
             return str(owner["uid"])
     return ""
+
+
+def _labels_of(metadata: Raw) -> Mapping[str, str]:
+    return metadata.get("labels") or {}
 
 
 def _version(metadata: Raw) -> int:
@@ -435,6 +469,7 @@ def _find_telling(pods: Sequence[PodState]) -> PodState | None:
 def _end_of(job: JobState, pod: PodState) -> EndedAttempt:
     """Say how one pod ended."""
     reason, message = "", pod.message
+    is_taken = job.is_deleting or job.is_gone or (pod.is_deleting and pod.started_at is None)
     if pod.end == _OUT_OF_MEMORY:
         reason = _OUT_OF_MEMORY
         limit = f"its memory limit is {pod.memory_limit}" if pod.memory_limit else "its container has no memory limit"
@@ -447,7 +482,10 @@ def _end_of(job: JobState, pod: PodState) -> EndedAttempt:
         reason = pod.reason
     elif pod.exit_code is None:
         # Without a word of its container: taken away, by its queue or by a person.
-        reason = _INTERRUPTED if job.is_suspended or pod.is_deleting else "PodLost"
+        reason = _INTERRUPTED if is_taken or job.is_suspended or pod.is_deleting else "PodLost"
+    elif pod.exit_code == _KILLED and is_taken:
+        # At the end of its grace period; or before it had begun, of which a kubelet says the same.
+        reason = _INTERRUPTED
     elif pod.end and pod.end not in ("Error", "Completed"):
         reason = pod.end
     elif pod.exit_code == _KILLED:

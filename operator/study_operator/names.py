@@ -14,6 +14,8 @@ DATASET = "dataset"
 JUDGE = "judge"
 TRIALS = "trials"
 LEDGER = "ledger.json"
+PROBE = "write-test"
+"""Written where trials have left nothing, to find out whether anybody may write."""
 REPORT = "report/report.json"
 REPORT_PAGE = "report/index.html"
 
@@ -57,6 +59,8 @@ GROUP, VERSION = API_VERSION.split("/")
 PLURAL = "finetunestudies"
 
 STUDY_LABEL = f"{GROUP}/study"
+STUDY_UID_LABEL = f"{GROUP}/study-uid"
+"""Tells whose a pod is that has lost its Job: another study may have had the same name."""
 KIND_LABEL = f"{GROUP}/kind"
 TRIAL_LABEL = f"{GROUP}/trial"
 RUNG_LABEL = f"{GROUP}/rung"

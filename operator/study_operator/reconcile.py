@@ -22,7 +22,7 @@ from typing import Any, Protocol, TypeVar, assert_never
 
 from study_operator import names
 from study_operator.designer import Designer, DesignerError, ProposalPendingError
-from study_operator.errors import ConflictError, LaunchRefusedError
+from study_operator.errors import ConflictError, LaunchRefusedError, StatusRefusedError
 from study_operator.jobs import (
     artifacts_uri,
     build_job_of,
@@ -50,8 +50,10 @@ from study_operator.planner import (
 )
 from study_operator.runner import QUOTA_EXCEEDED, JobKind, JobSpec, JobStatus, TrialRunner
 from study_operator.settings import DEFAULTS, Settings
-from study_operator.settle import Results, is_live, list_awaited, settle
+from study_operator.settle import Results, find_new_faults, is_live, list_awaited, settle
 from study_operator.status import (
+    STATUS_REFUSED,
+    STATUS_SHORTENED,
     Event,
     Recorded,
     Reported,
@@ -60,7 +62,9 @@ from study_operator.status import (
     is_same_status,
     parse_status,
     render_refusal,
+    render_refused_status,
     render_status,
+    shorten_status,
 )
 from study_operator.study import Arm, Study
 from study_operator.trial import (
@@ -128,6 +132,7 @@ class StatusStore(Protocol):
 
         Raises:
             ConflictError: where it is not.
+            StatusRefusedError: where it is none that is taken.
         """
         ...
 
@@ -180,6 +185,7 @@ def tick(
     reporter: Reporter | None = None,
     is_progress_wanted: bool = False,
     recorded: Recorded | None = None,
+    storage_problem: StorageProblem = _NO_PROBLEM,
 ) -> TickResult:
     """Bring a study one step further.
 
@@ -195,13 +201,14 @@ def tick(
         is_progress_wanted: whether to read how far the running trials are, and to write it down. Each time is a
             request a trial and a status write, so that whoever calls decides how often.
         recorded: the status that ``statuses`` will read, parsed, where the caller has it.
+        storage_problem: why ``artifacts`` cannot be used, where the caller knows that.
     """
     # Observe: everything that is read is read here.
     raw, version = statuses.read()
     recorded = recorded or parse_status(raw)
     jobs = _mark_foreign(study, recorded.ledger, {job.name: job for job in runner.jobs()})
     ours = {name: job for name, job in jobs.items() if not job.is_foreign}
-    results, problem, progress = None, _NO_PROBLEM, recorded.progress
+    results, problem, progress = None, storage_problem, recorded.progress
     try:
         if recorded.ledger == Ledger() and (copy := _read_copy(study, artifacts)) is not None:
             return _take_up(study, copy, artifacts, statuses, version, now)
@@ -215,9 +222,21 @@ def tick(
 
     # Settle, plan, act. Without the bucket nobody knows what was measured: everything waits.
     ledger, done, launched, refused = recorded.ledger, list[Action](), False, False
+    held: frozenset[str] = frozenset()
     if results is not None:
-        ledger = settle(study, recorded.ledger, ours, results, now, settings)
+        was_away = "StorageReady" in recorded.conditions and not recorded.conditions["StorageReady"].is_true
+        ledger = settle(study, recorded.ledger, ours, results, now, settings, was_storage_away=was_away)
+        # Whoever left nothing may have been let write nothing. Then that is the bucket's fault, and nobody else's.
+        suspects = find_new_faults(study, recorded.ledger, ledger)
+        if suspects and not problem[1]:
+            problem = _find_write_problem(artifacts)
+        if suspects and problem[1]:
+            held = suspects
+            ledger = settle(study, recorded.ledger, ours, results, now, settings, held=held)
         actions = plan(study, ledger, jobs, now, settings)
+        if problem[1]:
+            # What must stop is stopped; nothing begins.
+            actions = [action for action in actions if isinstance(action, DeleteJob)]
         hands = _Hands(runner, artifacts, results.refused, lambda: statuses.confirm(version))
         try:
             ledger, done = _act(study, actions, ledger, recorded, hands, designer, now, settings)
@@ -230,7 +249,7 @@ def tick(
     reported, problem = _report(study, recorded, reporter, now, settings, problem)
 
     # Record: once, last, and only if nobody wrote in between.
-    status = render_status(
+    status: Mapping[str, Any] = render_status(
         study,
         ledger,
         now=now,
@@ -240,13 +259,14 @@ def tick(
         progress=progress,
         report_uri=join(artifacts_uri(study), names.REPORT),
     )
-    is_changed = not is_same_status(status, recorded.raw)
-    if is_changed:
-        try:
-            statuses.write(status, version)
-        except ConflictError as error:
-            return _dropped(recorded, error)
-    events = events_between(recorded.ledger, ledger)
+    try:
+        written = _record(study, statuses, status, version, recorded, now)
+    except ConflictError as error:
+        return _dropped(recorded, error)
+    status, is_changed = written.status, written.is_news
+    if not written.has_ledger:
+        return TickResult(status=status, ledger=recorded.ledger, events=written.events, is_idle=not launched)
+    events = [*events_between(recorded.ledger, ledger), *written.events]
     for event in events:
         log.log(logging.WARNING if event.is_warning else logging.INFO, "%s", event.message)
     is_reported = reporter is None or (reported is not None and reported.key == report_key(ledger))
@@ -259,7 +279,7 @@ def tick(
         events=events,
         is_idle=not is_changed and not launched,
         is_done=is_over and not is_changed,
-        is_settled=results is not None,
+        is_settled=results is not None and not held,
         refused=len(results.problems) if results is not None else 0,
         is_refused=refused and not launched,
         wake_at=_find_wake(study, ledger, jobs, status, reported, reporter is not None, now, settings),
@@ -298,6 +318,57 @@ def _refuse(
         log.warning("study %s: %s", study.name, refusal)
     events = [Event(reason="LedgerRefused", message=refusal, is_warning=True)] if is_changed else []
     return TickResult(status=status, ledger=recorded.ledger, events=events, is_idle=not is_changed, refusal=refusal)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Written:
+    """What stands now."""
+
+    status: Mapping[str, Any]
+    is_news: bool
+    has_ledger: bool = True
+    """Whether what was decided is in it."""
+    events: Sequence[Event] = ()
+
+
+def _record(
+    study: Study, statuses: StatusStore, status: Mapping[str, Any], version: Any, recorded: Recorded, now: datetime
+) -> _Written:
+    """Write the status; one that is not taken in smaller forms, which say so.
+
+    Raises:
+        ConflictError: where somebody else wrote it.
+        StatusRefusedError: where no form is taken.
+    """
+    if is_same_status(status, recorded.raw):
+        return _Written(status=status, is_news=False)
+    try:
+        statuses.write(status, version)
+    except StatusRefusedError as error:
+        why = str(error)
+    else:
+        return _Written(status=status, is_news=True)
+    short = shorten_status(status, recorded, why)
+    if is_same_status(short, recorded.raw):
+        return _Written(status=short, is_news=False)
+    try:
+        statuses.write(short, version)
+    except StatusRefusedError as error:
+        why = str(error)
+    else:
+        return _Written(status=short, is_news=True, events=_news_of(recorded, STATUS_SHORTENED, why))
+    least = render_refused_status(recorded, why, study.generation, now)
+    if is_same_status(least, recorded.raw):
+        return _Written(status=least, is_news=False, has_ledger=False)
+    statuses.write(least, version)
+    return _Written(status=least, is_news=True, has_ledger=False, events=_news_of(recorded, STATUS_REFUSED, why))
+
+
+def _news_of(recorded: Recorded, reason: str, why: str) -> list[Event]:
+    """Return the event that tells of a form of the status, where it has another one now."""
+    accepted = recorded.conditions.get("Accepted")
+    is_known = accepted is not None and accepted.reason == reason
+    return [] if is_known else [Event(reason=reason, message=f"the API server says: {why}", is_warning=True)]
 
 
 def _dropped(recorded: Recorded, error: ConflictError) -> TickResult:
@@ -465,6 +536,15 @@ def _load_result(cls: type[T], artifacts: ArtifactStore, key: str) -> tuple[T | 
         return None, f"{key} must be of the trial contract: {error}"
 
 
+def _find_write_problem(artifacts: ArtifactStore) -> StorageProblem:
+    """Return why nothing can be written into the bucket."""
+    try:
+        artifacts.write(names.PROBE, b"")
+    except ArtifactError as error:
+        return error.reason, str(error)
+    return _NO_PROBLEM
+
+
 # --- Act --------------------------------------------------------------------------------------------------------
 
 
@@ -479,7 +559,7 @@ def _act(
     settings: Settings,
 ) -> tuple[Ledger, list[Action]]:
     """Carry out the actions; return the ledger with what was decided, and what was done."""
-    written = _Written(recorded, ledger)
+    written = _Known(recorded, ledger)
     done: list[Action] = []
     for action in actions:
         match action:
@@ -528,7 +608,7 @@ def _act(
 
 
 @dataclass(frozen=True)
-class _Written:
+class _Known:
     """What of the ledger is recorded as it is: only there a job may be touched."""
 
     recorded: Recorded

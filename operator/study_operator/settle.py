@@ -6,7 +6,7 @@ known by the runner's own word for it, and what was settled is not settled again
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import TypeVar
@@ -74,12 +74,37 @@ def settle(
     results: Results,
     now: datetime,
     settings: Settings = DEFAULTS,
+    *,
+    was_storage_away: bool = False,
+    held: Set[str] = frozenset(),
 ) -> Ledger:
-    """Return the ledger with all that is seen now."""
+    """Return the ledger with all that is seen now.
+
+    Args:
+        study: what is wanted.
+        ledger: what is written.
+        jobs: as they are seen, by name.
+        results: what they have written.
+        now: the time.
+        settings: limits and waits.
+        was_storage_away: whether the bucket could not be used until now: what ended without a result is its fault.
+        held: names of jobs that are not settled yet.
+    """
     folded_until = ledger.folded.until if ledger.folded is not None else None
     is_halted = study.suspend or ledger.outcome is not None
     jobs = {name: _fit_into_the_past(job, now) for name, job in jobs.items()}
-    seen = _Seen(study, ledger.trials, jobs, results, now, settings, is_halted=is_halted, folded_until=folded_until)
+    seen = _Seen(
+        study,
+        ledger.trials,
+        jobs,
+        results,
+        now,
+        settings,
+        is_halted=is_halted,
+        was_storage_away=was_storage_away,
+        held=held,
+        folded_until=folded_until,
+    )
     trials = tuple(_say_refused(_settle_trial(trial, seen), seen) for trial in ledger.trials)
     prepare = _settle_stage(ledger.prepare, names.prepare_job(study.name), seen, is_done=results.summary is not None)
     judge = ledger.judge
@@ -101,6 +126,23 @@ def settle(
             dataset=dataset,
         )
     )
+
+
+def find_new_faults(study: Study, before: Ledger, after: Ledger) -> frozenset[str]:
+    """Return the jobs of which an attempt has newly ended without a result, and without a word whose fault it was."""
+    attempts = [*before.prepare.attempts, *before.judge.attempts, *(a for t in before.trials for a in t.attempts)]
+    known = {(a.id, a.rung) for a in attempts if not a.is_open}
+
+    def has_fault(of: Trial | Stage) -> bool:
+        return any(
+            a.reason in (*_MAYBE_THE_BUCKETS, EndReason.STORAGE_FAILED) and (a.id, a.rung) not in known
+            for a in of.attempts
+        )
+
+    stages = ((names.prepare_job(study.name), after.prepare), (names.judge_job(study.name), after.judge))
+    found = {name for name, stage in stages if has_fault(stage)}
+    found |= {names.trial_job(study.name, t.name, t.rung) for t in after.trials if has_fault(t)}
+    return frozenset(found)
 
 
 def is_live(job: JobStatus | None) -> bool:
@@ -163,13 +205,18 @@ class _Seen:
     now: datetime
     settings: Settings
     is_halted: bool
+    was_storage_away: bool
+    held: Set[str]
     folded_until: datetime | None
 
 
 def _settle_trial(trial: Trial, seen: _Seen) -> Trial:
     if not trial.is_busy and trial.state not in GIVEN_UP:
         return trial
-    job = seen.jobs.get(names.trial_job(seen.study.name, trial.name, trial.rung))
+    name = names.trial_job(seen.study.name, trial.name, trial.rung)
+    if name in seen.held:
+        return trial
+    job = seen.jobs.get(name)
     for past in job.earlier if job is not None else ():
         trial = _settle_past(trial, past, seen)
     if not trial.is_busy:
@@ -179,7 +226,7 @@ def _settle_trial(trial: Trial, seen: _Seen) -> Trial:
     reading = seen.results.readings.get((trial.index, trial.rung))
     if reading is not None:
         return _settle_reading(trial, job, reading, seen)
-    ended = _close(trial.attempts, trial.rung, job, seen.now)
+    ended = _close(trial.attempts, trial.rung, job, seen)
     if ended is None:
         return trial
     return _settle_end(replace(trial, attempts=ended), ended[-1], _message_of(job, seen), seen)
@@ -204,7 +251,7 @@ def _say_refused(trial: Trial, seen: _Seen) -> Trial:
 def _settle_past(trial: Trial, past: EndedAttempt, seen: _Seen) -> Trial:
     """Settle a run that has ended while its job goes on."""
     is_folded = _is_before(past, seen.folded_until) and _find(trial.attempts, trial.rung, past.attempt) is None
-    ended = None if is_folded else _close(trial.attempts, trial.rung, past, seen.now)
+    ended = None if is_folded else _close(trial.attempts, trial.rung, past, seen)
     if ended is None:
         return trial
     trial = replace(trial, attempts=ended)
@@ -222,7 +269,7 @@ def _settle_given_up(trial: Trial, job: JobStatus | None, seen: _Seen) -> Trial:
     if job is not None and is_live(job):
         attempts = _open(trial.attempts, trial.rung, job, is_halted=True)
     else:
-        attempts = _close(trial.attempts, trial.rung, job, seen.now) or trial.attempts
+        attempts = _close(trial.attempts, trial.rung, job, seen) or trial.attempts
     return trial if attempts is trial.attempts else replace(trial, attempts=attempts)
 
 
@@ -268,7 +315,7 @@ def _say_waiting(said: str, job: JobStatus, seen: _Seen) -> str:
 
 
 def _settle_reading(trial: Trial, job: JobStatus | None, reading: Reading, seen: _Seen) -> Trial:
-    ended = _close(trial.attempts, trial.rung, job, seen.now, reason=EndReason.SUCCEEDED)
+    ended = _close(trial.attempts, trial.rung, job, seen, reason=EndReason.SUCCEEDED)
     trial = replace(trial, attempts=ended) if ended is not None else trial
     metric = seen.study.objective.metric
     if metric not in reading.metrics:
@@ -387,7 +434,7 @@ def _blame(trial: Trial, reason: EndReason, seen: _Seen) -> Trial:
 
 def _settle_stage(stage: Stage, name: str, seen: _Seen, *, is_done: bool) -> Stage:
     """Settle prepare or judge: as a trial, but there is no arm to be at fault."""
-    if stage.state in (StageState.COMPLETED, StageState.FAILED):
+    if stage.state in (StageState.COMPLETED, StageState.FAILED) or name in seen.held:
         return stage
     stage = _settle_unfinished(stage, seen.jobs.get(name), seen, is_done=is_done)
     said = seen.results.refused.get(name, stage.message)
@@ -399,13 +446,13 @@ def _settle_stage(stage: Stage, name: str, seen: _Seen, *, is_done: bool) -> Sta
 def _settle_unfinished(stage: Stage, job: JobStatus | None, seen: _Seen, *, is_done: bool) -> Stage:
     kept_from = stage.attempts[0].started_at if stage.earlier is not None and stage.attempts else None
     for past in job.earlier if job is not None else ():
-        ended = None if _is_before(past, kept_from) else _close(stage.attempts, 0, past, seen.now)
+        ended = None if _is_before(past, kept_from) else _close(stage.attempts, 0, past, seen)
         stage = stage if ended is None else _settle_end_of_stage(replace(stage, attempts=ended), past.message, seen)
         if stage.state is StageState.FAILED:
             return stage
     if job is not None and is_live(job):
         return _settle_live_stage(stage, job, seen)
-    ended = _close(stage.attempts, 0, job, seen.now, reason=EndReason.SUCCEEDED if is_done else "")
+    ended = _close(stage.attempts, 0, job, seen, reason=EndReason.SUCCEEDED if is_done else "")
     if is_done:
         return replace(stage, attempts=ended or stage.attempts, state=StageState.COMPLETED, message="")
     if ended is None:
@@ -464,11 +511,15 @@ def _close(
     attempts: tuple[Attempt, ...],
     rung: int,
     job: JobStatus | EndedAttempt | None,
-    now: datetime,
+    seen: _Seen,
     *,
     reason: str = "",
 ) -> tuple[Attempt, ...] | None:
-    """Return the attempts with the ended one last; None where no attempt has newly ended."""
+    """Return the attempts with the ended one last; None where no attempt has newly ended.
+
+    Of one that nobody has seen running, and that ended while the study is halted, the halt is why.
+    """
+    now = seen.now
     if job is None:
         last = attempts[-1] if attempts else None
         if last is None or not last.is_open:
@@ -481,8 +532,11 @@ def _close(
     started = job.started_at or job.finished_at or now
     before = known or Attempt(rung=rung, started_at=started, id=job.attempt)
     why = reason or why_it_ended(job)
-    if before.reason == EndReason.ASKED_TO_STOP and why not in _FAULTS_OF_ITS_OWN:
+    is_asked = before.reason == EndReason.ASKED_TO_STOP or (known is None and seen.is_halted)
+    if is_asked and why not in _FAULTS_OF_ITS_OWN:
         why = EndReason.ASKED_TO_STOP
+    elif seen.was_storage_away and why in _MAYBE_THE_BUCKETS:
+        why = EndReason.STORAGE_FAILED
     ended = replace(
         before, finished_at=max(job.finished_at or now, before.started_at), exit_code=job.exit_code, reason=why
     )
@@ -497,6 +551,9 @@ def _without_open(attempts: tuple[Attempt, ...], now: datetime) -> tuple[Attempt
         for a in attempts
     )
 
+
+_MAYBE_THE_BUCKETS = (EndReason.CRASHED, EndReason.NO_READING)
+"""How an attempt ends that could not write its result, among others."""
 
 _FAULTS_OF_ITS_OWN = frozenset(
     {

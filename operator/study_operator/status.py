@@ -183,6 +183,15 @@ def _parse_progress(raw: Raw) -> TrialProgress:
     )
 
 
+def render_refused_status(recorded: Recorded, why: str, generation: int, now: datetime) -> Raw:
+    """Render what is said where a new ledger cannot be written in any form: the old one stays, and nothing goes on."""
+    accepted = recorded.conditions.get("Accepted")
+    if accepted is not None and accepted.reason == STATUS_REFUSED:
+        return recorded.raw
+    said = f"the API server refuses every form of the study's status: {cut(why, SERVER_BYTES)}"
+    return render_refusal(recorded, STATUS_REFUSED, [said], generation, now)
+
+
 def render_refusal(
     recorded: Recorded, reason: str, problems: Sequence[str], generation: int, now: datetime
 ) -> dict[str, Any]:
@@ -200,6 +209,33 @@ def render_refusal(
         "observedGeneration": generation,
         "conditions": [_render_condition(c) for c in conditions],
     }
+
+
+STATUS_SHORTENED, STATUS_REFUSED = "StatusShortened", "StatusRefused"
+SHORT_TRIAL_BYTES, SHORT_BYTES, SERVER_BYTES = 60, 300, 500
+"""Of messages where the API server does not take longer ones, and of its own words."""
+
+
+def shorten_status(status: Raw, recorded: Recorded, why: str) -> dict[str, Any]:
+    """Return a status without what only people read, and the condition that says so; the ledger is whole."""
+    accepted = recorded.conditions.get("Accepted")
+    said = f"the API server refuses the whole status, which is cut short: {cut(why, SERVER_BYTES)}"
+    if accepted is not None and accepted.reason == STATUS_SHORTENED:
+        # The same in other words is no news.
+        said = accepted.message
+    conditions = [
+        {**c, "reason": STATUS_SHORTENED, "message": said} if c["type"] == "Accepted" else _shorten(c, SHORT_BYTES)
+        for c in status["conditions"]
+    ]
+    parts = {name: _shorten(status[name], SHORT_BYTES) for name in ("prepare", "judge", "search", "outcome")}
+    trials = [_shorten(trial, SHORT_TRIAL_BYTES) for trial in status["trials"]]
+    return {**status, **parts, "conditions": conditions, "trials": trials, "agreement": None, "progress": None}
+
+
+def _shorten(raw: Any, most_bytes: int) -> Any:
+    """Return an object whose message is short; the same where it is."""
+    message = (raw or {}).get("message")
+    return {**raw, "message": cut(message, most_bytes)} if message else raw
 
 
 def is_same_status(one: Raw, other: Raw) -> bool:

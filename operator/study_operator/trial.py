@@ -58,6 +58,8 @@ class EndReason(StrEnum):
     """We asked, because the study was suspended or had ended; counts against nobody."""
     INTERRUPTED = "Interrupted"
     """Somebody else asked, and the checkpoint was saved."""
+    STORAGE_FAILED = "StorageFailed"
+    """It left nothing, and the bucket could not be used: counts against nobody."""
     JOB_GONE = "JobGone"
     NO_READING = "NoReading"
     """It said that it was done, and left nothing."""
@@ -323,7 +325,7 @@ WAITS = "it waits: "
 REFUSED = "refused: "
 """How the message of a trial or stage begins that says what of another arm was found in the place of its own."""
 
-_NOBODYS = frozenset({EndReason.SUCCEEDED, EndReason.ASKED_TO_STOP, "OperatorStopped"})
+_NOBODYS = frozenset({EndReason.SUCCEEDED, EndReason.ASKED_TO_STOP, EndReason.STORAGE_FAILED, "OperatorStopped"})
 
 
 def retry_at(of: Trial | Stage, settings: Settings) -> datetime | None:

@@ -20,7 +20,7 @@ from datetime import datetime
 from typing import TypeVar
 
 from study_operator import names
-from study_operator.job_states import JobState, PodState, Refusal, read_job, read_pod, read_refusal
+from study_operator.job_states import JobState, PodState, Refusal, read_job, read_lost_job, read_pod, read_refusal
 from study_operator.kube import Kube, KubeError, Raw, WatchBrokenError, path_of
 from study_operator.metrics import Metrics
 from study_operator.names import StudyKey
@@ -107,10 +107,14 @@ class Memory:
                 return
             if known is not None and known.uid != job.uid:
                 self._forget(known)
-            self._jobs[key] = job
-            self._keys[job.namespace, job.uid] = key
-            self._owned[job.namespace, job.owner][key] = None
+            self._keep(job)
         self._tell(job)
+
+    def _keep(self, job: JobState) -> None:
+        key = (job.namespace, job.name)
+        self._jobs[key] = job
+        self._keys[job.namespace, job.uid] = key
+        self._owned[job.namespace, job.owner][key] = None
 
     def find_job_again(self, job: JobState, raw: Raw | None) -> None:
         """Take in how the API server has a Job that a watch no longer knows; None: not at all.
@@ -198,8 +202,9 @@ class Memory:
     def see_pod(self, kind: str, raw: Raw) -> None:
         """Take in one event of a watch.
 
-        A pod that its Job left behind (it was deleted with ``--cascade=orphan``) still is that Job's: it goes on
-        training, and until it has ended nothing may begin beside it.
+        A pod that its Job left behind (it was deleted with ``--cascade=orphan``, or its pods take their time) still is
+        that Job's: it goes on training, and until it has ended nothing may begin beside it. Where nobody has seen the
+        Job, as after a restart, the pod stands for it.
         """
         namespace = raw["metadata"]["namespace"]
         with self._lock:
@@ -222,8 +227,18 @@ class Memory:
                 self._count_wait(job, pod, pod.started_at)
             self._pods[job][pod.uid] = pod
             self._jobs_of_pods[namespace, pod.uid] = pod.job
+            if job not in self._keys and not pod.has_ended:
+                self._infer_job(raw)
         labels = raw["metadata"].get("labels") or {}
         self._on_change((namespace, labels.get(names.STUDY_LABEL, "")))
+
+    def _infer_job(self, raw: Raw) -> None:
+        """Take the word of a pod that there was a Job, until somebody has looked; none where its name has another."""
+        job = _read(read_lost_job, raw)
+        if job is None or isinstance(job, _Unreadable) or (job.namespace, job.name) in self._jobs:
+            return
+        self._keep(job)
+        self._doubtful.add((job.namespace, job.name))
 
     def _count_wait(self, uid: _Uid, pod: PodState, started_at: datetime) -> None:
         key = self._keys.get(uid)

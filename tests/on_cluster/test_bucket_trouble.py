@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 
 import pytest
 
 from cluster import scripts
-from cluster.bucket import S3Server
+from cluster.bucket import S3Server, User
 from cluster.kube import Cluster
 from cluster.node import StandIn
 from cluster.trainer import ScriptedTrainer
+from on_cluster.conftest import Stage
 from on_cluster.operators import OperatorProcess, wait_until
 from on_cluster.proxy import Call, Fate, Proxy, Refusal
-from on_cluster.studies import StudyOnCluster, a_spec, created_jobs
+from on_cluster.studies import BUCKET, SECRET, StudyOnCluster, a_secret, a_spec, created_jobs
 
 TROUBLES = {
     "ClockSkewed": (
@@ -88,3 +90,46 @@ def wait_for_leave(environment: dict[str, str], may_end: set[str]) -> None:
     config = environment.get("TRIAL_CONFIG", "")
     if config:
         wait_until(lambda: "all" in may_end or any(f'"{trial}"' in config for trial in may_end))
+
+
+def test_a_bucket_that_takes_nothing_and_a_secret_that_goes_hold_a_study_up_and_cost_no_attempt(
+    cluster: Cluster,
+    namespace: str,
+    stage: Stage,
+    make_operator: Callable[..., OperatorProcess],
+    s3: S3Server,
+    user: User,
+    study: StudyOnCluster,
+) -> None:
+    s3.client().put_bucket_policy(Bucket=BUCKET, Policy=a_policy(user, "s3:GetObject", "s3:ListBucket"))
+    operator = make_operator(limits={"attemptsLimit": 1})
+    study.apply(a_spec(s3, arms=2, parallel=2))
+    wait_until(lambda: study.jobs().get("shop-prepare", {}).get("status", {}).get("failed"))
+    study.wait(lambda study: study.condition("StorageReady")["reason"] == "AccessDenied")
+    assert not study.status["prepare"].get("attempts")
+    s3.client().put_bucket_policy(Bucket=BUCKET, Policy=a_policy(user, "s3:*"))
+    stage.play["-r0"] = scripts.runs()
+    study.wait(lambda study: study.states() == ["Running"] * 2)
+    assert study.condition("StorageReady")["status"] == "True"
+    assert [a["reason"] for a in study.status["prepare"]["attempts"]] == ["StorageFailed", "Succeeded"]
+    assert created_jobs(cluster, namespace).count("shop-prepare") == 2
+
+    # Nothing of the bucket is asked for while trials run, and that its Secret is gone is said all the same.
+    operator.kill()
+    cluster.api.delete(f"/api/v1/namespaces/{namespace}/secrets/{SECRET}")
+    make_operator(limits={"attemptsLimit": 1})
+    study.wait(lambda study: study.condition("StorageReady")["reason"] == "StorageRefused")
+    assert f"'{SECRET}', which does not exist" in study.condition("StorageReady")["message"]
+    cluster.apply(a_secret(namespace, user))
+    stage.play.clear()
+    for pod in study.live_pods():
+        stage.nodes.evict(namespace, pod["metadata"]["name"])
+    study.wait_for_condition("Complete")
+    assert study.condition("StorageReady")["status"] == "True"
+
+
+def a_policy(user: User, *actions: str) -> str:
+    """Return what allows a user this and nothing else."""
+    places = [f"arn:aws:s3:::{BUCKET}", f"arn:aws:s3:::{BUCKET}/*"]
+    statement = {"Effect": "Allow", "Principal": {"AWS": [user.access_key]}, "Action": [*actions], "Resource": places}
+    return json.dumps({"Version": "2012-10-17", "Statement": [statement]})

@@ -343,3 +343,40 @@ def test_servers_that_restart_or_are_away_for_a_while_cost_time_only(
         plane.start("apiserver")
         study.wait_for_condition("Complete")
         check_end(plane, study, s3, is_calm=False)
+
+
+def test_a_pod_that_has_lost_its_job_keeps_its_place_also_after_a_restart(
+    cluster: Cluster,
+    namespace: str,
+    stage: Stage,
+    make_operator: Callable[..., OperatorProcess],
+    s3: S3Server,
+    study: StudyOnCluster,
+) -> None:
+    """One Job is deleted without its pod, another with a pod that takes its time, while no operator sees it."""
+    stage.play["t000-r0"] = scripts.runs()
+    stage.play["t001-r0"] = scripts.runs(stop_seconds=3600.0)
+    first = make_operator()
+    study.apply(a_spec(s3, arms=2, parallel=2))
+    study.wait(lambda study: study.states() == ["Running", "Running"])
+    first.kill()
+    cluster.kubectl("delete", "job", "shop-t000-r0", "-n", namespace, "--cascade=orphan")
+    cluster.kubectl("delete", "job", "shop-t001-r0", "-n", namespace, "--cascade=background")
+    wait_until(lambda: all("ownerReferences" not in pod["metadata"] for pod in study.live_pods("t000")))
+    wait_until(lambda: all("deletionTimestamp" in pod["metadata"] for pod in study.live_pods("t001")))
+    made = len(created_jobs(cluster, namespace))
+    second = make_operator()
+    second.wait_until_works()
+    # It has looked at everything when it does what it is told.
+    study.patch(parallelTrials=3)
+    study.wait(lambda study: study.status["observedGeneration"] == study.seen["metadata"]["generation"])
+    assert study.states() == ["Running", "Running"]
+    assert len(created_jobs(cluster, namespace)) == made
+    stage.play.clear()
+    for trial in ("t000", "t001"):
+        [pod] = study.live_pods(trial)
+        stage.nodes.evict(namespace, pod["metadata"]["name"])
+    study.wait_for_condition("Complete")
+    for trial in study.trials:
+        assert len([a for a in trial["attempts"] if a["rung"] == 0]) == 2, study.describe()
+    assert "JobGone" not in {a["reason"] for trial in study.trials for a in trial["attempts"]}

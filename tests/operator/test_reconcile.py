@@ -2,7 +2,7 @@
 
 import json
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from pathlib import Path
@@ -12,7 +12,7 @@ import pytest
 
 from ledgers import NOW, a_job, a_ledger, a_reading, a_study, a_trial, continued, ended, paused, running, stopped
 from study_operator.designer import DesignerError, ProposalPendingError, Suggestion
-from study_operator.errors import ConflictError, LaunchRefusedError
+from study_operator.errors import ConflictError, LaunchRefusedError, StatusRefusedError
 from study_operator.jobs import build_job_of
 from study_operator.ledger_copy import parse_copy, render_copy
 from study_operator.planner import Launch
@@ -22,7 +22,17 @@ from study_operator.runner import JobKind, JobPhase, JobSpec, JobStatus
 from study_operator.settings import Settings
 from study_operator.status import parse_status, render_status
 from study_operator.study import Study
-from study_operator.trial import Ledger, Outcome, SearchEnd, Stage, StageState, Trial, TrialState
+from study_operator.trial import (
+    EndReason,
+    Ledger,
+    Outcome,
+    SearchEnd,
+    Stage,
+    StageState,
+    Trial,
+    TrialState,
+    count_attempts_against,
+)
 from trial_trainer.artifacts import ArtifactError, DirectoryStore
 from trial_trainer.contract import (
     BaseModel,
@@ -52,6 +62,9 @@ class Desk:
     launched: list[JobSpec] = field(default_factory=list)
     is_written_behind: bool = False
     is_bucket_away: bool = False
+    is_read_only: bool = False
+    takes: Callable[[Mapping[str, Any]], bool] | None = None
+    """Whether the API server takes a status."""
     problem: str = ""
     refusal: str = ""
     is_thinking: bool = False
@@ -73,10 +86,18 @@ class Desk:
         if self.is_written_behind or version != self.version:
             raise ConflictError("somebody else was first")
 
-    def write(self, status: Mapping[str, Any], version: int) -> int:
-        """Write the status."""
+    def write(self, status: Any, version: Any) -> int:
+        """Write the status, or an object."""
+        if isinstance(status, str):
+            self.log.append(f"write {status}")
+            if self.is_read_only:
+                raise ArtifactError("s3://bucket: PutObject is refused", "AccessDenied")
+            return 0
         if self.is_written_behind or version != self.version:
             raise ConflictError("somebody else was first")
+        if self.takes is not None and not self.takes(status):
+            self.log.append("refused")
+            raise StatusRefusedError("status.trials: Too long: may not be more than 100")
         self.log.append("write")
         self.status, self.version = json.loads(json.dumps(status, allow_nan=False)), version + 1
         return self.version
@@ -232,6 +253,42 @@ def test_while_the_bucket_is_away_nothing_is_decided_and_it_is_said() -> None:
     desk.is_bucket_away = False
     run(desk)
     assert desk.ledger.trials[1].state is TrialState.PENDING
+
+
+def test_what_ends_without_a_result_while_nobody_may_write_is_the_buckets_fault() -> None:
+    trials = (running(a_trial(0)), running(a_trial(1)), a_trial(2))
+    desk = a_desk(a_ledger(*trials), ended(1), a_job("s1-t001-r0"), is_read_only=True)
+    study = a_study(parallel_trials=3)
+    for _ in range(10):
+        result = run(desk, study)
+    storage = next(c for c in result.status["conditions"] if c["type"] == "StorageReady")
+    assert (storage["status"], storage["reason"]) == ("False", "AccessDenied")
+    # Its end is not settled, and nothing else begins; what must stop is stopped.
+    assert [t.state for t in desk.ledger.trials] == [TrialState.RUNNING, TrialState.RUNNING, TrialState.PENDING]
+    assert not result.is_settled
+    assert not desk.launched
+    run(desk, replace(study, suspend=True))
+    run(desk, replace(study, suspend=True))
+    assert [line for line in desk.log if line.startswith("delete")] == ["delete s1-t001-r0"]
+
+    desk.is_read_only = False
+    result = run(desk, study)
+    first = desk.ledger.trials[0]
+    assert (first.state, first.attempts[0].reason) == (TrialState.PENDING, EndReason.STORAGE_FAILED)
+    assert count_attempts_against(first.attempts, 0) == (0, 0)
+    assert result.is_settled
+    # The next one of its kind is its own again.
+    desk.statuses[0] = ended(1, attempt="a2")
+    run(desk, study)
+    assert desk.ledger.trials[0].attempts[-1].reason == EndReason.CRASHED
+
+
+def test_a_bucket_that_cannot_be_opened_is_said_while_trials_run() -> None:
+    desk = a_desk(a_ledger(running(a_trial(0)), a_trial(1)), a_job())
+    result = run(desk, storage_problem=("StorageRefused", "the Secret is gone"))
+    storage = next(c for c in result.status["conditions"] if c["type"] == "StorageReady")
+    assert (storage["status"], storage["message"]) == ("False", "the Secret is gone")
+    assert not desk.launched
 
 
 def test_a_reading_is_settled_with_its_trial_and_rung() -> None:
@@ -839,3 +896,39 @@ def test_a_finished_preparation_is_not_looked_for_again() -> None:
     desk = a_desk(ledger, a_job(), a_job("s1-t001-r0"), is_bucket_away=True)
     # Nothing is awaited, so nothing is read: the bucket may be away.
     assert run(desk).is_idle
+
+
+def test_a_status_that_is_refused_is_written_in_a_shorter_form_with_its_whole_ledger() -> None:
+    desk = a_desk(a_ledger(running(a_trial(0))), ended(1, message="x" * 170))
+    desk.takes = lambda status: all(len(trial.get("message", "")) <= 100 for trial in status["trials"])
+    result = run(desk)
+    assert (desk.log[-2:], result.is_idle) == (["refused", "write"], False)
+    [trial] = desk.ledger.trials
+    assert (trial.state, trial.attempts[0].reason, len(trial.message) < 100) == (TrialState.PENDING, "Crashed", True)
+    accepted = next(c for c in result.status["conditions"] if c["type"] == "Accepted")
+    assert (accepted["status"], accepted["reason"]) == ("True", "StatusShortened")
+    assert "may not be more than 100" in accepted["message"]
+    assert "StatusShortened" in {event.reason for event in result.events}
+    # What is short is taken, and then all is as ever.
+    desk.statuses[0] = ended(1)
+    desk.takes = None
+    accepted = next(c for c in run(desk).status["conditions"] if c["type"] == "Accepted")
+    assert accepted["reason"] == "Valid"
+
+
+def test_where_no_form_of_a_new_ledger_is_taken_the_old_one_stays_and_it_is_said_once() -> None:
+    desk = a_desk(a_ledger(running(a_trial(0))), ended(1))
+    desk.takes = lambda status: not status["trials"][0]["attempts"][0].get("finishedAt")
+    result = run(desk)
+    assert desk.log[-3:] == ["refused", "refused", "write"]
+    stalled = {c["type"]: c for c in result.status["conditions"]}
+    assert (stalled["Accepted"]["reason"], stalled["Stalled"]["status"]) == ("StatusRefused", "True")
+    assert desk.ledger.trials[0].state is TrialState.RUNNING
+    assert not result.is_settled
+    assert [event.reason for event in result.events] == ["StatusRefused"]
+    written = desk.log.count("write")
+    again = run(desk)
+    assert (desk.log.count("write"), again.is_idle, list(again.events)) == (written, True, [])
+    desk.takes = None
+    run(desk)
+    assert desk.ledger.trials[0].state is TrialState.PENDING
