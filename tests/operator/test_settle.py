@@ -240,6 +240,12 @@ def test_an_end_that_we_asked_for_counts_against_nobody(code: int) -> None:
     assert retry_at(trial, Settings()) is None
 
 
+def test_what_had_not_begun_when_the_study_was_suspended_counts_against_nobody() -> None:
+    trial = settle_one(a_trial(0), ended(137, started_at=None), study=a_study(suspend=True))
+    assert [a.reason for a in trial.attempts] == [EndReason.ASKED_TO_STOP]
+    assert count_attempts_against(trial.attempts, 0) == (0, 0)
+
+
 def test_an_arm_that_ran_out_of_memory_while_we_asked_it_to_stop_is_abandoned() -> None:
     asked = settle_one(running(a_trial(0)), a_job(), study=a_study(suspend=True))
     assert settle_one(asked, ended(11)).state is TrialState.ABANDONED

@@ -14,9 +14,11 @@ import pytest
 from kubernetes.client import ApiClient, Configuration
 
 from study_operator import streams, watches
+from study_operator.job_states import describe_job
 from study_operator.kube import Kube, KubeError, path_of
 from study_operator.metrics import Metrics
 from study_operator.names import StudyKey
+from study_operator.runner import JobPhase
 from study_operator.watches import Memory, Watches
 
 Raw = dict[str, Any]
@@ -428,3 +430,47 @@ def test_a_loop_that_is_stuck_is_trouble_for_as_long_as_it_is(
     release.set()
     wait_for_trouble(kinds, is_there=False)
     assert threads_that_died == []
+
+
+def test_a_pod_stands_for_its_job_that_nobody_has_seen_until_it_has_ended() -> None:
+    """As after a restart, of a Job that was deleted without its pod."""
+    labels = {
+        "finetune.study/study": "s1",
+        "finetune.study/study-uid": "study-1",
+        "finetune.study/kind": "trial",
+        "batch.kubernetes.io/job-name": "s1-t000-r0",
+        "batch.kubernetes.io/controller-uid": "uid-of-s1-t000-r0",
+    }
+    orphan = a_pod("p1", metadata={"labels": labels, "ownerReferences": []})
+    memory = Memory(Metrics())
+    memory.see_pod("ADDED", orphan)
+    # It is looked for before it is believed to be gone.
+    [job] = memory.doubtful_of("team", "study-1")
+    memory.find_job_again(job, None)
+    [(job, pods, _)] = memory.jobs_of("team", "study-1")
+    assert (job.name, job.is_gone, [pod.uid for pod in pods]) == ("s1-t000-r0", True, ["uid-of-p1"])
+    assert describe_job(job, pods).phase is JobPhase.RUNNING
+    # To another study of that name it is nothing.
+    assert memory.jobs_of("team", "study-2") == []
+    ended = {**orphan, "status": {"phase": "Succeeded"}}
+    ended["metadata"] = {**orphan["metadata"], "resourceVersion": "30"}
+    memory.see_pod("MODIFIED", ended)
+    [(job, pods, _)] = memory.jobs_of("team", "study-1")
+    assert describe_job(job, pods).phase is JobPhase.FINISHED
+    memory.forget_job(job)
+    memory.see_pod("ADDED", ended)
+    assert memory.jobs_of("team", "study-1") == []
+
+
+def test_the_job_that_is_there_counts_more_than_a_pod_without_one() -> None:
+    memory = Memory(Metrics())
+    memory.put_job(a_job(uid="uid-of-another"))
+    labels = {
+        "finetune.study/study": "s1",
+        "finetune.study/study-uid": "study-1",
+        "finetune.study/kind": "trial",
+        "batch.kubernetes.io/job-name": "s1-t000-r0",
+        "batch.kubernetes.io/controller-uid": "uid-of-s1-t000-r0",
+    }
+    memory.see_pod("ADDED", a_pod("p1", metadata={"labels": labels, "ownerReferences": []}))
+    assert [job.uid for job, _, _ in memory.jobs_of("team", "study-1")] == ["uid-of-another"]
