@@ -108,6 +108,6 @@ class ServerClock:
         skew = (told - self._clock()).total_seconds() + took_seconds / 2 + 0.5
         with self._lock:
             self._skews.append(skew)
-            median = statistics.median(self._skews)
+            median = statistics.median_low(self._skews)
             if abs(median - self._skew) > LEAST_SKEW_SECONDS:
                 self._skew = median if abs(median) > LEAST_SKEW_SECONDS else 0.0
