@@ -63,6 +63,8 @@ class Desk:
     is_written_behind: bool = False
     is_bucket_away: bool = False
     is_read_only: bool = False
+    probes: list[str] = field(default_factory=list)
+    """Objects that were written."""
     takes: Callable[[Mapping[str, Any]], bool] | None = None
     """Whether the API server takes a status."""
     problem: str = ""
@@ -89,7 +91,7 @@ class Desk:
     def write(self, status: Any, version: Any) -> int:
         """Write the status, or an object."""
         if isinstance(status, str):
-            self.log.append(f"write {status}")
+            self.probes.append(status)
             if self.is_read_only:
                 raise ArtifactError("s3://bucket: PutObject is refused", "AccessDenied")
             return 0
