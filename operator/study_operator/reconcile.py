@@ -321,7 +321,7 @@ def _refuse(
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Written:
+class _Standing:
     """What stands now."""
 
     status: Mapping[str, Any]
@@ -333,7 +333,7 @@ class _Written:
 
 def _record(
     study: Study, statuses: StatusStore, status: Mapping[str, Any], version: Any, recorded: Recorded, now: datetime
-) -> _Written:
+) -> _Standing:
     """Write the status; one that is not taken in smaller forms, which say so.
 
     Raises:
@@ -341,27 +341,27 @@ def _record(
         StatusRefusedError: where no form is taken.
     """
     if is_same_status(status, recorded.raw):
-        return _Written(status=status, is_news=False)
+        return _Standing(status=status, is_news=False)
     try:
         statuses.write(status, version)
     except StatusRefusedError as error:
         why = str(error)
     else:
-        return _Written(status=status, is_news=True)
+        return _Standing(status=status, is_news=True)
     short = shorten_status(status, recorded, why)
     if is_same_status(short, recorded.raw):
-        return _Written(status=short, is_news=False)
+        return _Standing(status=short, is_news=False)
     try:
         statuses.write(short, version)
     except StatusRefusedError as error:
         why = str(error)
     else:
-        return _Written(status=short, is_news=True, events=_news_of(recorded, STATUS_SHORTENED, why))
+        return _Standing(status=short, is_news=True, events=_news_of(recorded, STATUS_SHORTENED, why))
     least = render_refused_status(recorded, why, study.generation, now)
     if is_same_status(least, recorded.raw):
-        return _Written(status=least, is_news=False, has_ledger=False)
+        return _Standing(status=least, is_news=False, has_ledger=False)
     statuses.write(least, version)
-    return _Written(status=least, is_news=True, has_ledger=False, events=_news_of(recorded, STATUS_REFUSED, why))
+    return _Standing(status=least, is_news=True, has_ledger=False, events=_news_of(recorded, STATUS_REFUSED, why))
 
 
 def _news_of(recorded: Recorded, reason: str, why: str) -> list[Event]:
@@ -559,7 +559,7 @@ def _act(
     settings: Settings,
 ) -> tuple[Ledger, list[Action]]:
     """Carry out the actions; return the ledger with what was decided, and what was done."""
-    written = _Known(recorded, ledger)
+    written = _Written(recorded, ledger)
     done: list[Action] = []
     for action in actions:
         match action:
@@ -608,7 +608,7 @@ def _act(
 
 
 @dataclass(frozen=True)
-class _Known:
+class _Written:
     """What of the ledger is recorded as it is: only there a job may be touched."""
 
     recorded: Recorded
