@@ -208,7 +208,7 @@ def test_a_clock_that_is_an_hour_off_shortens_no_wait(
     """Waits are from the end of an attempt, which the control plane tells, to a time that the operator reads."""
     stage.play["t000-r0"] = [scripts.exits(1)]
     make_operator(module="on_cluster.clock_ahead", limits={"backoffSeconds": 6.0})
-    study.apply(a_spec(s3, arms=1, parallel=1))
+    study.apply(a_spec(s3, arms=2, parallel=1))
     study.wait_for_condition("Complete")
     first, second = (a for a in study.trial(0)["attempts"] if a["rung"] == 0)
     ended, began = (datetime.fromisoformat(time) for time in (first["finishedAt"], second["startedAt"]))
