@@ -51,7 +51,8 @@ def test_a_study_goes_from_apply_to_its_winner(
     assert study.status["winner"] == 3
     # An event is written after what it tells of.
     wait_until(lambda: "StudyCompleted" in study.reasons())
-    assert study.reasons() == {
+    # Where the namespace's service account takes its time, the first pod is refused for a moment.
+    assert study.reasons() - {"JobWaits"} == {
         "DatasetPrepared",
         "TrialLaunched",
         "TrialMeasured",
