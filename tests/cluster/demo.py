@@ -195,7 +195,11 @@ class Demo:
         name = study["metadata"]["name"]
         if is_complete:
             self._kubectl("wait", f"fts/{name}", "-n", NAMESPACE, "--for=condition=Complete", "--timeout=10s")
-        self._kubectl("get", "jobs", "-n", NAMESPACE, "-L", "finetune.study/trial,finetune.study/rung")
+        # Its Jobs are gone: a Job goes when its result is known.
+        selector = f"involvedObject.kind={study['kind']},involvedObject.name={name}"
+        columns = "custom-columns=REASON:.reason,MESSAGE:.message"
+        order = "--sort-by=.metadata.creationTimestamp"
+        self._kubectl("get", "events", "-n", NAMESPACE, "--field-selector", selector, order, "-o", columns)
         print(f"{condition['reason']}: {condition['message']}")
         print(f"report: {study['status'].get('reportURI', '')}", flush=True)
         if not is_complete:

@@ -61,5 +61,6 @@ def test_the_demo_takes_a_study_from_apply_to_its_winner_with_kubectl(tmp_path: 
     assert any(line.split()[:1] == ["NAME"] and "STATUS" in line for line in lines)
     assert any(line.startswith("tiny") and "Exploring" in line for line in lines)
     assert "finetunestudy.finetune.study/tiny condition met" in lines
+    assert any(line.startswith("WinnerChosen ") for line in lines)
     assert any(line.startswith("Completed: trial t00") for line in lines)
     assert not list(temporary.iterdir())
