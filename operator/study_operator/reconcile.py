@@ -21,6 +21,7 @@ from datetime import datetime, timedelta
 from typing import Any, Protocol, TypeVar, assert_never
 
 from study_operator import names
+from study_operator.clocks import read_time
 from study_operator.designer import Designer, DesignerError, ProposalPendingError
 from study_operator.errors import ConflictError, LaunchRefusedError, StatusRefusedError
 from study_operator.jobs import (
@@ -224,8 +225,8 @@ def tick(
     ledger, done, launched, refused = recorded.ledger, list[Action](), False, False
     held: frozenset[str] = frozenset()
     if results is not None:
-        was_away = "StorageReady" in recorded.conditions and not recorded.conditions["StorageReady"].is_true
-        ledger = settle(study, recorded.ledger, ours, results, now, settings, was_storage_away=was_away)
+        away_until = _find_end_of_outage(recorded, now)
+        ledger = settle(study, recorded.ledger, ours, results, now, settings, away_until=away_until)
         # Whoever left nothing may have been let write nothing. Then that is the bucket's fault, and nobody else's.
         suspects = find_new_faults(study, recorded.ledger, ledger)
         if suspects and not problem[1]:
@@ -534,6 +535,15 @@ def _load_result(cls: type[T], artifacts: ArtifactStore, key: str) -> tuple[T | 
         if error.reason != "ObjectTooLarge":
             raise
         return None, f"{key} must be of the trial contract: {error}"
+
+
+def _find_end_of_outage(recorded: Recorded, now: datetime) -> datetime | None:
+    """Return until when the bucket could not be used, as far as the study's conditions know."""
+    ready = recorded.conditions.get("StorageReady")
+    if ready is None:
+        return None
+    # While it is away, what has ended just now counts too.
+    return read_time(ready.since) if ready.is_true else now + timedelta.resolution
 
 
 def _find_write_problem(artifacts: ArtifactStore) -> StorageProblem:

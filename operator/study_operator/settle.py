@@ -75,7 +75,7 @@ def settle(
     now: datetime,
     settings: Settings = DEFAULTS,
     *,
-    was_storage_away: bool = False,
+    away_until: datetime | None = None,
     held: Set[str] = frozenset(),
 ) -> Ledger:
     """Return the ledger with all that is seen now.
@@ -87,7 +87,7 @@ def settle(
         results: what they have written.
         now: the time.
         settings: limits and waits.
-        was_storage_away: whether the bucket could not be used until now: what ended without a result is its fault.
+        away_until: when the bucket could be used again: what ended before, without a result, is its fault.
         held: names of jobs that are not settled yet.
     """
     folded_until = ledger.folded.until if ledger.folded is not None else None
@@ -101,7 +101,7 @@ def settle(
         now,
         settings,
         is_halted=is_halted,
-        was_storage_away=was_storage_away,
+        away_until=away_until,
         held=held,
         folded_until=folded_until,
     )
@@ -205,7 +205,7 @@ class _Seen:
     now: datetime
     settings: Settings
     is_halted: bool
-    was_storage_away: bool
+    away_until: datetime | None
     held: Set[str]
     folded_until: datetime | None
 
@@ -535,7 +535,7 @@ def _close(
     is_asked = before.reason == EndReason.ASKED_TO_STOP or (known is None and seen.is_halted)
     if is_asked and why not in _FAULTS_OF_ITS_OWN:
         why = EndReason.ASKED_TO_STOP
-    elif seen.was_storage_away and why in _MAYBE_THE_BUCKETS:
+    elif seen.away_until is not None and (job.finished_at or now) < seen.away_until and why in _MAYBE_THE_BUCKETS:
         why = EndReason.STORAGE_FAILED
     ended = replace(
         before, finished_at=max(job.finished_at or now, before.started_at), exit_code=job.exit_code, reason=why

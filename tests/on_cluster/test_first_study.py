@@ -52,7 +52,8 @@ def test_the_commands_of_the_page_take_its_study_to_the_winner(
 
     said = {command: run(command) for command in COMMANDS[:-1]}
 
-    seen = StudyOnCluster(cluster, namespace, "first").refresh()
+    # After its end a study tidies up.
+    seen = StudyOnCluster(cluster, namespace, "first").wait(lambda study: study.status.get("cleanedAt"))
     assert seen.condition("Complete")["reason"] == "Completed"
     winner = f"t{seen.status['winner']:03d}"
     assert f'"trial":"{winner}"' in next(text for command, text in said.items() if "status.best" in command)

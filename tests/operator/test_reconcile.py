@@ -285,6 +285,19 @@ def test_what_ends_without_a_result_while_nobody_may_write_is_the_buckets_fault(
     assert desk.ledger.trials[0].attempts[-1].reason == EndReason.CRASHED
 
 
+@pytest.mark.parametrize(("seconds", "reason"), [(30, EndReason.CRASHED), (90, EndReason.STORAGE_FAILED)])
+def test_an_end_that_is_seen_after_an_outage_is_the_buckets_fault_if_it_came_before_the_outage_was_over(
+    seconds: int, reason: str
+) -> None:
+    desk = a_desk(a_ledger(running(a_trial(0)), a_trial(1)), a_job(), a_job("s1-t001-r0"), is_read_only=True)
+    run(desk, storage_problem=("AccessDenied", "nobody may write"))
+    run(desk, now=NOW + timedelta(seconds=seconds))
+    desk.is_read_only = False
+    desk.statuses[0] = ended(1)
+    run(desk, now=NOW + timedelta(minutes=2))
+    assert desk.ledger.trials[0].attempts[0].reason == reason
+
+
 def test_a_bucket_that_cannot_be_opened_is_said_while_trials_run() -> None:
     desk = a_desk(a_ledger(running(a_trial(0)), a_trial(1)), a_job())
     result = run(desk, storage_problem=("StorageRefused", "the Secret is gone"))
