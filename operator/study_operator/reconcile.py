@@ -542,8 +542,12 @@ def _find_end_of_outage(recorded: Recorded, now: datetime) -> datetime | None:
     ready = recorded.conditions.get("StorageReady")
     if ready is None:
         return None
-    # While it is away, what has ended just now counts too.
-    return read_time(ready.since) if ready.is_true else now + timedelta.resolution
+    if not ready.is_true:
+        # What has ended just now counts too.
+        return now + timedelta.resolution
+    since = read_time(ready.since)
+    # Of a time to come nothing follows: a clock was wrong.
+    return since if since is not None and since <= now else None
 
 
 def _find_write_problem(artifacts: ArtifactStore) -> StorageProblem:
