@@ -544,7 +544,7 @@ def _find_end_of_outage(recorded: Recorded, now: datetime) -> datetime | None:
         return None
     if not ready.is_true:
         # What has ended just now counts too.
-        return now + timedelta.resolution
+        return now + timedelta(seconds=1)
     since = read_time(ready.since)
     # Of a time to come nothing follows: a clock was wrong.
     return since if since is not None and since <= now else None

@@ -535,7 +535,7 @@ def _close(
     is_asked = before.reason == EndReason.ASKED_TO_STOP or (known is None and seen.is_halted)
     if is_asked and why not in _FAULTS_OF_ITS_OWN:
         why = EndReason.ASKED_TO_STOP
-    elif seen.away_until is not None and (job.finished_at or now) < seen.away_until and why in _MAYBE_THE_BUCKETS:
+    elif why in _MAYBE_THE_BUCKETS and _was_in_outage(before.started_at, job.finished_at or now, seen.away_until):
         why = EndReason.STORAGE_FAILED
     ended = replace(
         before, finished_at=max(job.finished_at or now, before.started_at), exit_code=job.exit_code, reason=why
@@ -564,6 +564,15 @@ _FAULTS_OF_ITS_OWN = frozenset(
         EndReason.STUDY_CANNOT_RUN,
     }
 )
+
+
+def _was_in_outage(started: datetime, finished: datetime, away_until: datetime | None) -> bool:
+    """Say whether an attempt ended before the bucket could be used again.
+
+    None begins in an outage, and Kubernetes tells whole seconds: one of the very second in which the bucket was found
+    ready began after that.
+    """
+    return away_until is not None and started < away_until.replace(microsecond=0) and finished < away_until
 
 
 def _find(attempts: Sequence[Attempt], rung: int, word: str) -> Attempt | None:

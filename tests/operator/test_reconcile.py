@@ -298,6 +298,15 @@ def test_an_end_that_is_seen_after_an_outage_is_the_buckets_fault_if_it_came_bef
     assert desk.ledger.trials[0].attempts[0].reason == reason
 
 
+def test_what_began_in_the_very_second_in_which_the_bucket_was_found_ready_is_its_own() -> None:
+    desk = a_desk(a_ledger(running(a_trial(0)), a_trial(1)), a_job(), a_job("s1-t001-r0"))
+    run(desk, storage_problem=("AccessDenied", "nobody may write"))
+    run(desk, now=NOW + timedelta(seconds=0.7))
+    desk.statuses[0] = ended(1, finished_at=NOW)
+    run(desk, now=NOW + timedelta(seconds=2))
+    assert desk.ledger.trials[0].attempts[0].reason == EndReason.CRASHED
+
+
 def test_a_condition_of_a_time_to_come_blames_the_bucket_for_nothing() -> None:
     desk = a_desk(a_ledger(running(a_trial(0)), a_trial(1)), a_job(), a_job("s1-t001-r0"))
     run(desk, storage_problem=("AccessDenied", "nobody may write"))
