@@ -75,6 +75,9 @@ class Fixed:
         self.written = json.dumps(status)
         return version
 
+    def confirm(self, version: Any) -> None:
+        """Do nothing: nobody else writes."""
+
     def jobs(self) -> Sequence[JobStatus]:
         """List the jobs."""
         return self.statuses
