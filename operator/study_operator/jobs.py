@@ -63,9 +63,7 @@ def build_prepare_job(study: Study) -> JobSpec:
         test_source=study.data.test_source,
         max_pages=study.data.max_pages,
     )
-    digest = digest_of(config)
-    text = to_json(replace(config, digest=digest))
-    return JobSpec(name=names.prepare_job(study.name), kind=JobKind.PREPARE, config=text, digest=digest)
+    return _spec(names.prepare_job(study.name), JobKind.PREPARE, config)
 
 
 def build_trial_job(study: Study, trial: Trial, fingerprint: str) -> JobSpec:
@@ -95,16 +93,8 @@ def build_trial_job(study: Study, trial: Trial, fingerprint: str) -> JobSpec:
         progress=join(root, names.progress_key(trial.name)),
         dataset_fingerprint=fingerprint,
     )
-    digest = digest_of(config)
-    return JobSpec(
-        name=names.trial_job(study.name, trial.name, trial.rung),
-        kind=JobKind.TRIAL,
-        config=to_json(replace(config, digest=digest)),
-        trial=trial.name,
-        rung=trial.rung,
-        processes=study.trainer.processes,
-        digest=digest,
-    )
+    job = _spec(names.trial_job(study.name, trial.name, trial.rung), JobKind.TRIAL, config)
+    return replace(job, trial=trial.name, rung=trial.rung, processes=study.trainer.processes)
 
 
 def build_judge_job(study: Study, winner: Trial, baseline: Trial | None, fingerprint: str) -> JobSpec:
@@ -126,9 +116,13 @@ def build_judge_job(study: Study, winner: Trial, baseline: Trial | None, fingerp
         seed=study.seed,
         dataset_fingerprint=fingerprint,
     )
+    return _spec(names.judge_job(study.name), JobKind.JUDGE, config)
+
+
+def _spec(name: str, kind: JobKind, config: PrepareConfig | TrialConfig | JudgeConfig) -> JobSpec:
+    """Return a job whose configuration carries its own digest."""
     digest = digest_of(config)
-    text = to_json(replace(config, digest=digest))
-    return JobSpec(name=names.judge_job(study.name), kind=JobKind.JUDGE, config=text, digest=digest)
+    return JobSpec(name=name, kind=kind, config=to_json(replace(config, digest=digest)), digest=digest)
 
 
 def build_job_of(study: Study, ledger: Ledger, of: Trial | JobKind) -> JobSpec:

@@ -435,41 +435,40 @@ def _read_results(study: Study, ledger: Ledger, jobs: Mapping[str, JobStatus], a
     }
     ours = {name: job for name, job in jobs.items() if not job.is_foreign}
 
-    def read(cls: type[OfResult], key: str, of: Trial | JobKind, *, has_run: bool) -> OfResult | None:
-        job = build_job_of(study, ledger, of)
+    def read(cls: type[OfResult], name: str, key: str, of: Trial | JobKind, *, has_run: bool) -> OfResult | None:
         value, problem = _load_result(cls, artifacts, key)
         if problem:
-            problems[job.name] = problem
+            problems[name] = problem
         if value is None:
             return None
-        why = _why_refused(value, job, has_run=has_run or job.name in ours)
+        # Most looks find nothing, and a digest is made only of what there is to compare.
+        why = _why_refused(value, build_job_of(study, ledger, of), has_run=has_run or name in ours)
         if why:
-            refused[job.name] = f"{REFUSED}{key} {why}"
+            refused[name] = f"{REFUSED}{key} {why}"
             return None
         return value
 
     summary, judgement, readings = None, None, {}
     prepare, judge = ledger.prepare, ledger.judge
-    if prepare.state is not StageState.COMPLETED and not is_live(ours.get(names.prepare_job(study.name))):
+    name = names.prepare_job(study.name)
+    if prepare.state is not StageState.COMPLETED and not is_live(ours.get(name)):
         key = f"{names.DATASET}/{SUMMARY}"
-        summary = read(DatasetSummary, key, JobKind.PREPARE, has_run=bool(prepare.attempts))
-    if (
-        ledger.winner is not None
-        and judge.state is not StageState.COMPLETED
-        and not is_live(ours.get(names.judge_job(study.name)))
-    ):
+        summary = read(DatasetSummary, name, key, JobKind.PREPARE, has_run=bool(prepare.attempts))
+    name = names.judge_job(study.name)
+    if ledger.winner is not None and judge.state is not StageState.COMPLETED and not is_live(ours.get(name)):
         key = f"{names.JUDGE}/{JUDGEMENT}"
-        judgement = read(Judgement, key, JobKind.JUDGE, has_run=bool(judge.attempts))
+        judgement = read(Judgement, name, key, JobKind.JUDGE, has_run=bool(judge.attempts))
     for trial in list_awaited(study, ledger, ours):
         has_run = any(a.rung == trial.rung for a in trial.attempts)
         has_run |= trial.earlier is not None and trial.earlier.rung == trial.rung
+        name = names.trial_job(study.name, trial.name, trial.rung)
         key = f"{names.rung_key(trial.name, trial.rung)}/{READING}"
-        reading = read(Reading, key, trial, has_run=has_run)
+        reading = read(Reading, name, key, trial, has_run=has_run)
         if reading is None:
             continue
         why = _why_no_reading(study, trial, reading)
         if why:
-            refused[names.trial_job(study.name, trial.name, trial.rung)] = f"{REFUSED}{key} {why}"
+            refused[name] = f"{REFUSED}{key} {why}"
         else:
             readings[trial.index, trial.rung] = reading
     return Results(readings=readings, summary=summary, judgement=judgement, problems=problems, refused=refused)
