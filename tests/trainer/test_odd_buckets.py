@@ -134,6 +134,24 @@ def test_a_bucket_that_is_not_there_is_no_empty_one(server: OddBucket, tmp_path:
             use()
 
 
+def test_a_bucket_that_comes_back_while_it_is_asked_has_lost_nothing(
+    server: OddBucket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = a_store(server)
+    store.write("k", b"kept")
+    client, bucket = store._client._client, store._bucket
+    ask = client._make_api_call
+
+    def ask_of_a_bucket_that_comes_back(operation: str, parameters: dict[str, object]) -> object:
+        is_away = operation in ("GetObject", "HeadObject")
+        return ask(operation, parameters | {"Bucket": "nowhere" if is_away else bucket})
+
+    monkeypatch.setattr(client, "_make_api_call", ask_of_a_bucket_that_comes_back)
+    for use in (lambda: store.read("k"), lambda: store.download("k", tmp_path / "k")):
+        with pytest.raises(ArtifactError, match=r"NoSuchBucket|404"):
+            use()
+
+
 # --- Put once -----------------------------------------------------------------------------------------------------
 
 

@@ -439,12 +439,16 @@ class S3Store:
 
     def _raise_unless_missing(self, error: ClientError, key: str) -> None:
         """Raise an error again unless it says that there is no such object."""
-        if error.response["Error"]["Code"] == "NoSuchKey":
+        code = error.response["Error"]["Code"]
+        if code == "NoSuchKey":
             return
-        if _status_of(error) != 404:
+        if _status_of(error) != 404 or code == "NoSuchBucket":
             raise error
-        # The answer to a HEAD, and that of some servers, does not tell a missing object from a missing bucket.
-        self._client.list_objects_v2(Bucket=self._bucket, Prefix=self._key(key), MaxKeys=1)
+        # The answer to a HEAD, and that of some servers, does not tell a missing object from a missing bucket. The
+        # bucket may have come back meanwhile, and the object with it.
+        found = self._client.list_objects_v2(Bucket=self._bucket, Prefix=self._key(key), MaxKeys=1)
+        if any(item["Key"] == self._key(key) for item in found.get("Contents", ())):
+            raise error
 
     def list(self, prefix: str = "") -> Iterator[str]:
         # A key that ends in a slash is a folder of somebody's console, and no object.
