@@ -345,6 +345,41 @@ def test_everything_wrong_is_said_at_once():
     ]
 
 
+def test_unknown_fields_are_passed_over_where_that_is_asked_for_and_nothing_else_is_wrong():
+    ignored: list[str] = []
+    text = changed(extra=1, trainer__newer={"a": []}, base_model__mirror="x")
+    read = from_json(TrialConfig, text, ignored=ignored)
+    assert read == from_json(TrialConfig, changed())
+    assert ignored == ["TrialConfig.extra", "TrialConfig.base_model.mirror", "TrialConfig.trainer.newer"]
+    with pytest.raises(ContractError) as refusal:
+        from_json(TrialConfig, changed(extra=1, study=3), ignored=ignored)
+    assert str(refusal.value) == "TrialConfig.extra is not a field; TrialConfig.study must be a string, got 3"
+    assert len(ignored) == 3
+    # In what may be null too.
+    trial = a_trial()
+    winner = Candidate(trial="t003", adapter="/adapter")
+    judging = JudgeConfig(
+        study="toy",
+        winner=winner,
+        baseline=winner,
+        base_model=trial.base_model,
+        dataset="/dataset",
+        output="/judge",
+        trainer=trial.trainer,
+        seed=0,
+    )
+    raw = json.loads(to_json(judging))
+    raw["baseline"]["newer"] = 1
+    assert from_json(JudgeConfig, json.dumps(raw), ignored=ignored) == judging
+    assert ignored[3:] == ["JudgeConfig.baseline.newer"]
+
+
+def test_of_another_version_only_that_is_said():
+    with pytest.raises(ContractError) as refusal:
+        from_json(TrialConfig, changed(contract_version=2, extra=1, study=3))
+    assert str(refusal.value) == "TrialConfig.contract_version must be 1, got 2"
+
+
 @pytest.mark.parametrize("text", ["", "{", "{'study': 1}", b"\xff\xfe\x00", '{"study": "toy"} trailing'])
 def test_what_is_no_json_is_refused_by_name(text):
     with pytest.raises(ContractError, match=r"^TrialConfig must be JSON: "):

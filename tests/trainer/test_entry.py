@@ -94,11 +94,24 @@ def test_bad_input_is_the_studys_fault_and_answered_in_one_sentence(arguments, e
 
 
 def test_every_wrong_field_is_named_at_once(study) -> None:
-    document = json.loads(to_json(study)) | {"seed": "0", "stopstep": 3, "contract_version": 2}
+    document = json.loads(to_json(study)) | {"seed": "0", "stopstep": 3}
     ended = run_lightly(TRIAL_CONFIG=json.dumps(document))
     assert ended.returncode == ExitCode.STUDY_CANNOT_RUN
     assert "TrialConfig.seed must be a whole number, got '0'" in ended.stderr
     assert "TrialConfig.stopstep is not a field" in ended.stderr
+
+
+def test_what_a_later_operator_adds_to_a_configuration_is_passed_over_and_said(trial) -> None:
+    Path(trial.output).mkdir()
+    (Path(trial.output) / READING).write_text("{}")
+    document = json.loads(to_json(trial)) | {"later": {"a": 1}}
+    document["trainer"]["newer"] = True
+    ended = run_lightly(TRIAL_CONFIG=json.dumps(document))
+    assert ended.returncode == ExitCode.STOP_STEP_REACHED
+    assert ended.stderr.count("\n") == 1
+    assert ended.stderr.endswith(
+        "passed over, because this trainer does not know it: TrialConfig.later, TrialConfig.trainer.newer\n"
+    )
 
 
 def test_another_version_of_the_contract_is_refused(study) -> None:

@@ -27,6 +27,8 @@ from trial_trainer.log_tail import LogTail
 from trial_trainer.results import is_there
 from trial_trainer.stop import StopRequest
 
+log = logging.getLogger("trial_trainer")
+
 COMMANDS = ("prepare", "judge", "calibrate")
 
 T = TypeVar("T")
@@ -120,13 +122,22 @@ def _read_arguments(arguments: Sequence[str]) -> tuple[str | None, str | None]:
 
 
 def _read(cls: type[T], variable: str, path: str | None) -> T:
+    """Read a configuration; what an operator of a later release has added to it is passed over."""
+    ignored: list[str] = []
+    config = contract.from_json(cls, _read_text(cls, variable, path), ignored=ignored)
+    if ignored:
+        log.info("passed over, because this trainer does not know it: %s", ", ".join(ignored))
+    return config
+
+
+def _read_text(cls: type, variable: str, path: str | None) -> str | bytes:
     if path is None:
         text = os.environ.get(variable)
         if text is None:
             raise ContractError(f"{variable} must hold a {cls.__name__} as JSON, or the argument name a file of one")
-        return contract.from_json(cls, text)
+        return text
     try:
-        return contract.from_json(cls, Path(path).read_bytes())
+        return Path(path).read_bytes()
     except OSError as error:
         raise ContractError(
             f"the argument must be one of {', '.join(COMMANDS)} or a file with a {cls.__name__}, got {path!r}: "

@@ -6,7 +6,8 @@ Standard library only, because the operator imports it. Any image may be a train
 * ``python -m trial_trainer`` with ``TRIAL_CONFIG`` trains up to ``stop_step`` and writes ``reading.json`` last;
 * ``python -m trial_trainer judge`` with ``JUDGE_CONFIG`` reads the test set once and writes ``judgement.json``.
 
-Every configuration and result is one JSON document. Parsing reports every wrong field at once.
+Every configuration and result is one JSON document. Parsing reports every wrong field at once. Within a version a field
+may be added to a configuration if a trainer that passes it over computes the same.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import json
 import math
 import types
 import typing
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum, StrEnum
 from typing import Any, TypeVar
@@ -426,11 +427,16 @@ def to_json(value: Any) -> str:
     return json.dumps(value, default=vars, sort_keys=True, allow_nan=False)
 
 
-def from_json(cls: type[T], text: str | bytes) -> T:
+def from_json(cls: type[T], text: str | bytes, *, ignored: list[str] | None = None) -> T:
     """Parse a contract value.
 
+    Args:
+        cls: what it must be.
+        text: JSON.
+        ignored: where it is given, unknown fields are no error: their names are added here.
+
     Raises:
-        ContractError: naming every unknown, missing or wrong field.
+        ContractError: naming every unknown, missing or wrong field; or the version, where it is another one.
     """
     try:
         raw = json.loads(text)
@@ -438,13 +444,30 @@ def from_json(cls: type[T], text: str | bytes) -> T:
         raise ContractError(f"{cls.__name__} must be JSON: {error}") from error
     except RecursionError as error:
         raise ContractError(f"{cls.__name__} must be JSON that is not nested so deeply") from error
+    # Of another version the fields are other ones too.
+    version = raw.get("contract_version", VERSION) if isinstance(raw, dict) and _is_versioned(cls) else VERSION
+    if type(version) is int and version != VERSION:
+        raise ContractError(f"{cls.__name__}.contract_version must be {VERSION}, got {version}")
     problems: list[str] = []
     value = _parse(cls, raw, cls.__name__, problems)
-    if not problems and getattr(value, "contract_version", VERSION) != VERSION:
-        problems.append(f"{cls.__name__}.contract_version must be {VERSION}, got {value.contract_version!r}")
-    if problems:
+    if ignored is not None and not _has_wrong(problems):
+        ignored.extend(problem.removesuffix(_UNKNOWN) for problem in problems)
+    elif problems:
         raise ContractError("; ".join(problems))
     return typing.cast(T, value)
+
+
+def _is_versioned(cls: Any) -> bool:
+    return any(f.name == "contract_version" for f in dataclasses.fields(cls))
+
+
+_UNKNOWN = " is not a field"
+"""How a problem ends that may be passed over."""
+
+
+def _has_wrong(problems: Sequence[str]) -> bool:
+    """Say whether more is wrong than that a field is not known."""
+    return not all(problem.endswith(_UNKNOWN) for problem in problems)
 
 
 def _parse(kind: Any, raw: Any, path: str, problems: list[str]) -> Any:
@@ -479,7 +502,7 @@ def _parse_dataclass(kind: Any, raw: Any, path: str, problems: list[str]) -> Any
         return None
     hints = _hints(kind)
     fields = {f.name: f for f in dataclasses.fields(kind)}
-    problems.extend(f"{path}.{name} is not a field" for name in raw if name not in fields)
+    problems.extend(f"{path}.{name}{_UNKNOWN}" for name in raw if name not in fields)
     values: dict[str, Any] = {}
     before = len(problems)
     for name, spec in fields.items():
@@ -489,7 +512,7 @@ def _parse_dataclass(kind: Any, raw: Any, path: str, problems: list[str]) -> Any
                 problems.append(f"{path}.{name} must be from 0 to {LARGEST_COUNT}, got {values[name]!r}")
         elif spec.default is dataclasses.MISSING and spec.default_factory is dataclasses.MISSING:
             problems.append(f"{path}.{name} must be given")
-    if len(problems) != before:
+    if _has_wrong(problems[before:]):
         return None
     value = kind(**values)
     problems.extend(f"{path}.{problem}" for problem in _broken_rules(value))
@@ -551,7 +574,8 @@ def _parse_union(kinds: tuple[Any, ...], raw: Any, path: str, problems: list[str
     for kind in fitting or kinds:
         attempt: list[str] = []
         value = _parse(kind, raw, path, attempt)
-        if not attempt:
+        if not _has_wrong(attempt):
+            problems.extend(attempt)
             return value
         attempts.append(attempt)
     is_told = (isinstance(raw, list) and fitting) or (isinstance(raw, float) and float in kinds)
