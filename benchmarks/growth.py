@@ -31,13 +31,10 @@ from on_cluster.studies import SECRET, a_secret, a_spec
 from operating import Operating, requests_of, sum_of
 from studies_on_a_server import install_crd
 from study_operator import names
-from study_operator.conditions import render_time
-from study_operator.job_objects import Credentials, PodDefaults, build_job
-from study_operator.jobs import build_judge_job, build_prepare_job, build_trial_job
-from study_operator.reconcile import report_key
-from study_operator.status import Reported, render_status
-from study_operator.study import Study, parse_study
-from study_operator.trial import (
+from study_operator.cluster.job_manifest import Credentials, PodDefaults, build_job
+from study_operator.ledger.conditions import render_time
+from study_operator.ledger.status import Reported, render_status
+from study_operator.ledger.trial import (
     Attempt,
     DatasetCounts,
     EndReason,
@@ -51,6 +48,9 @@ from study_operator.trial import (
     Trial,
     TrialState,
 )
+from study_operator.reconcile.job_specs import build_judge_job, build_prepare_job, build_trial_job
+from study_operator.reconcile.tick import report_key
+from study_operator.spec.study import Study, parse_study
 
 HOME = "growth"
 TRIALS = 18

@@ -27,22 +27,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from study_operator.study import (
-    Arm,
-    Categorical,
-    Data,
-    Direction,
-    Objective,
-    Parameter,
-    Promotion,
-    Storage,
-    Study,
-)
-from study_operator.trial import Measurement, Origin, Trial, TrialState
+from study_operator.ledger.trial import Measurement, Origin, Trial, TrialState
+from study_operator.spec.study import Arm, Categorical, Data, Direction, Objective, Parameter, Promotion, Storage, Study
 from trial_trainer.contract import BaseModel, LabelSource, Split, TrainerSettings
 
 if TYPE_CHECKING:
-    from study_operator.designer import Designer
+    from study_operator.optimizer.designer import Designer
 
 SWEEP = Path(__file__).resolve().parent / "data" / "lora-sft-sweep" / "sweep.csv"
 READ_AFTER_TRIALS = (4, 8, 12, 16)
@@ -79,7 +69,7 @@ def main() -> None:
 
     # Before numpy and torch are imported.
     os.environ.update({"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"})
-    from study_operator.ax_designer import AxDesigner
+    from study_operator.optimizer.ax import AxDesigner
 
     started = time.perf_counter()
     print("| model | cells (diverged) | search |", " | ".join(f"after {n}" for n in READ_AFTER_TRIALS), "|")

@@ -21,7 +21,8 @@ import time
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from study_operator.study import (
+from study_operator.ledger.trial import Measurement, Origin, Trial, TrialState
+from study_operator.spec.study import (
     Arm,
     Categorical,
     Data,
@@ -35,11 +36,10 @@ from study_operator.study import (
     Study,
     Uniform,
 )
-from study_operator.trial import Measurement, Origin, Trial, TrialState
 from trial_trainer.contract import BaseModel, LabelSource, Split, TrainerSettings
 
 if TYPE_CHECKING:
-    from study_operator.designer import Designer
+    from study_operator.optimizer.designer import Designer
 
 PLAIN = Study(
     name="proposal",
@@ -97,7 +97,7 @@ def main() -> None:
     started = time.perf_counter()
     # Before numpy and torch are imported.
     os.environ.update({"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"})
-    from study_operator.ax_designer import AxDesigner
+    from study_operator.optimizer.ax import AxDesigner
 
     import_seconds = time.perf_counter() - started
     designer = AxDesigner()

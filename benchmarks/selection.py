@@ -21,10 +21,10 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 
 from noisy_studies import a_noisy_study, a_study_of_few_sites
-from study_operator.agreement import measure_agreement
-from study_operator.gain import find_gain
-from study_operator.study import Promotion
-from study_operator.trial import Ledger
+from study_operator.ledger.agreement import measure_agreement
+from study_operator.ledger.gain import find_gain
+from study_operator.ledger.trial import Ledger
+from study_operator.spec.study import Promotion
 
 Truths = Callable[[np.random.Generator], Sequence[float]]
 TWO_RUNGS = Promotion(num_promoted=5, num_audited=3)
@@ -128,7 +128,7 @@ def _sites_row(sites: int, arms: int, studies: int) -> str:
 
 def _concordance_row(correlation: float, studies: int) -> str:
     from ledgers import a_study, continued, paused  # the tests' builders
-    from study_operator.trial import Continuation
+    from study_operator.ledger.trial import Continuation
 
     chance = np.random.default_rng(0)
     study, truth = a_study(promotion=TWO_RUNGS), 0.5 + np.arcsin(correlation) / np.pi

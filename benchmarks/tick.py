@@ -20,11 +20,23 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from study_operator import names
-from study_operator.designer import Suggestion
-from study_operator.reconcile import tick
-from study_operator.runner import JobKind, JobPhase, JobSpec, JobStatus
-from study_operator.status import render_status
-from study_operator.study import (
+from study_operator.ledger.status import render_status
+from study_operator.ledger.trial import (
+    Attempt,
+    DatasetCounts,
+    EndReason,
+    Ledger,
+    Measurement,
+    Origin,
+    Stage,
+    StageState,
+    Trial,
+    TrialState,
+)
+from study_operator.optimizer.designer import Suggestion
+from study_operator.reconcile.runner import JobKind, JobPhase, JobSpec, JobStatus
+from study_operator.reconcile.tick import tick
+from study_operator.spec.study import (
     METRICS,
     Categorical,
     Data,
@@ -37,18 +49,6 @@ from study_operator.study import (
     Storage,
     Study,
     Uniform,
-)
-from study_operator.trial import (
-    Attempt,
-    DatasetCounts,
-    EndReason,
-    Ledger,
-    Measurement,
-    Origin,
-    Stage,
-    StageState,
-    Trial,
-    TrialState,
 )
 from trial_trainer.contract import BaseModel, LabelSource, Metric, Reading, Split, TrainerSettings, to_json
 

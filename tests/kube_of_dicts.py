@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Mapping
 from typing import Any
 
-from study_operator.kube import Answer, KubeError, Raw
+from study_operator.cluster.api import Answer, KubeError, Raw
 
 
 class KubeOfDicts:

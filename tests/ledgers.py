@@ -5,9 +5,7 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from study_operator.runner import JobKind, JobPhase, JobStatus
-from study_operator.study import Data, Direction, LogUniform, Objective, Parameter, Promotion, Storage, Study
-from study_operator.trial import (
+from study_operator.ledger.trial import (
     Attempt,
     Continuation,
     DatasetCounts,
@@ -20,6 +18,8 @@ from study_operator.trial import (
     Trial,
     TrialState,
 )
+from study_operator.reconcile.runner import JobKind, JobPhase, JobStatus
+from study_operator.spec.study import Data, Direction, LogUniform, Objective, Parameter, Promotion, Storage, Study
 from trial_trainer.contract import BaseModel, LabelSource, Metric, Reading, Split, TrainerSettings
 
 NOW = datetime(2026, 1, 1, 12, tzinfo=UTC)

@@ -14,9 +14,9 @@ from statistics import NormalDist
 import numpy as np
 
 from ledgers import a_measurement, a_study, a_trial
-from study_operator.promotion import draw
-from study_operator.study import Promotion, Study
-from study_operator.trial import Continuation, Trial, TrialState
+from study_operator.ledger.ranking import draw
+from study_operator.ledger.trial import Continuation, Trial, TrialState
+from study_operator.spec.study import Promotion, Study
 from trial_trainer.intervals import estimate_share
 
 EARLY = 0.1

@@ -18,14 +18,15 @@ from pathlib import Path
 from typing import Any
 
 from study_operator import names
-from study_operator.designer import DesignerError, Suggestion
 from study_operator.errors import ConflictError
-from study_operator.jobs import build_job_of, build_trial_job
-from study_operator.reconcile import TickResult, tick
-from study_operator.runner import EndedAttempt, JobKind, JobPhase, JobSpec, JobStatus
+from study_operator.ledger.status import parse_status
+from study_operator.ledger.trial import Continuation, Ledger, Origin, SearchEnd, Trial, TrialState
+from study_operator.optimizer.designer import DesignerError, Suggestion
+from study_operator.reconcile.job_specs import build_job_of, build_trial_job
+from study_operator.reconcile.runner import EndedAttempt, JobKind, JobPhase, JobSpec, JobStatus
+from study_operator.reconcile.tick import TickResult, tick
 from study_operator.settings import Settings
-from study_operator.status import parse_status
-from study_operator.study import (
+from study_operator.spec.study import (
     Budget,
     Data,
     Direction,
@@ -37,7 +38,6 @@ from study_operator.study import (
     Storage,
     Study,
 )
-from study_operator.trial import Continuation, Ledger, Origin, SearchEnd, Trial, TrialState
 from trial_trainer.artifacts import ArtifactError
 from trial_trainer.contract import BaseModel, LabelSource, Split, TrainerSettings
 

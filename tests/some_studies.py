@@ -4,8 +4,9 @@ from collections.abc import Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
 
-from study_operator.report import Report
-from study_operator.study import (
+from study_operator.ledger.trial import Continuation, Measurement, Origin, Trial, TrialState
+from study_operator.report.report import Report
+from study_operator.spec.study import (
     Categorical,
     Data,
     Direction,
@@ -16,7 +17,6 @@ from study_operator.study import (
     Storage,
     Study,
 )
-from study_operator.trial import Continuation, Measurement, Origin, Trial, TrialState
 from trial_trainer.contract import (
     BaseModel,
     DatasetSummary,

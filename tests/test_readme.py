@@ -16,13 +16,13 @@ import pytest
 import yaml
 
 from some_studies import a_report, a_trial
-from study_operator import study as study_module
 from study_operator.__main__ import _parser
 from study_operator.errors import StudyInvalidError
-from study_operator.jobs import adapter_uri, artifacts_uri
-from study_operator.manifest import read_manifest
-from study_operator.report import loading_lines
-from study_operator.study import PARAMETERS, Study, complete_arm, parse_study
+from study_operator.reconcile.job_specs import adapter_uri, artifacts_uri
+from study_operator.report.report import loading_lines
+from study_operator.spec import study as study_module
+from study_operator.spec.manifest import read_manifest
+from study_operator.spec.study import PARAMETERS, Study, complete_arm, parse_study
 from trial_trainer import contract
 from trial_trainer.artifacts import open_store
 from trial_trainer.base_model import load_tokenizer

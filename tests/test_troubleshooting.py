@@ -3,8 +3,10 @@
 import re
 from pathlib import Path
 
-from study_operator import cluster, conditions, job_states, planner, status
-from study_operator.trial import EndReason, SearchEnd
+from study_operator.cluster import job_runner, job_status
+from study_operator.ledger import conditions, status
+from study_operator.ledger.trial import EndReason, SearchEnd
+from study_operator.reconcile import planner
 from trial_trainer import artifacts
 
 PAGE = (Path(__file__).parents[1] / "docs/troubleshooting.md").read_text()
@@ -45,12 +47,12 @@ def test_every_end_of_a_search_a_study_and_an_attempt_is_told() -> None:
     failures = literals(planner, r'(?:return |_fail\(|, )"([A-Z]\w+)"[,)]')
     assert {"TooManyFailedTrials", "NothingTrains", "PrepareFailed"} <= failures
     assert failures <= words_of("Failed")
-    ends = {*EndReason, *job_states._DISRUPTIONS.values(), "PodLost", "Killed"}
+    ends = {*EndReason, *job_status._DISRUPTIONS.values(), "PodLost", "Killed"}
     assert ends <= words_of("Ends of attempts")
 
 
 def test_every_wait_is_told() -> None:
-    waits = literals(job_states, r'reason="([A-Z]\w+)"') | {"Unschedulable", "ImagePullBackOff"}
-    waits |= {word for _, word in job_states._REFUSALS} | {"FailedCreate"}
-    waits |= literals(cluster, r'LaunchRefusedError\("([A-Z]\w+)"')
+    waits = literals(job_status, r'reason="([A-Z]\w+)"') | {"Unschedulable", "ImagePullBackOff"}
+    waits |= {word for _, word in job_status._REFUSALS} | {"FailedCreate"}
+    waits |= literals(job_runner, r'LaunchRefusedError\("([A-Z]\w+)"')
     assert waits <= words_of("Waiting")

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from study_operator import limits
-from study_operator.limits import Whole
-from study_operator.study import NUMBER, OBJECT_NAME, SCHEME
+from study_operator.spec import limits
+from study_operator.spec.limits import Whole
+from study_operator.spec.study import NUMBER, OBJECT_NAME, SCHEME
 
 Schema = dict[str, Any]
 

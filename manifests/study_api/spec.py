@@ -1,7 +1,7 @@
 """What people write: the spec, and what the parser checks of it as far as a schema can.
 
-Bounds and defaults are those of `study_operator.limits`, which the parser has too. Sentences are for people and begin
-with "must"; `Accepted` tells what only the operator can know.
+Bounds and defaults are those of `study_operator.spec.limits`, which the parser has too. Sentences are for people and
+begin with "must"; `Accepted` tells what only the operator can know.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ from study_api.kinds import (
     text,
     whole,
 )
-from study_operator import limits
-from study_operator.study import (
+from study_operator.spec import limits
+from study_operator.spec.study import (
     ATTRIBUTE,
     DATA_KEY,
     ENDPOINT,

@@ -1,4 +1,4 @@
-"""What the operator writes: the status, field by field as `study_operator.status` renders it.
+"""What the operator writes: the status, field by field as `study_operator.ledger.status` renders it.
 
 Whatever the operator renders must be taken, so that bounds are wide here. What is not known is null.
 """
@@ -8,10 +8,10 @@ from __future__ import annotations
 from typing import Any
 
 from study_api.kinds import NULL, Schema, choice, fields, flag, listing, mapping, text, whole
-from study_operator import limits
-from study_operator.limits import Whole
-from study_operator.study import Direction
-from study_operator.trial import Continuation, Origin, SearchEnd, StageState, TrialState
+from study_operator.ledger.trial import Continuation, Origin, SearchEnd, StageState, TrialState
+from study_operator.spec import limits
+from study_operator.spec.limits import Whole
+from study_operator.spec.study import Direction
 from trial_trainer.contract import LARGEST_COUNT
 
 COUNT = Whole(0, LARGEST_COUNT)

@@ -26,15 +26,15 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from study_operator import laptop
-from study_operator.budget import Calibration, Plan, build_plan, count_continuing, describe_steps
-from study_operator.designer import Designer
-from study_operator.drive import Ending
-from study_operator.laptop import TRAINER, Display, Opened, UsageError
-from study_operator.local import GRACE_SECONDS
-from study_operator.progress import Snapshot, duration, lines_of_progress, render_live
-from study_operator.report import print_report, render_json, render_trials
-from study_operator.study import Study
+from study_operator.laptop import session
+from study_operator.laptop.loop import Ending
+from study_operator.laptop.runner import GRACE_SECONDS
+from study_operator.laptop.session import TRAINER, Display, Opened, UsageError
+from study_operator.optimizer.designer import Designer
+from study_operator.report.estimate import Calibration, Plan, build_plan, count_continuing, describe_steps
+from study_operator.report.live import Snapshot, duration, lines_of_progress, render_live
+from study_operator.report.report import print_report, render_json, render_trials
+from study_operator.spec.study import Study
 from trial_trainer.contract import DatasetSummary
 
 COMPLETE, FAILED, UNUSABLE, INTERRUPTED = 0, 1, 2, 130
@@ -63,7 +63,7 @@ def main(
     width = None if sys.stdout.isatty() else 200
     output = Console(highlight=False, width=width)
     try:
-        opened = laptop.open_manifest(arguments.manifest, arguments.directory)
+        opened = session.open_manifest(arguments.manifest, arguments.directory)
         match arguments.command:
             case "run":
                 is_live = output.is_terminal and not arguments.plain
@@ -131,12 +131,12 @@ def _run(
     try:
         if is_live:
             with Live(console=output, auto_refresh=False, transient=True) as live:
-                ended = laptop.run(
+                ended = session.run(
                     opened, _LiveDisplay(live), trainer=trainer, designer=designer, grace_seconds=grace_seconds
                 )
         else:
             plain = _PlainDisplay(output)
-            ended = laptop.run(opened, plain, trainer=trainer, designer=designer, grace_seconds=grace_seconds)
+            ended = session.run(opened, plain, trainer=trainer, designer=designer, grace_seconds=grace_seconds)
     finally:
         logger.removeHandler(handler)
 
@@ -212,9 +212,9 @@ def _say(output: Console, line: str) -> None:
 
 def _plan(opened: Opened, output: Console, trainer: Sequence[str], *, is_calibrating: bool) -> int:
     if is_calibrating:
-        _print_plan(output, opened.study, *laptop.calibrate(opened, trainer=trainer))
+        _print_plan(output, opened.study, *session.calibrate(opened, trainer=trainer))
     else:
-        _print_plan(output, opened.study, laptop.read_summary(opened), None)
+        _print_plan(output, opened.study, session.read_summary(opened), None)
     return COMPLETE
 
 
@@ -274,7 +274,7 @@ def _plan_table(plan: Plan) -> Table:
 
 
 def _show_trials(opened: Opened, output: Console, form: str) -> int:
-    seen = laptop.look(opened)
+    seen = session.look(opened)
     if form == "json":
         print(json.dumps(render_json(seen.report)["trials"], indent=1))
     else:
@@ -283,7 +283,7 @@ def _show_trials(opened: Opened, output: Console, form: str) -> int:
 
 
 def _show_report(opened: Opened, output: Console, form: str) -> int:
-    report = laptop.look(opened).report
+    report = session.look(opened).report
     if form == "json":
         print(json.dumps(render_json(report), indent=1))
     else:

@@ -1,7 +1,7 @@
 """Times of other machines' clocks, made to agree with those that are trusted.
 
 A container's times are its node's; a pod's, its Job's and their conditions' are the control plane's, and so is `now`,
-which the API server's answers tell. Called by `kube.py`, `job_states.py` and `settle.py`.
+which the API server's answers tell. Called by `cluster/api.py`, `cluster/job_status.py` and `reconcile/settle.py`.
 """
 
 from __future__ import annotations

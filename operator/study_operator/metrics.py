@@ -1,7 +1,8 @@
 """What the operator's process tells Prometheus about itself: requests, visits, proposals, waits.
 
-What studies say of themselves is in `study_metrics.py`. One `Metrics` a process, made by `serve.py` and handed to
-whoever has something to count. Names and labels are an interface: alerts and dashboards of installations use them.
+What studies say of themselves is in `cluster/study_metrics.py`. One `Metrics` a process, made by `cluster/operator.py`
+and handed to whoever has something to count. Names and labels are an interface: alerts and dashboards of installations
+use them.
 """
 
 from __future__ import annotations

@@ -144,12 +144,12 @@ class Demo:
         kubeconfig = self._cluster.service_account_kubeconfig(SYSTEM, NAME, self._directory)
         config = self._directory / "operator.yaml"
         config.write_text(yaml.safe_dump(ON_LOOPBACK))
-        say("operator: python -m study_operator.serve, as its service account")
+        say("operator: python -m study_operator.cluster.operator, as its service account")
         operator = processes.spawn(
             [
                 sys.executable,
                 "-m",
-                "study_operator.serve",
+                "study_operator.cluster.operator",
                 "--config",
                 str(config),
                 *ANY_PORTS,

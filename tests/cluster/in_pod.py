@@ -14,7 +14,7 @@ from pathlib import Path
 from kubernetes.config import incluster_config
 
 from cluster.containers import SERVICE_ACCOUNT_DIRECTORY
-from study_operator import serve
+from study_operator.cluster import operator
 
 
 def main() -> int:
@@ -22,8 +22,8 @@ def main() -> int:
     account = Path(os.environ[SERVICE_ACCOUNT_DIRECTORY])
     incluster_config.SERVICE_TOKEN_FILENAME = str(account / "token")
     incluster_config.SERVICE_CERT_FILENAME = str(account / "ca.crt")
-    serve.NAMESPACE_FILE = account / "namespace"
-    return serve.main([*sys.argv[1:], "--health-port=0", "--metrics-port=0"])
+    operator.NAMESPACE_FILE = account / "namespace"
+    return operator.main([*sys.argv[1:], "--health-port=0", "--metrics-port=0"])
 
 
 if __name__ == "__main__":

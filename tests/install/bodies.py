@@ -8,8 +8,8 @@ from datetime import UTC, datetime
 from typing import Any
 
 from ledgers import a_ledger, a_study, paused, running
-from study_operator.status import parse_status, render_refusal, render_status
-from study_operator.trial import Ledger, Outcome, Stage, StageState
+from study_operator.ledger.status import parse_status, render_refusal, render_status
+from study_operator.ledger.trial import Ledger, Outcome, Stage, StageState
 
 NOW = datetime(2026, 1, 1, 12, tzinfo=UTC)
 GENERATION = 3

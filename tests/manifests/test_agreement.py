@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 
 from some_manifests import FULL_MANIFEST, MANIFEST, a_manifest
 from studies_on_a_server import CRD, Studies
-from study_operator import study as parser
 from study_operator.errors import StudyInvalidError
-from study_operator.study import parse_study
+from study_operator.spec import study as parser
+from study_operator.spec.study import parse_study
 
 SPEC: Mapping[str, Any] = CRD["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"]
 ARMS = ("spec.baseline", "spec.startingArms[0]")

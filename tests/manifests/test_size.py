@@ -9,10 +9,8 @@ import pytest
 
 from some_manifests import MANIFEST
 from studies_on_a_server import Studies
-from study_operator import limits
 from study_operator.errors import StudyInvalidError
-from study_operator.settle import MANY_SITES, kept_metrics
-from study_operator.status import (
+from study_operator.ledger.status import (
     ACCEPTED_MESSAGE_BYTES,
     MESSAGE_BYTES,
     TRIAL_MESSAGE_BYTES,
@@ -22,8 +20,7 @@ from study_operator.status import (
     render_refusal,
     render_status,
 )
-from study_operator.study import Study, parse_study
-from study_operator.trial import (
+from study_operator.ledger.trial import (
     Attempt,
     Continuation,
     DatasetCounts,
@@ -40,7 +37,10 @@ from study_operator.trial import (
     Trial,
     TrialState,
 )
-from study_operator.usage import ATTEMPTS_KEPT, STAGE_ATTEMPTS_KEPT
+from study_operator.ledger.usage import ATTEMPTS_KEPT, STAGE_ATTEMPTS_KEPT
+from study_operator.reconcile.settle import MANY_SITES, kept_metrics
+from study_operator.spec import limits
+from study_operator.spec.study import Study, parse_study
 from trial_trainer.contract import Progress
 
 MEBIBYTE = 2**20

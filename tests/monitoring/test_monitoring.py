@@ -11,8 +11,8 @@ import yaml
 
 from cluster import build
 from cluster.fixtures import find_programs
+from study_operator.cluster.study_metrics import StudyCollector
 from study_operator.metrics import Metrics
-from study_operator.study_metrics import StudyCollector
 
 HERE = Path(__file__).parent
 FILES = HERE.parents[1] / "charts/finetune-study-operator/files"

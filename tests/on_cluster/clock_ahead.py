@@ -3,8 +3,9 @@
 import sys
 from datetime import UTC, datetime, timedelta
 
-from study_operator import clocks, serve
+from study_operator import clocks
+from study_operator.cluster import operator
 
 if __name__ == "__main__":
     clocks.read_clock = lambda: datetime.now(UTC) + timedelta(hours=1)
-    sys.exit(serve.main())
+    sys.exit(operator.main())

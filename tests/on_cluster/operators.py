@@ -1,4 +1,4 @@
-"""The operator's processes: `python -m study_operator.serve` as the service account of manifests/operator.
+"""The operator's processes: `python -m study_operator.cluster.operator` as the service account of manifests/operator.
 
 Of the manifests everything is used as it stands; only names are other ones, so that tests share a cluster: what is in
 `finetune-study-system` goes into the test's namespace, and what belongs to no namespace gets that as a suffix.
@@ -109,7 +109,7 @@ class OperatorProcess:
         *,
         config: Mapping[str, Any],
         arguments: Sequence[str] = (),
-        module: str = "study_operator.serve",
+        module: str = "study_operator.cluster.operator",
         environment: Mapping[str, str] | None = None,
     ) -> None:
         directory.mkdir(parents=True, exist_ok=True)

@@ -14,9 +14,9 @@ from cluster.node import StandIn
 from on_cluster.conftest import Stage
 from on_cluster.operators import OperatorProcess, wait_until
 from on_cluster.studies import RATES, StudyOnCluster, a_spec, created_jobs
-from study_operator.cluster import manifest_of
-from study_operator.status import parse_status
-from study_operator.study import parse_study
+from study_operator.cluster.job_runner import manifest_of
+from study_operator.ledger.status import parse_status
+from study_operator.spec.study import parse_study
 
 DIVERGES, CANNOT_RUN, OUT_OF_MEMORY = 1, 2, 3
 KILLED, INTERRUPTED, EVICTED, PREEMPTED, CRASHED, NO_READING = range(4, 10)
@@ -92,11 +92,11 @@ def test_each_end_of_a_pod_is_counted_as_whose_fault_it_was(
 
 def told_to_ax(study: StudyOnCluster) -> dict[int, tuple[str, bool]]:
     """Return how Ax is told of each trial, and whether with a value: it is told all of it anew each time."""
-    from study_operator import ax_designer
+    from study_operator.optimizer import ax
 
     parsed = parse_study(manifest_of(study.seen))
-    entries = ax_designer._entries(parsed, parse_status(study.status).ledger.trials)
-    experiment = ax_designer._build_experiment(parsed, entries)
+    entries = ax._entries(parsed, parse_status(study.status).ledger.trials)
+    experiment = ax._build_experiment(parsed, entries)
     means = experiment.lookup_data().df
     valued = set(means[means["metric_name"] == "accuracy"]["trial_index"])
     return {index: (trial.status.name, index in valued) for index, trial in experiment.trials.items()}

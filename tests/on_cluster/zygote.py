@@ -51,7 +51,7 @@ def main() -> None:
     import boto3
     import kopf  # noqa: F401
 
-    from study_operator import serve
+    from study_operator.cluster import operator
 
     boto3.client("s3", region_name="us-east-1", aws_access_key_id="none", aws_secret_access_key="none")
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
@@ -59,7 +59,7 @@ def main() -> None:
         told = json.loads(line)
         process = os.fork()
         if process == 0:
-            _become_operator(told["arguments"], told["log"], serve.main)
+            _become_operator(told["arguments"], told["log"], operator.main)
         print(process, flush=True)
 
 

@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from study_operator.__main__ import main
-from study_operator.designer import Suggestion
-from study_operator.study import Categorical, LogUniform, Study
-from study_operator.trial import Trial
+from study_operator.ledger.trial import Trial
+from study_operator.optimizer.designer import Suggestion
+from study_operator.spec.study import Categorical, LogUniform, Study
 
 STAND_IN_TRAINER = Path(__file__).with_name("stand_in_trainer.py")
 

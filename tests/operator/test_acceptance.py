@@ -7,11 +7,11 @@ import pytest
 
 from kube_of_dicts import KubeOfDicts
 from some_manifests import a_manifest
-from study_operator.acceptance import find_problems
-from study_operator.job_objects import Credentials, PodDefaults
-from study_operator.kube import Answer, Kube, KubeError, Raw
-from study_operator.storage import Bucket, Buckets
-from study_operator.study import Study, parse_study
+from study_operator.cluster.api import Answer, Kube, KubeError, Raw
+from study_operator.cluster.buckets import Bucket, Buckets
+from study_operator.cluster.job_manifest import Credentials, PodDefaults
+from study_operator.cluster.preflight import find_problems
+from study_operator.spec.study import Study, parse_study
 
 
 class OneBucket:

@@ -8,15 +8,15 @@ from dataclasses import replace
 import pytest
 
 from ledgers import a_study, a_trial, continued, minimizing, paused, stopped
-from study_operator.agreement import (
+from study_operator.ledger.agreement import (
     concordance_interval,
     describe_agreement,
     hypergeometric_interval,
     measure_agreement,
 )
-from study_operator.promotion import draw
-from study_operator.study import OutcomeConstraint, Promotion, Study
-from study_operator.trial import Continuation, Trial, TrialState
+from study_operator.ledger.ranking import draw
+from study_operator.ledger.trial import Continuation, Trial, TrialState
+from study_operator.spec.study import OutcomeConstraint, Promotion, Study
 
 STUDY = a_study(promotion=Promotion(num_promoted=2, num_audited=3))
 BASELINE = continued(paused(0, 0.30), 0.40, Continuation.BASELINE)

@@ -14,11 +14,13 @@ from typing import Any
 import pytest
 from scipy.stats import fisher_exact
 
+from study_operator.ledger.trial import Measurement, Origin, Trial, TrialState
+
 # Importing Ax takes seconds, so this module does it once for all its tests.
-from study_operator import ax_designer, outcomes
-from study_operator.ax_designer import AxDesigner
-from study_operator.designer import DesignerError, Suggestion
-from study_operator.study import (
+from study_operator.optimizer import ax, outcomes
+from study_operator.optimizer.ax import AxDesigner
+from study_operator.optimizer.designer import DesignerError, Suggestion
+from study_operator.spec.study import (
     Arm,
     Categorical,
     Data,
@@ -33,7 +35,6 @@ from study_operator.study import (
     parse_linear_constraint,
     parse_outcome_constraint,
 )
-from study_operator.trial import Measurement, Origin, Trial, TrialState
 from trial_trainer.contract import BaseModel, LabelSource, Split, TrainerSettings
 
 # Ax and its libraries warn of each other's deprecations, and of their numerics, hundreds of times.
@@ -131,15 +132,15 @@ def test_a_designer_rebuilt_for_each_arm_proposes_what_one_that_lives_on_does(
     # One that lives on was given each value when it was read; what counts as beyond reason changes with the others.
     monkeypatch.setattr(outcomes, "_fence", dict)
     study = a_study(seed=7)
-    strategy = ax_designer._build_generation_strategy(study)
-    living = ax_designer._build_experiment(study, [])
+    strategy = ax._build_generation_strategy(study)
+    living = ax._build_experiment(study, [])
     rebuilt: list[Trial] = []
     nodes = []
     for index in range(12):
-        with ax_designer._one_thread(), ax_designer.with_rng_seed(study.seed):
+        with ax._one_thread(), ax.with_rng_seed(study.seed):
             run = strategy.gen_single_trial(living)
         (suggestion,) = suggest(study, rebuilt)
-        assert run.arms[0].parameters == ax_designer._ax_arm(study, suggestion.arm)
+        assert run.arms[0].parameters == ax._ax_arm(study, suggestion.arm)
         assert run._generation_node_name == suggestion.generation_node
         nodes.append(suggestion.generation_node)
 
@@ -212,18 +213,18 @@ def test_the_state_of_the_process_random_generators_does_not_matter() -> None:
     trials = some_measured(study, 8)
     first = suggest(study, trials)
     random.seed(99)
-    ax_designer.torch.manual_seed(99)
+    ax.torch.manual_seed(99)
     assert suggest(study, trials) == first
 
 
 def test_the_threads_of_torch_are_given_back() -> None:
-    before = ax_designer.torch.get_num_threads()
-    ax_designer.torch.set_num_threads(2)
+    before = ax.torch.get_num_threads()
+    ax.torch.set_num_threads(2)
     try:
         suggest(a_study(), [])
-        assert ax_designer.torch.get_num_threads() == 2
+        assert ax.torch.get_num_threads() == 2
     finally:
-        ax_designer.torch.set_num_threads(before)
+        ax.torch.set_num_threads(before)
 
 
 def test_another_seed_proposes_other_arms() -> None:
@@ -379,11 +380,11 @@ def test_a_diverged_trial_among_equal_readings_is_the_worst_that_ax_is_given_and
     dice = random.Random(0)
     points = [a_random_arm(study, dice) for _ in range(6)]
     trials = [measured(i, arm, 0.0, diverged=i == 5) for i, arm in enumerate(points)]
-    experiment = ax_designer._build_experiment(study, ax_designer._entries(study, trials))
+    experiment = ax._build_experiment(study, ax._entries(study, trials))
     assert list(experiment.lookup_data().df["mean"]) == [0.0] * 5 + [pytest.approx(-0.1)]
 
-    strategy = ax_designer._build_generation_strategy(study)
-    with ax_designer._one_thread():
+    strategy = ax._build_generation_strategy(study)
+    with ax._one_thread():
         strategy.gen_single_trial(experiment)
     fitted = strategy.adapter.transforms["Winsorize"].cutoffs["accuracy"]
     assert fitted[0] <= -0.1
@@ -397,7 +398,7 @@ def test_the_accuracy_of_an_attribute_may_be_constrained() -> None:
         )
         for trial in some_measured(study, 6)
     ]
-    (constraint,) = ax_designer._build_experiment(study, []).optimization_config.outcome_constraints
+    (constraint,) = ax._build_experiment(study, []).optimization_config.outcome_constraints
     assert (constraint.metric_names, constraint.bound) == (["accuracy/price"], 0.5)
     assert suggest(study, trials)[0].generation_node == "MBM"
 
@@ -557,7 +558,7 @@ def test_whatever_ax_raises_is_said_as_the_reason(monkeypatch: pytest.MonkeyPatc
     def fail(*_: object) -> None:
         raise RuntimeError("all attempts to fit the model have failed")
 
-    monkeypatch.setattr(ax_designer, "_build_experiment", fail)
+    monkeypatch.setattr(ax, "_build_experiment", fail)
     with pytest.raises(DesignerError, match="Ax failed with RuntimeError: all attempts to fit the model have failed"):
         suggest(a_study(), [])
 

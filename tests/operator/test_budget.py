@@ -5,8 +5,8 @@ from dataclasses import replace
 import pytest
 
 from some_studies import a_study, a_summary
-from study_operator.budget import Calibration, build_plan, count_continuing, describe_steps, parse_calibration
-from study_operator.study import Promotion
+from study_operator.report.estimate import Calibration, build_plan, count_continuing, describe_steps, parse_calibration
+from study_operator.spec.study import Promotion
 from trial_trainer.contract import ContractError
 
 CALIBRATION = Calibration(train_seconds_per_page=2.0, evaluate_seconds_per_page=0.5, start_seconds=10.0)

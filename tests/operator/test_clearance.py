@@ -4,9 +4,9 @@ import pytest
 
 from kube_of_dicts import KubeOfDicts
 from study_operator import names
-from study_operator.clearance import delete_all_studies
-from study_operator.cluster import study_path
-from study_operator.kube import KubeError, Raw, path_of
+from study_operator.cluster.api import KubeError, Raw, path_of
+from study_operator.cluster.job_runner import study_path
+from study_operator.cluster.uninstall import delete_all_studies
 
 
 class SlowKube(KubeOfDicts):

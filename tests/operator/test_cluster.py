@@ -7,12 +7,12 @@ from typing import Any, cast
 
 from kube_of_dicts import KubeOfDicts
 from some_studies import a_study
-from study_operator.cluster import ClusterRunner
-from study_operator.job_objects import PodDefaults
-from study_operator.kube import Kube, Raw, path_of
+from study_operator.cluster.api import Kube, Raw, path_of
+from study_operator.cluster.job_manifest import PodDefaults
+from study_operator.cluster.job_runner import ClusterRunner
+from study_operator.cluster.job_watches import Memory
 from study_operator.metrics import Metrics
-from study_operator.runner import JobPhase, JobStatus
-from study_operator.watches import Memory
+from study_operator.reconcile.runner import JobPhase, JobStatus
 
 STUDY = replace(a_study(), namespace="team", name="s1", uid="study-1")
 JOB = path_of("batch/v1", "jobs", "team", "s1-t003-r0")

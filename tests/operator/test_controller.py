@@ -11,20 +11,21 @@ import pytest
 import ledgers
 from kube_of_dicts import KubeOfDicts
 from ledgers import NOW, a_ledger, a_measurement, a_trial
-from study_operator import names, status
-from study_operator.cluster import Studies, study_path
-from study_operator.controller import DONE_SECONDS, Controller
-from study_operator.job_objects import PodDefaults
-from study_operator.kube import Kube, Raw
+from study_operator import names
+from study_operator.cluster.api import Kube, Raw
+from study_operator.cluster.buckets import Bucket, Buckets
+from study_operator.cluster.controller import DONE_SECONDS, Controller
+from study_operator.cluster.job_manifest import PodDefaults
+from study_operator.cluster.job_runner import Studies, study_path
+from study_operator.cluster.job_watches import Memory
+from study_operator.cluster.parsed_studies import ParsedStudies
+from study_operator.ledger import status
+from study_operator.ledger.status import Reported, render_status
+from study_operator.ledger.trial import Outcome, SearchEnd, TrialState
 from study_operator.metrics import Metrics
-from study_operator.parsed import ParsedStudies
-from study_operator.reconcile import report_key
+from study_operator.reconcile.tick import report_key
 from study_operator.settings import Settings
-from study_operator.status import Reported, render_status
-from study_operator.storage import Bucket, Buckets
-from study_operator.study import Study
-from study_operator.trial import Outcome, SearchEnd, TrialState
-from study_operator.watches import Memory
+from study_operator.spec.study import Study
 from trial_trainer.contract import Progress, to_json
 
 KEY = ("team", "s1")
@@ -243,7 +244,7 @@ def test_a_study_is_parsed_again_when_it_has_changed_and_not_before(monkeypatch:
     world.visit_for(2, every=1)
     parsed = []
     monkeypatch.setattr(
-        "study_operator.parsed.parse_status", lambda raw: parsed.append(raw) or status.parse_status(raw)
+        "study_operator.cluster.parsed_studies.parse_status", lambda raw: parsed.append(raw) or status.parse_status(raw)
     )
 
     world.visit_for(30, every=1)

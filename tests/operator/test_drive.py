@@ -7,7 +7,15 @@ from collections.abc import Callable
 
 import pytest
 
-from study_operator.drive import KILL_PATIENCE_SECONDS, TICK_SECONDS, Ending, Ticked, Wakes, drive, handling_signals
+from study_operator.laptop.loop import (
+    KILL_PATIENCE_SECONDS,
+    TICK_SECONDS,
+    Ending,
+    Ticked,
+    Wakes,
+    drive,
+    handling_signals,
+)
 
 MOVED = Ticked(is_done=False, is_idle=False)
 IDLE = Ticked(is_done=False, is_idle=True)

@@ -8,8 +8,8 @@ from typing import Any
 import kopf
 import pytest
 
-from study_operator import handlers
-from study_operator.handlers import run_kopf
+from study_operator.cluster import study_watch
+from study_operator.cluster.study_watch import run_kopf
 
 
 def test_a_part_of_kopf_that_fails_ends_it_even_where_another_one_is_stuck(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -29,6 +29,6 @@ def test_a_part_of_kopf_that_fails_ends_it_even_where_another_one_is_stuck(monke
         return [asyncio.create_task(part()) for part in (be_stuck, fail)]
 
     monkeypatch.setattr(kopf, "spawn_tasks", spawn_tasks)
-    monkeypatch.setattr(handlers, "END_SECONDS", 0.2)
+    monkeypatch.setattr(study_watch, "END_SECONDS", 0.2)
     with pytest.raises(RuntimeError, match="a watch has failed"):
         run_kopf(None, None, lambda key: None, namespaces=["shop"])  # type: ignore[arg-type]

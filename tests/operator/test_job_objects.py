@@ -12,9 +12,9 @@ import pytest
 import yaml
 
 from ledgers import a_study
-from study_operator.job_objects import Credentials, PodDefaults, build_job, build_service
-from study_operator.runner import JobKind, JobSpec
-from study_operator.study import CaBundle, Data, Storage, Study
+from study_operator.cluster.job_manifest import Credentials, PodDefaults, build_job, build_service
+from study_operator.reconcile.runner import JobKind, JobSpec
+from study_operator.spec.study import CaBundle, Data, Storage, Study
 from trial_trainer.contract import LabelSource, Split, TrainerSettings
 
 GOLDEN = Path(__file__).with_name("golden")

@@ -7,12 +7,12 @@ from typing import Any
 import pytest
 
 from ledgers import a_ledger, a_study, a_trial
-from study_operator.job_states import PodState, Refusal, describe_job, read_job, read_pod, read_refusal
-from study_operator.runner import JobKind, JobPhase, JobStatus
-from study_operator.settle import Results, settle, why_it_ended
-from study_operator.study import Budget
-from study_operator.trial import TrialState
-from study_operator.usage import is_budget_exhausted, measure_usage
+from study_operator.cluster.job_status import PodState, Refusal, describe_job, read_job, read_pod, read_refusal
+from study_operator.ledger.trial import TrialState
+from study_operator.ledger.usage import is_budget_exhausted, measure_usage
+from study_operator.reconcile.runner import JobKind, JobPhase, JobStatus
+from study_operator.reconcile.settle import Results, settle, why_it_ended
+from study_operator.spec.study import Budget
 
 START = datetime(2026, 1, 1, 12, tzinfo=UTC)
 Raw = dict[str, Any]

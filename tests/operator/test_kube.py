@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 from kubernetes.client import ApiClient, Configuration
 
-from study_operator import kube as kube_module
-from study_operator import streams
-from study_operator.kube import Kube, KubeError, WatchBrokenError
+from study_operator.cluster import api as kube_module
+from study_operator.cluster import streams
+from study_operator.cluster.api import Kube, KubeError, WatchBrokenError
 from study_operator.metrics import Metrics
 
 Write = Callable[[bytes], Any]

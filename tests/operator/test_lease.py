@@ -7,9 +7,9 @@ import time
 import pytest
 
 from kube_of_dicts import KubeOfDicts
-from study_operator import lease as lease_module
-from study_operator.kube import Answer, KubeError, Raw
-from study_operator.lease import Election
+from study_operator.cluster import leader_election as lease_module
+from study_operator.cluster.api import Answer, KubeError, Raw
+from study_operator.cluster.leader_election import Election
 
 REFUSED = "leases.coordination.k8s.io is forbidden"
 

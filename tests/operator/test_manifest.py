@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from study_operator.manifest import ManifestError, read_manifest
+from study_operator.spec.manifest import ManifestError, read_manifest
 
 
 def test_paths_are_relative_to_the_manifest_and_uris_stay(tmp_path, monkeypatch):

@@ -10,12 +10,12 @@ import pytest
 from prometheus_client import generate_latest
 
 from some_studies import ARM, a_study
+from study_operator.cluster.buckets import CountedStore
+from study_operator.cluster.idle_slots import Slots
+from study_operator.cluster.study_metrics import StudyCollector
+from study_operator.ledger.trial import Attempt, Ledger, Origin, Outcome, Trial, TrialState
 from study_operator.metrics import Metrics
-from study_operator.planner import Launch
-from study_operator.slots import Slots
-from study_operator.storage import CountedStore
-from study_operator.study_metrics import StudyCollector
-from study_operator.trial import Attempt, Ledger, Origin, Outcome, Trial, TrialState
+from study_operator.reconcile.planner import Launch
 from trial_trainer.artifacts import ArtifactError, open_store
 
 NOW = datetime(2026, 1, 1, 12, tzinfo=UTC)

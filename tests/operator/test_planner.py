@@ -23,7 +23,21 @@ from ledgers import (
     running,
     stopped,
 )
-from study_operator.planner import (
+from study_operator.ledger.trial import (
+    Attempt,
+    Continuation,
+    DatasetCounts,
+    EndReason,
+    Ledger,
+    Origin,
+    Outcome,
+    SearchEnd,
+    Stage,
+    StageState,
+    Trial,
+    TrialState,
+)
+from study_operator.reconcile.planner import (
     Action,
     Attach,
     ChooseWinner,
@@ -38,22 +52,8 @@ from study_operator.planner import (
     Suggest,
     plan,
 )
-from study_operator.runner import JobKind, JobPhase
-from study_operator.study import Budget, Promotion
-from study_operator.trial import (
-    Attempt,
-    Continuation,
-    DatasetCounts,
-    EndReason,
-    Ledger,
-    Origin,
-    Outcome,
-    SearchEnd,
-    Stage,
-    StageState,
-    Trial,
-    TrialState,
-)
+from study_operator.reconcile.runner import JobKind, JobPhase
+from study_operator.spec.study import Budget, Promotion
 
 CRASHED = Attempt(rung=0, started_at=NOW, finished_at=NOW, exit_code=1, reason="Crashed", id="a1")
 ASKED = replace(CRASHED, finished_at=None, exit_code=None, reason=EndReason.ASKED_TO_STOP)

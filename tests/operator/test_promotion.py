@@ -7,9 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ledgers import a_measurement, a_study, a_trial, continued, minimizing, paused, stopped
-from study_operator.promotion import choose, choose_winner, draw, rank
-from study_operator.study import OutcomeConstraint, Promotion, Study
-from study_operator.trial import Continuation, Trial, TrialState
+from study_operator.ledger.ranking import choose, choose_winner, draw, rank
+from study_operator.ledger.trial import Continuation, Trial, TrialState
+from study_operator.spec.study import OutcomeConstraint, Promotion, Study
 
 TRIALS = [paused(0, 0.9), *(paused(i, i / 10) for i in range(1, 7))]
 

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from some_studies import a_study
-from study_operator.designer import DesignerError, ProposalPendingError, Suggestion
 from study_operator.metrics import Metrics
 from study_operator.names import StudyKey
-from study_operator.proposals import Proposals
+from study_operator.optimizer.designer import DesignerError, ProposalPendingError, Suggestion
+from study_operator.optimizer.proposals import Proposals
 
 KEY: StudyKey = ("shop", "laptop")
 

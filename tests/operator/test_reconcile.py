@@ -11,18 +11,10 @@ from typing import Any
 import pytest
 
 from ledgers import NOW, a_job, a_ledger, a_reading, a_study, a_trial, continued, ended, paused, running, stopped
-from study_operator.designer import DesignerError, ProposalPendingError, Suggestion
 from study_operator.errors import ConflictError, LaunchRefusedError, StatusRefusedError
-from study_operator.jobs import build_job_of
-from study_operator.ledger_copy import parse_copy, render_copy
-from study_operator.planner import Launch
-from study_operator.publish import LedgerKeeper
-from study_operator.reconcile import TickResult, tick
-from study_operator.runner import JobKind, JobPhase, JobSpec, JobStatus
-from study_operator.settings import Settings
-from study_operator.status import parse_status, render_status
-from study_operator.study import Study
-from study_operator.trial import (
+from study_operator.ledger.bucket_copy import parse_copy, render_copy
+from study_operator.ledger.status import parse_status, render_status
+from study_operator.ledger.trial import (
     EndReason,
     Ledger,
     Outcome,
@@ -33,6 +25,14 @@ from study_operator.trial import (
     TrialState,
     count_attempts_against,
 )
+from study_operator.optimizer.designer import DesignerError, ProposalPendingError, Suggestion
+from study_operator.reconcile.job_specs import build_job_of
+from study_operator.reconcile.planner import Launch
+from study_operator.reconcile.runner import JobKind, JobPhase, JobSpec, JobStatus
+from study_operator.reconcile.tick import TickResult, tick
+from study_operator.report.write import LedgerKeeper
+from study_operator.settings import Settings
+from study_operator.spec.study import Study
 from trial_trainer.artifacts import ArtifactError, DirectoryStore
 from trial_trainer.contract import (
     BaseModel,

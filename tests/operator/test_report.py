@@ -12,9 +12,11 @@ import pytest
 from rich.console import Console
 
 from some_studies import a_judgement, a_report, a_row, a_study, a_summary, a_trial, measured
-from study_operator.gain import Gain, GainSource
-from study_operator.progress import Snapshot, duration, lines_of_progress, render_live
-from study_operator.report import (
+from study_operator.ledger.gain import Gain, GainSource
+from study_operator.ledger.trial import TrialState
+from study_operator.report.live import Snapshot, duration, lines_of_progress, render_live
+from study_operator.report.page import render_page
+from study_operator.report.report import (
     PREDICTORS,
     describe_cells,
     describe_metric,
@@ -27,9 +29,7 @@ from study_operator.report import (
     render_json,
     render_trials,
 )
-from study_operator.report_page import render_page
-from study_operator.study import Direction, Objective, Storage
-from study_operator.trial import TrialState
+from study_operator.spec.study import Direction, Objective, Storage
 from trial_trainer.contract import BaseModel, Interval, Judged, Judgement, Metric, Precision, Progress
 
 

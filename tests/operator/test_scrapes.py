@@ -17,9 +17,9 @@ import urllib3
 from prometheus_client import CollectorRegistry, Gauge
 
 from cluster.kube import Authority
-from study_operator import scrapes, serve
-from study_operator.kube import Answer, Kube, KubeError
-from study_operator.scrapes import MOST_REVIEWS, CertificateError, Certificates, Reviewer, serve_metrics
+from study_operator.cluster import metrics_server, operator
+from study_operator.cluster.api import Answer, Kube, KubeError
+from study_operator.cluster.metrics_server import MOST_REVIEWS, CertificateError, Certificates, Reviewer, serve_metrics
 
 
 class Reviews:
@@ -122,7 +122,7 @@ def test_strange_answers_let_nobody_in(reviews: Reviews, monkeypatch: pytest.Mon
 
 
 def test_a_flood_of_tokens_does_not_flood_the_api_server(reviews: Reviews, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(scrapes, "MOST_TOKENS", 10)
+    monkeypatch.setattr(metrics_server, "MOST_TOKENS", 10)
     reviewer = a_reviewer(reviews)
     reviews.gate.clear()
     answers: list[HTTPStatus] = []
@@ -254,6 +254,6 @@ def test_certificates_that_are_none_are_refused_at_the_start(
 def test_tokens_are_not_asked_for_in_the_clear(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(serve, "connect", lambda _metrics: None)
-    assert serve.main(["--metrics-authentication"]) == 2
+    monkeypatch.setattr(operator, "connect", lambda _metrics: None)
+    assert operator.main(["--metrics-authentication"]) == 2
     assert "--metrics-authentication must be given with --metrics-certificates" in capsys.readouterr().err

@@ -22,11 +22,7 @@ from ledgers import (
     running,
 )
 from some_studies import a_judgement
-from study_operator.runner import EndedAttempt, JobKind, JobPhase, JobStatus
-from study_operator.settings import Settings
-from study_operator.settle import Results, list_awaited, settle
-from study_operator.study import OutcomeConstraint, Study
-from study_operator.trial import (
+from study_operator.ledger.trial import (
     Attempt,
     EndReason,
     Folded,
@@ -39,6 +35,10 @@ from study_operator.trial import (
     count_attempts_against,
     retry_at,
 )
+from study_operator.reconcile.runner import EndedAttempt, JobKind, JobPhase, JobStatus
+from study_operator.reconcile.settle import Results, list_awaited, settle
+from study_operator.settings import Settings
+from study_operator.spec.study import OutcomeConstraint, Study
 from trial_trainer.contract import DatasetSummary, SplitSummary
 
 LATER = NOW + timedelta(minutes=5)

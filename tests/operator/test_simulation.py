@@ -10,9 +10,10 @@ import pytest
 
 import simulated_cluster
 from simulated_cluster import CALM, RESTORING, STORMY, Broken, Weather, run_study
-from study_operator import planner, promotion, reconcile, settle
-from study_operator.study import Study
-from study_operator.trial import Attempt, EndReason, Trial, TrialState
+from study_operator.ledger import ranking
+from study_operator.ledger.trial import Attempt, EndReason, Trial, TrialState
+from study_operator.reconcile import planner, settle, tick
+from study_operator.spec.study import Study
 
 
 @pytest.fixture(autouse=True)
@@ -43,7 +44,7 @@ def test_after_restores_of_the_status_no_reading_is_taken_for_another_arm_and_ev
 
 
 def test_the_onlooker_sees_a_reading_that_is_taken_for_another_arm(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reconcile, "_why_refused", lambda *_, **__: "")
+    monkeypatch.setattr(tick, "_why_refused", lambda *_, **__: "")
     assert "its arm has" in _first_broken(range(100), RESTORING)
 
 
@@ -86,14 +87,14 @@ def _forget_attempts(*arguments: Any, **options: Any) -> tuple[Attempt, ...] | N
     return None if ended is None else tuple(a for a in ended if a.reason != EndReason.SUCCEEDED)
 
 
-_close, _rank = settle._close, promotion.rank
+_close, _rank = settle._close, ranking.rank
 
 
 @pytest.mark.parametrize(
     ("place", "name", "mutant", "complaint"),
     [
         pytest.param(planner, "_plan_launches", _launch_all, "is one more than", id="a planner that does not count"),
-        pytest.param(promotion, "rank", _rank_early_by_index, "the top is", id="a promotion that does not rank"),
+        pytest.param(ranking, "rank", _rank_early_by_index, "the top is", id="a promotion that does not rank"),
         pytest.param(settle, "_close", _forget_attempts, "is in no ledger", id="a settlement that forgets"),
         pytest.param(
             planner,
@@ -114,7 +115,7 @@ def test_the_onlooker_sees_a_broken_promise(
 
 
 def test_the_onlooker_sees_a_job_that_was_launched_before_it_was_written(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reconcile._Written, "trial", _launch_unwritten)
+    monkeypatch.setattr(tick._Written, "trial", _launch_unwritten)
     assert any(said in _first_broken(range(300)) for said in ("is in no ledger", "launched though its arm cannot run"))
 
 

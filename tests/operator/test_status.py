@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from ledgers import NOW, a_ledger, a_study, a_trial, continued, minimizing, paused, running, stopped
 from study_operator.errors import StatusUnreadableError
-from study_operator.status import (
+from study_operator.ledger.status import (
     TRIAL_MESSAGE_BYTES,
     Reported,
     TrialProgress,
@@ -26,8 +26,7 @@ from study_operator.status import (
     render_status,
     render_trial,
 )
-from study_operator.study import Promotion
-from study_operator.trial import (
+from study_operator.ledger.trial import (
     Attempt,
     Continuation,
     DatasetCounts,
@@ -44,6 +43,7 @@ from study_operator.trial import (
     Trial,
     TrialState,
 )
+from study_operator.spec.study import Promotion
 from trial_trainer.contract import Progress
 
 numbers = st.floats(allow_nan=False, allow_infinity=False)

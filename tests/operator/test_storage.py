@@ -15,11 +15,11 @@ import pytest
 from kube_of_dicts import KubeOfDicts
 from some_studies import a_study
 from study_operator import names
-from study_operator.kube import Kube, path_of
+from study_operator.cluster.api import Kube, path_of
+from study_operator.cluster.buckets import Buckets, StorageRefusedError
 from study_operator.metrics import Metrics
 from study_operator.settings import Allowance
-from study_operator.storage import Buckets, StorageRefusedError
-from study_operator.study import CaBundle, Storage, Study
+from study_operator.spec.study import CaBundle, Storage, Study
 
 SECRET = path_of("v1", "secrets", "shop-ml", "keys")
 ALLOWED = {"shop-ml": (Allowance(uri="s3://ml/shop", endpoint="https://minio.example"),)}

@@ -4,8 +4,8 @@ from typing import Any, cast
 
 from kube_of_dicts import KubeOfDicts
 from study_operator import names
-from study_operator.cluster import Studies, study_path
-from study_operator.kube import Kube, Raw
+from study_operator.cluster.api import Kube, Raw
+from study_operator.cluster.job_runner import Studies, study_path
 
 
 class World:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from some_manifests import MANIFEST, a_manifest
 from study_operator.errors import StudyInvalidError
-from study_operator.study import (
+from study_operator.spec.study import (
     CaBundle,
     Categorical,
     DeletionPolicy,

@@ -9,11 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ledgers import NOW, a_ledger, a_measurement, a_reading, a_study, a_trial, continued, paused, stopped
+from study_operator.ledger.status import render_status
+from study_operator.ledger.trial import Attempt, EndReason, Ledger, Stage, StageState, Trial, TrialState, retry_at
+from study_operator.ledger.usage import fold_attempts, is_budget_exhausted, measure_usage, with_seconds
 from study_operator.settings import Settings
-from study_operator.status import render_status
-from study_operator.study import Budget
-from study_operator.trial import Attempt, EndReason, Ledger, Stage, StageState, Trial, TrialState, retry_at
-from study_operator.usage import fold_attempts, is_budget_exhausted, measure_usage, with_seconds
+from study_operator.spec.study import Budget
 
 
 def an_attempt(minutes: float, *, reason: str = EndReason.SUCCEEDED, rung: int = 0) -> Attempt:

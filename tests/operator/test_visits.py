@@ -6,9 +6,9 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from study_operator.cluster.work_queue import ON_PROBATION, TransientError, Visits
 from study_operator.metrics import Metrics
 from study_operator.names import StudyKey
-from study_operator.visits import ON_PROBATION, TransientError, Visits
 
 SECONDS = 20.0
 """More than any of this takes."""

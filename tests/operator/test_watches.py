@@ -13,13 +13,13 @@ from typing import Any
 import pytest
 from kubernetes.client import ApiClient, Configuration
 
-from study_operator import streams, watches
-from study_operator.job_states import describe_job
-from study_operator.kube import Kube, KubeError, path_of
+from study_operator.cluster import job_watches, streams
+from study_operator.cluster.api import Kube, KubeError, path_of
+from study_operator.cluster.job_status import describe_job
+from study_operator.cluster.job_watches import Memory, Watches
 from study_operator.metrics import Metrics
 from study_operator.names import StudyKey
-from study_operator.runner import JobPhase
-from study_operator.watches import Memory, Watches
+from study_operator.reconcile.runner import JobPhase
 
 Raw = dict[str, Any]
 
@@ -160,7 +160,7 @@ def server() -> Iterator[Server]:
 def threads_that_died(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     died: list[str] = []
     monkeypatch.setattr(threading, "excepthook", lambda args: died.append(f"{args.thread}: {args.exc_value!r}"))
-    monkeypatch.setattr(watches, "FIRST_WAIT_SECONDS", 0.01)
+    monkeypatch.setattr(job_watches, "FIRST_WAIT_SECONDS", 0.01)
     return died
 
 
@@ -330,8 +330,8 @@ def test_a_watch_that_ends_at_once_again_and_again_is_asked_for_ever_more_rarely
             done.set()
             await asyncio.Event().wait()
 
-    monkeypatch.setattr(watches, "FIRST_WAIT_SECONDS", 100.0)
-    monkeypatch.setattr(watches, "LONGEST_WAIT_SECONDS", 800.0)
+    monkeypatch.setattr(job_watches, "FIRST_WAIT_SECONDS", 100.0)
+    monkeypatch.setattr(job_watches, "LONGEST_WAIT_SECONDS", 800.0)
     server.tales["jobs"] = [b""] * 20
     Watches(server.kube(), Memory(Metrics()), ["team"], pause=pause).start()
 
@@ -421,8 +421,8 @@ def test_what_ends_the_loop_is_seen_by_the_process(server: Server, threads_that_
 def test_a_loop_that_is_stuck_is_trouble_for_as_long_as_it_is(
     server: Server, threads_that_died: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(watches, "BEAT_SECONDS", 0.01)
-    monkeypatch.setattr(watches, "STUCK_SECONDS", 1.0)
+    monkeypatch.setattr(job_watches, "BEAT_SECONDS", 0.01)
+    monkeypatch.setattr(job_watches, "STUCK_SECONDS", 1.0)
     release = threading.Event()
     kinds = Watches(server.kube(), Memory(Metrics()), ["team"], on_synced=lambda _namespace: release.wait(20) and None)
     kinds.start()

@@ -3,7 +3,7 @@
 import pytest
 
 from study_operator.errors import ConflictError
-from study_operator.workspace import SpecChangedError, Workspace
+from study_operator.laptop.state_dir import SpecChangedError, Workspace
 
 SPEC = {"numTrials": 8, "parallelTrials": 1, "data": {"source": "/pages"}, "trainer": {"epochs": 3}}
 

@@ -1,0 +1,192 @@
+"""Lists and watches of many collections of one API server, read by one thread: an event loop instead of a thread each.
+
+Called by `cluster/job_watches.py`. Everything else asks the API server by `api.Kube`, whose errors these are.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ssl
+import time
+from asyncio.sslproto import SSLProtocol
+from collections.abc import AsyncIterator, Mapping
+
+import aiohttp
+from yarl import URL
+
+from study_operator.cluster.api import (
+    ANSWER_BYTES,
+    CONNECT_SECONDS,
+    JSON,
+    LIST_LIMIT,
+    LIST_SECONDS,
+    NOT_UNDERSTOOD,
+    READ_SECONDS,
+    REQUEST_SECONDS,
+    USER_AGENT,
+    Connection,
+    Kube,
+    KubeError,
+    Page,
+    Raw,
+    WatchBrokenError,
+    find_following,
+    read_error,
+    read_event,
+    read_object,
+    read_page,
+    unreachable,
+    url_of,
+)
+
+WATCH_SILENCE_SECONDS = 80.0
+"""The API server sends a bookmark about once a minute: a watch that is silent for longer is dead."""
+WATCH_SECONDS = 600
+"""How long the API server keeps one watch open."""
+LINE_BYTES = 32 * 1024 * 1024
+"""The longest event of a watch; etcd takes objects of 1.5 MiB."""
+
+TLS_BUFFER_BYTES = 32 * 1024
+"""asyncio gives each TLS connection a quarter of a megabyte to read into; a record of TLS has at most 16 KiB."""
+
+_TROUBLE = (aiohttp.ClientError, TimeoutError, OSError)
+
+
+def use_small_buffers() -> None:
+    """Let every TLS connection of this process's event loops take little memory: an idle watch needs hardly any."""
+    SSLProtocol.max_size = TLS_BUFFER_BYTES
+
+
+@contextlib.asynccontextmanager
+async def open_streams(kube: Kube) -> AsyncIterator[Streams]:
+    """Connect to an API server from the event loop that this is called in."""
+    connector = aiohttp.TCPConnector(limit=0, ssl=_make_context(kube.connection()))
+    async with aiohttp.ClientSession(
+        connector=connector, cookie_jar=aiohttp.DummyCookieJar(), headers={"Accept": JSON, "User-Agent": USER_AGENT}
+    ) as session:
+        yield Streams(kube, session)
+
+
+class Streams:
+    """Reads lists and watches, any number at a time."""
+
+    def __init__(self, kube: Kube, session: aiohttp.ClientSession) -> None:
+        self._kube = kube
+        self._session = session
+
+    async def pages(self, path: str, query: Mapping[str, str] | None = None) -> AsyncIterator[Page]:
+        """Yield all objects of a collection, consistent, some at a time.
+
+        Raises:
+            KubeError: where it is refused or there is no answer.
+        """
+        following = ""
+        deadline = time.monotonic() + LIST_SECONDS
+        while True:
+            asked = {**(query or {}), "limit": str(LIST_LIMIT), **({"continue": following} if following else {})}
+            async with self._answer(path, asked, READ_SECONDS) as response:
+                content = await _read_whole(response)
+            page = read_page(path, read_object(content))
+            yield page
+            following = find_following(path, page, following, deadline)
+            if not following:
+                return
+
+    async def watch(
+        self, path: str, version: str, query: Mapping[str, str] | None = None
+    ) -> AsyncIterator[tuple[str, Raw]]:
+        """Yield what happens in a collection from a version on, until the server ends the watch.
+
+        Raises:
+            WatchBrokenError: where the version is too old, the server tells of an error, or what it tells is no event.
+            KubeError: where it is refused or there is no answer.
+        """
+        asked = {
+            **(query or {}),
+            "watch": "true",
+            "allowWatchBookmarks": "true",
+            "resourceVersion": version,
+            "timeoutSeconds": str(WATCH_SECONDS),
+        }
+        try:
+            async with self._answer(path, asked, WATCH_SILENCE_SECONDS) as response:
+                async for line in _lines(response):
+                    yield read_event(line)
+        except KubeError as error:
+            if error.status == 410 and not isinstance(error, WatchBrokenError):
+                raise WatchBrokenError(error.status, error.reason, error.message) from error
+            raise
+
+    @contextlib.asynccontextmanager
+    async def _answer(
+        self, path: str, query: Mapping[str, str], read_seconds: float
+    ) -> AsyncIterator[aiohttp.ClientResponse]:
+        """Ask, and yield the answer before its body is read."""
+        connection = self._kube.connection()
+        begun, status = time.perf_counter(), 0
+        try:
+            try:
+                response = await self._session.get(
+                    URL(url_of(connection.server, path, query), encoded=True),
+                    headers={"Authorization": f"Bearer {connection.token}"} if connection.token else None,
+                    timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS, sock_read=read_seconds),
+                    proxy=connection.proxy,
+                    server_hostname=connection.tls_server_name,
+                    allow_redirects=False,
+                )
+                status = response.status
+            finally:
+                self._kube.metrics.observe_api_request("GET", path, query, status, time.perf_counter() - begun)
+            async with response:
+                if status >= 400:
+                    raise read_error(status, await _read_whole(response))
+                yield response
+        except _TROUBLE as error:
+            raise unreachable(error) from error
+
+
+def _make_context(connection: Connection) -> ssl.SSLContext:
+    context = ssl.create_default_context(cafile=connection.ca_file)
+    if not connection.is_verified:
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+    if connection.certificate_file is not None:
+        context.load_cert_chain(connection.certificate_file, connection.key_file)
+    return context
+
+
+async def _read_whole(response: aiohttp.ClientResponse) -> bytes:
+    deadline = time.monotonic() + REQUEST_SECONDS
+    parts: list[bytes] = []
+    size = 0
+    async for part in response.content.iter_any():
+        parts.append(part)
+        size += len(part)
+        if size > ANSWER_BYTES:
+            raise KubeError(0, NOT_UNDERSTOOD, f"an answer of the API server must have at most {ANSWER_BYTES} bytes")
+        if time.monotonic() > deadline:
+            said = f"must be whole within {REQUEST_SECONDS:g} s, got {size} bytes by then"
+            raise KubeError(0, "Unreachable", f"an answer of the API server {said}")
+    return b"".join(parts)
+
+
+async def _lines(response: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
+    """Yield the lines of a stream; what follows the last line break was cut off, and is none."""
+    parts: list[bytes] = []
+    length = 0
+    deadline = time.monotonic() + WATCH_SILENCE_SECONDS
+    async for chunk in response.content.iter_any():
+        first, *others = chunk.split(b"\n")
+        parts.append(first)
+        length += len(first)
+        if length > LINE_BYTES:
+            raise WatchBrokenError(0, NOT_UNDERSTOOD, f"a watch told an event of more than {LINE_BYTES} bytes")
+        if not others and time.monotonic() > deadline:
+            raise WatchBrokenError(0, "Unreachable", f"a watch told no event within {WATCH_SILENCE_SECONDS:g} s")
+        if others:
+            deadline = time.monotonic() + WATCH_SILENCE_SECONDS
+            lines = [b"".join(parts), *others[:-1]]
+            parts, length = [others[-1]], len(others[-1])
+            for line in lines:
+                if line.strip():
+                    yield line

@@ -1,0 +1,1 @@
+"""Studies on this machine: processes for Jobs, and files for the API server."""

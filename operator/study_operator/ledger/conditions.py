@@ -1,0 +1,159 @@
+"""The study's conditions as values: what holds now, and since when.
+
+All are present from the first status on. A reason is one CamelCase word; the message is for people; the transition time
+moves only when the status changes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+
+from study_operator.ledger.trial import WAITS, Ledger, SearchEnd, Stage, StageState, Trial, TrialState
+from study_operator.spec.study import Study
+
+
+@dataclass(frozen=True, kw_only=True)
+class Condition:
+    """One line of ``status.conditions``."""
+
+    type: str
+    is_true: bool
+    reason: str
+    message: str = ""
+    since: str = ""
+    """ISO 8601, UTC."""
+
+
+def derive_conditions(
+    study: Study, ledger: Ledger, *, storage_problem: tuple[str, str], now: datetime, before: Mapping[str, Condition]
+) -> tuple[Condition, ...]:
+    """Return every condition, with its transition time."""
+    stage = name_stage(study, ledger)
+    outcome = ledger.outcome
+    has_failed = outcome is not None and outcome.failed
+    failure, failure_message = (outcome.reason, outcome.message) if outcome and outcome.failed else ("NotFailed", "")
+    said = _say_stage(study, ledger, stage)
+    conditions = (
+        _accepted(study, ledger),
+        Condition(
+            type="StorageReady",
+            is_true=not storage_problem[1],
+            reason=storage_problem[0] or "Reachable",
+            message=storage_problem[1],
+        ),
+        _prepared(ledger.prepare),
+        Condition(type="Suspended", is_true=study.suspend, reason="Suspended" if study.suspend else "NotSuspended"),
+        _search_complete(ledger),
+        Condition(type="Complete", is_true=outcome is not None and not has_failed, reason=stage, message=said),
+        Condition(type="Failed", is_true=has_failed, reason=failure, message=failure_message),
+        Condition(
+            type="Stalled",
+            is_true=has_failed,
+            reason=failure if has_failed else "Progressing",
+            message=failure_message,
+        ),
+    )
+    return tuple(_dated(condition, before.get(condition.type), now) for condition in conditions)
+
+
+def derive_refusal(
+    before: Mapping[str, Condition], reason: str, problems: Sequence[str], now: datetime
+) -> tuple[Condition, ...]:
+    """Return the conditions of a study that is not accepted; what else is known of it stays."""
+    said = "\n".join(problems)
+    fresh = (
+        Condition(type="Accepted", is_true=False, reason=reason, message=said),
+        Condition(type="StorageReady", is_true=False, reason="NotAccepted"),
+        Condition(type="Prepared", is_true=False, reason="NotAccepted"),
+        Condition(type="Suspended", is_true=False, reason="NotSuspended"),
+        Condition(type="SearchComplete", is_true=False, reason="NotAccepted"),
+        Condition(type="Complete", is_true=False, reason="NotAccepted", message=said),
+        Condition(type="Failed", is_true=False, reason="NotFailed"),
+        Condition(type="Stalled", is_true=True, reason=reason, message=said),
+    )
+    was_accepted = "Accepted" in before and (before["Accepted"].is_true or before["Prepared"].reason != "NotAccepted")
+    kept = {} if not was_accepted else {t: c for t, c in before.items() if t not in ("Accepted", "Stalled")}
+    return tuple(kept.get(c.type) or _dated(c, before.get(c.type), now) for c in fresh)
+
+
+def name_stage(study: Study, ledger: Ledger) -> str:
+    """Return where the study is in one word: the reason of ``Complete``, which the STATUS column shows."""
+    if ledger.outcome is not None:
+        return "Failed" if ledger.outcome.failed else ledger.outcome.reason
+    if study.suspend:
+        return "Suspended"
+    if ledger.prepare.state is not StageState.COMPLETED:
+        return "Preparing"
+    if ledger.winner is not None:
+        return "Judging"
+    return "Promoting" if is_promoting(ledger.trials) else "Exploring"
+
+
+def is_promoting(trials: Sequence[Trial]) -> bool:
+    """Say whether the promotion has been decided."""
+    return any(t.continuation or t.state is TrialState.STOPPED for t in trials)
+
+
+def _accepted(study: Study, ledger: Ledger) -> Condition:
+    count = len(ledger.trials)
+    is_raised = ledger.search_end is SearchEnd.ALL_TRIALS_MEASURED and study.num_trials > count
+    message = (
+        f"spec.numTrials must not be raised after the first promotion, got {study.num_trials}; "
+        f"the study goes on with its {count} trials"
+        if is_raised and is_promoting(ledger.trials)
+        else ""
+    )
+    return Condition(type="Accepted", is_true=True, reason="NumTrialsIgnored" if message else "Valid", message=message)
+
+
+def _prepared(stage: Stage) -> Condition:
+    match stage.state:
+        case StageState.COMPLETED:
+            return Condition(type="Prepared", is_true=True, reason="Prepared")
+        case StageState.FAILED:
+            return Condition(type="Prepared", is_true=False, reason=stage.reason or "Failed", message=stage.message)
+        case _:
+            return Condition(type="Prepared", is_true=False, reason="Preparing", message=stage.message)
+
+
+def _search_complete(ledger: Ledger) -> Condition:
+    if ledger.search_end is None:
+        reason = "OptimizerDied" if ledger.search_message else "Searching"
+        return Condition(type="SearchComplete", is_true=False, reason=reason, message=ledger.search_message)
+    return Condition(type="SearchComplete", is_true=True, reason=ledger.search_end, message=ledger.search_message)
+
+
+def _say_stage(study: Study, ledger: Ledger, stage: str) -> str:
+    if ledger.outcome is not None:
+        return ledger.outcome.message
+    if stage == "Preparing":
+        return ledger.prepare.message
+    measured = sum(bool(t.measurements) for t in ledger.trials)
+    if stage == "Exploring":
+        trouble = f"; {ledger.search_message}" if ledger.search_message else ""
+        return f"{measured} of {study.num_trials} trials measured{_say_waiting(ledger.trials)}{trouble}"
+    if stage == "Promoting":
+        running = sum(t.is_busy for t in ledger.trials)
+        return f"{running} trials are on their way to full length{_say_waiting(ledger.trials)}"
+    return ledger.judge.message if stage == "Judging" else ""
+
+
+def _say_waiting(trials: Sequence[Trial]) -> str:
+    waiting = [t for t in trials if t.is_busy and t.message.startswith(WAITS)]
+    if not waiting:
+        return ""
+    others = f" and {len(waiting) - 1} more" if len(waiting) > 1 else ""
+    return f"; trial {waiting[0].name}{others}: {waiting[0].message}"
+
+
+def _dated(condition: Condition, before: Condition | None, now: datetime) -> Condition:
+    since = before.since if before is not None and before.is_true == condition.is_true else render_time(now)
+    dated = replace(condition, since=since)
+    return before if before == dated else dated
+
+
+def render_time(time: datetime) -> str:
+    """Return a time (UTC) as Kubernetes writes it."""
+    return time.isoformat().replace("+00:00", "Z")

@@ -1,0 +1,243 @@
+"""How much better than the baseline the best arm is, corrected for its having been chosen as the best.
+
+The best of many readings is too good by chance: with 24 equal arms and a hundred questions it lies seven points
+above the baseline's. Called by the status and by the report with the ledger alone.
+
+Once the test set is read, the gain is the paired difference on it: the winner was chosen by validation, so nothing has
+to be corrected. Before, the estimate is the best arm's reading, drawn towards the mean of the arms that cannot be told
+from it as far as noise explains how they differ (James and Stein, 1961; which arms: Gupta, 1965), minus the baseline's.
+The interval is simultaneous over all arms that were read (Bonferroni), so it covers whichever was chosen, at either
+rung. A standard error of few sites is itself a guess, so quantiles are Student's with one degree of freedom less than
+there are sites. Readings carry standard errors and no covariances: the noise that all arms share, being asked the same
+questions, is counted as if it were each arm's own, which makes the interval too wide and never too narrow.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from functools import lru_cache
+from statistics import NormalDist, fmean
+
+from study_operator.ledger.ranking import choose_winner, rank
+from study_operator.ledger.trial import GainOnTest, Ledger, Measurement, Origin, Trial
+from study_operator.spec.study import Study, is_share
+from trial_trainer.contract import Judgement
+
+CONFIDENCE = 0.95
+CARRIED = 0.5
+"""Share of an arm's first-rung noise that is expected again at full length: it answers the same questions, as another
+model. Nobody can know it from two readings; the simulations go from none to nine tenths."""
+
+NORMAL_FROM = 200
+"""Degrees of freedom from which Student's quantiles are taken for the normal ones."""
+
+
+class GainSource(StrEnum):
+    """What a gain was read on."""
+
+    TEST = "Test"
+    """Unbiased: the winner was chosen before, by validation."""
+    VALIDATION = "Validation"
+    """The readings that the arm was chosen by; corrected for that."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gain:
+    """The best arm against the baseline, in the objective's unit."""
+
+    trial: str
+    estimate: float
+    low: float | None
+    """Of the 95 % interval; None where the readings have no standard errors, and then nothing is corrected either."""
+    high: float | None
+    source: GainSource
+    largest_of: int | None
+    """On validation: how many arms were read, of which this is the best."""
+    as_read: float | None
+    """On validation: the difference of the two readings."""
+
+
+def find_best(study: Study, trials: Sequence[Trial]) -> Trial | None:
+    """Return the best trial so far: the winner by validation, or else the best first reading."""
+    return choose_winner(study, trials) or next((t for t in rank(study, trials, 0) if not t.has_diverged), None)
+
+
+def find_gain(study: Study, ledger: Ledger) -> Gain | None:
+    """Return the gain of the best trial so far; None where there is nothing to compare, or the baseline is the best."""
+    best = find_best(study, ledger.trials)
+    baseline = next((t for t in ledger.trials if t.origin is Origin.BASELINE), None)
+    if best is None or baseline is None or best is baseline:
+        return None
+    test = ledger.test_gain
+    if test is not None and ledger.winner == best.index and study.objective.metric == "accuracy":
+        return Gain(
+            trial=best.name,
+            estimate=test.difference,
+            low=test.low,
+            high=test.high,
+            source=GainSource.TEST,
+            largest_of=None,
+            as_read=None,
+        )
+    return measure_validation_gain(study, ledger.trials, best, baseline)
+
+
+def measure_validation_gain(study: Study, trials: Sequence[Trial], best: Trial, baseline: Trial) -> Gain | None:
+    """Estimate the best arm's gain from the readings that it was chosen by."""
+    reading = best.measurements[-1]
+    reference = baseline.measurement(reading.rung)
+    if reference is None or reference.diverged:
+        return None
+    searched = [t for t in trials if t is not baseline and not t.has_diverged and t.measurements]
+    as_read = reading.value - reference.value
+    estimate, low, high = as_read, None, None
+    errors = _Errors.of((*searched, baseline))
+    if errors is not None:
+        sign, merit = study.objective.merit(1.0), study.objective.merit(as_read)
+        sites = min((m.sites for m in (reading, reference) if m.sites), default=None)
+        tail = (1 - CONFIDENCE) / 2
+        critical = student_quantile(1 - tail / len(searched), sites)
+        error = math.hypot(errors.find(reading), errors.find(reference))
+        # Noise of the best is more likely up than down: upwards no arm but itself is allowed for.
+        worst, most = merit - critical * error, merit + student_quantile(1 - tail, sites) * error
+        corrected = _correct(study, searched, best, baseline, reading.rung, critical, errors)
+        estimate = sign * min(max(corrected, worst), merit)
+        low, high = sorted((sign * worst, sign * most))
+    return Gain(
+        trial=best.name,
+        estimate=estimate,
+        low=low,
+        high=high,
+        source=GainSource.VALIDATION,
+        largest_of=len(searched),
+        as_read=as_read,
+    )
+
+
+def describe_gain(gain: Gain, metric: str) -> str:
+    """Return a gain as short as it can be told with what it rests on: ``+1.2 (-3.4 to +5.8) best of 24``."""
+    scale, form = (100, "+.1f") if is_share(metric) else (1, "+.3g")
+    text = format(gain.estimate * scale, form)
+    if gain.low is not None and gain.high is not None:
+        text += f" ({format(gain.low * scale, form)} to {format(gain.high * scale, form)})"
+    else:
+        text += " (no interval)"
+    return f"{text} on test" if gain.source is GainSource.TEST else f"{text} best of {gain.largest_of}"
+
+
+def find_test_gain(judgement: Judgement) -> GainOnTest | None:
+    """Return what the test set says of winner and baseline, by the hand-labelled mean where people labelled it."""
+    for mean in ("hand_labelled", "all_asked"):
+        gain = judgement.gains.get(f"{mean}/winner-baseline")
+        if gain is not None and gain.n:
+            return GainOnTest(mean=mean, difference=gain.difference, low=gain.low, high=gain.high, n=gain.n)
+    return None
+
+
+def _correct(
+    study: Study,
+    searched: Sequence[Trial],
+    best: Trial,
+    baseline: Trial,
+    rung: int,
+    critical: float,
+    errors: _Errors,
+) -> float:
+    """Return the difference in merit at a rung, without what chance is expected to have added by the choice."""
+    arms = (*searched, baseline)
+    points = _points(study, arms, rung, errors)
+    if rung:
+        # Who was promoted was chosen by the first reading, and answers the same questions again.
+        read = _points(study, arms, 0, errors)
+        first = _draw_together(read, critical)
+        points |= {
+            t.index: _Point(
+                points[t.index].merit - CARRIED * (read[t.index].merit - first.merits[t.index]), points[t.index].error
+            )
+            for t in searched
+            if t.index in points
+        }
+    drawn = _draw_together(points, critical)
+    merit, reference = drawn.merits[best.index], points[baseline.index].merit
+    if baseline.index in drawn.alike:
+        # Any of these might have been the best. That it was not the baseline says as much of its noise.
+        reference += (points[best.index].merit - merit) / max(1, len(drawn.alike) - 1)
+    return merit - reference
+
+
+@dataclass(frozen=True)
+class _Point:
+    merit: float
+    error: float
+
+
+@dataclass(frozen=True)
+class _Drawn:
+    merits: Mapping[int, float]
+    alike: Collection[int]
+    """Those that cannot be told from the best."""
+
+
+def _points(study: Study, trials: Sequence[Trial], rung: int, errors: _Errors) -> dict[int, _Point]:
+    readings = {t.index: m for t in trials if (m := t.measurement(rung)) is not None and not m.diverged}
+    return {i: _Point(study.objective.merit(m.value), errors.find(m)) for i, m in readings.items()}
+
+
+@dataclass(frozen=True)
+class _Errors:
+    """Standard errors of readings. A reading may have none where others have: every site answered alike."""
+
+    largest: float
+
+    @classmethod
+    def of(cls, trials: Sequence[Trial]) -> _Errors | None:
+        known = [m.standard_error for t in trials for m in t.measurements if m.standard_error]
+        return cls(max(known)) if known else None
+
+    def find(self, measurement: Measurement) -> float:
+        return measurement.standard_error or self.largest
+
+
+def _draw_together(points: Mapping[int, _Point], critical: float) -> _Drawn:
+    """Draw the arms that cannot be told from the best towards their mean."""
+    best = max(points.values(), key=lambda p: p.merit)
+    alike = {i: p for i, p in points.items() if best.merit - p.merit <= critical * math.hypot(best.error, p.error)}
+    mean, kept = fmean(p.merit for p in alike.values()), 1.0
+    if len(alike) > 1:
+        spread = math.fsum((p.merit - mean) ** 2 for p in alike.values()) / (len(alike) - 1)
+        kept = max(0.0, 1 - fmean(p.error**2 for p in alike.values()) / spread) if spread > 0 else 0.0
+    merits = {i: mean + kept * (p.merit - mean) if i in alike else p.merit for i, p in points.items()}
+    return _Drawn(merits, frozenset(alike))
+
+
+@lru_cache(maxsize=4096)
+def student_quantile(probability: float, sites: int | None) -> float:
+    """Return the quantile of a mean over so many sites, above the median; None where nobody counted them."""
+    normal = NormalDist().inv_cdf(probability)
+    degrees = NORMAL_FROM if sites is None else max(1, sites - 1)
+    if degrees >= NORMAL_FROM:
+        return normal
+    low, high = normal, 2 * normal
+    while _student_share(high, degrees) < probability:
+        low, high = high, 2 * high
+    for _ in range(50):
+        middle = (low + high) / 2
+        low, high = (middle, high) if _student_share(middle, degrees) < probability else (low, middle)
+    return high
+
+
+def _student_share(t: float, degrees: int) -> float:
+    """Return the share of Student's distribution below a positive number (Abramowitz and Stegun 26.7.3 and 26.7.4)."""
+    angle = math.atan(t / math.sqrt(degrees))
+    sine, cosine = math.sin(angle), math.cos(angle)
+    is_odd = degrees % 2 == 1
+    term = cosine if is_odd else 1.0
+    total = 0.0 if degrees == 1 else term
+    for i in range(3 if is_odd else 2, degrees, 2):
+        term *= cosine**2 * (i - 1) / i
+        total += term
+    middle = 2 / math.pi * (angle + sine * total) if is_odd else sine * total
+    return (1 + middle) / 2

@@ -1,0 +1,341 @@
+"""The ledger: what is known of each trial and of the study's own jobs, and the one table of legal moves."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from enum import StrEnum
+
+from study_operator.errors import IllegalMoveError
+from study_operator.settings import Settings
+from study_operator.spec.study import Arm
+
+
+class TrialState(StrEnum):
+    """Where a trial stands."""
+
+    PENDING = "Pending"
+    """In the ledger, its job not yet seen running on this rung."""
+    RUNNING = "Running"
+    PAUSED = "Paused"
+    """Measured on the first rung; may be promoted."""
+    COMPLETED = "Completed"
+    """Measured at full length."""
+    STOPPED = "Stopped"
+    """Measured on the first rung and not promoted."""
+    FAILED = "Failed"
+    """The environment's fault, after our limit of attempts. May be suggested again."""
+    ABANDONED = "Abandoned"
+    """The arm's fault: it can't run. Never suggested again."""
+
+
+class Origin(StrEnum):
+    """Why this arm is in the study."""
+
+    BASELINE = "Baseline"
+    STARTING_ARM = "StartingArm"
+    SUGGESTED = "Suggested"
+
+
+class Continuation(StrEnum):
+    """Why a trial goes on to full length."""
+
+    PROMOTED = "Promoted"
+    BASELINE = "Baseline"
+    AUDITED = "Audited"
+
+
+class EndReason(StrEnum):
+    """How an attempt ended. The environment may add CamelCase words of its own, such as ``Evicted``."""
+
+    SUCCEEDED = "Succeeded"
+    DIVERGED = "Diverged"
+    OUT_OF_MEMORY = "OutOfMemory"
+    ARM_CANNOT_RUN = "ArmCannotRun"
+    STUDY_CANNOT_RUN = "StudyCannotRun"
+    ASKED_TO_STOP = "AskedToStop"
+    """We asked, because the study was suspended or had ended; counts against nobody."""
+    INTERRUPTED = "Interrupted"
+    """Somebody else asked, and the checkpoint was saved."""
+    STORAGE_FAILED = "StorageFailed"
+    """It left nothing, and the bucket could not be used: counts against nobody."""
+    JOB_GONE = "JobGone"
+    NO_READING = "NoReading"
+    """It said that it was done, and left nothing."""
+    CRASHED = "Crashed"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measurement:
+    """A reading of one rung, as the ledger keeps it."""
+
+    rung: int
+    step: int
+    value: float
+    """The objective's metric; always finite (a diverged trial gets the objective's worst value)."""
+    standard_error: float | None
+    n: int | None = None
+    """What the value is a mean of; None where the trial diverged."""
+    sites: int | None = None
+    """Sites that those are of; None where the trial diverged, its trainer does not tell, or there are a thousand."""
+    metrics: Mapping[str, float]
+    """The other metrics that hold for every answer, and those that the study constrains, by name, finite. All that was
+    measured, with standard errors, stands in the reading in the bucket."""
+    checkpoint: str
+    """Key under the study's prefix; empty where the trial diverged."""
+    diverged: bool = False
+    """The loss was not finite, or exploded; nothing was read."""
+    gibberish: bool = False
+    """It was read as any other; no answer was right, and most were invalid or repeated themselves."""
+    train_seconds: float | None = None
+    """Training of all steps of the first rung, at the speed of the attempt that ended it: what scales with steps. None
+    where the trainer did not tell, and at full length, where nothing follows."""
+    fixed_seconds: float | None = None
+    """Everything else of that attempt, from its start to its end: what each run costs, however long it trains."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Attempt:
+    """One run of a job's pod or process: what budgets and usage are summed from."""
+
+    rung: int
+    started_at: datetime
+    finished_at: datetime | None = None
+    exit_code: int | None = None
+    reason: str = ""
+    """Empty while it runs, or ``AskedToStop``; then a CamelCase word (`EndReason`, or the environment's own)."""
+    id: str = ""
+    """The runner's own word for this run: the same one seen twice is one attempt."""
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it was still running when last seen."""
+        return self.finished_at is None
+
+
+@dataclass(frozen=True, kw_only=True)
+class EarlierAttempts:
+    """What is still known of attempts that were folded, so that a ledger of many attempts stays small."""
+
+    attempts: int
+    seconds: float
+    """Of all of them, on every rung."""
+    first_rung_seconds: float
+    rung: int
+    """Of the last one; the two counts are of this rung."""
+    faults: int
+    interruptions: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Folded:
+    """What the study as a whole still knows of folded attempts."""
+
+    until: datetime
+    """All of them had ended by then: a run that ended before and is not in the ledger has been counted."""
+    active_seconds: float
+    """Time before that with at least one trial running."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trial:
+    """One arm with all its rungs."""
+
+    index: int
+    arm: Arm
+    origin: Origin
+    generation_node: str = ""
+    """How the optimizer came to it (``Sobol``, ``MBM`` …); empty for baseline and starting arms."""
+    state: TrialState = TrialState.PENDING
+    rung: int = 0
+    """0: up to the early evaluation; 1: to full length."""
+    total_steps: int
+    continuation: Continuation | None = None
+    inclusion_probability: float | None = None
+    """Probability with which this trial came to be measured at full length (1 for promoted and baseline)."""
+    measurements: tuple[Measurement, ...] = ()
+    attempts: tuple[Attempt, ...] = ()
+    earlier: EarlierAttempts | None = None
+    """Attempts before these."""
+    message: str = ""
+    """One sentence for a person where the state needs one."""
+
+    @property
+    def name(self) -> str:
+        """For example ``t003``."""
+        return f"t{self.index:03d}"
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether it holds, or waits for, a place among the running trials."""
+        return self.state is TrialState.PENDING or self.state is TrialState.RUNNING
+
+    @property
+    def attempts_so_far(self) -> int:
+        """How many attempts there were, on all rungs."""
+        return len(self.attempts) + (self.earlier.attempts if self.earlier is not None else 0)
+
+    @property
+    def has_diverged(self) -> bool:
+        """Say whether it diverged on any rung."""
+        return any(measurement.diverged for measurement in self.measurements)
+
+    def measurement(self, rung: int) -> Measurement | None:
+        """Return what was measured at a rung."""
+        return next((m for m in self.measurements if m.rung == rung), None)
+
+
+LEGAL_MOVES: Mapping[TrialState, frozenset[TrialState]] = {
+    TrialState.PENDING: frozenset(
+        {TrialState.RUNNING, TrialState.PAUSED, TrialState.COMPLETED, TrialState.FAILED, TrialState.ABANDONED}
+    ),
+    TrialState.RUNNING: frozenset(
+        {TrialState.PENDING, TrialState.PAUSED, TrialState.COMPLETED, TrialState.FAILED, TrialState.ABANDONED}
+    ),
+    TrialState.PAUSED: frozenset({TrialState.PENDING, TrialState.STOPPED}),
+    TrialState.COMPLETED: frozenset(),
+    TrialState.STOPPED: frozenset({TrialState.PENDING}),
+    TrialState.FAILED: frozenset(),
+    TrialState.ABANDONED: frozenset(),
+}
+"""From Running back to Pending: the environment took the attempt. From Stopped to Pending: the next best replaces a
+promoted trial that failed."""
+
+
+GIVEN_UP = frozenset({TrialState.FAILED, TrialState.ABANDONED})
+"""Ends that a trial never leaves, and that may come while a cluster already runs its next attempt."""
+
+
+def move(trial: Trial, state: TrialState, *, message: str = "") -> Trial:
+    """Return the trial in a new state."""
+    if state is trial.state:
+        return replace(trial, message=message or trial.message)
+    if state not in LEGAL_MOVES[trial.state]:
+        raise IllegalMoveError(f"trial {trial.name} cannot move from {trial.state} to {state}")
+    return replace(trial, state=state, message=message)
+
+
+class StageState(StrEnum):
+    """Where a job of the study itself (prepare, judge) stands."""
+
+    PENDING = "Pending"
+    RUNNING = "Running"
+    COMPLETED = "Completed"
+    FAILED = "Failed"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stage:
+    """A job of the study itself: prepare or judge."""
+
+    state: StageState = StageState.PENDING
+    attempts: tuple[Attempt, ...] = ()
+    earlier: EarlierAttempts | None = None
+    """Attempts before these."""
+    reason: str = ""
+    """Why it failed, a CamelCase word."""
+    message: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DatasetCounts:
+    """What the planner needs to know of the prepared dataset."""
+
+    fingerprint: str
+    train: int
+    """Samples."""
+    validation: int
+    test: int
+    """Samples; zero where there is no test set, and then nothing is judged."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class GainOnTest:
+    """What the test set said of the winner against the baseline: a paired difference with its 95 % interval."""
+
+    mean: str
+    """Which mean over the attributes: ``hand_labelled`` or ``all_asked``."""
+    difference: float
+    low: float | None
+    high: float | None
+    """None where the test set has too few sites for an interval."""
+    n: int
+
+
+class SearchEnd(StrEnum):
+    """Why no more arms are proposed; fixed by the first promotion."""
+
+    ALL_TRIALS_MEASURED = "AllTrialsMeasured"
+    BUDGET_EXHAUSTED = "BudgetExhausted"
+    NO_MORE_PROPOSALS = "NoMoreProposals"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """How the study ended."""
+
+    failed: bool
+    reason: str
+    """A CamelCase word: ``Completed``, ``BudgetExhausted``, or why it failed."""
+    message: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ledger:
+    """All that is written down of a study's life."""
+
+    trials: tuple[Trial, ...] = ()
+    """By index, without gaps."""
+    folded: Folded | None = None
+    prepare: Stage = Stage()
+    dataset: DatasetCounts | None = None
+    search_end: SearchEnd | None = None
+    search_message: str = ""
+    winner: int | None = None
+    """Index of the trial that validation chose. Written before the test set is read, and never changed."""
+    judge: Stage = Stage()
+    test_gain: GainOnTest | None = None
+    """None until the test set is read, and where there is no baseline."""
+    outcome: Outcome | None = None
+    cleaned_at: datetime | None = None
+    """When the checkpoints that nobody needs any more were deleted, which is once after the end."""
+
+
+def count_attempts_against(
+    attempts: Iterable[Attempt], rung: int, earlier: EarlierAttempts | None = None
+) -> tuple[int, int]:
+    """Return how many attempts of a rung the environment ended, and how many of a rung were interrupted."""
+    faults = interruptions = 0
+    if earlier is not None and earlier.rung == rung:
+        faults, interruptions = earlier.faults, earlier.interruptions
+    for attempt in attempts:
+        if attempt.rung != rung or attempt.is_open or attempt.reason in _NOBODYS:
+            continue
+        if attempt.reason == EndReason.INTERRUPTED:
+            interruptions += 1
+        else:
+            faults += 1
+    return faults, interruptions
+
+
+WAITS = "it waits: "
+"""How the message of a trial or stage begins that says why its job cannot start."""
+
+REFUSED = "refused: "
+"""How the message of a trial or stage begins that says what of another arm was found in the place of its own."""
+
+_NOBODYS = frozenset({EndReason.SUCCEEDED, EndReason.ASKED_TO_STOP, EndReason.STORAGE_FAILED, "OperatorStopped"})
+
+
+def retry_at(of: Trial | Stage, settings: Settings) -> datetime | None:
+    """Return when a trial's rung, or a stage, may be attempted again; None means at once."""
+    attempts = of.attempts
+    faults, _ = count_attempts_against(attempts, of.rung if isinstance(of, Trial) else 0, of.earlier)
+    last = attempts[-1] if attempts else None
+    if not faults or last is None or last.finished_at is None or last.reason in _NOBODYS:
+        return None
+    if last.reason == EndReason.INTERRUPTED:
+        return None
+    wait = min(settings.backoff_limit_seconds, settings.backoff_seconds * 2.0 ** (faults - 1))
+    return last.finished_at + timedelta(seconds=wait)

@@ -1,0 +1,1 @@
+"""Which arms to try next: Ax, in a process of its own."""

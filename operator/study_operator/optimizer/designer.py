@@ -1,0 +1,42 @@
+"""What the reconcile loop asks of an optimizer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from study_operator.ledger.trial import Trial
+from study_operator.spec.study import Arm, Study
+
+
+@dataclass(frozen=True, kw_only=True)
+class Suggestion:
+    """An arm that was not yet run, with the generation node that proposed it."""
+
+    arm: Arm
+    generation_node: str
+
+
+class DesignerError(Exception):
+    """The optimizer cannot propose; never a reason to wait silently."""
+
+
+class ProposalPendingError(Exception):
+    """The optimizer is still at it: the same question will be answered later, and whoever asked is told when.
+
+    Its message, where it has one, says what went wrong so far.
+    """
+
+
+class Designer(Protocol):
+    """Proposes arms from the ledger alone: the same ledger gives the same proposal."""
+
+    def suggest(self, study: Study, trials: Sequence[Trial], count: int) -> tuple[Suggestion, ...]:
+        """Return up to ``count`` arms; fewer, even none, means: wait for a running trial.
+
+        Raises:
+            DesignerError: where no arm can be proposed and no trial is running.
+            ProposalPendingError: where the answer is not there yet.
+        """
+        ...

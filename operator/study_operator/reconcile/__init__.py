@@ -1,0 +1,1 @@
+"""One tick of a study: observe, settle, plan, act, record."""

@@ -1,0 +1,155 @@
+"""What each job is told: the study and the ledger as the trial contract's configurations."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from study_operator import names
+from study_operator.ledger.trial import Ledger, Origin, Trial, TrialState
+from study_operator.reconcile.runner import JobKind, JobSpec
+from study_operator.spec.study import Arm, Study, complete_arm
+from trial_trainer.artifacts import join
+from trial_trainer.contract import (
+    ADAPTER,
+    Candidate,
+    JudgeConfig,
+    PrepareConfig,
+    TrialConfig,
+    count_total_steps,
+    digest_of,
+    to_json,
+)
+
+
+def artifacts_uri(study: Study) -> str:
+    """Return the URI of the prefix of the study's artifacts."""
+    return names.study_uri(study.storage.uri, study.namespace, study.name, study.uid)
+
+
+def adapter_uri(study: Study, trial: Trial) -> str:
+    """Return where a trial's full-length adapter lies."""
+    return join(artifacts_uri(study), names.rung_key(trial.name, 1), ADAPTER)
+
+
+def count_steps(study: Study, arm: Arm, train_samples: int) -> int:
+    """Return the optimizer steps of an arm's full length; zero where a batch is larger than the data."""
+    return count_total_steps(train_samples, int(complete_arm(arm)["batch_size"]), study.trainer.epochs)
+
+
+def stop_step(study: Study, total_steps: int, rung: int) -> int:
+    """Return the step after which a rung ends."""
+    if rung > 0:
+        return total_steps
+    return step_at(total_steps, study.early_evaluation.checkpoint_percent)
+
+
+def step_at(total_steps: int, percent: int) -> int:
+    """Return the step at a percentage of the full length, at least the first."""
+    return max(1, round(total_steps * percent / 100))
+
+
+def build_prepare_job(study: Study) -> JobSpec:
+    """Build the job that makes the dataset."""
+    config = PrepareConfig(
+        study=study.name,
+        source=study.data.source,
+        attributes=study.data.attributes,
+        labels_from=study.data.labels_from,
+        split=study.data.split,
+        seed=study.seed,
+        base_model=study.base_model,
+        max_length_tokens=study.trainer.max_length_tokens,
+        dataset=join(artifacts_uri(study), names.DATASET),
+        test_source=study.data.test_source,
+        max_pages=study.data.max_pages,
+    )
+    return _spec(names.prepare_job(study.name), JobKind.PREPARE, config)
+
+
+def build_trial_job(study: Study, trial: Trial, fingerprint: str) -> JobSpec:
+    """Build the job of the rung that a trial is on.
+
+    Args:
+        study: the study.
+        trial: its trial.
+        fingerprint: of the dataset.
+    """
+    root = artifacts_uri(study)
+    end = stop_step(study, trial.total_steps, trial.rung)
+    config = TrialConfig(
+        study=study.name,
+        trial=trial.name,
+        rung=trial.rung,
+        seed=study.seed,
+        arm=complete_arm(trial.arm),
+        base_model=study.base_model,
+        dataset=join(root, names.DATASET),
+        output=join(root, names.rung_key(trial.name, trial.rung)),
+        total_steps=trial.total_steps,
+        stop_step=end,
+        trainer=replace(study.trainer, nodes=study.nodes),
+        evaluate_at_steps=_steps_on_the_way(study, trial, end),
+        resume_from=join(root, names.rung_key(trial.name, trial.rung - 1)) if trial.rung > 0 else None,
+        progress=join(root, names.progress_key(trial.name)),
+        dataset_fingerprint=fingerprint,
+    )
+    job = _spec(names.trial_job(study.name, trial.name, trial.rung), JobKind.TRIAL, config)
+    return replace(job, trial=trial.name, rung=trial.rung, processes=study.trainer.processes)
+
+
+def build_judge_job(study: Study, winner: Trial, baseline: Trial | None, fingerprint: str) -> JobSpec:
+    """Build the job that reads the test set; a winner that is the baseline is not read twice."""
+
+    def candidate(trial: Trial) -> Candidate:
+        digest = build_trial_job(study, trial, fingerprint).digest
+        return Candidate(trial=trial.name, adapter=adapter_uri(study, trial), digest=digest)
+
+    has_baseline = baseline is not None and baseline.index != winner.index
+    config = JudgeConfig(
+        study=study.name,
+        winner=candidate(winner),
+        baseline=candidate(baseline) if baseline is not None and has_baseline else None,
+        base_model=study.base_model,
+        dataset=join(artifacts_uri(study), names.DATASET),
+        output=join(artifacts_uri(study), names.JUDGE),
+        trainer=study.trainer,
+        seed=study.seed,
+        dataset_fingerprint=fingerprint,
+    )
+    return _spec(names.judge_job(study.name), JobKind.JUDGE, config)
+
+
+def _spec(name: str, kind: JobKind, config: PrepareConfig | TrialConfig | JudgeConfig) -> JobSpec:
+    """Return a job whose configuration carries its own digest."""
+    digest = digest_of(config)
+    return JobSpec(name=name, kind=kind, config=to_json(replace(config, digest=digest)), digest=digest)
+
+
+def build_job_of(study: Study, ledger: Ledger, of: Trial | JobKind) -> JobSpec:
+    """Build the job of a trial's present rung, the one that prepares, or the one that judges the ledger's winner."""
+    fingerprint = ledger.dataset.fingerprint if ledger.dataset is not None else ""
+    match of:
+        case JobKind.PREPARE:
+            return build_prepare_job(study)
+        case JobKind.JUDGE:
+            winner = ledger.trials[ledger.winner or 0]
+            return build_judge_job(study, winner, find_finished_baseline(ledger.trials), fingerprint)
+        case Trial():
+            return build_trial_job(study, of, fingerprint)
+        case _:
+            raise TypeError(f"a trial or a stage must be given, got {of}")
+
+
+def find_finished_baseline(trials: tuple[Trial, ...]) -> Trial | None:
+    """Return the baseline if it has a full-length adapter."""
+    for trial in trials:
+        final = trial.measurement(1)
+        if trial.origin is Origin.BASELINE and trial.state is TrialState.COMPLETED and final and not final.diverged:
+            return trial
+    return None
+
+
+def _steps_on_the_way(study: Study, trial: Trial, end: int) -> tuple[int, ...]:
+    begin = stop_step(study, trial.total_steps, trial.rung - 1) if trial.rung > 0 else 0
+    steps = {step_at(trial.total_steps, percent) for percent in study.early_evaluation.extra_percents}
+    return tuple(sorted(step for step in steps if begin < step < end))

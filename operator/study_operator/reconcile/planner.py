@@ -1,0 +1,465 @@
+"""What to do next, as values with a reason. Imports nothing that can act.
+
+`plan` is called by `reconcile.tick` with the settled ledger; the same arguments always give the same actions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from study_operator import names
+from study_operator.ledger.ranking import choose, choose_winner, rank
+from study_operator.ledger.trial import (
+    GIVEN_UP,
+    WAITS,
+    Continuation,
+    EndReason,
+    Ledger,
+    Origin,
+    Outcome,
+    SearchEnd,
+    Stage,
+    StageState,
+    Trial,
+    TrialState,
+    retry_at,
+)
+from study_operator.ledger.usage import is_budget_exhausted
+from study_operator.reconcile.runner import QUOTA_EXCEEDED, JobKind, JobPhase, JobStatus
+from study_operator.settings import DEFAULTS, Settings
+from study_operator.spec.study import Arm, Study
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prepare:
+    """Launch the job that prepares the dataset."""
+
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Attach:
+    """Enter an arm of the manifest into the ledger."""
+
+    arm: Arm
+    origin: Origin
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Suggest:
+    """Ask the optimizer for arms and enter them into the ledger."""
+
+    count: int
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Launch:
+    """Launch the job of a trial's rung."""
+
+    index: int
+    rung: int
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class EndSearch:
+    """Propose no more arms, for good."""
+
+    end: SearchEnd
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Promote:
+    """Let a trial go on to full length: promoted, audited, or the baseline."""
+
+    index: int
+    continuation: Continuation
+    inclusion_probability: float
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stop:
+    """Let a trial end with its first reading."""
+
+    index: int
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChooseWinner:
+    """Fix the winner, by validation alone."""
+
+    index: int
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Judge:
+    """Launch the job that reads the test set."""
+
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeleteJob:
+    """Delete a job: one that must stop, one that makes way for the next attempt, or one whose result is written."""
+
+    name: str
+    index: int | None
+    """The trial that it belongs to; None for prepare and judge."""
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finish:
+    """End the study."""
+
+    outcome: Outcome
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class CleanUp:
+    """Delete the checkpoints that a study that has ended does not need."""
+
+    kept: Sequence[tuple[str, int]]
+    """Trial and rung of those that stay: what people may go on from."""
+    reason: str
+
+
+Action = (
+    Prepare
+    | Attach
+    | Suggest
+    | Launch
+    | EndSearch
+    | Promote
+    | Stop
+    | ChooseWinner
+    | Judge
+    | DeleteJob
+    | Finish
+    | CleanUp
+)
+
+NOTHING_TRAINS_AFTER = 5
+"""Abandoned arms beside the baseline after which a study is given up."""
+
+
+def plan(
+    study: Study,
+    ledger: Ledger,
+    jobs: Mapping[str, JobStatus],
+    now: datetime,
+    settings: Settings = DEFAULTS,
+) -> list[Action]:
+    """Decide what to do next. The same arguments always give the same actions."""
+    trials = sorted(ledger.trials, key=lambda t: t.index)
+    is_halted = study.suspend or ledger.outcome is not None
+    deletions = _plan_deletions(study, ledger, trials, jobs, now, settings, is_halted=is_halted)
+    if ledger.outcome is not None:
+        return deletions + _plan_afterwards(study, ledger, trials, jobs)
+    if is_halted:
+        return deletions
+    failure = _find_failure(study, ledger, trials)
+    if failure is not None:
+        return [*deletions, _fail(*failure)]
+
+    # Before a GPU is touched: the data.
+    if ledger.prepare.state is not StageState.COMPLETED:
+        name = names.prepare_job(study.name)
+        if _is_launchable(ledger.prepare, jobs.get(name), now, settings):
+            return [*deletions, Prepare(reason="the dataset is not prepared")]
+        return deletions
+
+    # What the ledger already promises.
+    actions = [*deletions, *_plan_launches(study, trials, jobs, now, settings)]
+    busy = sum(t.is_busy for t in trials)
+
+    # First rung: fill free slots until every trial has been proposed, then wait for all of them.
+    is_decided = any(t.continuation or t.state is TrialState.STOPPED for t in trials)
+    if not is_decided:
+        end = _find_search_end(study, ledger, now)
+        if end is None:
+            return actions + _plan_proposals(study, trials, free=study.parallel_trials - busy)
+        return actions if busy else actions + _plan_promotion(study, ledger, trials, end)
+
+    # Second rung: the next best replaces a promoted trial that failed; then wait for all of them.
+    replacements = [
+        Promote(
+            index=c.index,
+            continuation=c.continuation,
+            inclusion_probability=c.inclusion_probability,
+            reason="the next best: a promoted trial left no model",
+        )
+        for c in choose(study, trials)
+    ]
+    if replacements or busy:
+        return actions + replacements
+    return actions + _plan_end(study, ledger, trials, jobs, now, settings)
+
+
+def _plan_afterwards(
+    study: Study, ledger: Ledger, trials: Sequence[Trial], jobs: Mapping[str, JobStatus]
+) -> list[Action]:
+    """Tidy up once after the end."""
+    if ledger.cleaned_at is not None or any(job.phase is not JobPhase.FINISHED for job in jobs.values()):
+        return []
+    return [CleanUp(kept=_find_kept(study, trials), reason="the study has ended")]
+
+
+def _find_kept(study: Study, trials: Sequence[Trial]) -> tuple[tuple[str, int], ...]:
+    """Return the checkpoints that stay: of full-length trials, or else the best of the first rung."""
+    full = [(t.name, 1) for t in trials if t.state is TrialState.COMPLETED and not t.measurements[-1].diverged]
+    return tuple(full or [(t.name, 0) for t in rank(study, trials, 0)[:1]])
+
+
+def _find_failure(study: Study, ledger: Ledger, trials: Sequence[Trial]) -> tuple[str, str] | None:
+    """Return why the study cannot go on: a CamelCase word and a sentence."""
+    for stage, reason in ((ledger.prepare, "PrepareFailed"), (ledger.judge, "JudgeFailed")):
+        if stage.state is StageState.FAILED:
+            return reason, stage.message
+    for trial in trials:
+        if any(a.reason == EndReason.STUDY_CANNOT_RUN for a in trial.attempts):
+            return "StudyCannotRun", f"trial {trial.name}: {trial.message}"
+    failed = [t for t in trials if t.state is TrialState.FAILED]
+    if len(failed) > study.max_failed_trials:
+        last = failed[-1]
+        limit = f"{len(failed)} trials failed, and spec.maxFailedTrials is {study.max_failed_trials}"
+        return "TooManyFailedTrials", f"{limit}; trial {last.name}: {last.message}"
+    first = trials[: NOTHING_TRAINS_AFTER + (study.baseline is not None)]
+    expected = min(study.num_trials, NOTHING_TRAINS_AFTER + (study.baseline is not None))
+    if len(first) >= expected and all(t.state is TrialState.ABANDONED for t in first):
+        return "NothingTrains", f"the first {len(first)} arms cannot run; trial {first[0].name}: {first[0].message}"
+    return None
+
+
+def _fail(reason: str, message: str) -> Finish:
+    return Finish(outcome=Outcome(failed=True, reason=reason, message=message), reason=message)
+
+
+def _plan_deletions(
+    study: Study,
+    ledger: Ledger,
+    trials: Sequence[Trial],
+    jobs: Mapping[str, JobStatus],
+    now: datetime,
+    settings: Settings,
+    *,
+    is_halted: bool,
+) -> list[Action]:
+    """Delete jobs that must stop, that stand in the way of the next attempt, or whose result is in the ledger."""
+    actions = _plan_deletions_of_foreign(study, trials, jobs)
+    stages: list[tuple[str, Stage]] = [(names.prepare_job(study.name), ledger.prepare)]
+    stages.append((names.judge_job(study.name), ledger.judge))
+    for name, stage in stages:
+        if name not in jobs or jobs[name].is_foreign:
+            continue
+        reason = ""
+        if stage.state in (StageState.PENDING, StageState.RUNNING):
+            reason = _why_delete(stage, 0, jobs[name], now, settings, is_halted=is_halted)
+        elif stage.state is StageState.FAILED and jobs[name].phase is not JobPhase.FINISHED:
+            reason = "it is given up"
+        if reason:
+            actions.append(DeleteJob(name=name, index=None, reason=reason))
+    for trial in trials:
+        name = names.trial_job(study.name, trial.name, trial.rung)
+        if name not in jobs or jobs[name].is_foreign:
+            continue
+        reason = ""
+        if trial.is_busy:
+            reason = _why_delete(trial, trial.rung, jobs[name], now, settings, is_halted=is_halted)
+        elif trial.state in GIVEN_UP and jobs[name].phase is not JobPhase.FINISHED:
+            reason = "its trial is given up"
+        if reason:
+            actions.append(DeleteJob(name=name, index=trial.index, reason=reason))
+    # A namespace may have a quota on Jobs: where there is no room for the next one, none is kept any longer.
+    messages = [ledger.prepare.message, ledger.judge.message, *(t.message for t in trials)]
+    is_room_wanted = any(message.startswith(f"{WAITS}{QUOTA_EXCEEDED}") for message in messages)
+    return actions + [
+        DeleteJob(name=name, index=index, reason="its result is in the ledger")
+        for name, index, expires in find_settled_jobs(study, ledger, jobs, now)
+        if is_room_wanted or expires <= now
+    ]
+
+
+def find_settled_jobs(
+    study: Study, ledger: Ledger, jobs: Mapping[str, JobStatus], now: datetime
+) -> Iterator[tuple[str, int | None, datetime]]:
+    """Yield each job that ended and has told all that it had to tell, the trial that it is of, and when it may go."""
+    if all(job.phase is not JobPhase.FINISHED for job in jobs.values()):
+        return
+    kept = timedelta(seconds=study.ttl_seconds_after_finished or 0)
+    settled: list[tuple[str, int | None, Trial | Stage]] = []
+    stages = ((names.prepare_job(study.name), ledger.prepare), (names.judge_job(study.name), ledger.judge))
+    settled += [
+        (name, None, stage) for name, stage in stages if stage.state in (StageState.COMPLETED, StageState.FAILED)
+    ]
+    for trial in ledger.trials:
+        rungs = trial.rung if trial.is_busy else trial.rung + 1
+        settled += [(names.trial_job(study.name, trial.name, rung), trial.index, trial) for rung in range(rungs)]
+    for name, index, of in settled:
+        job = jobs.get(name)
+        if job is not None and job.phase is JobPhase.FINISHED:
+            # The ledger's times are by a clock that is trusted.
+            attempt = next((a for a in reversed(of.attempts) if a.id == job.attempt), None)
+            ended = attempt.finished_at if attempt is not None else job.finished_at
+            yield name, index, min(now, ended or now) + kept
+
+
+def _plan_deletions_of_foreign(study: Study, trials: Sequence[Trial], jobs: Mapping[str, JobStatus]) -> list[Action]:
+    """Delete the jobs of other arms that have names of this study's."""
+    index_by_name = {names.trial_job(study.name, t.name, rung): t.index for t in trials for rung in (0, 1)}
+    return [
+        DeleteJob(name=job.name, index=index_by_name.get(job.name), reason="it is of another arm, data or model")
+        for job in jobs.values()
+        if job.is_foreign
+    ]
+
+
+def _why_delete(
+    of: Trial | Stage, rung: int, job: JobStatus, now: datetime, settings: Settings, *, is_halted: bool
+) -> str:
+    attempt = next((a for a in reversed(of.attempts) if a.rung == rung and a.id == job.attempt), None)
+    if job.phase is JobPhase.FINISHED:
+        is_recorded = attempt is not None and not attempt.is_open
+        is_due = is_recorded and not is_halted and _is_due(of, now, settings)
+        return "it ended and makes way for the next attempt" if is_due else ""
+    if attempt is None:
+        return "it must not start" if is_halted and job.phase is JobPhase.PENDING else ""
+    if not attempt.is_open:
+        return "its attempt is given up"
+    return "it must stop" if attempt.reason == EndReason.ASKED_TO_STOP else ""
+
+
+def _plan_launches(
+    study: Study, trials: Sequence[Trial], jobs: Mapping[str, JobStatus], now: datetime, settings: Settings
+) -> list[Action]:
+    """Launch what waits, as far as there is room: what has begun first, then in order of rank or index."""
+    busy = [(t, names.trial_job(study.name, t.name, t.rung)) for t in trials if t.is_busy]
+    # Every live job takes a place, whatever a ledger that may be stale says of its trial. One that ended keeps its
+    # trial's place until it is deleted; one that is gone gives it up.
+    occupied = {job.name for job in jobs.values() if job.kind is JobKind.TRIAL and job.phase is not JobPhase.FINISHED}
+    occupied |= {name for t, name in busy if t.state is TrialState.RUNNING or name in jobs}
+    free = study.parallel_trials - len(occupied)
+    if free <= 0:
+        return []
+    waiting = [
+        t for t, name in busy if t.state is TrialState.PENDING and _is_launchable(t, jobs.get(name), now, settings)
+    ]
+    ranks = {t.index: position for position, t in enumerate(rank(study, waiting, 0))}
+    waiting.sort(key=lambda t: (not any(a.rung == t.rung for a in t.attempts), ranks.get(t.index, -1), t.index))
+    return [Launch(index=t.index, rung=t.rung, reason=_why_launch(t)) for t in waiting[:free]]
+
+
+def _why_launch(trial: Trial) -> str:
+    if any(a.rung == trial.rung for a in trial.attempts):
+        return "its last attempt ended early"
+    return f"it continues: {trial.continuation}" if trial.continuation else "it is new"
+
+
+def _is_launchable(of: Trial | Stage, job: JobStatus | None, now: datetime, settings: Settings) -> bool:
+    return job is None and _is_due(of, now, settings)
+
+
+def _is_due(of: Trial | Stage, now: datetime, settings: Settings) -> bool:
+    due = retry_at(of, settings)
+    return due is None or due <= now
+
+
+def _find_search_end(study: Study, ledger: Ledger, now: datetime) -> SearchEnd | None:
+    if ledger.search_end is not None:
+        return ledger.search_end
+    if len(ledger.trials) >= study.num_trials:
+        return SearchEnd.ALL_TRIALS_MEASURED
+    return SearchEnd.BUDGET_EXHAUSTED if is_budget_exhausted(study, ledger, now) else None
+
+
+def _plan_proposals(study: Study, trials: Sequence[Trial], *, free: int) -> list[Action]:
+    count = min(free, study.num_trials - len(trials))
+    if count <= 0:
+        return []
+    given = [*([(study.baseline, Origin.BASELINE)] if study.baseline is not None else [])]
+    given += [(arm, Origin.STARTING_ARM) for arm in study.starting_arms]
+    attached: list[Action] = [
+        Attach(arm=arm, origin=origin, reason="the manifest gives it")
+        for arm, origin in given[len(trials) : len(trials) + count]
+    ]
+    if len(attached) < count:
+        attached.append(Suggest(count=count - len(attached), reason="there is room"))
+    return attached
+
+
+def _plan_promotion(study: Study, ledger: Ledger, trials: Sequence[Trial], end: SearchEnd) -> list[Action]:
+    choices = choose(study, trials)
+    if not choices:
+        counts = {s: sum(t.state is s for t in trials) for s in (TrialState.ABANDONED, TrialState.FAILED)}
+        diverged = sum(t.has_diverged for t in trials)
+        said = (
+            f"none of {len(trials)} trials can continue: {diverged} diverged, "
+            f"{counts[TrialState.ABANDONED]} cannot run, {counts[TrialState.FAILED]} failed"
+        )
+        return [_fail("NothingTrains", f"{said}. {ledger.search_message}".strip())]
+    actions: list[Action] = [] if ledger.search_end else [EndSearch(end=end, reason=_SAY_END[end])]
+    actions += [
+        Promote(
+            index=c.index,
+            continuation=c.continuation,
+            inclusion_probability=c.inclusion_probability,
+            reason=_SAY_CONTINUATION[c.continuation],
+        )
+        for c in choices
+    ]
+    chosen = {c.index for c in choices}
+    actions += [
+        Stop(index=t.index, reason="others were better on the first rung")
+        for t in trials
+        if t.state is TrialState.PAUSED and t.index not in chosen
+    ]
+    return actions
+
+
+_SAY_END = {
+    SearchEnd.ALL_TRIALS_MEASURED: "every trial has been tried",
+    SearchEnd.BUDGET_EXHAUSTED: "what is spent and the reserve for promotions reach the budget",
+    SearchEnd.NO_MORE_PROPOSALS: "the optimizer has nothing more to propose",
+}
+_SAY_CONTINUATION = {
+    Continuation.PROMOTED: "among the best on the first rung",
+    Continuation.BASELINE: "the baseline always continues",
+    Continuation.AUDITED: "drawn to audit the first rung",
+}
+
+
+def _plan_end(
+    study: Study,
+    ledger: Ledger,
+    trials: Sequence[Trial],
+    jobs: Mapping[str, JobStatus],
+    now: datetime,
+    settings: Settings,
+) -> list[Action]:
+    """Fix the winner, read the test set once, end."""
+    if ledger.winner is None:
+        winner = choose_winner(study, trials)
+        if winner is None:
+            return [_fail("NoWinner", "no trial reached its full length with a usable model")]
+        return [ChooseWinner(index=winner.index, reason="the best validation reading at full length")]
+    has_test = ledger.dataset is not None and ledger.dataset.test > 0
+    if has_test and ledger.judge.state is not StageState.COMPLETED:
+        name = names.judge_job(study.name)
+        if _is_launchable(ledger.judge, jobs.get(name), now, settings):
+            return [Judge(reason="the winner is chosen")]
+        return []
+    is_short = ledger.search_end is SearchEnd.BUDGET_EXHAUSTED
+    said = f"trial t{ledger.winner:03d} is the winner of {len(trials)} trials"
+    if ledger.search_end is not SearchEnd.ALL_TRIALS_MEASURED and ledger.search_end is not None:
+        said += f"; {_SAY_END[ledger.search_end]}"
+    outcome = Outcome(failed=False, reason="BudgetExhausted" if is_short else "Completed", message=said)
+    return [Finish(outcome=outcome, reason=said)]

@@ -1,0 +1,840 @@
+"""One tick of a study: observe, settle, plan, act, record.
+
+The same tick drives a laptop and a cluster: they differ in the runner, the artifact store and the status store
+that they hand in. It is level-triggered: it may run at any time, any number of times, and only looks at the present.
+
+What makes it safe to kill between any two steps:
+
+* a job is created or deleted only for a trial whose recorded entry is what the tick still believes;
+* before the first job is touched the status store confirms that what the tick read is still what is written;
+* what a tick decides is written once, last, with the version that it read; a conflict drops the tick;
+* job names and object keys are functions of study, trial and rung, so that doing something twice does it once;
+* an ended job is deleted only after its end is in the ledger.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from typing import Any, Protocol, TypeVar, assert_never
+
+from study_operator import names
+from study_operator.clocks import read_time
+from study_operator.errors import ConflictError, LaunchRefusedError, StatusRefusedError
+from study_operator.ledger.bucket_copy import MOST_BYTES as MOST_BYTES_OF_LEDGER
+from study_operator.ledger.bucket_copy import LedgerRefusedError, parse_copy
+from study_operator.ledger.status import (
+    STATUS_REFUSED,
+    STATUS_SHORTENED,
+    Event,
+    Recorded,
+    Reported,
+    TrialProgress,
+    events_between,
+    is_same_status,
+    parse_status,
+    render_refusal,
+    render_refused_status,
+    render_status,
+    shorten_status,
+)
+from study_operator.ledger.trial import (
+    REFUSED,
+    WAITS,
+    Ledger,
+    Origin,
+    SearchEnd,
+    Stage,
+    StageState,
+    Trial,
+    TrialState,
+    move,
+    retry_at,
+)
+from study_operator.optimizer.designer import Designer, DesignerError, ProposalPendingError
+from study_operator.reconcile.job_specs import artifacts_uri, build_job_of, count_steps, stop_step
+from study_operator.reconcile.planner import (
+    Action,
+    Attach,
+    ChooseWinner,
+    CleanUp,
+    DeleteJob,
+    EndSearch,
+    Finish,
+    Judge,
+    Launch,
+    Prepare,
+    Promote,
+    Stop,
+    Suggest,
+    find_settled_jobs,
+    plan,
+)
+from study_operator.reconcile.runner import QUOTA_EXCEEDED, JobKind, JobSpec, JobStatus, TrialRunner
+from study_operator.reconcile.settle import Results, find_new_faults, is_live, list_awaited, settle
+from study_operator.settings import DEFAULTS, Settings
+from study_operator.spec.study import Arm, Study
+from trial_trainer.artifacts import ArtifactError, ArtifactStore, join
+from trial_trainer.contract import (
+    CHECKPOINTS,
+    JUDGEMENT,
+    READING,
+    SUMMARY,
+    ContractError,
+    DatasetSummary,
+    Judgement,
+    Progress,
+    Reading,
+    from_json,
+)
+
+log = logging.getLogger(__name__)
+
+FIRST_LOOK_SECONDS, LONGEST_LOOK_SECONDS = 1.0, 60.0
+"""Between two looks at a bucket that cannot be used; the wait doubles."""
+
+MOST_BYTES: Mapping[type, int] = {
+    Progress: 64 * 1024,
+    Reading: 1024 * 1024,
+    DatasetSummary: 4 * 1024 * 1024,
+    Judgement: 4 * 1024 * 1024,
+}
+"""How much of what jobs write is read into the operator's memory; the largest seen had a twentieth of it."""
+
+T = TypeVar("T")
+OfJob = TypeVar("OfJob", Trial, Stage)
+OfResult = TypeVar("OfResult", Reading, DatasetSummary, Judgement)
+
+
+class StatusStore(Protocol):
+    """Where the status is kept, with optimistic locking."""
+
+    def read(self) -> tuple[Mapping[str, Any] | None, Any]:
+        """Return the status (None before the first write) and its version."""
+        ...
+
+    def confirm(self, version: Any) -> None:
+        """Make sure that nothing was written since a version was read, where `read` may have been behind.
+
+        Raises:
+            ConflictError: where something was.
+        """
+        ...
+
+    def write(self, status: Mapping[str, Any], version: Any) -> Any:
+        """Write the status if its version is still the one that was read.
+
+        Raises:
+            ConflictError: where it is not.
+            StatusRefusedError: where it is none that is taken.
+        """
+        ...
+
+
+StorageProblem = tuple[str, str]
+"""Why the bucket cannot be used: a CamelCase word and a sentence; both empty where it can."""
+_NO_PROBLEM: StorageProblem = ("", "")
+
+Reporter = Callable[[Study, Ledger, Mapping[str, Any]], None]
+"""Writes the report of a recorded ledger, given the whole status with it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TickResult:
+    """What a tick saw and did."""
+
+    status: Mapping[str, Any]
+    """The status as it is written now."""
+    ledger: Ledger
+    actions: Sequence[Action] = ()
+    """What was done or decided."""
+    events: Sequence[Event] = ()
+    is_idle: bool = True
+    """Nothing was written and nothing was launched: the next tick waits for news or for ``wake_at``."""
+    is_done: bool = False
+    """The study has ended, its end is written and reported, and none of its jobs lives."""
+    is_settled: bool = False
+    """What was seen of the jobs is written down; it is not while the bucket cannot be read."""
+    is_refused: bool = False
+    """A job was refused, and none was launched: it is to be tried again."""
+    refused: int = 0
+    """Objects that jobs wrote and nobody can use."""
+    refusal: str = ""
+    """Why the ledger that lies in the bucket is not taken up: until that is mended nothing of the study runs."""
+    is_dropped: bool = False
+    """Somebody else wrote the status: nothing that this tick decided counts."""
+    wake_at: datetime | None = None
+    """When a clock alone will give the next tick something to do."""
+
+
+def tick(
+    study: Study,
+    *,
+    statuses: StatusStore,
+    runner: TrialRunner,
+    artifacts: ArtifactStore,
+    designer: Designer,
+    now: datetime,
+    settings: Settings = DEFAULTS,
+    reporter: Reporter | None = None,
+    is_progress_wanted: bool = False,
+    recorded: Recorded | None = None,
+    storage_problem: StorageProblem = _NO_PROBLEM,
+) -> TickResult:
+    """Bring a study one step further.
+
+    Args:
+        study: what is wanted.
+        statuses: where the status is.
+        runner: the study's jobs.
+        artifacts: the store at `job_specs.artifacts_uri(study)`.
+        designer: proposes arms; asked at most once a tick, after everything else was launched.
+        now: the time, with its zone.
+        settings: the operator's limits and waits.
+        reporter: writes the report; None where nobody wants one.
+        is_progress_wanted: whether to read how far the running trials are, and to write it down. Each time is a
+            request a trial and a status write, so that whoever calls decides how often.
+        recorded: the status that ``statuses`` will read, parsed, where the caller has it.
+        storage_problem: why ``artifacts`` cannot be used, where the caller knows that.
+    """
+    # Observe: everything that is read is read here.
+    raw, version = statuses.read()
+    recorded = recorded or parse_status(raw)
+    jobs = _mark_foreign(study, recorded.ledger, {job.name: job for job in runner.jobs()})
+    ours = {name: job for name, job in jobs.items() if not job.is_foreign}
+    results, problem, progress = None, storage_problem, recorded.progress
+    try:
+        if recorded.ledger == Ledger() and (copy := _read_copy(study, artifacts)) is not None:
+            return _take_up(study, copy, artifacts, statuses, version, now)
+        results = _read_results(study, recorded.ledger, jobs, artifacts)
+        if is_progress_wanted:
+            progress = _read_progress(study, recorded.ledger, artifacts)
+    except LedgerRefusedError as error:
+        return _refuse(study, recorded, str(error), statuses, version, now)
+    except ArtifactError as error:
+        problem = (error.reason, str(error))
+
+    # Settle, plan, act. Without the bucket nobody knows what was measured: everything waits.
+    ledger, done, launched, refused = recorded.ledger, list[Action](), False, False
+    held: frozenset[str] = frozenset()
+    if results is not None:
+        away_until = _find_end_of_outage(recorded, now)
+        ledger = settle(study, recorded.ledger, ours, results, now, settings, away_until=away_until)
+        # Whoever left nothing may have been let write nothing. Then that is the bucket's fault, and nobody else's.
+        suspects = find_new_faults(study, recorded.ledger, ledger)
+        if suspects and not problem[1]:
+            problem = _find_write_problem(artifacts)
+        if suspects and problem[1]:
+            held = suspects
+            ledger = settle(study, recorded.ledger, ours, results, now, settings, held=held)
+        actions = plan(study, ledger, jobs, now, settings)
+        if problem[1]:
+            # What must stop is stopped; nothing begins.
+            actions = [action for action in actions if isinstance(action, DeleteJob)]
+        hands = _Hands(runner, artifacts, results.refused, lambda: statuses.confirm(version))
+        try:
+            ledger, done = _act(study, actions, ledger, recorded, hands, designer, now, settings)
+        except ConflictError as error:
+            return _dropped(recorded, error)
+        except ArtifactError as error:
+            # Cleaning up uses the bucket, and so does what clears another arm's result away before a launch.
+            problem = (error.reason, str(error))
+        launched, refused = hands.has_more_to_do, hands.refusal is not None
+    reported, problem = _report(study, recorded, reporter, now, settings, problem)
+
+    # Record: once, last, and only if nobody wrote in between.
+    status: Mapping[str, Any] = render_status(
+        study,
+        ledger,
+        now=now,
+        recorded=recorded,
+        reported=reported,
+        storage_problem=problem,
+        progress=progress,
+        report_uri=join(artifacts_uri(study), names.REPORT),
+    )
+    try:
+        written = _record(study, statuses, status, version, recorded, now)
+    except ConflictError as error:
+        return _dropped(recorded, error)
+    status, is_changed = written.status, written.is_news
+    if not written.has_ledger:
+        return TickResult(status=status, ledger=recorded.ledger, events=written.events, is_idle=not launched)
+    events = [*events_between(recorded.ledger, ledger), *written.events]
+    for event in events:
+        log.log(logging.WARNING if event.is_warning else logging.INFO, "%s", event.message)
+    is_reported = reporter is None or (reported is not None and reported.key == report_key(ledger))
+    is_tidy = ledger.outcome is not None and ledger.cleaned_at is not None and not any(map(is_live, jobs.values()))
+    is_over = is_tidy and is_reported and not problem[1]
+    return TickResult(
+        status=status,
+        ledger=ledger,
+        actions=done,
+        events=events,
+        is_idle=not is_changed and not launched,
+        is_done=is_over and not is_changed,
+        is_settled=results is not None and not held,
+        refused=len(results.problems) if results is not None else 0,
+        is_refused=refused and not launched,
+        wake_at=_find_wake(study, ledger, jobs, status, reported, reporter is not None, now, settings),
+    )
+
+
+def _take_up(
+    study: Study, copy: Recorded, artifacts: ArtifactStore, statuses: StatusStore, version: Any, now: datetime
+) -> TickResult:
+    """Give a study that has no ledger the one that lies in its bucket."""
+    uri = join(artifacts_uri(study), names.REPORT)
+    status = render_status(study, copy.ledger, now=now, recorded=copy, reported=copy.reported, report_uri=uri)
+    try:
+        statuses.write(status, version)
+    except ConflictError as error:
+        return _dropped(copy, error)
+    trials = copy.ledger.trials
+    measured = sum(bool(t.measurements) for t in trials)
+    said = f"{artifacts.uri}/{names.LEDGER} is taken up: {len(trials)} trials, {measured} measured"
+    log.info("study %s: %s", study.name, said)
+    events = [Event(reason="LedgerTakenUp", message=said)]
+    return TickResult(status=status, ledger=copy.ledger, events=events, is_idle=False)
+
+
+def _refuse(
+    study: Study, recorded: Recorded, refusal: str, statuses: StatusStore, version: Any, now: datetime
+) -> TickResult:
+    """Say that what lies in the bucket belongs to another study, and do nothing."""
+    status = render_refusal(recorded, "LedgerRefused", [refusal], study.generation, now)
+    is_changed = not is_same_status(status, recorded.raw)
+    if is_changed:
+        try:
+            statuses.write(status, version)
+        except ConflictError as error:
+            return _dropped(recorded, error)
+        log.warning("study %s: %s", study.name, refusal)
+    events = [Event(reason="LedgerRefused", message=refusal, is_warning=True)] if is_changed else []
+    return TickResult(status=status, ledger=recorded.ledger, events=events, is_idle=not is_changed, refusal=refusal)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Standing:
+    """What stands now."""
+
+    status: Mapping[str, Any]
+    is_news: bool
+    has_ledger: bool = True
+    """Whether what was decided is in it."""
+    events: Sequence[Event] = ()
+
+
+def _record(
+    study: Study, statuses: StatusStore, status: Mapping[str, Any], version: Any, recorded: Recorded, now: datetime
+) -> _Standing:
+    """Write the status; one that is not taken in smaller forms, which say so.
+
+    Raises:
+        ConflictError: where somebody else wrote it.
+        StatusRefusedError: where no form is taken.
+    """
+    if is_same_status(status, recorded.raw):
+        return _Standing(status=status, is_news=False)
+    try:
+        statuses.write(status, version)
+    except StatusRefusedError as error:
+        why = str(error)
+    else:
+        return _Standing(status=status, is_news=True)
+    short = shorten_status(status, recorded, why)
+    if is_same_status(short, recorded.raw):
+        return _Standing(status=short, is_news=False)
+    try:
+        statuses.write(short, version)
+    except StatusRefusedError as error:
+        why = str(error)
+    else:
+        return _Standing(status=short, is_news=True, events=_news_of(recorded, STATUS_SHORTENED, why))
+    least = render_refused_status(recorded, why, study.generation, now)
+    if is_same_status(least, recorded.raw):
+        return _Standing(status=least, is_news=False, has_ledger=False)
+    statuses.write(least, version)
+    return _Standing(status=least, is_news=True, has_ledger=False, events=_news_of(recorded, STATUS_REFUSED, why))
+
+
+def _news_of(recorded: Recorded, reason: str, why: str) -> list[Event]:
+    """Return the event that tells of a form of the status, where it has another one now."""
+    accepted = recorded.conditions.get("Accepted")
+    is_known = accepted is not None and accepted.reason == reason
+    return [] if is_known else [Event(reason=reason, message=f"the API server says: {why}", is_warning=True)]
+
+
+def _dropped(recorded: Recorded, error: ConflictError) -> TickResult:
+    log.debug("tick dropped: %s", error)
+    return TickResult(status=recorded.raw, ledger=recorded.ledger, is_idle=False, is_dropped=True)
+
+
+def report_key(ledger: Ledger) -> str:
+    """Return a word that changes with each new measurement, promotion, or the end."""
+    measured = sum(len(t.measurements) for t in ledger.trials)
+    continued = sum(t.continuation is not None for t in ledger.trials)
+    return f"{measured}/{continued}/{ledger.outcome.reason if ledger.outcome else ''}"
+
+
+# --- Observe ----------------------------------------------------------------------------------------------------
+
+
+def _read_copy(study: Study, artifacts: ArtifactStore) -> Recorded | None:
+    """Read the ledger that lies in the bucket; None where there is none, or nothing is in it."""
+    place = f"{artifacts.uri}/{names.LEDGER}"
+    try:
+        text = artifacts.read(names.LEDGER, MOST_BYTES_OF_LEDGER)
+    except ArtifactError as error:
+        if error.reason == "ObjectTooLarge":
+            raise LedgerRefusedError(f"{place} must be a ledger that this operator wrote: {error}") from error
+        raise
+    copy = None if text is None else parse_copy(study, text, place)
+    return None if copy is None or copy.ledger == Ledger() else copy
+
+
+def _mark_foreign(study: Study, ledger: Ledger, jobs: Mapping[str, JobStatus]) -> Mapping[str, JobStatus]:
+    """Mark the jobs that are other arms': after a restore of the status one may have the name of this study's next.
+
+    A job that has ended matters only where its trial waits for one of that name.
+    """
+    if not any(job.digest for job in jobs.values()):
+        return jobs
+    of: dict[str, Trial | JobKind] = {}
+    if ledger.prepare.state is not StageState.COMPLETED:
+        of[names.prepare_job(study.name)] = JobKind.PREPARE
+    if ledger.winner is not None and ledger.judge.state is not StageState.COMPLETED:
+        of[names.judge_job(study.name)] = JobKind.JUDGE
+    for trial in ledger.trials:
+        for rung in (0, 1):
+            name = names.trial_job(study.name, trial.name, rung)
+            if is_live(jobs.get(name)) or (trial.is_busy and rung == trial.rung):
+                of[name] = trial
+    return {
+        name: replace(job, is_foreign=True)
+        if job.digest and name in of and job.digest != build_job_of(study, ledger, of[name]).digest
+        else job
+        for name, job in jobs.items()
+    }
+
+
+def _read_results(study: Study, ledger: Ledger, jobs: Mapping[str, JobStatus], artifacts: ArtifactStore) -> Results:
+    """Read what the jobs have written that are over or not there; of what is another arm's, only that it is there."""
+    problems: dict[str, str] = {}
+    refused = {
+        name: f"{REFUSED}job {name} is of another arm, data or model, with the digest {job.digest}"
+        for name, job in jobs.items()
+        if job.is_foreign
+    }
+    ours = {name: job for name, job in jobs.items() if not job.is_foreign}
+
+    def read(cls: type[OfResult], name: str, key: str, of: Trial | JobKind, *, has_run: bool) -> OfResult | None:
+        value, problem = _load_result(cls, artifacts, key)
+        if problem:
+            problems[name] = problem
+        if value is None:
+            return None
+        # Most looks find nothing, and a digest is made only of what there is to compare.
+        why = _why_refused(value, build_job_of(study, ledger, of), has_run=has_run or name in ours)
+        if why:
+            refused[name] = f"{REFUSED}{key} {why}"
+            return None
+        return value
+
+    summary, judgement, readings = None, None, {}
+    prepare, judge = ledger.prepare, ledger.judge
+    name = names.prepare_job(study.name)
+    if prepare.state is not StageState.COMPLETED and not is_live(ours.get(name)):
+        key = f"{names.DATASET}/{SUMMARY}"
+        summary = read(DatasetSummary, name, key, JobKind.PREPARE, has_run=bool(prepare.attempts))
+    name = names.judge_job(study.name)
+    if ledger.winner is not None and judge.state is not StageState.COMPLETED and not is_live(ours.get(name)):
+        key = f"{names.JUDGE}/{JUDGEMENT}"
+        judgement = read(Judgement, name, key, JobKind.JUDGE, has_run=bool(judge.attempts))
+    for trial in list_awaited(study, ledger, ours):
+        has_run = any(a.rung == trial.rung for a in trial.attempts)
+        has_run |= trial.earlier is not None and trial.earlier.rung == trial.rung
+        name = names.trial_job(study.name, trial.name, trial.rung)
+        key = f"{names.rung_key(trial.name, trial.rung)}/{READING}"
+        reading = read(Reading, name, key, trial, has_run=has_run)
+        if reading is None:
+            continue
+        why = _why_no_reading(study, trial, reading)
+        if why:
+            refused[name] = f"{REFUSED}{key} {why}"
+        else:
+            readings[trial.index, trial.rung] = reading
+    return Results(readings=readings, summary=summary, judgement=judgement, problems=problems, refused=refused)
+
+
+def _why_refused(result: Reading | DatasetSummary | Judgement, job: JobSpec, *, has_run: bool) -> str:
+    """Say why a result is not that of its job. One without a digest, as trainers that know none write it, is taken
+    where the job is known to have run."""
+    if result.digest == job.digest or (not result.digest and has_run):
+        return ""
+    if not result.digest:
+        return "has no digest, and was there before the job had run"
+    return f"is of another arm, data or model: its digest must be {job.digest}, got {result.digest:.32}"
+
+
+def _why_no_reading(study: Study, trial: Trial, reading: Reading) -> str:
+    """Say why a reading is not that of the rung that a trial is on."""
+    if (reading.trial, reading.rung) != (trial.name, trial.rung):
+        return f"must be of trial {trial.name} and rung {trial.rung}, got {reading.trial:.20} and {reading.rung}"
+    end = stop_step(study, trial.total_steps, trial.rung)
+    return "" if reading.step == end else f"must be read at step {end}, got {reading.step}"
+
+
+def _read_progress(study: Study, ledger: Ledger, artifacts: ArtifactStore) -> tuple[TrialProgress, ...]:
+    """Read how far each running trial is; what an earlier run or another arm left behind says nothing of this one."""
+    seen = []
+    for trial in ledger.trials:
+        if trial.state is not TrialState.RUNNING:
+            continue
+        progress = read_result(Progress, artifacts, names.progress_key(trial.name))
+        if progress is not None and is_of_last_attempt(study, ledger, trial, progress):
+            seen.append(TrialProgress(trial=trial.name, rung=trial.rung, progress=progress))
+    return tuple(seen)
+
+
+def is_of_last_attempt(study: Study, ledger: Ledger, trial: Trial, progress: Progress) -> bool:
+    """Say whether a progress was written of this arm, since the trial's last attempt began."""
+    if progress.digest and progress.digest != build_job_of(study, ledger, trial).digest:
+        return False
+    started = trial.attempts[-1].started_at if trial.attempts else None
+    try:
+        return started is None or datetime.fromisoformat(progress.updated_at) >= started
+    except (ValueError, TypeError):
+        return False
+
+
+def read_result(cls: type[T], artifacts: ArtifactStore, key: str) -> T | None:
+    """Return what a job wrote; None where it wrote nothing, or nothing that can be used."""
+    value, problem = _load_result(cls, artifacts, key)
+    if problem:
+        log.warning("%s/%s", artifacts.uri, problem)
+    return value
+
+
+def _load_result(cls: type[T], artifacts: ArtifactStore, key: str) -> tuple[T | None, str]:
+    """Return what a job wrote, and why it cannot be used; whoever can write there may have written anything."""
+    try:
+        text = artifacts.read(key, MOST_BYTES.get(cls))
+        return (None if text is None else from_json(cls, text)), ""
+    except ContractError as error:
+        return None, f"{key} must be of the trial contract: {error}"
+    except ArtifactError as error:
+        if error.reason != "ObjectTooLarge":
+            raise
+        return None, f"{key} must be of the trial contract: {error}"
+
+
+def _find_end_of_outage(recorded: Recorded, now: datetime) -> datetime | None:
+    """Return until when the bucket could not be used, as far as the study's conditions know."""
+    ready = recorded.conditions.get("StorageReady")
+    if ready is None:
+        return None
+    if not ready.is_true:
+        # What has ended just now counts too.
+        return now + timedelta(seconds=1)
+    since = read_time(ready.since)
+    # Of a time to come nothing follows: a clock was wrong.
+    return since if since is not None and since <= now else None
+
+
+def _find_write_problem(artifacts: ArtifactStore) -> StorageProblem:
+    """Return why nothing can be written into the bucket."""
+    try:
+        artifacts.write(names.PROBE, b"")
+    except ArtifactError as error:
+        return error.reason, str(error)
+    return _NO_PROBLEM
+
+
+# --- Act --------------------------------------------------------------------------------------------------------
+
+
+def _act(
+    study: Study,
+    actions: Sequence[Action],
+    ledger: Ledger,
+    recorded: Recorded,
+    hands: _Hands,
+    designer: Designer,
+    now: datetime,
+    settings: Settings,
+) -> tuple[Ledger, list[Action]]:
+    """Carry out the actions; return the ledger with what was decided, and what was done."""
+    written = _Written(recorded, ledger)
+    done: list[Action] = []
+    for action in actions:
+        match action:
+            case Prepare():
+                if not written.prepare():
+                    continue
+                result = f"{names.DATASET}/{SUMMARY}"
+                job = build_job_of(study, ledger, JobKind.PREPARE)
+                refusal = hands.launch(job, result, "to prepare the dataset")
+                ledger = replace(ledger, prepare=_with_refusal(ledger.prepare, refusal))
+            case Launch(index=index):
+                trial = ledger.trials[index]
+                if not written.trial(index):
+                    continue
+                result = f"{names.rung_key(trial.name, trial.rung)}/{READING}"
+                refusal = hands.launch(build_job_of(study, ledger, trial), result, _say_rung(study, trial))
+                ledger = _with_trial(ledger, _with_refusal(trial, refusal))
+            case Judge():
+                winner = ledger.trials[ledger.winner or 0]
+                if not written.judge():
+                    continue
+                result = f"{names.JUDGE}/{JUDGEMENT}"
+                job = build_job_of(study, ledger, JobKind.JUDGE)
+                refusal = hands.launch(job, result, f"to judge trial {winner.name} on the test set")
+                ledger = replace(ledger, judge=_with_refusal(ledger.judge, refusal))
+            case DeleteJob(name=name, index=None):
+                if not (written.prepare() if name == names.prepare_job(study.name) else written.judge()):
+                    continue
+                hands.delete(name)
+            case DeleteJob(name=name, index=int(index)):
+                if not written.trial(index):
+                    continue
+                hands.delete(name)
+            case CleanUp(kept=kept):
+                if recorded.ledger.outcome is None:
+                    continue
+                if hands.clean_up(kept, settings.cleaned_at_once):
+                    ledger = replace(ledger, cleaned_at=now)
+                    log.info("deleted the checkpoints that nobody needs, of study %s", study.name)
+            case Suggest(count=count):
+                ledger = _suggest(study, ledger, designer, count)
+            case _:
+                ledger = _decide(study, ledger, action)
+        done.append(action)
+    return ledger, done
+
+
+@dataclass(frozen=True)
+class _Written:
+    """What of the ledger is recorded as it is: only there a job may be touched."""
+
+    recorded: Recorded
+    ledger: Ledger
+
+    def trial(self, index: int) -> bool:
+        known = self.recorded.ledger.trials
+        return index < len(known) and known[index] is self.ledger.trials[index]
+
+    def prepare(self) -> bool:
+        accepted = self.recorded.conditions.get("Accepted")
+        is_accepted = accepted is not None and accepted.is_true
+        return is_accepted and self.recorded.ledger.prepare == self.ledger.prepare
+
+    def judge(self) -> bool:
+        known = self.recorded.ledger
+        return known.winner is not None and known.winner == self.ledger.winner and known.judge == self.ledger.judge
+
+
+def _checkpoints_of(key: str) -> str:
+    """Return the prefix of all checkpoints of the rung that an object belongs to; empty where it is none of one."""
+    parts = key.split("/")
+    return "/".join(parts[:5]) if len(parts) > 5 and parts[4] == CHECKPOINTS else ""
+
+
+def _with_refusal(of: OfJob, refusal: LaunchRefusedError | None) -> OfJob:
+    """Return a trial or stage that says why its job is refused; the same where there is nothing new to say.
+
+    What a server says of one and the same reason changes each time (a figure, a time); each change would be a write.
+    """
+    if refusal is None or of.message.startswith(f"{WAITS}{refusal.word}"):
+        return of
+    return replace(of, message=f"{WAITS}{refusal.word}: {refusal}")
+
+
+class _Hands:
+    """Touches jobs and checkpoints, after it was confirmed once that the tick has read what is written."""
+
+    def __init__(
+        self,
+        runner: TrialRunner,
+        artifacts: ArtifactStore,
+        refused: Mapping[str, str],
+        confirm: Callable[[], None],
+    ) -> None:
+        self._runner = runner
+        self._artifacts = artifacts
+        self._refused = refused
+        self._confirm = confirm
+        self._is_confirmed = False
+        self.has_more_to_do = False
+        self.refusal: LaunchRefusedError | None = None
+        """The last one."""
+
+    def launch(self, job: JobSpec, result: str, why: str) -> LaunchRefusedError | None:
+        """Launch a job, whose result will be at a key; return why it is refused."""
+        if self.refusal is not None and self.refusal.word == QUOTA_EXCEEDED:
+            # There is no room for the others either.
+            return self.refusal
+        self._confirm_once()
+        if job.name in self._refused:
+            # Trainers take a result that stands for their own.
+            self._artifacts.delete(result)
+            log.warning("deleted %s/%s: %s", self._artifacts.uri, result, self._refused[job.name])
+        try:
+            self._runner.launch(job)
+        except LaunchRefusedError as error:
+            self.refusal = error
+            return error
+        self.has_more_to_do = True
+        log.info("launched job %s %s", job.name, why)
+        return None
+
+    def delete(self, name: str) -> None:
+        self._confirm_once()
+        self._runner.delete(name)
+
+    def clean_up(self, kept: Sequence[tuple[str, int]], most: int) -> bool:
+        """Delete checkpoints but for those of some rungs; say whether none are left that should go."""
+        self._confirm_once()
+        spared = {f"{names.rung_key(trial, rung)}/{CHECKPOINTS}" for trial, rung in kept}
+        found = {_checkpoints_of(key) for key in self._artifacts.list(f"{names.TRIALS}/")}
+        going = sorted(prefix for prefix in found - spared if prefix)
+        for prefix in going[:most]:
+            self._artifacts.delete(prefix)
+        self.has_more_to_do |= len(going) > most
+        return len(going) <= most
+
+    def _confirm_once(self) -> None:
+        if not self._is_confirmed:
+            self._confirm()
+            self._is_confirmed = True
+
+
+def _say_rung(study: Study, trial: Trial) -> str:
+    end = stop_step(study, trial.total_steps, trial.rung)
+    return f"for trial {trial.name} (rung {trial.rung}, stop at step {end} of {trial.total_steps})"
+
+
+def _decide(study: Study, ledger: Ledger, action: Action) -> Ledger:
+    """Return the ledger with a decision in it."""
+    match action:
+        case Attach(arm=arm, origin=origin):
+            return _enter(study, ledger, arm, origin, "")
+        case EndSearch(end=end, reason=reason):
+            return replace(ledger, search_end=end, search_message=reason)
+        case Promote(index=index):
+            trial = replace(
+                move(ledger.trials[index], TrialState.PENDING),
+                rung=1,
+                continuation=action.continuation,
+                inclusion_probability=action.inclusion_probability,
+            )
+            return _with_trial(ledger, trial)
+        case Stop(index=index):
+            return _with_trial(ledger, move(ledger.trials[index], TrialState.STOPPED))
+        case ChooseWinner(index=index):
+            return replace(ledger, winner=index)
+        case Finish(outcome=outcome):
+            return replace(ledger, outcome=outcome)
+        case Prepare() | Launch() | Judge() | DeleteJob() | Suggest() | CleanUp():
+            raise TypeError(f"{type(action).__name__} must be carried out, not decided")
+        case _:
+            assert_never(action)
+
+
+def _suggest(study: Study, ledger: Ledger, designer: Designer, count: int) -> Ledger:
+    """Enter proposals into the ledger; where there can be none any more, end the search and say why."""
+    try:
+        suggestions = designer.suggest(study, ledger.trials, count)
+        problem = "" if suggestions or any(t.is_busy for t in ledger.trials) else "it proposed nothing"
+    except ProposalPendingError as pending:
+        return replace(ledger, search_message=str(pending))
+    except DesignerError as error:
+        suggestions, problem = (), str(error)
+    if problem:
+        return replace(ledger, search_end=SearchEnd.NO_MORE_PROPOSALS, search_message=problem)
+    ledger = replace(ledger, search_message="")
+    for suggestion in suggestions[:count]:
+        ledger = _enter(study, ledger, suggestion.arm, Origin.SUGGESTED, suggestion.generation_node)
+    return ledger
+
+
+def _enter(study: Study, ledger: Ledger, arm: Arm, origin: Origin, node: str) -> Ledger:
+    """Add a trial; one whose batch is larger than the data is known at once not to run."""
+    samples = ledger.dataset.train if ledger.dataset is not None else 0
+    total = count_steps(study, arm, samples)
+    trial = Trial(
+        index=len(ledger.trials), arm=dict(arm), origin=origin, generation_node=node, total_steps=max(1, total)
+    )
+    if total < 1:
+        said = f"batch_size must be at most {samples}, the number of training samples, got {arm.get('batch_size')}"
+        trial = move(trial, TrialState.ABANDONED, message=said)
+    return replace(ledger, trials=(*ledger.trials, trial))
+
+
+def _with_trial(ledger: Ledger, trial: Trial) -> Ledger:
+    return replace(ledger, trials=(*ledger.trials[: trial.index], trial, *ledger.trials[trial.index + 1 :]))
+
+
+# --- Record -----------------------------------------------------------------------------------------------------
+
+
+def _report(
+    study: Study,
+    recorded: Recorded,
+    reporter: Reporter | None,
+    now: datetime,
+    settings: Settings,
+    problem: StorageProblem,
+) -> tuple[Reported | None, StorageProblem]:
+    """Report what is recorded, if it is news and the last report is old enough; return what is reported now."""
+    last, ledger = recorded.reported, recorded.ledger
+    if reporter is None or problem[1] or not recorded.raw:
+        return last, problem
+    is_due = last is None or ledger.outcome is not None or _report_due(last, settings) <= now
+    if not is_due:
+        return last, problem
+    key = report_key(ledger)
+    if last is not None and last.key == key:
+        return last, problem
+    try:
+        reporter(study, ledger, recorded.raw)
+    except ArtifactError as error:
+        return last, (error.reason, str(error))
+    return Reported(key=key, at=now), problem
+
+
+def _report_due(last: Reported, settings: Settings) -> datetime:
+    return last.at + timedelta(seconds=settings.report_interval_seconds)
+
+
+def _look_again(storage_ready: Mapping[str, Any], now: datetime) -> datetime | None:
+    """Return when to look at a bucket again that cannot be used: soon, and ever more seldom while that lasts."""
+    if storage_ready["status"] == "True":
+        return None
+    passed = (now - datetime.fromisoformat(storage_ready["lastTransitionTime"])).total_seconds()
+    return now + timedelta(seconds=min(LONGEST_LOOK_SECONDS, max(FIRST_LOOK_SECONDS, passed)))
+
+
+def _find_wake(
+    study: Study,
+    ledger: Ledger,
+    jobs: Mapping[str, JobStatus],
+    status: Mapping[str, Any],
+    reported: Reported | None,
+    is_reporting: bool,
+    now: datetime,
+    settings: Settings,
+) -> datetime | None:
+    waits = [retry_at(t, settings) for t in ledger.trials if t.state is TrialState.PENDING]
+    waits += [retry_at(s, settings) for s in (ledger.prepare, ledger.judge) if s.state is StageState.PENDING]
+    for job in jobs.values():
+        if job.waits_since is not None:
+            limits = (settings.waiting_said_after_seconds, settings.stuck_limit_seconds if job.is_stuck else 0)
+            waits += [job.waits_since + timedelta(seconds=limit) for limit in limits]
+    waits += [_look_again(c, now) for c in status["conditions"] if c["type"] == "StorageReady"]
+    waits += [expires for _, _, expires in find_settled_jobs(study, ledger, jobs, now)]
+    if is_reporting and reported is not None and reported.key != report_key(ledger):
+        waits.append(_report_due(reported, settings))
+    return min((at for at in waits if at is not None and at > now), default=None)

@@ -1,0 +1,180 @@
+"""What a study will cost, before anything runs: the arithmetic behind `finetune-study plan`.
+
+All in passes over pages, because an arm's steps depend on its batch size and its pages do not.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from study_operator.reconcile.job_specs import count_steps, stop_step
+from study_operator.spec.study import Categorical, Study, complete_arm
+from trial_trainer.contract import ContractError, DatasetSummary
+
+
+@dataclass(frozen=True, kw_only=True)
+class Calibration:
+    """What this machine was seen to need, in seconds."""
+
+    train_seconds_per_page: float
+    evaluate_seconds_per_page: float
+    start_seconds: float
+    """From the start of a trial's process to its first step."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Phase:
+    """One row of the plan."""
+
+    name: str
+    jobs: int
+    training_passes: float
+    """Passes over the training pages, of all its jobs together."""
+    validation_passes: int
+    test_passes: int
+    seconds: float | None
+    """Of accelerator time; None where nothing was measured."""
+    arithmetic: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """The budget of a study."""
+
+    phases: tuple[Phase, ...]
+    full_passes: float
+    """Training passes if every trial ran to its full length."""
+    full_seconds: float | None
+    """Accelerator time if every trial ran to its full length in one go, and the test set was read as now."""
+    wall_seconds: float | None
+
+    @property
+    def training_passes(self) -> float:
+        """Training passes of the whole study."""
+        return sum(phase.training_passes for phase in self.phases)
+
+    @property
+    def seconds(self) -> float | None:
+        """Accelerator time of the whole study."""
+        known = [phase.seconds for phase in self.phases if phase.seconds is not None]
+        return sum(known) if len(known) == len(self.phases) else None
+
+    @property
+    def saved_share(self) -> float:
+        """Share of the training that stopping early saves."""
+        return 1 - self.training_passes / self.full_passes
+
+
+def parse_calibration(text: str) -> Calibration:
+    """Read the last line of a calibration's output, which is its JSON.
+
+    Raises:
+        ContractError: naming what is missing or wrong.
+    """
+    line = next((line for line in reversed(text.splitlines()) if line.strip()), "")
+    try:
+        raw = json.loads(line)
+    except ValueError as error:
+        raise ContractError(f"the calibration must end with a line of JSON, got {line[:200]!r}") from error
+    if not isinstance(raw, dict):
+        raise ContractError(f"the calibration must end with a JSON object, got {line[:200]!r}")
+    names = ("train_seconds_per_page", "evaluate_seconds_per_page", "start_seconds")
+    wrong = [
+        f"the calibration's {name} must be a number of at least 0, got {raw.get(name)!r}"
+        for name in names
+        if not _is_duration(raw.get(name))
+    ]
+    if wrong:
+        raise ContractError("; ".join(wrong))
+    return Calibration(**{name: float(raw[name]) for name in names})
+
+
+def _is_duration(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and value >= 0
+
+
+def count_continuing(study: Study) -> int:
+    """Return how many trials run to full length when nothing fails: promoted, audited and the baseline."""
+    chosen = study.promotion.num_promoted + study.promotion.num_audited + (study.baseline is not None)
+    return min(study.num_trials, chosen)
+
+
+def build_plan(study: Study, summary: DatasetSummary | None, calibration: Calibration | None) -> Plan:
+    """Add up a study's phases; seconds only where both the dataset and the machine are known."""
+    trials, going_on = study.num_trials, count_continuing(study)
+    early = study.early_evaluation.checkpoint_percent / 100
+    readings = 1 + len(study.early_evaluation.extra_percents)
+    predictors = 3 if study.baseline is not None else 2
+    epochs = study.trainer.epochs
+    costs = _Costs(summary, calibration)
+    phases = (
+        costs.phase("explore", trials, early * epochs, readings, 0),
+        costs.phase("promote", going_on, (1 - early) * epochs, 1, 0),
+        costs.phase("judge", 1, 0.0, 0, predictors),
+    )
+    full, judging = costs.phase("full length", trials, epochs, readings, 0).seconds, phases[-1].seconds
+    return Plan(
+        phases=phases,
+        full_passes=float(trials * epochs),
+        full_seconds=None if full is None or judging is None else full + judging,
+        wall_seconds=_wall(study, phases),
+    )
+
+
+@dataclass(frozen=True)
+class _Costs:
+    summary: DatasetSummary | None
+    calibration: Calibration | None
+
+    def phase(self, name: str, jobs: int, passes: float, validations: int, tests: int) -> Phase:
+        """Build one row from what each of its jobs does."""
+        seconds, arithmetic = None, ""
+        if self.summary is not None and self.calibration is not None:
+            cost = self.calibration
+            terms = [f"{cost.start_seconds:.1f} s to start"]
+            each = cost.start_seconds
+            for times, split, price, verb in (
+                (passes, "train", cost.train_seconds_per_page, "trained"),
+                (validations, "validation", cost.evaluate_seconds_per_page, "read"),
+                (tests, "test", cost.evaluate_seconds_per_page, "read"),
+            ):
+                pages = self.summary.splits[split].pages if split in self.summary.splits else 0
+                if times and pages:
+                    each += times * pages * price
+                    terms.append(f"{times:g} × {pages} pages {verb} × {price:.2f} s")
+            seconds = jobs * each
+            arithmetic = f"{jobs} × ({' + '.join(terms)})"
+        return Phase(
+            name=name,
+            jobs=jobs,
+            training_passes=jobs * passes,
+            validation_passes=jobs * validations,
+            test_passes=jobs * tests,
+            seconds=seconds,
+            arithmetic=arithmetic,
+        )
+
+
+def _wall(study: Study, phases: tuple[Phase, ...]) -> float | None:
+    total = 0.0
+    for phase in phases:
+        if phase.seconds is None:
+            return None
+        rounds = -(-phase.jobs // study.parallel_trials)
+        total += phase.seconds / phase.jobs * rounds
+    return total
+
+
+def describe_steps(study: Study, summary: DatasetSummary) -> Iterator[str]:
+    """Yield, for each batch size that an arm may have, the steps of a run and how they come about."""
+    samples = summary.splits["train"].samples
+    space = next((p.search_space for p in study.parameters if p.name == "batch_size"), None)
+    sizes = space.values if isinstance(space, Categorical) else (complete_arm({})["batch_size"],)
+    for size in sizes:
+        total = count_steps(study, {"batch_size": size}, samples)
+        yield (
+            f"batch size {size}: {study.trainer.epochs} epochs × ⌊{samples} / {size}⌋ = {total} steps, "
+            f"the first reading after {stop_step(study, total, 0)}"
+        )

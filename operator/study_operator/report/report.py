@@ -1,0 +1,530 @@
+"""What a study found, for people and for programs: `report.json`, tables on a terminal, sentences.
+
+Made from the ledger and what the jobs wrote, at any time; called by the command line and by `report/page.py`. It only
+reads values that it is given and decides nothing.
+"""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from typing import Any
+
+from rich.console import Console, Group, RenderableType
+from rich.syntax import Syntax
+from rich.table import Table
+from rich.text import Text
+
+from study_operator.ledger.gain import Gain, measure_validation_gain
+from study_operator.ledger.trial import Measurement, Trial
+from study_operator.spec.study import Study, is_share
+from trial_trainer.contract import LEAST_SITES, DatasetSummary, Interval, Judged, Judgement, Metric, Precision
+
+HAND_LABELLED, ALL_ASKED = "hand_labelled", "all_asked"
+MEAN_NAMES = {HAND_LABELLED: "mean of the hand-labelled attributes", ALL_ASKED: "mean of all asked attributes"}
+PREDICTORS = ("winner", "baseline", "untrained", "rules", "constants")
+PREDICTOR_NAMES = {
+    "winner": "winner",
+    "baseline": "baseline",
+    "untrained": "untrained model",
+    "rules": "rule extractor",
+    "constants": "constants",
+}
+
+
+SHARED_MARKUP = "The rule extractor reads the same markup as the labels, so it is no independent baseline here."
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """What the headline compares: the winner with the hardest baseline that is independent of the labels."""
+
+    mean: str
+    """``hand_labelled`` where the test set has such labels, else ``all_asked``."""
+    baseline: str
+    winner_value: float
+    baseline_value: float
+    gain: Interval | None
+
+    @property
+    def is_better(self) -> bool | None:
+        """Whether the winner is seen to be better; None where there are too few sites to tell."""
+        if self.gain is None or self.gain.sites < LEAST_SITES or self.gain.low is None:
+            return None
+        return self.gain.low > 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """All that is told of one study, finished or not."""
+
+    study: Study
+    stage: str
+    """The reason of the condition ``Complete``: ``Exploring``, ``Completed`` …"""
+    message: str
+    trials: Sequence[Trial]
+    winner: str | None
+    """Name of the trial that validation chose; None before that."""
+    adapter: str | None
+    """URI of the winner's adapter."""
+    summary: DatasetSummary | None
+    judgement: Judgement | None
+    agreement: Sequence[str]
+    """Sentences about early against final readings."""
+    spent_hours: float
+    saved_hours: float | None
+    """Accelerator-hours that full-length runs of every measured trial would have taken more; None if not known."""
+    written_at: datetime
+    gain: Gain | None = None
+    """The best trial so far against the baseline: on the test set once that was read."""
+
+
+def render_json(report: Report) -> dict[str, Any]:
+    """Return the report as JSON values; keys are stable, absent things are null."""
+    study = report.study
+    return {
+        "study": {"name": study.name, "namespace": study.namespace, "uid": study.uid},
+        "stage": report.stage,
+        "message": report.message,
+        "writtenAt": report.written_at.isoformat(),
+        "objective": {"metric": study.objective.metric, "direction": study.objective.direction},
+        "headline": headline(report),
+        "comparison": _comparison_as_json(report.judgement),
+        "winner": report.winner,
+        "gain": _gain_as_json(report.gain) if report.gain else None,
+        "adapter": report.adapter,
+        "trials": [_trial_as_json(trial) for trial in report.trials],
+        "dataset": asdict(report.summary) if report.summary else None,
+        "judgement": _judgement_as_json(report.judgement),
+        "agreement": list(report.agreement),
+        "acceleratorHours": {"spent": report.spent_hours, "saved": report.saved_hours},
+    }
+
+
+def render_trials(report: Report) -> Table:
+    """Return the table of all trials, the best first reading on top."""
+    metric = report.study.objective.metric
+    title = f"{report.study.name}: trials ({describe_errors(report)})"
+    table = Table(title=title, title_justify="left")
+    table.add_column("trial")
+    table.add_column("state")
+    table.add_column("arm")
+    table.add_column(f"{metric} early", justify="right")
+    table.add_column(f"{metric} full length", justify="right")
+    table.add_column("continues as")
+    table.add_column("message", overflow="fold")
+    for trial in ranked(report.study, report.trials):
+        table.add_row(
+            Text(trial.name + (" ★" if trial.name == report.winner else "")),
+            Text(trial.state.value),
+            Text(describe_arm(trial)),
+            Text(describe_measurement(metric, trial.measurement(0))),
+            Text(describe_measurement(metric, trial.measurement(1))),
+            Text(trial.continuation.value if trial.continuation else ""),
+            Text(trial.message),
+        )
+    return table
+
+
+def render_summary(report: Report) -> RenderableType:
+    """Return what a person reads at the end: the headline first, how to load the adapter last."""
+    parts: list[RenderableType] = [
+        Text(line, style="bold" if i == 0 else "") for i, line in enumerate(lines_of(report))
+    ]
+    if report.judgement is not None:
+        parts += [Text(""), render_judgement(report.judgement)]
+    if report.adapter is not None:
+        parts += [Text(""), Text(f"The adapter is in {report.adapter}. To load it:"), Text("")]
+        parts.append(Syntax(loading_lines(report), "python", background_color="default", word_wrap=True))
+    return Group(*parts)
+
+
+def lines_of(report: Report) -> list[str]:
+    """Return the result in sentences, the one that matters most first."""
+    lines = [headline(report)]
+    winner = next((trial for trial in report.trials if trial.name == report.winner), None)
+    if winner is not None:
+        lines.append(f"Winner: {winner.name}, {describe_arm(winner)}.")
+        lines.append(_describe_validation(report, winner))
+    if report.judgement is not None:
+        lines += _describe_test(report.judgement)
+    lines += report.agreement
+    lines.append(f"Accelerator time: {_hours(report.spent_hours)} spent, {_describe_saved(report.saved_hours)}.")
+    if report.summary is not None:
+        lines += [f"Data: {warning}" for warning in report.summary.warnings]
+    return lines
+
+
+def headline(report: Report) -> str:
+    """Return one sentence: whether the study taught the model anything, or how far it is."""
+    judgement = report.judgement
+    if judgement is None:
+        measured = sum(bool(trial.measurements) for trial in report.trials)
+        progress = f"{report.study.name}: {report.stage}, {measured} of {report.study.num_trials} trials measured."
+        return f"{progress} {report.message}".strip()
+    found = compare(judgement)
+    if found is None:
+        nothing = "has a value" if find_mean(judgement) is None else "was answered by an independent baseline too"
+        return f"{report.study.name}: {judgement.winner} is the winner; no question of the test set {nothing}."
+    baseline = _describe_baseline(judgement, found)
+    values = f"{_percent(found.winner_value)} against {_percent(found.baseline_value)} ({MEAN_NAMES[found.mean]})"
+    figures = values + (f", {describe_interval(found.gain)}" if found.gain else "")
+    note = f" {SHARED_MARKUP}" if found.mean == ALL_ASKED and "rules" in judgement.predictors else ""
+    match found.is_better:
+        case True:
+            return f"The winner beats the {baseline} on the test pages: {figures}.{note}"
+        case False:
+            return f"THE WINNER DOES NOT BEAT THE {baseline.upper()} on the test pages: {figures}.{note}"
+        case None:
+            return f"Whether the winner beats the {baseline} on the test pages is not known: {figures}.{note}"
+
+
+def find_mean(judgement: Judgement) -> str | None:
+    """Return the mean that the test set is read by: of the hand-labelled attributes where it has any."""
+    winner = judgement.predictors.get("winner")
+    return next((mean for mean in MEAN_NAMES if winner is not None and _mean(winner, mean).n), None)
+
+
+def compare(judgement: Judgement) -> Comparison | None:
+    """Choose what the headline compares the winner with; None where there is nothing.
+
+    The rules, the untrained model or the constants, whichever is better, or else the baseline arm. Labels of markup are
+    what the rules read: there the rules are no independent baseline. Ready samples have none.
+    """
+    mean = find_mean(judgement)
+    if mean is None:
+        return None
+    means = {name: _mean(judged, mean) for name, judged in judgement.predictors.items()}
+    means = {name: metric for name, metric in means.items() if metric.n}
+    if not_trained := [name for name in _independent(mean) if name in means]:
+        baseline = max(not_trained, key=lambda name: means[name].value)
+    elif "baseline" in means and f"{mean}/winner-baseline" in judgement.gains:
+        baseline = "baseline"
+    else:
+        return None
+    return Comparison(
+        mean=mean,
+        baseline=baseline,
+        winner_value=means["winner"].value,
+        baseline_value=means[baseline].value,
+        gain=_gain(judgement, mean, baseline),
+    )
+
+
+def render_judgement(judgement: Judgement) -> Table:
+    """Return the test set's table: attributes down, predictors across."""
+    names = [name for name in PREDICTORS if name in judgement.predictors]
+    table = Table(title=f"Test set: {describe_cells(judgement)}", title_justify="left")
+    table.add_column("")
+    for name in names:
+        table.add_column(PREDICTOR_NAMES[name], justify="right")
+    for label, metrics in judgement_rows(judgement):
+        table.add_row(Text(label), *(Text(describe_metric(metrics[name])) for name in names))
+    return table
+
+
+def judgement_rows(judgement: Judgement) -> Iterator[tuple[str, dict[str, Metric]]]:
+    """Yield the rows of the test set's table that any question was asked for: two means, each attribute, two rates."""
+    predictors = judgement.predictors
+    attributes = dict.fromkeys(a for judged in predictors.values() for a in judged.by_attribute)
+    missing = Metric(value=float("nan"), standard_error=None, n=0)
+    rows = {
+        "mean of hand-labelled": {name: judged.hand_labelled for name, judged in predictors.items()},
+        "mean of all asked": {name: judged.all_asked for name, judged in predictors.items()},
+        **{a: {name: judged.by_attribute.get(a, missing) for name, judged in predictors.items()} for a in attributes},
+        "values where there are none": {name: judged.false_value_rate for name, judged in predictors.items()},
+        "invalid output": {name: judged.invalid_output_rate for name, judged in predictors.items()},
+        "answers cut at the limit": {name: judged.cut_answer_rate or missing for name, judged in predictors.items()},
+    }
+    for label, metrics in rows.items():
+        if any(metric.n for metric in metrics.values()):
+            yield label, metrics
+
+
+def ranked(study: Study, trials: Sequence[Trial]) -> list[Trial]:
+    """Return the trials in the order a person wants them: best early reading first, unmeasured ones last."""
+    sign = -1.0 if study.objective.direction == "Maximize" else 1.0
+
+    def key(trial: Trial) -> tuple[bool, bool, float, int]:
+        first = trial.measurement(0)
+        if first is None:
+            return (True, False, 0.0, trial.index)
+        return (False, first.diverged, sign * first.value, trial.index)
+
+    return sorted(trials, key=key)
+
+
+def describe_arm(trial: Trial) -> str:
+    """Return an arm as a person would say it: ``learning_rate 0.00123, lora_rank 16``."""
+    return ", ".join(f"{name} {_short(value)}" for name, value in trial.arm.items())
+
+
+def describe_measurement(metric: str, measurement: Measurement | None) -> str:
+    """Return a reading with its standard error, or a dash."""
+    if measurement is None or measurement.n == 0:
+        return "–"
+    if measurement.diverged:
+        # Its value stands for the worst there is. Nothing was read.
+        return "diverged"
+    text = describe_value(metric, measurement.value, measurement.standard_error)
+    return f"{text} (gibberish)" if measurement.gibberish else text
+
+
+def describe_value(metric: str, value: float, standard_error: float | None) -> str:
+    """Return shares as percent and everything else as it is. An error of 0 was not seen, which is not certainty."""
+    if not is_share(metric):
+        return f"{value:.4g}" + (f" ± {standard_error:.2g}" if standard_error else "")
+    if not standard_error:
+        return _percent(value)
+    return f"{_percent(value)} ± " + (f"{standard_error * 100:.1f}" if standard_error >= 0.0005 else "less than 0.1")
+
+
+def describe_errors(report: Report) -> str:
+    """Return what the trials' ± means, or why there is none."""
+    validation = report.summary.splits.get("validation") if report.summary else None
+    if validation is not None and validation.sites < LEAST_SITES:
+        return f"no standard errors: {_too_few(validation.sites)}"
+    return "± one standard error, clustered by site"
+
+
+def describe_metric(metric: Metric) -> str:
+    """Return one cell of the test set's table: a share with its interval."""
+    if metric.n == 0:
+        return "–"
+    if metric.low is None or metric.high is None:
+        # Judgements of earlier versions hold no intervals.
+        return describe_value("accuracy", metric.value, metric.standard_error)
+    return f"{_percent(metric.value)} ({metric.low * 100:.1f}–{metric.high * 100:.1f})"
+
+
+def describe_cells(judgement: Judgement) -> str:
+    """Return what stands in the cells of the test set's table, and why some have no interval."""
+    metrics = [metric for _, row in judgement_rows(judgement) for metric in row.values() if metric.n]
+    too_few = sorted({m.sites for m in metrics if m.low is None and m.sites is not None})
+    said = ["share of right values"]
+    if any(metric.low is not None for metric in metrics):
+        said.append("95 % interval in parentheses, clustered by site")
+    if any(metric.low is None and metric.standard_error for metric in metrics):
+        said.append("± one standard error, clustered by site")
+    if too_few:
+        said.append(f"no interval where {_too_few(too_few[-1])}")
+    return "; ".join(said)
+
+
+def describe_interval(interval: Interval) -> str:
+    """Return a paired difference with its interval and what it rests on."""
+    difference, n = f"{interval.difference * 100:+.1f} points", f"n = {interval.n}"
+    if interval.low is None or interval.high is None or interval.sites < LEAST_SITES:
+        return f"{difference} ({n}; no interval: {_too_few(interval.sites)})"
+    low, high = interval.low * 100, interval.high * 100
+    return f"{difference} (95 % interval {low:+.1f} to {high:+.1f}, {n}, {interval.sites} sites)"
+
+
+def loading_lines(report: Report) -> str:
+    """Return the lines of Python that load the winner's adapter onto the base model, as it was trained.
+
+    What lies in a bucket is fetched first, by the command in the lines above.
+    """
+    study = report.study
+    fetches: list[str] = []
+
+    def here(uri: str, directory: str) -> str:
+        if not uri.startswith("s3://"):
+            return uri.removeprefix("hf://").strip("/") if uri.startswith("hf://") else uri.removeprefix("file://")
+        endpoint = ["--endpoint-url", study.storage.endpoint] if study.storage.endpoint else []
+        fetches.append(shlex.join(["aws", "s3", "cp", "--recursive", *endpoint, uri, directory]))
+        return directory
+
+    model = _python(here(study.base_model.uri, "base-model"))
+    if study.base_model.revision and study.base_model.uri.startswith("hf://"):
+        model += f", revision={_python(study.base_model.revision)}"
+    adapter = _python(here(report.adapter or "", "adapter"))
+    dtype = {Precision.BFLOAT16: "bfloat16", Precision.FLOAT32: "float32"}[study.trainer.precision]
+    return "\n".join(
+        [
+            *(f"# First: {_in_one_line(command)}" for command in fetches),
+            "from peft import PeftModel",
+            "from transformers import AutoModelForCausalLM, AutoTokenizer",
+            "",
+            f"tokenizer = AutoTokenizer.from_pretrained({model})",
+            f"model = AutoModelForCausalLM.from_pretrained({model}, dtype={_python(dtype)})",
+            f"model = PeftModel.from_pretrained(model, {adapter})",
+        ]
+    )
+
+
+def _python(text: str) -> str:
+    """Return a text as Python reads it; all that JSON escapes Python reads alike."""
+    return json.dumps(text, ensure_ascii=False)
+
+
+def _in_one_line(command: str) -> str:
+    """Return a command that ends where its comment ends, whatever a key is made of."""
+    return "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in command)
+
+
+def _describe_validation(report: Report, winner: Trial) -> str:
+    metric = report.study.objective.metric
+    last = winner.measurement(1) or winner.measurement(0)
+    said = f"Validation {metric}: {describe_measurement(metric, last)}"
+    if last is not None:
+        said += f" (n = {last.n or 0}, step {last.step} of {winner.total_steps})"
+    baseline = next((trial for trial in report.trials if trial.origin == "Baseline"), None)
+    if baseline is None or baseline is winner:
+        return said + ("; the winner is the baseline itself." if baseline is winner else ".")
+    gain = measure_validation_gain(report.study, report.trials, winner, baseline) if last is not None else None
+    if last is None or gain is None:
+        return f"{said}."
+    reference = describe_measurement(metric, baseline.measurement(last.rung))
+    return f"{said}, against {reference} of the baseline: {_describe_validation_gain(gain, metric)}."
+
+
+def _describe_validation_gain(gain: Gain, metric: str) -> str:
+    scale, form, unit = (100, "+.1f", " points") if is_share(metric) else (1, "+.3g", "")
+    said = f"{format((gain.as_read or 0.0) * scale, form)}{unit} as read"
+    is_chosen = gain.largest_of is not None and gain.largest_of > 1
+    if is_chosen:
+        said += f", the best of {gain.largest_of} arms"
+    if gain.low is None or gain.high is None:
+        unknown = "without standard errors nobody knows by how much"
+        return f"{said}, which is too good by chance; {unknown}" if is_chosen else f"{said}; no standard errors"
+    low, high = format(gain.low * scale, form), format(gain.high * scale, form)
+    corrected = f"{format(gain.estimate * scale, form)}{unit}"
+    choice = "that choice" if is_chosen else "being the better of two"
+    return f"{said}; corrected for {choice} {corrected} (95 % interval {low} to {high})"
+
+
+def _gain_as_json(gain: Gain) -> dict[str, Any]:
+    return {
+        "trial": gain.trial,
+        "estimate": gain.estimate,
+        "low": gain.low,
+        "high": gain.high,
+        "on": gain.source,
+        "largestOf": gain.largest_of,
+        "asRead": gain.as_read,
+    }
+
+
+def _describe_test(judgement: Judgement) -> Iterator[str]:
+    mean = find_mean(judgement)
+    if mean is None:
+        return
+    winner = judgement.predictors["winner"]
+    metric = _mean(winner, mean)
+    source = "" if mean == HAND_LABELLED else "; no label of the test set was made by a person"
+    yield f"Test, {MEAN_NAMES[mean]}: {_describe_test_value(metric)}{source}."
+    from_markup = winner.all_asked.n - winner.hand_labelled.n
+    if mean == HAND_LABELLED and from_markup > 0 and "rules" in judgement.predictors:
+        yield (
+            f"In the {MEAN_NAMES[ALL_ASKED]}, {from_markup} of {winner.all_asked.n} labels are the pages' own markup, "
+            "which the rule extractor reads too."
+        )
+    for other in PREDICTORS[1:]:
+        gain = _gain(judgement, mean, other)
+        if gain is not None:
+            seed = "; one training seed" if other == "baseline" else ""
+            shared = "; no independent baseline" if other == "rules" and mean == ALL_ASKED else ""
+            yield f"Gain over the {PREDICTOR_NAMES[other]}: {describe_interval(gain)}{seed}{shared}."
+
+
+def _describe_test_value(metric: Metric) -> str:
+    if metric.low is None or metric.high is None:
+        few = f"; no interval: {_too_few(metric.sites)}" if metric.sites is not None else ""
+        return f"{describe_metric(metric)} (n = {metric.n}{few})"
+    low, high = metric.low * 100, metric.high * 100
+    return f"{_percent(metric.value)} (95 % interval {low:.1f} to {high:.1f}, n = {metric.n}, {metric.sites} sites)"
+
+
+def _describe_baseline(judgement: Judgement, found: Comparison) -> str:
+    name = PREDICTOR_NAMES[found.baseline]
+    means = {
+        o: _mean(judgement.predictors[o], found.mean) for o in _independent(found.mean) if o in judgement.predictors
+    }
+    others = [PREDICTOR_NAMES[o] for o, metric in means.items() if metric.n and metric.value < found.baseline_value]
+    if found.baseline in ("rules", "baseline") or not others:
+        # That rules are better than what learnt nothing is no news.
+        return name
+    return f"{name} (better than the {' and the '.join(others)})"
+
+
+def _independent(mean: str) -> tuple[str, ...]:
+    """Return who was not trained by the study and did not read the labels."""
+    return ("rules", "untrained", "constants") if mean == HAND_LABELLED else ("untrained", "constants")
+
+
+def _too_few(sites: int) -> str:
+    return f"{sites} site{'' if sites == 1 else 's'} {'is' if sites == 1 else 'are'} too few, {LEAST_SITES} are needed"
+
+
+def _mean(judged: Judged, mean: str) -> Metric:
+    return judged.hand_labelled if mean == HAND_LABELLED else judged.all_asked
+
+
+def _gain(judgement: Judgement, mean: str, other: str) -> Interval | None:
+    gain = judgement.gains.get(f"{mean}/winner-{other}")
+    return gain if gain is not None and gain.n else None
+
+
+def _comparison_as_json(judgement: Judgement | None) -> dict[str, Any] | None:
+    found = compare(judgement) if judgement else None
+    if found is None:
+        return None
+    return {"mean": found.mean, "baseline": found.baseline, "isBetter": found.is_better}
+
+
+def _judgement_as_json(judgement: Judgement | None) -> dict[str, Any] | None:
+    """Return a judgement without the means of nothing."""
+    if judgement is None:
+        return None
+    values = asdict(judgement)
+    for judged in values["predictors"].values():
+        judged["by_attribute"] = {a: m if m["n"] else None for a, m in judged["by_attribute"].items()}
+        judged |= {name: None for name, m in judged.items() if name != "by_attribute" and not (m and m["n"])}
+    values["gains"] = {name: gain for name, gain in values["gains"].items() if gain["n"]}
+    return values
+
+
+def _trial_as_json(trial: Trial) -> dict[str, Any]:
+    return {
+        "name": trial.name,
+        "state": trial.state,
+        "origin": trial.origin,
+        "generationNode": trial.generation_node,
+        "arm": dict(trial.arm),
+        "rung": trial.rung,
+        "totalSteps": trial.total_steps,
+        "continuation": trial.continuation,
+        "measurements": [asdict(m) | ({"value": None} if m.n == 0 else {}) for m in trial.measurements],
+        "attempts": trial.attempts_so_far,
+        "message": trial.message,
+    }
+
+
+def _percent(value: float) -> str:
+    return f"{value * 100:.1f} %"
+
+
+def _hours(hours: float) -> str:
+    return f"{hours * 60:.1f} minutes" if hours < 2 else f"{hours:.1f} hours"
+
+
+def _describe_saved(hours: float | None) -> str:
+    rival = "running every measured trial to its full length"
+    if hours is None:
+        return f"what was saved against {rival} is not known: the trainer tells no seconds of training"
+    return f"{_hours(hours)} saved against {rival}" if hours >= 0 else f"{_hours(-hours)} more than {rival}"
+
+
+def _short(value: float | int | str) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+def print_report(console: Console, report: Report) -> None:
+    """Print the trials and the result."""
+    console.print(render_trials(report))
+    console.print()
+    console.print(render_summary(report))

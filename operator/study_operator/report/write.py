@@ -1,0 +1,83 @@
+"""Writes a study's report and its ledger into its bucket, and collects what a report tells.
+
+Called by the command line and by the operator with what is recorded; decides nothing.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from typing import Any
+
+from study_operator import names
+from study_operator.ledger.bucket_copy import render_copy
+from study_operator.ledger.conditions import name_stage
+from study_operator.ledger.gain import find_gain
+from study_operator.ledger.status import Recorded, parse_status
+from study_operator.ledger.trial import Ledger, StageState
+from study_operator.reconcile.job_specs import adapter_uri
+from study_operator.reconcile.tick import TickResult, read_result, report_key
+from study_operator.report.page import render_page
+from study_operator.report.report import Report, render_json
+from study_operator.spec.study import Study
+from trial_trainer.artifacts import ArtifactError, ArtifactStore
+from trial_trainer.contract import JUDGEMENT, SUMMARY, DatasetSummary, Judgement
+
+log = logging.getLogger(__name__)
+
+
+def write_report(study: Study, ledger: Ledger, raw: Mapping[str, Any], artifacts: ArtifactStore) -> None:
+    """Write ledger and report of what is recorded."""
+    report = build_report(study, replace(parse_status(raw), ledger=ledger), artifacts)
+    artifacts.write(names.LEDGER, render_copy(study, raw))
+    artifacts.write(names.REPORT, json.dumps(render_json(report), indent=1, allow_nan=False).encode())
+    artifacts.write(names.REPORT_PAGE, render_page(report).encode())
+
+
+@dataclass
+class LedgerKeeper:
+    """Keeps the copy of one study's ledger in its bucket, after each tick that brought something new."""
+
+    key: str = ""
+    """Of what was last written; changes with each new arm, measurement, promotion, or the end."""
+
+    def keep(self, study: Study, result: TickResult, artifacts: ArtifactStore) -> None:
+        """Write the ledger that a tick has recorded. One that cannot be written now is written after the next news."""
+        ledger = result.ledger
+        key = f"{ledger.prepare.state}/{len(ledger.trials)}/{report_key(ledger)}/{ledger.winner}/{ledger.cleaned_at}"
+        if result.is_idle or result.is_dropped or result.refusal or ledger == Ledger() or key == self.key:
+            return
+        try:
+            artifacts.write(names.LEDGER, render_copy(study, result.status))
+        except ArtifactError as error:
+            log.debug("the ledger of study %s is not in its bucket: %s", study.name, error)
+            return
+        self.key = key
+
+
+def build_report(study: Study, recorded: Recorded, artifacts: ArtifactStore) -> Report:
+    """Return all that is known of a study: its ledger, its dataset, its judgement."""
+    ledger, raw = recorded.ledger, recorded.raw
+    winner = ledger.trials[ledger.winner] if ledger.winner is not None else None
+    usage: Mapping[str, str | None] = raw.get("usage") or {}
+    agreement: Mapping[str, Any] = raw.get("agreement") or {}
+    complete = recorded.conditions.get("Complete")
+    is_judged = ledger.judge.state is StageState.COMPLETED
+    return Report(
+        study=study,
+        stage=name_stage(study, ledger),
+        message=complete.message if complete is not None else "",
+        trials=ledger.trials,
+        winner=winner.name if winner is not None else None,
+        adapter=adapter_uri(study, winner) if winner is not None else None,
+        summary=read_result(DatasetSummary, artifacts, f"{names.DATASET}/{SUMMARY}"),
+        judgement=read_result(Judgement, artifacts, f"{names.JUDGE}/{JUDGEMENT}") if is_judged else None,
+        agreement=tuple(agreement.get("sentences", ())),
+        spent_hours=float(usage.get("acceleratorHours") or 0),
+        saved_hours=float(saved) if (saved := usage.get("savedAcceleratorHours", "0")) is not None else None,
+        written_at=datetime.now(UTC),
+        gain=find_gain(study, ledger),
+    )
