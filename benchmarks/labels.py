@@ -34,7 +34,9 @@ def main() -> None:
     readings = {
         "as stored": [page["markup"] for page in pages],
         "cleaned": [{a: markup.clean_value(a, v) for a, v in page["markup"].items()} for page in pages],
-        "confirmed by the page": [confirm.confirm(page["markup"], page["html"], page["url"]) for page in pages],
+        "confirmed by the page": [
+            confirm.confirm(page["markup"], facts_of(page["html"]), page["url"]) for page in pages
+        ],
     }
     print("| markup's values |" + "".join(f" {attribute} |" for attribute in ATTRIBUTES) + " all |")
     print("|---|" + "---|" * (len(ATTRIBUTES) + 1))
@@ -55,7 +57,9 @@ def count_wrong(
             value, accepted = values.get(attribute), page["labels"].get(attribute)
             if value and accepted:
                 known[attribute] += 1
-                if confirm.contradicts(attribute, value, accepted, text_of(page["html"]), country_of(page["url"])):
+                if confirm.contradicts(
+                    attribute, value, accepted, facts_of(page["html"]).text, country_of(page["url"])
+                ):
                     wrong[attribute] += 1
                     if is_listed:
                         print(f"{page['site']} {page['id'][:6]}: {attribute} {value!r}, by hand {accepted}")
@@ -63,10 +67,11 @@ def count_wrong(
 
 
 @cache
-def text_of(html: str) -> str:
-    """The page's visible text."""
-    facts = documents.inspect(html)
-    return "" if isinstance(facts, documents.Skip) else facts.text
+def facts_of(html: str) -> documents.Facts:
+    """What a page says of itself."""
+    page = documents.read_page(html)
+    assert not isinstance(page, documents.Skip)
+    return page.facts
 
 
 if __name__ == "__main__":

@@ -3,12 +3,15 @@
 import pytest
 
 from trial_trainer.confirm import confirm, contradicts
+from trial_trainer.documents import Facts, Page, read_page
 
 REST = "<p>Boils water quickly and quietly; made of steel and glass, with a lid that locks.</p>"
 
 
-def page(body: str) -> str:
-    return f"<html><body><h1>Blue Kettle 2000</h1>{body}{REST}</body></html>"
+def page(body: str) -> Facts:
+    read = read_page(f"<html><body><h1>Blue Kettle 2000</h1>{body}{REST}</body></html>")
+    assert isinstance(read, Page)
+    return read.facts
 
 
 @pytest.mark.parametrize(
@@ -119,10 +122,6 @@ def test_what_the_page_still_describes_fills_in_what_its_source_left_out() -> No
     assert confirm({"name": "Blue Kettle 2000"}, page(body), None)["name"] == "Blue Kettle 2000"
     item = f'<div itemscope itemtype="https://schema.org/Product"><i itemprop="name">Blue Kettle 2000</i>{body}</div>'
     assert confirm({}, page(item), None)["price"] == "€19.99"
-
-
-def test_a_page_that_cannot_be_read_takes_nothing_away() -> None:
-    assert confirm({"price": "5"}, "", None) == {"price": "5"}
 
 
 @pytest.mark.parametrize(

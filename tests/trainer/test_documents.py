@@ -4,7 +4,8 @@ import gzip
 import importlib.util
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from itertools import permutations
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -13,8 +14,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trial_trainer import documents
-from trial_trainer.documents import Document, Skip, extract, inspect
+from trial_trainer import documents, markup, rules
+from trial_trainer.documents import Document, Facts, Skip, extract, read_page
 
 REPOSITORY = Path(__file__).resolve().parent.parent.parent
 LONG_ENOUGH = "A paragraph that is long enough to be the text of a page."
@@ -30,6 +31,11 @@ def read(body: str, *, url: str | None = None, head: str = "") -> Document:
     document = extract(f"<html><head>{head}</head><body>{body}<hr><p>{LONG_ENOUGH}</p></body></html>", url=url)
     assert isinstance(document, Document)
     return document
+
+
+def inspect(html: bytes | str) -> Facts | Skip:
+    page = read_page(html)
+    return page if isinstance(page, Skip) else page.facts
 
 
 def lines_of(body: str, *, url: str | None = None, head: str = "") -> list[str]:
@@ -229,6 +235,35 @@ def test_no_order_of_tags_raises_or_exceeds_the_budget(page: str, max_tokens: in
         assert not text or count_words([text])[0] <= max_tokens
 
 
+def test_a_page_answers_all_questions_alike_in_any_order() -> None:
+    item = '<div itemscope itemtype="https://schema.org/Product" itemid="#1"><b itemprop="name">Blue chair</b></div>'
+    offer = '<div itemscope itemtype="https://schema.org/Offer"><i itemprop="price">9.99</i>'
+    html = (
+        f'<h1>Blue chair</h1>{item}{offer}<link itemprop="itemOffered" href="#1"></div><p>Brand</p><p>Acme</p>'
+        f'<div itemscope itemid="#1"><i itemprop="sku">A1</i></div><p>{LONG_ENOUGH}</p>'
+    )
+
+    def ask(page: documents.Page, questions: Sequence[str]) -> dict[str, Any]:
+        ways: dict[str, Callable[[], Any]] = {
+            "lines": lambda: page.document,
+            "labels": lambda: markup.labels_of(page.facts),
+            "rules": lambda: rules.extract(page.facts),
+        }
+        return {question: ways[question]() for question in questions}
+
+    alone = {}
+    for question in ("lines", "labels", "rules"):
+        page = read_page(html)
+        assert not isinstance(page, Skip)
+        alone |= ask(page, [question])
+    assert alone["labels"]["sku"] == alone["rules"]["sku"] == "A1"
+    for order in permutations(alone):
+        page = read_page(html)
+        assert not isinstance(page, Skip)
+        assert ask(page, order) == alone
+        assert ask(page, order) == alone
+
+
 # What is read --------------------------------------------------------------------------------------------------------
 
 
@@ -242,7 +277,7 @@ def test_no_order_of_tags_raises_or_exceeds_the_budget(page: str, max_tokens: in
     ids=["after the end", "an end too early", "two pages in one"],
 )
 def test_what_stands_after_the_end_of_a_page_is_read(page: str) -> None:
-    facts = documents.inspect(page.format('<script type="application/ld+json">{}</script><p>$19.99</p>'))
+    facts = inspect(page.format('<script type="application/ld+json">{}</script><p>$19.99</p>'))
     assert not isinstance(facts, Skip)
     assert (facts.heading, facts.text, facts.json_ld) == ("Blue chair", "Blue chair\n$19.99", ("{}",))
 

@@ -12,10 +12,10 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
-from trial_trainer import answers, documents, markup
+from trial_trainer import answers, markup
 from trial_trainer.availability import IN_STOCK, find_availability
 from trial_trainer.currencies import country_of, decimal_of, find_money_places, may_mean, meaning_of, read_number
-from trial_trainer.documents import Facts, Skip
+from trial_trainer.documents import Facts
 
 _SHORT = 60
 """Characters: a button or a notice, not running text."""
@@ -45,17 +45,14 @@ _NEAR = 40
 """Characters between the old price and the new one, the discount between them or beside one of them."""
 
 
-def confirm(said: Mapping[str, str], html: bytes | str, url: str | None) -> dict[str, str]:
+def confirm(said: Mapping[str, str], facts: Facts, url: str | None) -> dict[str, str]:
     """Return what a page's markup says as far as the page bears it out.
 
     Args:
         said: the markup's values by attribute.
-        html: the page.
+        facts: what the page says of itself.
         url: its address.
     """
-    facts = documents.inspect(html)
-    if isinstance(facts, Skip):
-        return dict(said)
     country = country_of(url)
     found = {a: markup.clean_value(a, value) if a in answers.ATTRIBUTES else value for a, value in said.items()}
     found = markup.labels_of(facts, url) | {attribute: value for attribute, value in found.items() if value}

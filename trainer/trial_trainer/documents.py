@@ -1,8 +1,9 @@
 """Raw product pages to compact text: the only place, with `embedded`, that knows HTML trees.
 
-`extract` reads a page into lines, each with a score that says how likely it holds a value somebody asks for;
-`Document.cut` keeps the best lines that fit a token budget, in the order of the page. A page that cannot be read is a
-`Skip`, a named reason, never an exception. `inspect` gives the page's own markup and plain text, for labels and rules.
+`read_page` parses and walks a page once. Its `document` is lines, each with a score that says how likely it holds a
+value somebody asks for; `Document.cut` keeps the best lines that fit a token budget, in the order of the page. Its
+`facts` are the page's own markup and plain text, for labels and rules. A page that cannot be read is a `Skip`, a named
+reason, never an exception.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from itertools import islice
 from urllib.parse import parse_qsl, unquote, urlsplit
 
@@ -118,36 +119,51 @@ class Facts:
     """`meta` properties and names, as Open Graph writes them."""
 
 
+class Page:
+    """One page, parsed and walked once, however many questions are asked of it."""
+
+    def __init__(self, root: etree._Element, url: str | None) -> None:
+        self._root = root
+        self._url = url
+        self._title = _title(root)
+        self._blocks = _walk(root)
+
+    @cached_property
+    def document(self) -> Document | Skip:
+        """Its scored lines, or why it has none."""
+        blocks = _join_labels(self._blocks)
+        if sum(len(block.text) for block in blocks) < _LEAST_TEXT_CHARACTERS:
+            return _why_no_text(self._root)
+        heading = _heading_index(blocks, self._title)
+        before = (*_address_line(self._url), *_title_line(self._title, blocks, heading))
+        return Document(lines=(*before, *_score(blocks, self._title, heading)))
+
+    @cached_property
+    def facts(self) -> Facts:
+        """Its own markup and its plain visible text."""
+        root, blocks = self._root, self._blocks
+        heading = _heading_index(blocks, self._title)
+        return Facts(
+            title=self._title,
+            heading=blocks[heading].text if heading is not None and blocks[heading].tag == "h1" else "",
+            text="\n".join(block.text for block in blocks),
+            canonical=next((link.get("href", "") for link in root.iter("link") if _is_canonical(link)), ""),
+            nodes=tuple(_read_nodes(root)),
+            json_ld=tuple(_read_json_ld(root)),
+            properties=tuple(_read_properties(root)),
+        )
+
+
+def read_page(html: bytes | str, *, url: str | None = None) -> Page | Skip:
+    """Read a page, or say why it cannot be read."""
+    root = _parse(html)
+    return root if isinstance(root, Skip) else Page(root, url)
+
+
 def extract(html: bytes | str, *, url: str | None = None) -> Document | Skip:
     """Read a page into scored lines, or say why it gives none."""
-    root = _parse(html)
-    if isinstance(root, Skip):
-        return root
-    blocks = _join_labels(_walk(root))
-    if sum(len(block.text) for block in blocks) < _LEAST_TEXT_CHARACTERS:
-        return _why_no_text(root)
-    title = _title(root)
-    heading = _heading_index(blocks, title)
-    return Document(lines=(*_address_line(url), *_title_line(title, blocks, heading), *_score(blocks, title, heading)))
-
-
-def inspect(html: bytes | str) -> Facts | Skip:
-    """Read a page's own markup and its plain visible text, or say why there is none."""
-    root = _parse(html)
-    if isinstance(root, Skip):
-        return root
-    blocks = _walk(root)
-    title = _title(root)
-    heading = _heading_index(blocks, title)
-    return Facts(
-        title=title,
-        heading=blocks[heading].text if heading is not None and blocks[heading].tag == "h1" else "",
-        text="\n".join(block.text for block in blocks),
-        canonical=next((link.get("href", "") for link in root.iter("link") if _is_canonical(link)), ""),
-        nodes=tuple(_read_nodes(root)),
-        json_ld=tuple(_read_json_ld(root)),
-        properties=tuple(_read_properties(root)),
-    )
+    page = read_page(html, url=url)
+    return page if isinstance(page, Skip) else page.document
 
 
 # From bytes to a tree -------------------------------------------------------------------------------------------------

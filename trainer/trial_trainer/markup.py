@@ -19,7 +19,7 @@ from trial_trainer.availability import IN_STOCK, parse_availability
 from trial_trainer.currencies import find_money
 from trial_trainer.documents import Facts, Skip
 from trial_trainer.json_ld import read_json_ld
-from trial_trainer.nodes import Node, Value, link_references, walk
+from trial_trainer.nodes import Node, Value, copy_nodes, link_references, walk
 
 
 def read_labels(html: bytes | str, url: str | None = None) -> dict[str, str]:
@@ -29,8 +29,8 @@ def read_labels(html: bytes | str, url: str | None = None) -> dict[str, str]:
         html: the raw page.
         url: the page's address, if it is known better than from the page.
     """
-    facts = documents.inspect(html)
-    return {} if isinstance(facts, Skip) else labels_of(facts, url)
+    page = documents.read_page(html)
+    return {} if isinstance(page, Skip) else labels_of(page.facts, url)
 
 
 def labels_of(facts: Facts, url: str | None = None) -> dict[str, str]:
@@ -39,7 +39,8 @@ def labels_of(facts: Facts, url: str | None = None) -> dict[str, str]:
     JSON-LD is believed first, then microdata and RDFa as far as they describe the same product, then Open Graph.
     """
     page = _Page.of(facts, url)
-    roots = [*read_json_ld(facts.json_ld), *facts.nodes]
+    # Nodes are joined to each other below; those of the facts stay as the page has them, for who asks next.
+    roots = [*read_json_ld(facts.json_ld), *copy_nodes(facts.nodes)]
     link_references(roots)
     candidates = _find_candidates(roots)
     own = _choose_own(candidates, page)

@@ -72,6 +72,19 @@ def link_references(roots: Iterable[Node]) -> None:
             node.types, node.values = types, values
 
 
+def copy_nodes(roots: Iterable[Node]) -> list[Node]:
+    """Return copies of nodes and of all that they lead to."""
+    roots = list(roots)
+    nodes = [node for node, _ in walk(roots)]
+    copies = {id(node): Node(types=node.types, id=node.id) for node in nodes}
+    for node in nodes:
+        copies[id(node)].values = {
+            name: [copies[id(value)] if isinstance(value, Node) else value for value in values]
+            for name, values in node.values.items()
+        }
+    return [copies[id(root)] for root in roots]
+
+
 def walk(roots: Iterable[Node]) -> Iterator[tuple[Node, tuple[Node, str] | None]]:
     """Walk over all nodes once, outer before inner, each with its parent and the property that leads to it.
 

@@ -364,20 +364,19 @@ class _Reader:
         return kept
 
     def _draft(self, page: RawPage) -> Draft | None:
-        html = self._decode(page)
-        document = html if isinstance(html, documents.Skip) else documents.extract(html, url=page.url)
-        if isinstance(html, documents.Skip) or isinstance(document, documents.Skip):
+        read = self._read_page(page)
+        document = read if isinstance(read, documents.Skip) else read.document
+        if isinstance(read, documents.Skip) or isinstance(document, documents.Skip):
             self.skipped[str(document)] += 1
             return None
-        page = replace(page, html=html)
         clean = replace(
             document,
             lines=tuple(replace(line, text=self._prompter.clean(line.text)) for line in document.lines),
         )
         text = clean.cut(self._page_tokens, self._prompter.count_tokens)
-        own = self._read_markup(page)
+        own = self._read_markup(page, read.facts)
         self._compare(page, own, clean.text)
-        said = rules.extract(html, page.url)
+        said = rules.extract(read.facts, page.url)
         key = digest_text(_without_address(text, page.url))
         asked = tuple(self._ask(page, label, text, own, said, key) for label in self._labels(page, own))
         if not asked:
@@ -393,21 +392,22 @@ class _Reader:
             given_id=page.given_id,
         )
 
-    def _decode(self, page: RawPage) -> str | documents.Skip:
-        if isinstance(page.html, str):
-            return page.html
-        decoded = documents.read_text(page.html, page.charset)
-        if isinstance(decoded, documents.Skip):
-            return decoded
-        if decoded.is_guessed:
-            self.guessed[decoded.encoding] += 1
-        return decoded.text
+    def _read_page(self, page: RawPage) -> documents.Page | documents.Skip:
+        html = page.html
+        if isinstance(html, bytes):
+            decoded = documents.read_text(html, page.charset)
+            if isinstance(decoded, documents.Skip):
+                return decoded
+            if decoded.is_guessed:
+                self.guessed[decoded.encoding] += 1
+            html = decoded.text
+        return documents.read_page(html, url=page.url)
 
-    def _read_markup(self, page: RawPage) -> Mapping[str, str]:
+    def _read_markup(self, page: RawPage, facts: documents.Facts) -> Mapping[str, str]:
         """Return what the page's markup says: as its source tells it, completed and confirmed by the page itself."""
         if self._config.labels_from is LabelSource.GIVEN:
             return {}
-        return confirm(page.markup or {}, page.html, page.url)
+        return confirm(page.markup or {}, facts, page.url)
 
     def _compare(self, page: RawPage, own: Mapping[str, str], text: str) -> None:
         """Count where markup and a person label the same attribute, and where they contradict each other."""

@@ -9,10 +9,10 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
-from trial_trainer import documents, markup
+from trial_trainer import markup
 from trial_trainer.availability import IN_STOCK
 from trial_trainer.currencies import find_money
-from trial_trainer.documents import Facts, Skip
+from trial_trainer.documents import Facts
 
 _READ_FROM_MICRODATA = ("price", "currency", "brand", "sku", "rating")
 
@@ -41,16 +41,13 @@ def fit_constants(questions: Iterable[tuple[str, str]]) -> ConstantPredictor:
     )
 
 
-def extract(html: bytes | str, url: str | None = None) -> dict[str, str]:
+def extract(facts: Facts, url: str | None = None) -> dict[str, str]:
     """Answer by rule: microdata where the page has it, else the h1, the first price after it, its sign, InStock.
 
     Args:
-        html: the raw page.
+        facts: what the page says of itself.
         url: the page's address, by which its own product is known from others.
     """
-    facts = documents.inspect(html)
-    if isinstance(facts, Skip):
-        return {}
     price, mark = _first_price(facts)
     found = {"name": facts.heading or facts.title, "price": price, "currency": mark, "availability": IN_STOCK}
     stated = markup.labels_of(replace(facts, json_ld=(), properties=()), url)
