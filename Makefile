@@ -70,20 +70,20 @@ format: environment
 
 # One after the other, alone: they measure time. make bench BENCHMARKS=benchmarks/documents.py runs one.
 bench: $(VENV)/.installed-bench model cluster-binaries
-	for file in $(BENCHMARKS); do echo "== $$file"; PYTHONPATH=tests $(PYTHON) $$file; done
+	for file in $(BENCHMARKS); do echo "== $$file"; PYTHONPATH=tools:tests $(PYTHON) $$file; done
 
 # A control plane, nodes that run pods as processes of this machine, and an S3 server. The programs are built once, with
 # Go; where there is none the tests that need them are skipped.
 cluster: environment
-	@PYTHONPATH=tests:operator:trainer $(PYTHON) -m cluster $(CLUSTER_ARGUMENTS)
+	@PYTHONPATH=tools:operator:trainer $(PYTHON) -m testcluster $(CLUSTER_ARGUMENTS)
 
 # The same sample study through the operator: on the cluster that KUBECONFIG names, if that is `make cluster`'s, or else
 # on one of its own.
 demo-cluster: environment model
-	@PYTHONPATH=tests:operator:trainer $(PYTHON) -m cluster.demo --study $(SAMPLE)
+	@PYTHONPATH=tools:operator:trainer $(PYTHON) -m testcluster.demo --study $(SAMPLE)
 
 cluster-binaries: environment
-	@$(PYTHON) tests/cluster/build.py
+	@$(PYTHON) tools/testcluster/build.py
 
 # buildah keeps no layers unless it is told to, and the two images share one of gigabytes.
 images: export BUILDAH_LAYERS := true
@@ -95,14 +95,14 @@ images:
 	done
 
 check-images: environment
-	@$(PYTHON) tests/images/check.py
+	@$(PYTHON) tools/check_images.py
 
 # Studies with real pods, on a kubelet that the scripts in LAB_SCRIPTS start: docs/real-pods.md. STORIES names some.
 LAB_SCRIPTS ?=
 STORIES ?=
 lab-story: environment
 	@test -x "$(LAB_SCRIPTS)/node.sh" || { echo "LAB_SCRIPTS must name a directory with node.sh" >&2; exit 1; }
-	@PYTHONPATH=tests:operator:trainer $(PYTHON) -u -m lab --scripts $(LAB_SCRIPTS) --tag $(IMAGE_TAG) $(STORIES)
+	@PYTHONPATH=tools:tests:operator:trainer $(PYTHON) -u -m lab --scripts $(LAB_SCRIPTS) --tag $(IMAGE_TAG) $(STORIES)
 
 # The environment. A stamp says which requirements are in it, so that a second call costs nothing.
 

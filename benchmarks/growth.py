@@ -1,6 +1,7 @@
 """What the operator costs where there is much and little happens, on a real API server and a real S3 server.
 
-    PYTHONPATH=tests python benchmarks/growth.py [--studies 1000] [--running 100] [--namespaces 200] [--seconds 180]
+    PYTHONPATH=tools:tests python benchmarks/growth.py [--studies 1000] [--running 100] [--namespaces 200]
+                                                       [--seconds 180]
 
 Nine of ten studies have ended; each has twenty Jobs with their pods, and each namespace its own credentials. All of it
 is written as it would be found, by many clients at once, while no controller works; then the operator is started, once
@@ -22,10 +23,6 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from cluster import build
-from cluster.api import Api
-from cluster.bucket import S3Server
-from cluster.kube import ControlPlane
 from on_cluster.operators import NAME, OperatorProcess, granted, read_access, wait_until
 from on_cluster.studies import SECRET, a_secret, a_spec
 from operating import Operating, requests_of, sum_of
@@ -51,6 +48,10 @@ from study_operator.ledger.trial import (
 from study_operator.reconcile.job_specs import build_judge_job, build_prepare_job, build_trial_job
 from study_operator.reconcile.tick import report_key
 from study_operator.spec.study import Study, parse_study
+from testcluster import build
+from testcluster.api import Api
+from testcluster.bucket import S3Server
+from testcluster.kube import ControlPlane
 
 HOME = "growth"
 TRIALS = 18

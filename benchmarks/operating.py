@@ -1,6 +1,6 @@
 """What the operator costs, and how long accelerators wait for it, on a real API server and a real S3 server.
 
-    PYTHONPATH=tests python benchmarks/operating.py [--studies 100] [--trials 10] [--seconds 180]
+    PYTHONPATH=tools:tests python benchmarks/operating.py [--studies 100] [--trials 10] [--seconds 180]
 
 Pods are scripted, so that all the machine's work but theirs is real: API server, etcd, the Job controller and the
 scheduler share the cores with the operator, which can only make it slower than it is. Prints three tables: an empty
@@ -24,15 +24,15 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from cluster import build, scripts
-from cluster.bucket import S3Server
-from cluster.kube import ControlPlane
-from cluster.node import StandIn
-from cluster.trainer import ScriptedTrainer
 from on_cluster.operators import NAME, OperatorProcess, granted, read_access, wait_until
 from on_cluster.studies import BUCKET, StudyOnCluster, a_secret, a_spec
 from studies_on_a_server import install_crd
 from study_operator import names
+from testcluster import build, scripts
+from testcluster.bucket import S3Server
+from testcluster.kube import ControlPlane
+from testcluster.node import StandIn
+from testcluster.trainer import ScriptedTrainer
 from trial_trainer import contract
 
 NAMESPACE = "shop-ml"

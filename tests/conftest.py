@@ -10,7 +10,7 @@ import pytest
 from hypothesis import settings
 
 # The real cluster and the real S3 server, for whoever asks for them.
-pytest_plugins = ["cluster.fixtures"]
+pytest_plugins = ["testcluster.fixtures"]
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 

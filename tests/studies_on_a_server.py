@@ -8,10 +8,10 @@ from typing import Any
 
 import yaml
 
-from cluster.api import ApiError, Object
-from cluster.kube import Cluster
 from on_cluster.operators import wait_until
 from study_operator import names
+from testcluster.api import ApiError, Object
+from testcluster.kube import Cluster
 
 CRD_FILE = Path(__file__).resolve().parents[1] / "manifests/crd/crd.yaml"
 CRD: Mapping[str, Any] = yaml.safe_load(CRD_FILE.read_text(encoding="utf-8"))

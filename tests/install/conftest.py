@@ -9,15 +9,15 @@ from typing import Any
 
 import pytest
 
-from cluster import build, scripts
-from cluster.bucket import S3Server, User
-from cluster.containers import OPERATOR_IMAGE
-from cluster.fixtures import find_programs
-from cluster.kube import ControlPlane
-from cluster.node import StandIn
-from cluster.trainer import ScriptedTrainer
 from install.helm import Helm
 from on_cluster.studies import BUCKET
+from testcluster import build, scripts
+from testcluster.bucket import S3Server, User
+from testcluster.containers import OPERATOR_IMAGE
+from testcluster.fixtures import find_programs
+from testcluster.kube import ControlPlane
+from testcluster.node import StandIn
+from testcluster.trainer import ScriptedTrainer
 
 RESTRICTED = {"pod-security.kubernetes.io/enforce": "restricted"}
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import yaml
 
-from cluster.api import Api
+from testcluster.api import Api
 
 LOCATION = "{{ .Group }}_{{ .ResourceAPIVersion }}_{{ .ResourceKind }}.json"
 """How kubeconform finds one."""

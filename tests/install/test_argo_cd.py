@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 import yaml
 
-from cluster.kube import Cluster
 from install.bodies import BODIES
 from on_cluster.operators import MANIFESTS
+from testcluster.kube import Cluster
 
 HEALTH = MANIFESTS / "argo-cd/health.lua"
 

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import yaml
 
-from cluster import scripts
-from cluster.kube import Cluster, ControlPlane
-from cluster.node import StandIn
 from install.helm import CHART, Helm, by_name
 from on_cluster.operators import HOME, MANIFESTS, REPOSITORY
+from testcluster import scripts
+from testcluster.kube import Cluster, ControlPlane
+from testcluster.node import StandIn
 
 TEXT = (REPOSITORY / "docs/install.md").read_text()
 COMMANDS = [line[2:] for block in re.findall(r"```console\n(.*?)```", TEXT, re.DOTALL) for line in block.splitlines()]

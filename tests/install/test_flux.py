@@ -18,12 +18,12 @@ from typing import Any
 import pytest
 import yaml
 
-from cluster.api import ApiError
-from cluster.kube import Cluster
 from install.bodies import BODIES
 from on_cluster.operators import REPOSITORY, wait_until
 from some_manifests import MANIFEST
 from studies_on_a_server import Studies, install_crd
+from testcluster.api import ApiError
+from testcluster.kube import Cluster
 
 DOCS = REPOSITORY / "docs/gitops.md"
 POLICIES = "/apis/admissionregistration.k8s.io/v1/validatingadmissionpolicies"

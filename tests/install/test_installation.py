@@ -11,13 +11,13 @@ from typing import Any
 
 import pytest
 
-from cluster.bucket import S3Server, User
-from cluster.demo import ON_LOOPBACK
-from cluster.kube import Cluster, ControlPlane
 from install.conftest import Nodes, make_namespace
 from install.helm import CHART, RELEASE, Helm, HelmError
 from on_cluster.operators import FAST, HOME, wait_until
 from on_cluster.studies import StudyOnCluster, a_secret, a_spec, created_jobs, read_keys
+from testcluster.bucket import S3Server, User
+from testcluster.demo import ON_LOOPBACK
+from testcluster.kube import Cluster, ControlPlane
 
 NAME = "finetune-study-operator"
 USER = f"system:serviceaccount:{HOME}:{NAME}"

@@ -11,14 +11,14 @@ from typing import Any
 import pytest
 import yaml
 
-from cluster.bucket import S3Server, User
-from cluster.demo import ON_LOOPBACK
-from cluster.kube import Cluster, ControlPlane
 from install.conftest import Nodes, make_namespace
 from install.helm import by_name
 from on_cluster.operators import FAST, HOME, MANIFESTS
 from on_cluster.studies import StudyOnCluster, a_secret, a_spec
 from study_operator import names
+from testcluster.bucket import S3Server, User
+from testcluster.demo import ON_LOOPBACK
+from testcluster.kube import Cluster, ControlPlane
 
 NAME = "finetune-study-operator"
 USER = f"system:serviceaccount:{HOME}:{NAME}"

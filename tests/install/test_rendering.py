@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 import yaml
 
-from cluster.kube import Cluster
 from install.helm import CHART, Helm, by_name
 from install.schemas import LOCATION, write_schemas
 from on_cluster.operators import HOME, MANIFESTS, read_manifests
+from testcluster.kube import Cluster
 
 NAME = "finetune-study-operator"
 DIGEST = f"sha256:{'0123456789abcdef' * 4}"

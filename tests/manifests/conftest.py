@@ -5,9 +5,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from cluster.kube import Cluster
 from on_cluster.operators import wait_until
 from studies_on_a_server import Studies, install_crd
+from testcluster.kube import Cluster
 
 
 @pytest.fixture(scope="session")

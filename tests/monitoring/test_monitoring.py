@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 import yaml
 
-from cluster import build
-from cluster.fixtures import find_programs
 from study_operator.cluster.study_metrics import StudyCollector
 from study_operator.metrics import Metrics
+from testcluster import build
+from testcluster.fixtures import find_programs
 
 HERE = Path(__file__).parent
 FILES = HERE.parents[1] / "charts/finetune-study-operator/files"

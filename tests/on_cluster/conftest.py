@@ -10,15 +10,15 @@ from typing import Any
 
 import pytest
 
-from cluster import scripts
-from cluster.bucket import S3Server, User
-from cluster.kube import Cluster
-from cluster.node import StandIn
-from cluster.scripts import Script
-from cluster.trainer import ScriptedTrainer
 from on_cluster.operators import FAST, NAME, OperatorProcess, granted, read_access
 from on_cluster.studies import BUCKET, StudyOnCluster, a_secret
 from studies_on_a_server import install_crd
+from testcluster import scripts
+from testcluster.bucket import S3Server, User
+from testcluster.kube import Cluster
+from testcluster.node import StandIn
+from testcluster.scripts import Script
+from testcluster.trainer import ScriptedTrainer
 
 
 @pytest.fixture(scope="session")

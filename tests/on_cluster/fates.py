@@ -15,9 +15,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from cluster import scripts
-from cluster.scripts import Script
 from on_cluster.proxy import Altered, Call, Fate, Instead, Refusal, Treatment
+from testcluster import scripts
+from testcluster.scripts import Script
 
 HTML = "<html><head><title>Sign in</title></head><body><p>Please sign in to the network.</p></body></html>"
 DEEP = "[" * 100_000

@@ -21,9 +21,9 @@ import urllib3
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
-from cluster import processes
-from cluster.demo import ANY_PORTS, ON_LOOPBACK
-from cluster.kube import Cluster
+from testcluster import processes
+from testcluster.demo import ANY_PORTS, ON_LOOPBACK
+from testcluster.kube import Cluster
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 MANIFESTS = REPOSITORY / "manifests"

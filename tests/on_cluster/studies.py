@@ -11,11 +11,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from cluster.api import Object
-from cluster.bucket import REGION, S3Server, User
-from cluster.kube import Cluster
 from on_cluster.operators import PATIENCE_SECONDS
 from study_operator import names
+from testcluster.api import Object
+from testcluster.bucket import REGION, S3Server, User
+from testcluster.kube import Cluster
 
 BUCKET = "ml-studies"
 SECRET = "bucket-credentials"

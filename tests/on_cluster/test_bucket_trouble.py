@@ -7,15 +7,15 @@ from collections.abc import Callable
 
 import pytest
 
-from cluster import scripts
-from cluster.bucket import S3Server, User
-from cluster.kube import Cluster
-from cluster.node import StandIn
-from cluster.trainer import ScriptedTrainer
 from on_cluster.conftest import Stage
 from on_cluster.operators import OperatorProcess, wait_until
 from on_cluster.proxy import Call, Fate, Proxy, Refusal
 from on_cluster.studies import BUCKET, SECRET, StudyOnCluster, a_secret, a_spec, created_jobs
+from testcluster import scripts
+from testcluster.bucket import S3Server, User
+from testcluster.kube import Cluster
+from testcluster.node import StandIn
+from testcluster.trainer import ScriptedTrainer
 
 TROUBLES = {
     "ClockSkewed": (

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from cluster import build
-from cluster.fixtures import find_programs
+from testcluster import build
+from testcluster.fixtures import find_programs
 from tiny_study import save_model, write_pages
 
 STUDY = {
@@ -49,7 +49,7 @@ def test_the_demo_takes_a_study_from_apply_to_its_winner_with_kubectl(tmp_path: 
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "TMPDIR": str(temporary)}
     environment.pop("KUBECONFIG", None)
     shown = subprocess.run(
-        [sys.executable, "-m", "cluster.demo", "--study", str(tmp_path / "study.yaml")],
+        [sys.executable, "-m", "testcluster.demo", "--study", str(tmp_path / "study.yaml")],
         env=environment,
         capture_output=True,
         text=True,

@@ -27,11 +27,6 @@ import pytest
 import urllib3
 import yaml
 
-from cluster import scripts
-from cluster.bucket import S3Server, User
-from cluster.kube import Cluster
-from cluster.node import StandIn
-from cluster.trainer import ScriptedTrainer
 from on_cluster.fates import SHARED_KINDS, Fates, Life, draw_life, draw_trouble
 from on_cluster.operators import (
     FAST,
@@ -43,6 +38,11 @@ from on_cluster.operators import (
 )
 from on_cluster.proxy import Proxy
 from on_cluster.studies import StudyOnCluster, a_secret, a_spec, created_jobs, read_json
+from testcluster import scripts
+from testcluster.bucket import S3Server, User
+from testcluster.kube import Cluster
+from testcluster.node import StandIn
+from testcluster.trainer import ScriptedTrainer
 
 BATCH = 30
 TENANTS = 5

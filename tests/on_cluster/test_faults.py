@@ -7,16 +7,16 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from cluster import scripts
-from cluster.bucket import S3Server
-from cluster.kube import Cluster
-from cluster.node import StandIn
 from on_cluster.conftest import Stage
 from on_cluster.operators import OperatorProcess, wait_until
 from on_cluster.studies import RATES, StudyOnCluster, a_spec, created_jobs
 from study_operator.cluster.job_runner import manifest_of
 from study_operator.ledger.status import parse_status
 from study_operator.spec.study import parse_study
+from testcluster import scripts
+from testcluster.bucket import S3Server
+from testcluster.kube import Cluster
+from testcluster.node import StandIn
 
 DIVERGES, CANNOT_RUN, OUT_OF_MEMORY = 1, 2, 3
 KILLED, INTERRUPTED, EVICTED, PREEMPTED, CRASHED, NO_READING = range(4, 10)

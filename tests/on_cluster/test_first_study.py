@@ -10,11 +10,11 @@ from typing import Any
 
 import yaml
 
-from cluster.bucket import REGION, S3Server, User
-from cluster.kube import Cluster
-from cluster.node import StandIn
 from on_cluster.operators import OperatorProcess
 from on_cluster.studies import StudyOnCluster, read_keys
+from testcluster.bucket import REGION, S3Server, User
+from testcluster.kube import Cluster
+from testcluster.node import StandIn
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 PAGE = (REPOSITORY / "docs/first-study.md").read_text()

@@ -21,12 +21,6 @@ from typing import Any
 import pytest
 import yaml
 
-from cluster import scripts
-from cluster.bucket import S3Server, User
-from cluster.demo import ON_LOOPBACK
-from cluster.kube import Cluster, ControlPlane
-from cluster.node import StandIn
-from cluster.trainer import ScriptedTrainer
 from on_cluster.conftest import Stage
 from on_cluster.operators import (
     ANY_PORTS,
@@ -42,6 +36,12 @@ from on_cluster.proxy import Call, Fate, Proxy
 from on_cluster.studies import StudyOnCluster, a_secret, a_spec, created_jobs, read_json
 from on_cluster.zygote import Zygote
 from studies_on_a_server import install_crd
+from testcluster import scripts
+from testcluster.bucket import S3Server, User
+from testcluster.demo import ON_LOOPBACK
+from testcluster.kube import Cluster, ControlPlane
+from testcluster.node import StandIn
+from testcluster.trainer import ScriptedTrainer
 
 KILLS = 200
 ARMS = 24

@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 
-from cluster import scripts
-from cluster.bucket import S3Server
-from cluster.kube import Cluster
 from on_cluster.conftest import Stage
 from on_cluster.operators import NAME, OperatorProcess, wait_until
 from on_cluster.studies import BUCKET, SECRET, StudyOnCluster, a_spec, created_jobs, read_keys
 from study_operator import names
+from testcluster import scripts
+from testcluster.bucket import S3Server
+from testcluster.kube import Cluster
 
 
 def test_a_suspended_study_frees_its_accelerators_and_goes_on_from_there(

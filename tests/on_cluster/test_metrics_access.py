@@ -9,8 +9,8 @@ from typing import Any
 
 import urllib3
 
-from cluster.kube import Authority, Cluster
 from on_cluster.operators import NAME, OperatorProcess, wait_until
+from testcluster.kube import Authority, Cluster
 
 READER = "metrics-reader"
 

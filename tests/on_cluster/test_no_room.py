@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from cluster.bucket import S3Server
-from cluster.kube import Cluster
 from on_cluster.conftest import Stage
 from on_cluster.operators import OperatorProcess, wait_until
 from on_cluster.studies import StudyOnCluster, a_spec, created_jobs
+from testcluster.bucket import S3Server
+from testcluster.kube import Cluster
 
 
 def test_a_quota_on_jobs_and_pods_holds_a_study_up_and_never_stops_it(

@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from cluster.bucket import S3Server, User
-from cluster.kube import Cluster
 from on_cluster.conftest import Stage
 from on_cluster.operators import OperatorProcess
 from on_cluster.studies import BUCKET, SECRET, StudyOnCluster, a_secret, a_spec, read_keys
+from testcluster.bucket import S3Server, User
+from testcluster.kube import Cluster
 
 OWN = f"s3://{BUCKET}/team-a"
 

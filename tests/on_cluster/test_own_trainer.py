@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from cluster.bucket import REGION, S3Server
-from cluster.node import StandIn
 from on_cluster.operators import OperatorProcess
 from on_cluster.studies import StudyOnCluster, read_json
+from testcluster.bucket import REGION, S3Server
+from testcluster.node import StandIn
 
 PAGE = (Path(__file__).resolve().parents[2] / "docs/own-trainer.md").read_text()
 

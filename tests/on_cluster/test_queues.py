@@ -9,16 +9,16 @@ from typing import Any
 
 import pytest
 
-from cluster import build, scripts
-from cluster.bucket import S3Server, User
-from cluster.fixtures import find_programs
-from cluster.kube import ControlPlane
-from cluster.kueue import Kueue
-from cluster.node import GPU, StandIn
-from cluster.trainer import ScriptedTrainer
 from on_cluster.operators import FAST, NAME, OperatorProcess, granted, read_access, wait_until
 from on_cluster.studies import StudyOnCluster, a_secret, a_spec, created_jobs
 from studies_on_a_server import install_crd
+from testcluster import build, scripts
+from testcluster.bucket import S3Server, User
+from testcluster.fixtures import find_programs
+from testcluster.kube import ControlPlane
+from testcluster.kueue import Kueue
+from testcluster.node import GPU, StandIn
+from testcluster.trainer import ScriptedTrainer
 
 QUEUE_LABEL, PRIORITY_LABEL = "kueue.x-k8s.io/queue-name", "kueue.x-k8s.io/priority-class"
 API = "kueue.x-k8s.io/v1beta2"

@@ -5,14 +5,14 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 
-from cluster import scripts
-from cluster.api import Object
-from cluster.bucket import S3Server
-from cluster.kube import Cluster
-from cluster.trainer import ScriptedTrainer
 from on_cluster.conftest import Stage
 from on_cluster.operators import OperatorProcess, wait_until
 from on_cluster.studies import RATES, StudyOnCluster, a_spec, created_jobs, read_json
+from testcluster import scripts
+from testcluster.api import Object
+from testcluster.bucket import S3Server
+from testcluster.kube import Cluster
+from testcluster.trainer import ScriptedTrainer
 
 
 def write_status(study: StudyOnCluster, status: Object | None) -> None:

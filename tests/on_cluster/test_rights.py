@@ -8,14 +8,14 @@ from typing import Any
 
 import pytest
 
-from cluster import scripts
-from cluster.bucket import S3Server, User
-from cluster.kube import Cluster, ControlPlane
-from cluster.node import StandIn
-from cluster.trainer import ScriptedTrainer
 from on_cluster.operators import FAST, HOME, MANIFESTS, NAME, OperatorProcess, read_manifests, wait_until
 from on_cluster.studies import StudyOnCluster, a_secret, a_spec
 from studies_on_a_server import install_crd
+from testcluster import scripts
+from testcluster.bucket import S3Server, User
+from testcluster.kube import Cluster, ControlPlane
+from testcluster.node import StandIn
+from testcluster.trainer import ScriptedTrainer
 
 USER = f"system:serviceaccount:{HOME}:{NAME}"
 CHECKED_ELSEWHERE = {("finetune.study", "finetunestudies/finalizers", "update")}

@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from cluster import scripts
-from cluster.bucket import S3Server
-from cluster.kube import Cluster
-from cluster.node import StandIn
-from cluster.trainer import ScriptedTrainer
 from on_cluster.operators import OperatorProcess, wait_until
 from on_cluster.studies import BUCKET, StudyOnCluster, a_spec, created_jobs, read_json, read_keys
+from testcluster import scripts
+from testcluster.bucket import S3Server
+from testcluster.kube import Cluster
+from testcluster.node import StandIn
+from testcluster.trainer import ScriptedTrainer
 from tiny_study import save_model, write_pages
 
 

@@ -3,12 +3,12 @@
 import time
 from collections.abc import Callable
 
-from cluster import scripts
-from cluster.bucket import S3Server
-from cluster.kube import Cluster
 from on_cluster.conftest import Stage
 from on_cluster.operators import OperatorProcess
 from on_cluster.studies import StudyOnCluster, a_spec, created_jobs
+from testcluster import scripts
+from testcluster.bucket import S3Server
+from testcluster.kube import Cluster
 
 TAKEN_OVER_SECONDS = 20.0
 

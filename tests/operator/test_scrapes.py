@@ -16,10 +16,10 @@ import pytest
 import urllib3
 from prometheus_client import CollectorRegistry, Gauge
 
-from cluster.kube import Authority
 from study_operator.cluster import metrics_server, operator
 from study_operator.cluster.api import Answer, Kube, KubeError
 from study_operator.cluster.metrics_server import MOST_REVIEWS, CertificateError, Certificates, Reviewer, serve_metrics
+from testcluster.kube import Authority
 
 
 class Reviews:

@@ -10,8 +10,8 @@ from typing import Any, cast
 
 import pytest
 
-from cluster.kube import Authority
 from study_operator.cluster.streams import TLS_BUFFER_BYTES, use_small_buffers
+from testcluster.kube import Authority
 
 
 def test_a_small_buffer_is_what_a_connection_has_and_reads_all_there_is(

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from botocore.exceptions import ClientError, EndpointConnectionError
 
-from cluster.bucket import Request, S3Server
+from testcluster.bucket import Request, S3Server
 
 
 def code_of(error: pytest.ExceptionInfo[ClientError]) -> str:

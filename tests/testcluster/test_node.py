@@ -11,12 +11,12 @@ from typing import Any
 
 import pytest
 
-from cluster import scripts
-from cluster.api import Object
-from cluster.containers import Image, find_marked
-from cluster.kube import Cluster, ControlPlane
-from cluster.node import GPU, StandIn
-from cluster.scripts import Script
+from testcluster import scripts
+from testcluster.api import Object
+from testcluster.containers import Image, find_marked
+from testcluster.kube import Cluster, ControlPlane
+from testcluster.node import GPU, StandIn
+from testcluster.scripts import Script
 
 Nodes = Callable[..., StandIn]
 

@@ -1,6 +1,6 @@
 """A cluster for hand use: control plane, nodes and S3 server, until Ctrl-C; nothing of it is left behind.
 
-python -m cluster [--nodes 1] [--gpus 8] [--directory DIRECTORY]
+python -m testcluster [--nodes 1] [--gpus 8] [--directory DIRECTORY]
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ import threading
 import time
 from pathlib import Path
 
-from cluster import build
-from cluster.bucket import S3Server
-from cluster.kube import ControlPlane
-from cluster.node import StandIn
+from testcluster import build
+from testcluster.bucket import S3Server
+from testcluster.kube import ControlPlane
+from testcluster.node import StandIn
 
 BUCKET = "ml-studies"
 
 
 def main() -> int:
     """Start everything, say how to reach it, and wait."""
-    parser = argparse.ArgumentParser(prog="python -m cluster", description="A Kubernetes cluster on this machine.")
+    parser = argparse.ArgumentParser(prog="python -m testcluster", description="A Kubernetes cluster on this machine.")
     parser.add_argument("--nodes", type=int, default=1)
     parser.add_argument("--gpus", type=int, default=8, help="of each node")
     parser.add_argument("--directory", type=Path, help="data, logs and kubeconfig; kept (default: a temporary one)")

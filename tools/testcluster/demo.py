@@ -1,6 +1,6 @@
 """The demo on a cluster, from apply to the winner, with kubectl: `make demo-cluster`.
 
-    python -m cluster.demo [--study manifests/samples/laptop-quick.yaml]
+    python -m testcluster.demo [--study manifests/samples/laptop-quick.yaml]
 
 `KUBECONFIG` and `AWS_*` as `make cluster` exports them are used where they name servers of this machine; else it starts
 its own and ends them. Pods are processes of this machine there: that is why a study's base model may be a local path.
@@ -24,11 +24,11 @@ from typing import Any
 import boto3
 import yaml
 
-from cluster import build, processes
-from cluster.bucket import REGION, S3Server
-from cluster.fixtures import find_given_cluster
-from cluster.kube import Cluster, ControlPlane
-from cluster.node import StandIn
+from testcluster import build, processes
+from testcluster.bucket import REGION, S3Server
+from testcluster.fixtures import find_given_cluster
+from testcluster.kube import Cluster, ControlPlane
+from testcluster.node import StandIn
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 MANIFESTS = REPOSITORY / "manifests"
@@ -44,7 +44,7 @@ Environment = Mapping[str, str]
 
 def main() -> int:
     """Run the demo; return 0 where there is a winner."""
-    parser = argparse.ArgumentParser(prog="python -m cluster.demo", description="A study on a cluster, with kubectl.")
+    parser = argparse.ArgumentParser(prog="python -m testcluster.demo", description="A study on a cluster, by kubectl.")
     parser.add_argument("--study", type=Path, default=MANIFESTS / "samples/laptop-quick.yaml")
     arguments = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))

@@ -1,6 +1,6 @@
 """Builds the programs that cluster tests need, once, from the Go modules beside this file.
 
-    python tests/cluster/build.py [--node]         # --node: kubelet and kube-proxy too, for a real node by hand
+    python tools/testcluster/build.py [--node]         # --node: kubelet and kube-proxy too, for a real node by hand
 
 The programs of a module lie in `<cache>/<module>/<hash of go.mod, go.sum and flags>/`, where the cache is
 `FINETUNE_STUDY_CACHE`, or `.cache` of the working copy. A first build takes about twenty minutes on two cores. Any

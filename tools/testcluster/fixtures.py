@@ -18,10 +18,10 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from cluster import build, shared
-from cluster.bucket import S3Server
-from cluster.kube import POOL_LABEL, Cluster, ControlPlane
-from cluster.node import StandIn
+from testcluster import build, shared
+from testcluster.bucket import S3Server
+from testcluster.kube import POOL_LABEL, Cluster, ControlPlane
+from testcluster.node import StandIn
 
 LOOPBACK = {"127.0.0.1", "::1", "localhost"}
 

@@ -1,6 +1,6 @@
 """One cluster for all the processes of a test run: who comes first starts it, who leaves last ends it.
 
-    python -m cluster.shared DIRECTORY             # started by `borrow`: runs a control plane until nobody holds it
+    python -m testcluster.shared DIRECTORY             # started by `borrow`: runs a control plane until nobody holds it
 
 Every borrower holds a shared lock on a file for as long as it lives, so that one that is killed counts as gone.
 """
@@ -16,8 +16,8 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from cluster import build
-from cluster.kube import START_SECONDS, Cluster, ControlPlane
+from testcluster import build
+from testcluster.kube import START_SECONDS, Cluster, ControlPlane
 
 _keepers: list[subprocess.Popen[bytes]] = []
 """Nobody waits for them: they end after us."""
@@ -49,7 +49,7 @@ def _start(directory: Path) -> None:
     with log.open("wb") as output:
         # Of a session of its own, and not tied to us: others may need it when we are gone.
         keeper = subprocess.Popen(
-            [sys.executable, "-m", "cluster.shared", str(directory)],
+            [sys.executable, "-m", "testcluster.shared", str(directory)],
             cwd=build.HERE.parent,
             stdin=subprocess.DEVNULL,
             stdout=output,

@@ -19,7 +19,7 @@ import boto3
 import urllib3
 from botocore.config import Config
 
-from cluster import processes
+from testcluster import processes
 
 REGION = "us-east-1"
 START_SECONDS = 30.0

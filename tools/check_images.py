@@ -1,6 +1,6 @@
 """Builds both images and runs each as a cluster would: as nobody in particular, with a root that cannot be written.
 
-    python tests/images/check.py [--base IMAGE] [--keep]
+    python tools/check_images.py [--base IMAGE] [--keep]
 
 The operator says its `--help`; the trainer prepares thirty pages and runs a trial of a random model on them, without a
 network. docker, podman or buildah builds, whichever is there; buildah's images are run by runc. Without `--base` the
@@ -24,7 +24,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-REPOSITORY = Path(__file__).resolve().parents[2]
+REPOSITORY = Path(__file__).resolve().parents[1]
 for folder in ("tests", "trainer"):
     sys.path.insert(0, str(REPOSITORY / folder))
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from cluster.api import Api, ApiError, UnreachableError
-from cluster.kube import Cluster, ControlPlane
+from testcluster.api import Api, ApiError, UnreachableError
+from testcluster.kube import Cluster, ControlPlane
 
 
 def a_pod(**spec: Any) -> dict[str, Any]:

@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 from botocore.exceptions import ClientError
 
-from cluster import scripts
-from cluster.bucket import S3Server
-from cluster.kube import Cluster
-from cluster.node import StandIn
-from cluster.trainer import Prefix, ScriptedTrainer
+from testcluster import scripts
+from testcluster.bucket import S3Server
+from testcluster.kube import Cluster
+from testcluster.node import StandIn
+from testcluster.trainer import Prefix, ScriptedTrainer
 from trial_trainer import contract
 from trial_trainer.contract import BaseModel, Reading, TrainerSettings, TrialConfig
 

@@ -23,11 +23,11 @@ import tempfile
 import time
 from pathlib import Path
 
-from cluster import build
-from cluster.bucket import S3Server
-from cluster.kube import Cluster
 from lab.stage import Stage, say
 from lab.stories import STORIES
+from testcluster import build
+from testcluster.bucket import S3Server
+from testcluster.kube import Cluster
 
 NODE_ADDRESS = "10.244.0.1"
 

@@ -1,6 +1,6 @@
 """The operator as it is started in a pod of a stand-in node, where neither mounts nor a network of its own are made.
 
-    python -m cluster.in_pod FLAGS         # the entry point of the operator's image, there
+    python -m testcluster.in_pod FLAGS         # the entry point of the operator's image, there
 
 The token of the service account lies where the stand-in put it. Ports are any free ones: pods here share them.
 """
@@ -13,8 +13,8 @@ from pathlib import Path
 
 from kubernetes.config import incluster_config
 
-from cluster.containers import SERVICE_ACCOUNT_DIRECTORY
 from study_operator.cluster import operator
+from testcluster.containers import SERVICE_ACCOUNT_DIRECTORY
 
 
 def main() -> int:

@@ -31,8 +31,8 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from cluster import processes
-from cluster.api import Api, Object
+from testcluster import processes
+from testcluster.api import Api, Object
 
 POOL_LABEL = "finetune.study/test-pool"
 """Nodes with this label take the pods of one namespace only: tests share a cluster and not their nodes."""

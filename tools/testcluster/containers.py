@@ -22,8 +22,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from cluster import processes
-from cluster.api import Api, Object
+from testcluster import processes
+from testcluster.api import Api, Object
 
 REPOSITORY = Path(__file__).resolve().parent.parent.parent
 POD_MARK = "STAND_IN_POD"
@@ -49,12 +49,12 @@ class Image:
     """What every image holds; only the operator's has another entry point."""
 
     entrypoint: Sequence[str] = (sys.executable, "-m", "trial_trainer")
-    operator: Sequence[str] = (sys.executable, "-m", "cluster.in_pod")
+    operator: Sequence[str] = (sys.executable, "-m", "testcluster.in_pod")
     """The entry point of images with the operator's name, whatever their registry, tag or digest."""
     environment: Mapping[str, str] = field(
         default_factory=lambda: {
             "PATH": os.pathsep.join([str(Path(sys.executable).parent), "/usr/local/bin", "/usr/bin", "/bin"]),
-            "PYTHONPATH": os.pathsep.join(str(REPOSITORY / name) for name in ("operator", "trainer", "tests")),
+            "PYTHONPATH": os.pathsep.join(str(REPOSITORY / name) for name in ("operator", "trainer", "tools")),
             "HF_HUB_OFFLINE": "1",
             "OMP_NUM_THREADS": "1",
             "TOKENIZERS_PARALLELISM": "false",

@@ -22,7 +22,7 @@ from difflib import unified_diff
 from pathlib import Path
 from typing import Any
 
-from cluster.api import Api, ApiError, Object, UnreachableError
+from testcluster.api import Api, ApiError, Object, UnreachableError
 
 PATIENCE_SECONDS = 60.0
 SLEEPS = "trap 'exit 143' TERM; i=0; while [ $i -lt 600 ]; do sleep 0.1; i=$((i+1)); done"

@@ -1,6 +1,6 @@
 """A stand-in for nodes: real Node objects with GPUs, and pods that are local processes or follow a script.
 
-    python -m cluster.node --kubeconfig FILE [--nodes 1] [--gpus 8] [--pool NAMESPACE]
+    python -m testcluster.node --kubeconfig FILE [--nodes 1] [--gpus 8] [--pool NAMESPACE]
 
 To API server, scheduler and controllers it looks like kubelets: heartbeats, pod status, graceful deletion, evictions.
 A test says by a function of the pod which script it follows; without a script its containers run here, as processes.
@@ -24,13 +24,13 @@ from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
-from cluster.api import Api, ApiError, Object, UnreachableError, Watch
-from cluster.containers import Image
-from cluster.kube import POOL_LABEL
-from cluster.logs import LogServer
-from cluster.pods import PodWorker
-from cluster.scripts import Script
-from cluster.timers import Timers
+from testcluster.api import Api, ApiError, Object, UnreachableError, Watch
+from testcluster.containers import Image
+from testcluster.kube import POOL_LABEL
+from testcluster.logs import LogServer
+from testcluster.pods import PodWorker
+from testcluster.scripts import Script
+from testcluster.timers import Timers
 
 log = logging.getLogger(__name__)
 

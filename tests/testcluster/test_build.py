@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from cluster import build
-from cluster.build import KUBERNETES, PROMETHEUS_OPERATOR, VERSITYGW, BuildError, GoMissingError
+from testcluster import build
+from testcluster.build import KUBERNETES, PROMETHEUS_OPERATOR, VERSITYGW, BuildError, GoMissingError
 
 GO = """#!/bin/sh
 # Stands for Go: notes each build, and makes the programs slowly.

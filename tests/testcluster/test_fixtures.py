@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from cluster import fixtures
+from testcluster import fixtures
 
 
 def write_kubeconfig(path: Path, server: str) -> Path:

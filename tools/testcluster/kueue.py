@@ -18,9 +18,9 @@ from typing import Any
 import urllib3
 import yaml
 
-from cluster import processes
-from cluster.api import Object
-from cluster.kube import ControlPlane
+from testcluster import processes
+from testcluster.api import Object
+from testcluster.kube import ControlPlane
 
 START_SECONDS = 60.0
 GROUPS = {"batch", "kueue.x-k8s.io"}

@@ -18,8 +18,8 @@ from http import HTTPStatus
 from pathlib import Path
 from typing import Protocol
 
-from cluster.api import Api, ApiError, Object, UnreachableError
-from cluster.containers import (
+from testcluster.api import Api, ApiError, Object, UnreachableError
+from testcluster.containers import (
     TERMINATION_MESSAGE_BYTES,
     ConfigError,
     Image,
@@ -27,8 +27,8 @@ from cluster.containers import (
     StartError,
     resolve_environment,
 )
-from cluster.scripts import Ending, Script
-from cluster.timers import Timer, Timers
+from testcluster.scripts import Ending, Script
+from testcluster.timers import Timer, Timers
 
 log = logging.getLogger(__name__)
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
-from cluster.kube import Authority
+from testcluster.kube import Authority
 
 FOLLOW_SECONDS = 0.2
 

@@ -12,8 +12,8 @@ from pathlib import Path
 import boto3
 import pytest
 
-from cluster import build
-from cluster.fixtures import find_programs
+from testcluster import build
+from testcluster.fixtures import find_programs
 
 PATIENCE_SECONDS = 90.0
 
@@ -78,7 +78,7 @@ def find_processes(word: str) -> list[str]:
 
 
 def test_the_cluster_for_hand_use_tells_how_to_reach_it_and_leaves_nothing_behind(place: Path) -> None:
-    started = Started("-m", "cluster", "--gpus", "3", directory=place)
+    started = Started("-m", "testcluster", "--gpus", "3", directory=place)
     lines = started.wait_for_line("# Ctrl-C")
     exported = dict(re.findall(r"(\w+)=(\S+)", "\n".join(line for line in lines if line.startswith("export"))))
     kubectl = [Path(exported["PATH"].split(":")[0]) / "kubectl", "--kubeconfig", exported["KUBECONFIG"]]
@@ -105,7 +105,7 @@ def test_the_cluster_for_hand_use_tells_how_to_reach_it_and_leaves_nothing_behin
 
 
 def test_the_components_end_with_a_killed_owner(place: Path) -> None:
-    started = Started("-m", "cluster", directory=place)
+    started = Started("-m", "testcluster", directory=place)
     started.wait_for_line("# Ctrl-C")
     started.kill()
     wait_until(lambda: not find_processes(str(place)))
@@ -113,7 +113,7 @@ def test_the_components_end_with_a_killed_owner(place: Path) -> None:
 
 BORROW = """
 import pathlib, sys, time
-from cluster import shared
+from testcluster import shared
 with shared.borrow(pathlib.Path(sys.argv[1])) as cluster:
     print(cluster.url, flush=True)
     time.sleep(600)
