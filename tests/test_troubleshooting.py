@@ -7,6 +7,7 @@ from study_operator.cluster import job_runner, job_status
 from study_operator.ledger import conditions, status
 from study_operator.ledger.trial import EndReason, SearchEnd
 from study_operator.reconcile import planner
+from study_operator.reconcile.runner import QUOTA_EXCEEDED
 from trial_trainer import artifacts
 
 PAGE = (Path(__file__).parents[1] / "docs/troubleshooting.md").read_text()
@@ -56,3 +57,5 @@ def test_every_wait_is_told() -> None:
     waits |= {word for _, word in job_status._REFUSALS} | {"FailedCreate"}
     waits |= literals(job_runner, r'LaunchRefusedError\("([A-Z]\w+)"')
     assert waits <= words_of("Waiting")
+    refusals = {word for _, word in job_status._REFUSALS} - {QUOTA_EXCEEDED} | {"FailedCreate"}
+    assert refusals | literals(job_runner, r'LaunchRefusedError\("([A-Z]\w+)"') <= words_of("JobsRefused")

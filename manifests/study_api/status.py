@@ -160,7 +160,8 @@ def _conditions() -> Schema:
         "One thing that is true of the study or not.",
         {
             "type": text(
-                "Accepted, StorageReady, Prepared, Suspended, SearchComplete, Complete, Failed or Stalled.", 64
+                "Accepted, StorageReady, Prepared, Suspended, SearchComplete, Complete, Failed, JobsRefused, Stalled.",
+                64,
             ),
             "status": choice("Whether it holds.", ("True", "False", "Unknown")),
             "reason": text("Why, one word. That of Complete says where the study is.", 64, least=1),

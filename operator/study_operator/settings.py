@@ -30,6 +30,10 @@ class Settings:
     """How long a job may be kept from starting by what only the environment can mend (an image that cannot be pulled, a
     quota, a refused pod) before that counts as an attempt that the environment ended."""
 
+    refusal_limit_seconds: float = 3600.0
+    """How long a rule of the cluster's (Pod Security, a webhook, a policy) may refuse a study's jobs while none of them
+    runs, before the study is Stalled. They are tried all the same. An hour outlasts the roll-out of a webhook."""
+
     cleaned_at_once: int = 50
     """Checkpoints that one tick deletes at most: each takes the bucket two requests."""
 

@@ -44,6 +44,7 @@ def test_a_study_goes_from_apply_to_its_winner(
         "SearchComplete": ("True", "AllTrialsMeasured"),
         "Complete": ("True", "Completed"),
         "Failed": ("False", "NotFailed"),
+        "JobsRefused": ("False", "NotRefused"),
         "Stalled": ("False", "Progressing"),
     }
     assert study.states() == ["Completed", "Completed", "Stopped", "Completed"]

@@ -69,6 +69,7 @@ class Desk:
     """Whether the API server takes a status."""
     problem: str = ""
     refusal: str = ""
+    refused_as: str = "QuotaExceeded"
     is_thinking: bool = False
     uri: str = "desk"
 
@@ -111,7 +112,7 @@ class Desk:
     def launch(self, spec: JobSpec) -> None:
         """Note a job."""
         if self.refusal:
-            raise LaunchRefusedError("QuotaExceeded", self.refusal)
+            raise LaunchRefusedError(self.refused_as, self.refusal)
         self.log.append(f"launch {spec.name}")
         self.launched.append(spec)
 
@@ -828,6 +829,80 @@ def test_a_job_that_is_refused_is_said_tried_again_and_keeps_no_other_from_its_l
     run(preparing)
     run(preparing)
     assert preparing.ledger.prepare.message == "it waits: QuotaExceeded: exceeded quota"
+
+
+def conditions_of(result: TickResult) -> dict[str, tuple[str, str]]:
+    """Return each condition's status and reason."""
+    return {c["type"]: (c["status"], c["reason"]) for c in result.status["conditions"]}
+
+
+def test_a_study_whose_jobs_a_rule_refuses_is_stalled_after_an_hour_and_goes_on_by_itself() -> None:
+    study = a_study(parallel_trials=1, num_trials=1)
+    desk = a_desk(a_ledger(a_trial(0)), refusal="denied by team-quota at 10:00", refused_as="AdmissionDenied")
+    result = run(desk, study)
+    assert conditions_of(result)["JobsRefused"] == ("True", "AdmissionDenied")
+    assert conditions_of(result)["Stalled"] == ("False", "Progressing")
+    # It is said when the time has come, though nothing else happens; the same in other words is no news.
+    desk.refusal = "denied by team-quota at 10:01"
+    result = run(desk, study, now=NOW + timedelta(minutes=59))
+    assert (result.is_idle, result.is_refused, result.wake_at) == (True, True, NOW + timedelta(hours=1))
+    result = run(desk, study, now=NOW + timedelta(hours=1))
+    stalled = next(c for c in result.status["conditions"] if c["type"] == "Stalled")
+    assert (stalled["status"], stalled["reason"]) == ("True", "AdmissionDenied")
+    assert stalled["message"].startswith(f"the cluster has refused its jobs since {NOW.isoformat()[:19]}")
+    assert stalled["message"].endswith("and is asked again: denied by team-quota at 10:00")
+    assert [(e.reason, e.is_warning) for e in result.events] == [("StudyStalled", True)]
+    assert (conditions_of(result)["Failed"], result.is_refused) == (("False", "NotFailed"), True)
+    assert run(desk, study, now=NOW + timedelta(hours=2)).is_idle
+    # It was tried each time.
+    desk.refusal = ""
+    result = run(desk, study, now=NOW + timedelta(hours=3))
+    assert desk.launched
+    assert conditions_of(result)["JobsRefused"] == ("False", "NotRefused")
+    assert conditions_of(result)["Stalled"] == ("False", "Progressing")
+    assert [e.reason for e in result.events] == ["StudyResumed"]
+    assert not desk.ledger.trials[0].attempts
+
+
+def test_a_quota_stalls_nothing_however_long_it_lasts() -> None:
+    desk = a_desk(a_ledger(a_trial(0)), refusal="exceeded quota")
+    for hours in (0, 1, 100):
+        result = run(desk, now=NOW + timedelta(hours=hours))
+        assert conditions_of(result)["JobsRefused"] == ("False", "NotRefused")
+        assert conditions_of(result)["Stalled"] == ("False", "Progressing")
+
+
+def test_a_job_whose_pod_is_refused_stalls_its_study_too_unless_another_runs() -> None:
+    kept_out = a_job(
+        phase=JobPhase.PENDING,
+        started_at=None,
+        reason="PodSecurityRefused",
+        message="violates PodSecurity",
+        waits_since=NOW,
+        is_refused=True,
+    )
+    desk = a_desk(a_ledger(a_trial(0), running(a_trial(1))), kept_out, a_job("s1-t001-r0"))
+    assert conditions_of(run(desk))["JobsRefused"] == ("False", "NotRefused"), "it may be a matter of a moment"
+    settings = Settings()
+    said_at = NOW + timedelta(seconds=settings.waiting_said_after_seconds)
+    assert conditions_of(run(desk, now=said_at))["JobsRefused"] == ("True", "PodSecurityRefused")
+    late = said_at + timedelta(seconds=settings.refusal_limit_seconds)
+    assert conditions_of(run(desk, now=late))["Stalled"] == ("False", "Progressing")
+    desk.statuses[1] = ended(1, "s1-t001-r0")
+    assert conditions_of(run(desk, now=late))["Stalled"] == ("True", "PodSecurityRefused")
+    desk.statuses[0] = a_job()
+    assert conditions_of(run(desk, now=late))["Stalled"] == ("False", "Progressing")
+
+
+@pytest.mark.parametrize("suspend", [False, True], ids=["it goes on", "suspended"])
+def test_a_refusal_lasts_while_nobody_may_ask_again_and_ends_with_a_suspension(*, suspend: bool) -> None:
+    study = a_study(parallel_trials=1, num_trials=1, suspend=suspend)
+    desk = a_desk(a_ledger(a_trial(0)), refusal="no", refused_as="AdmissionDenied")
+    run(desk, replace(study, suspend=False))
+    desk.is_bucket_away = True
+    assert conditions_of(run(desk, study))["JobsRefused"] == ("True", "AdmissionDenied")
+    desk.is_bucket_away = False
+    assert conditions_of(run(desk, study))["JobsRefused"][0] == str(not suspend)
 
 
 def test_a_proposal_that_is_still_thought_about_ends_no_search() -> None:

@@ -219,6 +219,7 @@ def test_all_conditions_are_there_from_the_first_status_on() -> None:
         "SearchComplete": ("False", "Searching"),
         "Complete": ("False", "Preparing"),
         "Failed": ("False", "NotFailed"),
+        "JobsRefused": ("False", "NotRefused"),
         "Stalled": ("False", "Progressing"),
     }
 

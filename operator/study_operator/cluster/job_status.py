@@ -375,7 +375,8 @@ def _describe_wait(status: JobStatus, job: JobState, pod: PodState | None, refus
             return status
         # Of the cluster's making, and no fault of the arm's or of a node's: no clock runs.
         reason = name_refusal(refusal.message) or "FailedCreate"
-        return replace(status, reason=reason, message=refusal.message, waits_since=max(since, refusal.first_at))
+        waits_since = max(since, refusal.first_at)
+        return replace(status, reason=reason, message=refusal.message, waits_since=waits_since, is_refused=True)
     if pod.unscheduled_since is not None:
         return replace(
             status, reason=pod.reason or "Unschedulable", message=pod.message, waits_since=pod.unscheduled_since

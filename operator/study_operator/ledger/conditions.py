@@ -8,10 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from study_operator.ledger.trial import WAITS, Ledger, SearchEnd, Stage, StageState, Trial, TrialState
+from study_operator.settings import DEFAULTS, Settings
 from study_operator.spec.study import Study
+
+NO_REFUSAL = ("", "")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,7 +30,14 @@ class Condition:
 
 
 def derive_conditions(
-    study: Study, ledger: Ledger, *, storage_problem: tuple[str, str], now: datetime, before: Mapping[str, Condition]
+    study: Study,
+    ledger: Ledger,
+    *,
+    storage_problem: tuple[str, str],
+    refusal: tuple[str, str] = NO_REFUSAL,
+    now: datetime,
+    before: Mapping[str, Condition],
+    settings: Settings = DEFAULTS,
 ) -> tuple[Condition, ...]:
     """Return every condition, with its transition time."""
     stage = name_stage(study, ledger)
@@ -35,6 +45,7 @@ def derive_conditions(
     has_failed = outcome is not None and outcome.failed
     failure, failure_message = (outcome.reason, outcome.message) if outcome and outcome.failed else ("NotFailed", "")
     said = _say_stage(study, ledger, stage)
+    refused = _dated(_jobs_refused(refusal), before.get("JobsRefused"), now)
     conditions = (
         _accepted(study, ledger),
         Condition(
@@ -48,12 +59,10 @@ def derive_conditions(
         _search_complete(ledger),
         Condition(type="Complete", is_true=outcome is not None and not has_failed, reason=stage, message=said),
         Condition(type="Failed", is_true=has_failed, reason=failure, message=failure_message),
-        Condition(
-            type="Stalled",
-            is_true=has_failed,
-            reason=failure if has_failed else "Progressing",
-            message=failure_message,
-        ),
+        refused,
+        Condition(type="Stalled", is_true=True, reason=failure, message=failure_message)
+        if has_failed
+        else _stalled(ledger, refused, now, settings),
     )
     return tuple(_dated(condition, before.get(condition.type), now) for condition in conditions)
 
@@ -71,6 +80,7 @@ def derive_refusal(
         Condition(type="SearchComplete", is_true=False, reason="NotAccepted"),
         Condition(type="Complete", is_true=False, reason="NotAccepted", message=said),
         Condition(type="Failed", is_true=False, reason="NotFailed"),
+        Condition(type="JobsRefused", is_true=False, reason="NotRefused"),
         Condition(type="Stalled", is_true=True, reason=reason, message=said),
     )
     was_accepted = "Accepted" in before and (before["Accepted"].is_true or before["Prepared"].reason != "NotAccepted")
@@ -116,6 +126,24 @@ def _prepared(stage: Stage) -> Condition:
             return Condition(type="Prepared", is_true=False, reason=stage.reason or "Failed", message=stage.message)
         case _:
             return Condition(type="Prepared", is_true=False, reason="Preparing", message=stage.message)
+
+
+def _jobs_refused(refusal: tuple[str, str]) -> Condition:
+    word, message = refusal
+    if not word:
+        return Condition(type="JobsRefused", is_true=False, reason="NotRefused")
+    return Condition(type="JobsRefused", is_true=True, reason=word, message=message)
+
+
+def _stalled(ledger: Ledger, refused: Condition, now: datetime, settings: Settings) -> Condition:
+    """Say whether a study waits in vain for the cluster to take its jobs, while none of them runs."""
+    is_running = any(t.state is TrialState.RUNNING for t in ledger.trials)
+    is_running |= StageState.RUNNING in (ledger.prepare.state, ledger.judge.state)
+    limit = timedelta(seconds=settings.refusal_limit_seconds)
+    if not refused.is_true or is_running or now - datetime.fromisoformat(refused.since) < limit:
+        return Condition(type="Stalled", is_true=False, reason="Progressing")
+    said = f"the cluster has refused its jobs since {refused.since}, and is asked again: {refused.message}"
+    return Condition(type="Stalled", is_true=True, reason=refused.reason, message=said)
 
 
 def _search_complete(ledger: Ledger) -> Condition:

@@ -17,7 +17,14 @@ from typing import Any
 
 from study_operator.errors import StatusUnreadableError
 from study_operator.ledger.agreement import Agreement, describe_agreement, measure_agreement
-from study_operator.ledger.conditions import Condition, derive_conditions, derive_refusal, is_promoting, render_time
+from study_operator.ledger.conditions import (
+    NO_REFUSAL,
+    Condition,
+    derive_conditions,
+    derive_refusal,
+    is_promoting,
+    render_time,
+)
 from study_operator.ledger.gain import Gain, describe_gain, find_best, find_gain
 from study_operator.ledger.trial import (
     REFUSED,
@@ -39,6 +46,7 @@ from study_operator.ledger.trial import (
     TrialState,
 )
 from study_operator.ledger.usage import Usage, measure_usage
+from study_operator.settings import DEFAULTS, Settings
 from study_operator.spec.study import Study, is_share
 from trial_trainer.contract import LARGEST_COUNT, ParameterValue, Progress
 
@@ -107,12 +115,22 @@ def render_status(
     recorded: Recorded | None = None,
     reported: Reported | None = None,
     storage_problem: tuple[str, str] = ("", ""),
+    refusal: tuple[str, str] = NO_REFUSAL,
     progress: Sequence[TrialProgress] = (),
     report_uri: str = "",
+    settings: Settings = DEFAULTS,
 ) -> dict[str, Any]:
     """Render the status. What did not change since ``recorded`` is taken from there as it is."""
     recorded = recorded or parse_status(None)
-    conditions = derive_conditions(study, ledger, storage_problem=storage_problem, now=now, before=recorded.conditions)
+    conditions = derive_conditions(
+        study,
+        ledger,
+        storage_problem=storage_problem,
+        refusal=refusal,
+        now=now,
+        before=recorded.conditions,
+        settings=settings,
+    )
     return {
         "observedGeneration": study.generation,
         "conditions": [_render_condition(c) for c in conditions],
@@ -722,6 +740,18 @@ def events_between(before: Ledger, after: Ledger) -> list[Event]:
         said = f"{after.outcome.reason}: {after.outcome.message}"
         events.append(Event(reason=reason, message=said, is_warning=after.outcome.failed))
     return events
+
+
+def events_of_stall(before: Mapping[str, Condition], status: Raw) -> list[Event]:
+    """Say that the cluster refuses jobs for so long that the study is stalled, and that it no longer does."""
+    after = {c["type"]: _parse_condition(c) for c in status["conditions"]}
+    was_stalled = all(c in before and before[c].is_true for c in ("Stalled", "JobsRefused"))
+    is_stalled = after["Stalled"].is_true and after["JobsRefused"].is_true
+    if is_stalled and not was_stalled:
+        return [Event(reason="StudyStalled", message=after["Stalled"].message, is_warning=True)]
+    if was_stalled and not after["JobsRefused"].is_true:
+        return [Event(reason="StudyResumed", message="the cluster takes its jobs again")]
+    return []
 
 
 def _events_of_trial(before: Trial | None, trial: Trial) -> Iterator[Event]:

@@ -82,6 +82,8 @@ class JobStatus:
     """What it was created with; empty where it was created by an earlier version."""
     is_foreign: bool = False
     """Whether it has another digest than the job of its name must have: it is another arm's, or another winner's."""
+    is_refused: bool = False
+    """Whether the cluster does not take its pod: a quota, Pod Security, a policy."""
     is_stuck: bool = False
     """Whether that is the environment's fault (an image that cannot be pulled, a quota), so that there is a limit to
     it. A job that waits in a queue or for a free accelerator is not stuck: no clock runs."""

@@ -25,6 +25,7 @@ from study_operator.clocks import read_time
 from study_operator.errors import ConflictError, LaunchRefusedError, StatusRefusedError
 from study_operator.ledger.bucket_copy import MOST_BYTES as MOST_BYTES_OF_LEDGER
 from study_operator.ledger.bucket_copy import LedgerRefusedError, parse_copy
+from study_operator.ledger.conditions import NO_REFUSAL
 from study_operator.ledger.status import (
     STATUS_REFUSED,
     STATUS_SHORTENED,
@@ -33,6 +34,7 @@ from study_operator.ledger.status import (
     Reported,
     TrialProgress,
     events_between,
+    events_of_stall,
     is_same_status,
     parse_status,
     render_refusal,
@@ -218,6 +220,7 @@ def tick(
 
     # Settle, plan, act. Without the bucket nobody knows what was measured: everything waits.
     ledger, done, launched, refused = recorded.ledger, list[Action](), False, False
+    refusal = _refusal_as_before(recorded)
     held: frozenset[str] = frozenset()
     if results is not None:
         away_until = _find_end_of_outage(recorded, now)
@@ -242,6 +245,9 @@ def tick(
             # Cleaning up uses the bucket, and so does what clears another arm's result away before a launch.
             problem = (error.reason, str(error))
         launched, refused = hands.has_more_to_do, hands.refusal is not None
+        refused_for = timedelta(seconds=settings.waiting_said_after_seconds)
+        kept_out = [j for j in ours.values() if j.is_refused and j.waits_since and now - j.waits_since >= refused_for]
+        refusal = _find_refusal(study, recorded, ledger, ours, kept_out, hands)
     reported, problem = _report(study, recorded, reporter, now, settings, problem)
 
     # Record: once, last, and only if nobody wrote in between.
@@ -252,8 +258,10 @@ def tick(
         recorded=recorded,
         reported=reported,
         storage_problem=problem,
+        refusal=refusal,
         progress=progress,
         report_uri=join(artifacts_uri(study), names.REPORT),
+        settings=settings,
     )
     try:
         written = _record(study, statuses, status, version, recorded, now)
@@ -262,7 +270,7 @@ def tick(
     status, is_changed = written.status, written.is_news
     if not written.has_ledger:
         return TickResult(status=status, ledger=recorded.ledger, events=written.events, is_idle=not launched)
-    events = [*events_between(recorded.ledger, ledger), *written.events]
+    events = [*events_between(recorded.ledger, ledger), *events_of_stall(recorded.conditions, status), *written.events]
     for event in events:
         log.log(logging.WARNING if event.is_warning else logging.INFO, "%s", event.message)
     is_reported = reporter is None or (reported is not None and reported.key == report_key(ledger))
@@ -652,6 +660,39 @@ def _with_refusal(of: OfJob, refusal: LaunchRefusedError | None) -> OfJob:
     return replace(of, message=f"{WAITS}{refusal.word}: {refusal}")
 
 
+def _refusal_as_before(recorded: Recorded) -> tuple[str, str]:
+    known = recorded.conditions.get("JobsRefused")
+    return (known.reason, known.message) if known is not None and known.is_true else NO_REFUSAL
+
+
+def _find_refusal(
+    study: Study,
+    recorded: Recorded,
+    ledger: Ledger,
+    jobs: Mapping[str, JobStatus],
+    kept_out: Sequence[JobStatus],
+    hands: _Hands,
+) -> tuple[str, str]:
+    """Return by what rule the cluster keeps a job or its pod out, and its words; both empty where it does not.
+
+    A quota is no such rule: it says that there is no room now.
+    """
+    word, message = _refusal_as_before(recorded)
+    told = [(hands.refusal.word, str(hands.refusal))] if hands.refusal is not None else []
+    told += [(job.reason, job.message) for job in kept_out]
+    found = next(((reason, said) for reason, said in told if reason != QUOTA_EXCEEDED), NO_REFUSAL)
+    if found[0]:
+        # The same in other words is no news.
+        return (word, message) if found[0] == word else found
+    # A job that nobody tried to launch now is refused for as long as its trial says so.
+    waiting = [(names.trial_job(study.name, t.name, t.rung), t.message) for t in ledger.trials if t.is_busy]
+    waiting += [(names.prepare_job(study.name), ledger.prepare.message)]
+    waiting += [(names.judge_job(study.name), ledger.judge.message)]
+    still = any(said.startswith(f"{WAITS}{word}") and name not in jobs for name, said in waiting)
+    is_known = word and still and not hands.has_more_to_do and not study.suspend and ledger.outcome is None
+    return (word, message) if is_known else NO_REFUSAL
+
+
 class _Hands:
     """Touches jobs and checkpoints, after it was confirmed once that the tick has read what is written."""
 
@@ -817,6 +858,12 @@ def _look_again(storage_ready: Mapping[str, Any], now: datetime) -> datetime | N
     return now + timedelta(seconds=min(LONGEST_LOOK_SECONDS, max(FIRST_LOOK_SECONDS, passed)))
 
 
+def _stalls_at(refused: Mapping[str, Any], settings: Settings) -> datetime | None:
+    if refused["status"] != "True":
+        return None
+    return datetime.fromisoformat(refused["lastTransitionTime"]) + timedelta(seconds=settings.refusal_limit_seconds)
+
+
 def _find_wake(
     study: Study,
     ledger: Ledger,
@@ -834,6 +881,7 @@ def _find_wake(
             limits = (settings.waiting_said_after_seconds, settings.stuck_limit_seconds if job.is_stuck else 0)
             waits += [job.waits_since + timedelta(seconds=limit) for limit in limits]
     waits += [_look_again(c, now) for c in status["conditions"] if c["type"] == "StorageReady"]
+    waits += [_stalls_at(c, settings) for c in status["conditions"] if c["type"] == "JobsRefused"]
     waits += [expires for _, _, expires in find_settled_jobs(study, ledger, jobs, now)]
     if is_reporting and reported is not None and reported.key != report_key(ledger):
         waits.append(_report_due(reported, settings))
