@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import http.server
-import json
 import threading
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from kubernetes.client import ApiClient, Configuration
 
-from study_operator.cluster import job_watches, streams
-from study_operator.cluster.api import Kube, KubeError, path_of
+from odd_api_server import NO_EVENTS, Server, a_job, added, line
+from study_operator.cluster import api, job_watches, streams
+from study_operator.cluster.api import KubeError, path_of
 from study_operator.cluster.job_status import describe_job
 from study_operator.cluster.job_watches import Memory, Watches
 from study_operator.metrics import Metrics
@@ -22,24 +20,6 @@ from study_operator.names import StudyKey
 from study_operator.reconcile.runner import JobPhase
 
 Raw = dict[str, Any]
-
-
-def a_job(name: str = "s1-t000-r0", version: int = 10, **metadata: Any) -> Raw:
-    """Return a trial's Job as the API server has it."""
-    return {
-        "kind": "Job",
-        "metadata": {
-            "name": name,
-            "namespace": "team",
-            "uid": f"uid-of-{name}",
-            "resourceVersion": str(version),
-            "creationTimestamp": "2026-01-01T12:00:00Z",
-            "labels": {"finetune.study/study": "s1", "finetune.study/kind": "trial"},
-            "ownerReferences": [{"kind": "FineTuneStudy", "uid": "study-1", "controller": True}],
-            **metadata,
-        },
-        "spec": {"completions": 1},
-    }
 
 
 def a_pod(name: str, **changes: Any) -> Raw:
@@ -62,76 +42,6 @@ def a_pod(name: str, **changes: Any) -> Raw:
         "status": {"phase": "Running", "containerStatuses": [state]},
         **changes,
     }
-
-
-def line(kind: str, body: Any) -> bytes:
-    """Return an event as a watch tells it."""
-    return json.dumps({"type": kind, "object": body}).encode() + b"\n"
-
-
-def added(version: int = 11) -> bytes:
-    return line("ADDED", a_job("s1-t001-r0", version))
-
-
-class Server:
-    """Lists what it is given, and tells each watch the next of its tales; after the last one, nothing more."""
-
-    def __init__(self) -> None:
-        self.lists: dict[str, list[Any]] = {"jobs": [a_job()], "pods": [], "events": []}
-        self.tales: dict[str, list[bytes]] = {"jobs": [], "pods": [], "events": []}
-        self.answers: list[bytes] = []
-        """Of lists, before the right ones."""
-        self.asked: list[tuple[str, str]] = []
-        """What was asked for, and from which version on; a list has none."""
-        self.forbidden: set[str] = set()
-        """Namespaces in which nothing may be listed."""
-        self.closing = threading.Event()
-        stand_in = self
-
-        class Handler(http.server.BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
-
-            def log_message(self, *_arguments: Any) -> None:
-                """Say nothing."""
-
-            def do_GET(self) -> None:
-                path, _, query = self.path.partition("?")
-                plural = path.rpartition("/")[2]
-                words = dict(word.split("=") for word in query.split("&") if "=" in word)
-                stand_in.asked.append((plural, words.get("resourceVersion", "")))
-                if stand_in.forbidden.intersection(path.split("/")):
-                    self.send_error(403)
-                elif "watch" not in words:
-                    body = {"metadata": {"resourceVersion": "10"}, "items": stand_in.lists.get(plural, [])}
-                    self.say(stand_in.answers.pop(0) if stand_in.answers else json.dumps(body).encode())
-                elif stand_in.tales[plural]:
-                    self.say(stand_in.tales[plural].pop(0))
-                else:
-                    self.send_response(200)
-                    self.send_header("Connection", "close")
-                    self.end_headers()
-                    self.wfile.flush()
-                    stand_in.closing.wait()
-
-            def say(self, body: bytes) -> None:
-                self.send_response(200)
-                self.send_header("Content-Length", str(len(body)))
-                self.end_headers()
-                self.wfile.write(body)
-
-        self._server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self._server.daemon_threads = True
-        threading.Thread(target=self._server.serve_forever, args=(0.01,), daemon=True).start()
-
-    def kube(self) -> Kube:
-        settings = Configuration()
-        settings.host = f"http://127.0.0.1:{self._server.server_port}"
-        return Kube(ApiClient(settings), Metrics())
-
-    def close(self) -> None:
-        self.closing.set()
-        self._server.shutdown()
-        self._server.server_close()
 
 
 class Told:
@@ -175,34 +85,6 @@ def names_of(memory: Memory) -> set[str]:
     return {job.name for job, _, _ in memory.jobs_of("team", "study-1")}
 
 
-NO_EVENTS = [
-    pytest.param(b"upstream connect error or disconnect/reset before headers\n", id="a proxy's word"),
-    pytest.param(b"<html>\n<body>502 Bad Gateway</body>\n</html>\n", id="HTML"),
-    pytest.param(added(12)[:-20] + b"\n", id="JSON that is cut off"),
-    pytest.param(b"null\n", id="null"),
-    pytest.param(b"[]\n", id="a list"),
-    pytest.param(b"5\n", id="a number"),
-    pytest.param(b'"ADDED"\n', id="a word"),
-    pytest.param(b"{}\n", id="an empty object"),
-    pytest.param(b"\xff\xfe\x00\n", id="no text"),
-    pytest.param(b"[" * 100_000 + b"\n", id="brackets without end"),
-    pytest.param(json.dumps({"kind": "Status", "status": "Failure", "code": 500}).encode() + b"\n", id="a bare status"),
-    pytest.param(line("ERROR", {"kind": "Status", "code": 500, "message": "cannot decode"}), id="an error"),
-    pytest.param(line("ERROR", {"kind": "Status", "code": 410, "reason": "Expired"}), id="a version that is too old"),
-    pytest.param(line("ERROR", {"kind": "Status", "code": "many"}), id="an error whose code is no number"),
-    pytest.param(line("ERROR", None), id="an error without a status"),
-    pytest.param(line("ERROR", ["no"]), id="an error with a list"),
-    pytest.param(line("RENAMED", a_job()), id="a kind of event that does not exist"),
-    pytest.param(line("ADDED", None), id="an event without an object"),
-    pytest.param(line("ADDED", {"metadata": None}), id="an object without metadata"),
-    pytest.param(line("MODIFIED", {"metadata": {"resourceVersion": "12"}}), id="an object without a name"),
-    pytest.param(line("DELETED", {"metadata": {"name": "x", "uid": "y"}}), id="an object without a version"),
-    pytest.param(line("BOOKMARK", {"metadata": {}}), id="a bookmark without a version"),
-    pytest.param(b'{"type": "ADDED", "object": {"x": "' + b"a" * 5000 + b'"}}\n', id="a line that is too long"),
-    pytest.param(b"a" * 5000, id="a line that never ends"),
-]
-
-
 @pytest.mark.parametrize("tale", NO_EVENTS)
 def test_what_is_no_event_ends_neither_a_watch_nor_its_thread_and_everything_is_listed_again(
     server: Server, threads_that_died: list[str], monkeypatch: pytest.MonkeyPatch, tale: bytes
@@ -219,6 +101,43 @@ def test_what_is_no_event_ends_neither_a_watch_nor_its_thread_and_everything_is_
     assert told.wait_for(lambda: names_of(memory) == {"s1-t000-r0", "s1-t002-r0"})
     assert threads_that_died == []
     assert server.asked.count(("jobs", "")) == 2
+
+
+def test_a_version_that_is_none_is_not_asked_for_for_ever(server: Server, threads_that_died: list[str]) -> None:
+    told = Told()
+    memory = Memory(Metrics(), told)
+    bookmark = line("BOOKMARK", {"metadata": {"resourceVersion": "x y"}})
+    server.tales["jobs"] += [bookmark, (400, b'{"kind": "Status", "code": 400, "reason": "BadRequest"}'), added()]
+    Watches(server.kube(), memory, ["team"]).start()
+
+    assert told.wait_for(lambda: len(names_of(memory)) == 2)
+    assert server.asked.count(("jobs", "")) == 2
+    assert threads_that_died == []
+
+
+def test_of_a_page_that_is_too_large_a_smaller_one_is_asked_for(
+    server: Server, threads_that_died: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in (api, streams):
+        monkeypatch.setattr(module, "ANSWER_BYTES", 10_000)
+    server.lists["jobs"] = [a_job(f"s1-t{number:03d}-r0") for number in range(110)]
+    memory = Memory(Metrics())
+    kinds = Watches(server.kube(), memory, ["team"])
+    kinds.start()
+    wait_until_synced(kinds)
+
+    assert len(names_of(memory)) == 110
+    assert server.limits[:3] == [100, 50, 25]
+    assert len(server.kube().list(path_of("batch/v1", "jobs", "team"))[0]) == 110
+    assert threads_that_died == []
+
+
+def test_an_object_that_is_too_large_is_an_error(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(api, "ANSWER_BYTES", 10_000)
+    server.lists["jobs"] = [a_job(annotations={"a": "b" * 10_000})]
+    with pytest.raises(KubeError, match="at most 10000 bytes"):
+        server.kube().list(path_of("batch/v1", "jobs", "team"))
+    assert server.limits == [100, 50, 25, 12, 6, 3, 1]
 
 
 def test_a_stream_that_ends_in_the_middle_of_a_line_goes_on_from_the_last_whole_event(

@@ -29,10 +29,11 @@ Raw = dict[str, Any]
 CONNECT_SECONDS, READ_SECONDS = 5.0, 20.0
 REQUEST_SECONDS = 60.0
 """For one whole answer, however slowly it comes in."""
-ANSWER_BYTES = 256 * 1024 * 1024
-"""The largest answer; a page of 500 studies with full ledgers takes half of it."""
+ANSWER_BYTES = 16 * 1024 * 1024
+"""The largest answer. etcd takes objects of 1.5 MiB; of a page that is larger, half is asked for."""
 READ_BYTES = 64 * 1024
-LIST_LIMIT = 500
+LIST_LIMIT = 100
+"""Objects of a page, of which a Job of ours has some 8 KB."""
 LIST_SECONDS = 120.0
 """For all pages of a list."""
 CONNECTIONS = 32
@@ -73,6 +74,13 @@ class KubeError(Exception):
 
 class WatchBrokenError(KubeError):
     """A watch told what is no event of an object: only a list can tell what happened there."""
+
+
+class AnswerTooLargeError(KubeError):
+    """An answer of more bytes than any has."""
+
+    def __init__(self) -> None:
+        super().__init__(0, NOT_UNDERSTOOD, f"an answer of the API server must have at most {ANSWER_BYTES} bytes")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -223,11 +231,15 @@ class Kube:
         """Return all objects of a collection, consistent, and the version to watch from."""
         accept = METADATA_LIST_ONLY if only_metadata else JSON
         items: list[Raw] = []
-        following = ""
+        following, limit = "", LIST_LIMIT
         deadline = time.monotonic() + LIST_SECONDS
         while True:
-            page = {**(query or {}), "limit": str(LIST_LIMIT), **({"continue": following} if following else {})}
-            answer = read_page(path, self.request("GET", path, query=page, accept=accept).body)
+            try:
+                body = self.request("GET", path, query=page_query(query, limit, following), accept=accept).body
+            except AnswerTooLargeError:
+                limit = find_smaller(limit)
+                continue
+            answer = read_page(path, body)
             items += answer.items
             following = find_following(path, answer, following, deadline)
             if not following:
@@ -306,11 +318,27 @@ def _read_whole(response: urllib3.BaseHTTPResponse) -> bytes:
         parts.append(part)
         size += len(part)
         if size > ANSWER_BYTES:
-            raise KubeError(0, NOT_UNDERSTOOD, f"an answer of the API server must have at most {ANSWER_BYTES} bytes")
+            raise AnswerTooLargeError
         if time.monotonic() > deadline:
             said = f"must be whole within {REQUEST_SECONDS:g} s, got {size} bytes by then"
             raise KubeError(0, "Unreachable", f"an answer of the API server {said}")
     return b"".join(parts)
+
+
+def page_query(query: Mapping[str, str] | None, limit: int, following: str) -> dict[str, str]:
+    """Return the query of one page of a list: of so many objects, from where the page before it ended."""
+    return {**(query or {}), "limit": str(limit), **({"continue": following} if following else {})}
+
+
+def find_smaller(limit: int) -> int:
+    """Return of how many objects a page is asked for where one of so many was too large.
+
+    Raises:
+        AnswerTooLargeError: where it was of one.
+    """
+    if limit == 1:
+        raise AnswerTooLargeError
+    return limit // 2
 
 
 def read_page(path: str, body: Raw) -> Page:
@@ -400,7 +428,8 @@ def _are_objects(items: Any) -> bool:
 
 def _not_understood(wanted: str, got: Any) -> KubeError:
     """Return the error of an answer that is none: something between here and the API server may have made it."""
-    said = got.decode(errors="replace") if isinstance(got, bytes) else repr(got)
+    # Of a large one no second copy.
+    said = got[: 4 * SAID_CHARACTERS].decode(errors="replace") if isinstance(got, bytes) else repr(got)
     return KubeError(0, NOT_UNDERSTOOD, f"the API server must answer with {wanted}, got {said[:SAID_CHARACTERS]!r}")
 
 
@@ -417,7 +446,9 @@ def read_error(status: int, content: bytes) -> KubeError:
         body = {}
     if not isinstance(body, dict):
         body = {}
-    said = str(body.get("message") or content.decode(errors="replace") or f"HTTP status {status}")
+    said = str(
+        body.get("message") or content[: 4 * SAID_CHARACTERS].decode(errors="replace") or f"HTTP status {status}"
+    )
     return KubeError(status, str(body.get("reason") or ""), said[:SAID_CHARACTERS])
 
 

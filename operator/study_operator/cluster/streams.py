@@ -1,6 +1,7 @@
 """Lists and watches of many collections of one API server, read by one thread: an event loop instead of a thread each.
 
-Called by `cluster/job_watches.py`. Everything else asks the API server by `api.Kube`, whose errors these are.
+Called by `job_watches.py`, and in parts by `kopf_session.py`. Everything else asks the API server by `api.Kube`, whose
+errors these are.
 """
 
 from __future__ import annotations
@@ -9,9 +10,10 @@ import contextlib
 import ssl
 import time
 from asyncio.sslproto import SSLProtocol
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 
 import aiohttp
+from aiohttp import ClientMiddlewareType
 from yarl import URL
 
 from study_operator.cluster.api import (
@@ -24,6 +26,7 @@ from study_operator.cluster.api import (
     READ_SECONDS,
     REQUEST_SECONDS,
     USER_AGENT,
+    AnswerTooLargeError,
     Connection,
     Kube,
     KubeError,
@@ -31,6 +34,8 @@ from study_operator.cluster.api import (
     Raw,
     WatchBrokenError,
     find_following,
+    find_smaller,
+    page_query,
     read_error,
     read_event,
     read_object,
@@ -43,11 +48,14 @@ WATCH_SILENCE_SECONDS = 80.0
 """The API server sends a bookmark about once a minute: a watch that is silent for longer is dead."""
 WATCH_SECONDS = 600
 """How long the API server keeps one watch open."""
-LINE_BYTES = 32 * 1024 * 1024
+LINE_BYTES = 8 * 1024 * 1024
 """The longest event of a watch; etcd takes objects of 1.5 MiB."""
 
 TLS_BUFFER_BYTES = 32 * 1024
 """asyncio gives each TLS connection a quarter of a megabyte to read into; a record of TLS has at most 16 KiB."""
+
+LIST_ANEW = (400, 410)
+"""Statuses of a watch whose version is none, or too old: only a list has another one."""
 
 _TROUBLE = (aiohttp.ClientError, TimeoutError, OSError)
 
@@ -60,11 +68,20 @@ def use_small_buffers() -> None:
 @contextlib.asynccontextmanager
 async def open_streams(kube: Kube) -> AsyncIterator[Streams]:
     """Connect to an API server from the event loop that this is called in."""
-    connector = aiohttp.TCPConnector(limit=0, ssl=_make_context(kube.connection()))
-    async with aiohttp.ClientSession(
-        connector=connector, cookie_jar=aiohttp.DummyCookieJar(), headers={"Accept": JSON, "User-Agent": USER_AGENT}
-    ) as session:
+    async with make_session(kube) as session:
         yield Streams(kube, session)
+
+
+def make_session(kube: Kube, *, middlewares: Sequence[ClientMiddlewareType] = ()) -> aiohttp.ClientSession:
+    """Make the connections of one event loop: without a limit, because each watch takes one for as long as it lasts."""
+    connection = kube.connection()
+    return aiohttp.ClientSession(
+        connector=aiohttp.TCPConnector(limit=0, ssl=_make_context(connection)),
+        cookie_jar=aiohttp.DummyCookieJar(),
+        headers={"Accept": JSON, "User-Agent": USER_AGENT},
+        proxy=connection.proxy,
+        middlewares=middlewares,
+    )
 
 
 class Streams:
@@ -80,12 +97,15 @@ class Streams:
         Raises:
             KubeError: where it is refused or there is no answer.
         """
-        following = ""
+        following, limit = "", LIST_LIMIT
         deadline = time.monotonic() + LIST_SECONDS
         while True:
-            asked = {**(query or {}), "limit": str(LIST_LIMIT), **({"continue": following} if following else {})}
-            async with self._answer(path, asked, READ_SECONDS) as response:
-                content = await _read_whole(response)
+            try:
+                async with self._answer(path, page_query(query, limit, following), READ_SECONDS) as response:
+                    content = await read_whole(response)
+            except AnswerTooLargeError:
+                limit = find_smaller(limit)
+                continue
             page = read_page(path, read_object(content))
             yield page
             following = find_following(path, page, following, deadline)
@@ -110,10 +130,10 @@ class Streams:
         }
         try:
             async with self._answer(path, asked, WATCH_SILENCE_SECONDS) as response:
-                async for line in _lines(response):
+                async for line in read_lines(response.content):
                     yield read_event(line)
         except KubeError as error:
-            if error.status == 410 and not isinstance(error, WatchBrokenError):
+            if error.status in LIST_ANEW and not isinstance(error, WatchBrokenError):
                 raise WatchBrokenError(error.status, error.reason, error.message) from error
             raise
 
@@ -130,7 +150,6 @@ class Streams:
                     URL(url_of(connection.server, path, query), encoded=True),
                     headers={"Authorization": f"Bearer {connection.token}"} if connection.token else None,
                     timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS, sock_read=read_seconds),
-                    proxy=connection.proxy,
                     server_hostname=connection.tls_server_name,
                     allow_redirects=False,
                 )
@@ -139,7 +158,7 @@ class Streams:
                 self._kube.metrics.observe_api_request("GET", path, query, status, time.perf_counter() - begun)
             async with response:
                 if status >= 400:
-                    raise read_error(status, await _read_whole(response))
+                    raise read_error(status, await read_whole(response))
                 yield response
         except _TROUBLE as error:
             raise unreachable(error) from error
@@ -155,7 +174,12 @@ def _make_context(connection: Connection) -> ssl.SSLContext:
     return context
 
 
-async def _read_whole(response: aiohttp.ClientResponse) -> bytes:
+async def read_whole(response: aiohttp.ClientResponse) -> bytes:
+    """Return the body of an answer.
+
+    Raises:
+        KubeError: where it is too large, or takes too long.
+    """
     deadline = time.monotonic() + REQUEST_SECONDS
     parts: list[bytes] = []
     size = 0
@@ -163,19 +187,23 @@ async def _read_whole(response: aiohttp.ClientResponse) -> bytes:
         parts.append(part)
         size += len(part)
         if size > ANSWER_BYTES:
-            raise KubeError(0, NOT_UNDERSTOOD, f"an answer of the API server must have at most {ANSWER_BYTES} bytes")
+            raise AnswerTooLargeError
         if time.monotonic() > deadline:
             said = f"must be whole within {REQUEST_SECONDS:g} s, got {size} bytes by then"
             raise KubeError(0, "Unreachable", f"an answer of the API server {said}")
     return b"".join(parts)
 
 
-async def _lines(response: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
-    """Yield the lines of a stream; what follows the last line break was cut off, and is none."""
+async def read_lines(content: aiohttp.StreamReader) -> AsyncIterator[bytes]:
+    """Yield the lines of a watch; what follows the last line break was cut off, and is none.
+
+    Raises:
+        WatchBrokenError: where one is too long, or takes too long.
+    """
     parts: list[bytes] = []
     length = 0
     deadline = time.monotonic() + WATCH_SILENCE_SECONDS
-    async for chunk in response.content.iter_any():
+    async for chunk in content.iter_any():
         first, *others = chunk.split(b"\n")
         parts.append(first)
         length += len(first)

@@ -17,10 +17,16 @@ import kopf
 from study_operator import names
 from study_operator.cluster.api import Kube
 from study_operator.cluster.job_runner import Studies
+from study_operator.cluster.kopf_session import open_session
 from study_operator.names import StudyKey
 
 END_SECONDS = 10.0
 """How long kopf may take to end. It waits for each of its watches, and one that is stuck does not end."""
+
+STUDIES_A_PAGE = 10
+"""Of 1.5 MiB each at most, which is as much as etcd takes: a page that is too large would never be read."""
+LIST_AGAIN_SECONDS = 1.0
+"""Before a list that is read again."""
 
 log = logging.getLogger(__name__)
 
@@ -40,18 +46,9 @@ def run_kopf(kube: Kube, studies: Studies, wake: Callable[[StudyKey], None], *, 
     registry = kopf.OperatorRegistry()
 
     @kopf.on.login(registry=registry)
-    def log_in(**_: Any) -> kopf.ConnectionInfo:
+    async def log_in(**_: Any) -> kopf.AiohttpSession:
         """Connect as everything else in this process does."""
-        connection = kube.connection()
-        return kopf.ConnectionInfo(
-            server=connection.server,
-            ca_path=connection.ca_file,
-            insecure=not connection.is_verified,
-            certificate_path=connection.certificate_file,
-            private_key_path=connection.key_file,
-            scheme="Bearer" if connection.token else None,
-            token=connection.token,
-        )
+        return kopf.AiohttpSession(server=kube.connection().server, aiohttp_session=open_session(kube))
 
     @kopf.on.event(names.GROUP, names.VERSION, names.PLURAL, registry=registry)
     async def observe(event: Any, **_: Any) -> None:
@@ -99,6 +96,8 @@ def _make_settings() -> kopf.OperatorSettings:
     settings.networking.connect_timeout = 5
     # An API server that is away for an hour is waited for.
     settings.networking.error_backoffs = _Backoffs()
+    settings.watching.chunk_size = STUDIES_A_PAGE
+    settings.watching.reconnect_backoff = LIST_AGAIN_SECONDS
     return settings
 
 
