@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from functools import cached_property, lru_cache
 from itertools import islice
+from typing import NamedTuple
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 from lxml import etree
@@ -368,8 +369,7 @@ _RATING_TEXT = re.compile(
 )
 
 
-@dataclass(frozen=True, slots=True)
-class _Mark:
+class _Mark(NamedTuple):
     """What an element's class, id and itemprop say of the text inside it."""
 
     weight: float
@@ -414,8 +414,12 @@ def _read_name(name: str) -> tuple[int, str]:
     return flags, (found.lastgroup or "") if found is not None else ""
 
 
-def _read_mark(tag: str, names: list[str], itemprop: str) -> _Mark:
+@lru_cache(maxsize=65536)
+def _read_mark(tag: str, classes: str, identifier: str, itemprop: str) -> _Mark:
     """Read an element's own names."""
+    names = classes.split()[:_MAX_NAMES]
+    if 0 < len(identifier) < 60:
+        names.append(identifier)
     flags, kind = _OLD if tag in _STRUCK else _PLAIN, ""
     for name in names:
         own_flags, own_kind = _read_name(name)
@@ -431,6 +435,9 @@ def _read_mark(tag: str, names: list[str], itemprop: str) -> _Mark:
     return _Mark(weight, exact or kind, is_old, bool(exact))
 
 
+_SAYS_NOTHING = _Mark(1.0, "", False, False)
+
+
 class _Walker:
     """Collects blocks while elements open and close. Iterative: depth of the page costs no stack."""
 
@@ -441,7 +448,7 @@ class _Walker:
         self._last = ""
         self._linked = 0
         self._links = 0
-        self._marks: list[_Mark] = [_Mark(1.0, "", False, False)]
+        self._marks: list[_Mark] = [_SAYS_NOTHING]
         self._tags: list[str] = ["body"]
         self._lines: list[str] = ["body"]
         """The tags that begin lines of their own, of `_tags`."""
@@ -455,16 +462,13 @@ class _Walker:
         attributes = element.attrib
         mark = self._marks[-1]
         if attributes or tag in _BOILERPLATE_TAGS or tag in _STRUCK:
-            names = attributes.get("class", "").split()[:_MAX_NAMES]
-            identifier = attributes.get("id", "")
-            if 0 < len(identifier) < 60:
-                names.append(identifier)
-            own = _read_mark(tag, names, attributes.get("itemprop", ""))
-            weight = mark.weight if element in self._exempt else min(mark.weight, own.weight)
-            if own.kind:
-                mark = _Mark(weight, own.kind, own.is_old or (mark.is_old and mark.kind == own.kind), own.is_exact)
-            else:
-                mark = _Mark(weight, mark.kind, mark.is_old or own.is_old, mark.is_exact)
+            own = _read_mark(tag, attributes.get("class", ""), attributes.get("id", ""), attributes.get("itemprop", ""))
+            if own != _SAYS_NOTHING:
+                weight = mark.weight if element in self._exempt else min(mark.weight, own.weight)
+                if own.kind:
+                    mark = _Mark(weight, own.kind, own.is_old or (mark.is_old and mark.kind == own.kind), own.is_exact)
+                else:
+                    mark = _Mark(weight, mark.kind, mark.is_old or own.is_old, mark.is_exact)
         if mark.is_old != self._marks[-1].is_old and mark.kind in ("price", "") and tag in _INLINE:
             self.flush()
         if tag == "wbr":
