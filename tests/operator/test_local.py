@@ -16,8 +16,9 @@ from pathlib import Path
 import pytest
 
 from study_operator.laptop import supervisor
-from study_operator.laptop.runner import LocalRunner, StudyBusyError, count_cores, exclusive
+from study_operator.laptop.runner import LocalRunner, StudyBusyError, exclusive
 from study_operator.reconcile.runner import JobKind, JobPhase, JobSpec, JobStatus
+from trial_trainer.cores import count_cores
 
 PATIENCE_SECONDS = 60.0
 """Never slept through: only how long a hung test takes to fail on a busy machine."""

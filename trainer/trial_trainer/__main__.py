@@ -22,6 +22,7 @@ from typing import TypeVar
 from trial_trainer import contract, launch
 from trial_trainer.artifacts import ArtifactError, open_store
 from trial_trainer.contract import ContractError, ExitCode, JudgeConfig, PrepareConfig, TrialConfig
+from trial_trainer.cores import count_cores
 from trial_trainer.errors import ENVIRONMENT, ArmError, StudyError, TrainerError
 from trial_trainer.log_tail import LogTail
 from trial_trainer.results import is_there
@@ -147,17 +148,7 @@ def _read_text(cls: type, variable: str, path: str | None) -> str | bytes:
 
 def _share_cores(processes: int) -> None:
     """Give each process its share of the cores, unless somebody decided; torch reads this when it is imported."""
-    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, _count_cores() // max(1, processes))))
-
-
-def _count_cores() -> int:
-    """Return how many cores this process may use; a container's limit counts, which an affinity doesn't show."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    try:
-        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text(encoding="ascii").split()
-    except (OSError, ValueError):
-        return cores
-    return cores if quota == "max" else max(1, min(cores, round(int(quota) / int(period))))
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, count_cores() // max(1, processes))))
 
 
 # From here on heavy modules are imported, each where it is used. ------------------------------------------------------

@@ -33,6 +33,7 @@ from typing import Any
 from study_operator.laptop import supervisor
 from study_operator.reconcile.runner import JobKind, JobPhase, JobSpec, JobStatus
 from trial_trainer import contract
+from trial_trainer.cores import count_cores
 
 log = logging.getLogger(__name__)
 
@@ -76,13 +77,6 @@ def exclusive(directory: Path) -> Iterator[None]:
         file.write(f"{os.getpid()}\n")
         file.flush()
         yield
-
-
-def count_cores() -> int:
-    """Return how many cores this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 class LocalRunner:
