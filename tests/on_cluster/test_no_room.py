@@ -1,4 +1,4 @@
-"""Jobs that the cluster does not take for the moment: it is said, nothing is counted, and the study goes on."""
+"""Jobs that the cluster does not take: it is said, nothing is counted, and the study goes on once it does."""
 
 from __future__ import annotations
 
@@ -32,6 +32,8 @@ def test_a_quota_on_jobs_and_pods_holds_a_study_up_and_never_stops_it(
     assert told["type"] == "Warning"
     assert "exceeded quota: few" in told["message"]
     assert not created_jobs(cluster, namespace)
+    # That there is no room now is nothing that somebody must act on.
+    assert study.condition("JobsRefused")["status"] == study.condition("Stalled")["status"] == "False"
 
     cluster.apply(a_quota(namespace, 2))
     study.wait_for_condition("Complete")
@@ -60,7 +62,7 @@ def test_a_stricter_pod_security_level_in_the_middle_is_said_and_spends_no_attem
         labels = {"pod-security.kubernetes.io/enforce": level}
         cluster.api.patch(f"/api/v1/namespaces/{namespace}", {"metadata": {"labels": labels}})
 
-    operator = make_operator()
+    operator = make_operator(limits={"refusalLimitSeconds": 1.0})
     spec = a_spec(s3, arms=3, parallel=1)
     spec["trainer"]["template"]["spec"]["hostNetwork"] = True
     study.apply(spec)
@@ -69,6 +71,8 @@ def test_a_stricter_pod_security_level_in_the_middle_is_said_and_spends_no_attem
     study.wait(lambda study: "PodSecurityRefused" in study.condition("Complete")["message"])
     assert "hostNetwork" in study.condition("Complete")["message"]
     assert study.condition("Accepted")["status"] == "True"
+    study.wait(lambda study: study.condition("Stalled")["status"] == "True")
+    check_stalled(study, "PodSecurityRefused", "hostNetwork")
     enforce(None)
     study.wait_for_condition("Complete")
     ends = {attempt["reason"] for trial in study.trials for attempt in trial["attempts"]}
@@ -88,20 +92,31 @@ def test_a_webhook_that_is_away_is_said_with_its_words_and_waited_for(
 ) -> None:
     name = f"away-{namespace}"
     path = "/apis/admissionregistration.k8s.io/v1/validatingwebhookconfigurations"
-    operator = make_operator()
-    stage.play["-prepare"] = []
+    operator = make_operator(limits={"refusalLimitSeconds": 1.0})
     study.apply(a_spec(s3, arms=2, parallel=2))
     study.wait(lambda study: study.condition("Prepared").get("status") == "True")
     cluster.api.create(path, a_webhook(name, namespace))
     try:
         study.wait(lambda study: "WebhookFailed" in study.condition("Complete").get("message", ""))
         assert 'failed calling webhook "teams.example.com"' in study.condition("Complete")["message"]
+        study.wait(lambda study: study.condition("Stalled")["status"] == "True")
+        check_stalled(study, "WebhookFailed", 'failed calling webhook "teams.example.com"')
     finally:
         cluster.api.delete(f"{path}/{name}")
     study.wait_for_condition("Complete")
     assert {a["reason"] for trial in study.trials for a in trial["attempts"]} == {"Succeeded"}
-    assert "JobWaits" in study.reasons()
+    assert study.condition("Stalled")["status"] == "False"
+    wait_until(lambda: study.reasons() >= {"JobWaits", "StudyStalled", "StudyResumed"})
     assert "Traceback" not in operator.log
+
+
+def check_stalled(study: StudyOnCluster, reason: str, words: str) -> None:
+    """Check that a study says by which rule its Jobs are refused, and that it has not failed."""
+    for kind in ("JobsRefused", "Stalled"):
+        condition = study.condition(kind)
+        assert (condition["status"], condition["reason"]) == ("True", reason), study.describe()
+        assert words in condition["message"], study.describe()
+    assert study.condition("Failed")["status"] == "False", study.describe()
 
 
 def a_quota(namespace: str, most: int) -> dict[str, Any]:
