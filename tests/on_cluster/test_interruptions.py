@@ -373,9 +373,17 @@ def test_a_pod_that_has_lost_its_job_keeps_its_place_also_after_a_restart(
     assert study.states() == ["Running", "Running"]
     assert len(created_jobs(cluster, namespace)) == made
     stage.play.clear()
-    for trial in ("t000", "t001"):
-        [pod] = study.live_pods(trial)
-        stage.nodes.evict(namespace, pod["metadata"]["name"])
+    # Nobody stops the one that no Job controls, so that a person is told how.
+    study.patch(suspend=True)
+    study.wait(lambda study: "kubectl delete pod" in study.condition("Complete")["message"])
+    command = study.condition("Complete")["message"].partition("kubectl ")[2].split()
+    assert command[-1] in {pod["metadata"]["name"] for pod in study.live_pods("t000")}
+    cluster.kubectl(*command, "--wait=false")
+    study.wait(lambda study: not study.condition("Complete")["message"])
+    assert "PodLeftBehind" in study.reasons()
+    study.patch(suspend=False)
+    [pod] = study.live_pods("t001")
+    stage.nodes.evict(namespace, pod["metadata"]["name"])
     study.wait_for_condition("Complete")
     for trial in study.trials:
         assert len([a for a in trial["attempts"] if a["rung"] == 0]) == 2, study.describe()

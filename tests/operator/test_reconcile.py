@@ -864,6 +864,23 @@ def test_a_study_whose_jobs_a_rule_refuses_is_stalled_after_an_hour_and_goes_on_
     assert not desk.ledger.trials[0].attempts
 
 
+def test_a_pod_that_is_left_behind_is_told_once_it_should_stop_with_the_command_that_ends_it() -> None:
+    study = a_study(parallel_trials=1, num_trials=1)
+    desk = a_desk(a_ledger(running(a_trial(0))), a_job(left_behind=("s1-t000-r0-abcde",)))
+    command = "1 pod runs on without its Job, until somebody types: kubectl delete pod -n team s1-t000-r0-abcde"
+    complete = next(c for c in run(desk, study).status["conditions"] if c["type"] == "Complete")
+    assert "kubectl" not in complete["message"], "it is the trial's attempt, and awaited"
+    result = run(desk, replace(study, suspend=True))
+    complete = next(c for c in result.status["conditions"] if c["type"] == "Complete")
+    assert (complete["reason"], complete["message"]) == ("Suspended", command)
+    assert [(e.message, e.is_warning) for e in result.events if e.reason == "PodLeftBehind"] == [(command, True)]
+    again = run(desk, replace(study, suspend=True))
+    assert (again.is_idle, list(again.events)) == (True, [])
+    desk.statuses.clear()
+    complete = next(c for c in run(desk, replace(study, suspend=True)).status["conditions"] if c["type"] == "Complete")
+    assert complete["message"] == ""
+
+
 def test_a_quota_stalls_nothing_however_long_it_lasts() -> None:
     desk = a_desk(a_ledger(a_trial(0)), refusal="exceeded quota")
     for hours in (0, 1, 100):

@@ -6,6 +6,7 @@ import asyncio
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -368,7 +369,10 @@ def test_a_pod_stands_for_its_job_that_nobody_has_seen_until_it_has_ended() -> N
     memory.find_job_again(job, None)
     [(job, pods, _)] = memory.jobs_of("team", "study-1")
     assert (job.name, job.is_gone, [pod.uid for pod in pods]) == ("s1-t000-r0", True, ["uid-of-p1"])
-    assert describe_job(job, pods).phase is JobPhase.RUNNING
+    assert (describe_job(job, pods).phase, describe_job(job, pods).left_behind) == (JobPhase.RUNNING, ("p1",))
+    # One that is on its way out is left to itself, and one that its Job still controls to that.
+    leaving = [replace(pods[0], is_deleting=True)], [replace(pods[0], is_left_behind=False)]
+    assert [describe_job(job, each).left_behind for each in leaving] == [(), ()]
     # To another study of that name it is nothing.
     assert memory.jobs_of("team", "study-2") == []
     ended = {**orphan, "status": {"phase": "Succeeded"}}

@@ -68,6 +68,8 @@ class PodState:
     is_deleting: bool
     is_gone: bool = False
     """The object is gone; this is what was last seen of it."""
+    is_left_behind: bool = False
+    """No Job controls it any more."""
     scheduled_at: datetime | None = None
     unscheduled_since: datetime | None = None
     disrupted_at: datetime | None = None
@@ -150,7 +152,8 @@ def read_pod(raw: Raw, left_behind: str = "") -> PodState | None:
         left_behind: UID of the Job that controlled it once, which counts where none does now.
     """
     metadata, spec, status = raw["metadata"], raw["spec"], raw.get("status") or {}
-    job = _controller_of(metadata, "Job") or left_behind or str(_labels_of(metadata).get(_JOB_UID_LABEL) or "")
+    controller = _controller_of(metadata, "Job")
+    job = controller or left_behind or str(_labels_of(metadata).get(_JOB_UID_LABEL) or "")
     if not job:
         return None
     conditions = {c["type"]: c for c in status.get("conditions") or ()}
@@ -183,6 +186,7 @@ def read_pod(raw: Raw, left_behind: str = "") -> PodState | None:
         created_at=created,
         phase=str(status.get("phase") or "Pending"),
         is_deleting="deletionTimestamp" in metadata,
+        is_left_behind=not controller,
         scheduled_at=scheduled_at,
         unscheduled_since=read_time(scheduled.get("lastTransitionTime")) if is_unscheduled else None,
         disrupted_at=read_time(disrupted.get("lastTransitionTime")) if is_disrupted else None,
@@ -322,6 +326,7 @@ def describe_job(job: JobState, pods: Sequence[PodState], refusal: Refusal | Non
         attempt=current.uid if current else job.uid,
         digest=job.digest,
         earlier=earlier,
+        left_behind=tuple(p.name for p in pods if p.is_left_behind and not p.is_deleting and not p.has_ended),
     )
     if current is None or current.started_at is None:
         return _describe_wait(status, job, _find_blocked(pods, current), refusal)

@@ -35,6 +35,7 @@ def derive_conditions(
     *,
     storage_problem: tuple[str, str],
     refusal: tuple[str, str] = NO_REFUSAL,
+    left_behind: str = "",
     now: datetime,
     before: Mapping[str, Condition],
     settings: Settings = DEFAULTS,
@@ -44,7 +45,7 @@ def derive_conditions(
     outcome = ledger.outcome
     has_failed = outcome is not None and outcome.failed
     failure, failure_message = (outcome.reason, outcome.message) if outcome and outcome.failed else ("NotFailed", "")
-    said = _say_stage(study, ledger, stage)
+    said = "; ".join(filter(None, (_say_stage(study, ledger, stage), left_behind)))
     refused = _dated(_jobs_refused(refusal), before.get("JobsRefused"), now)
     conditions = (
         _accepted(study, ledger),

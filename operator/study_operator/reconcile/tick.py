@@ -97,6 +97,9 @@ log = logging.getLogger(__name__)
 FIRST_LOOK_SECONDS, LONGEST_LOOK_SECONDS = 1.0, 60.0
 """Between two looks at a bucket that cannot be used; the wait doubles."""
 
+MOST_NAMED = 10
+"""Pods in one command."""
+
 MOST_BYTES: Mapping[type, int] = {
     Progress: 64 * 1024,
     Reading: 1024 * 1024,
@@ -249,6 +252,7 @@ def tick(
         kept_out = [j for j in ours.values() if j.is_refused and j.waits_since and now - j.waits_since >= refused_for]
         refusal = _find_refusal(study, recorded, ledger, ours, kept_out, hands)
     reported, problem = _report(study, recorded, reporter, now, settings, problem)
+    left_behind = _say_left_behind(study, ledger, jobs)
 
     # Record: once, last, and only if nobody wrote in between.
     status: Mapping[str, Any] = render_status(
@@ -259,6 +263,7 @@ def tick(
         reported=reported,
         storage_problem=problem,
         refusal=refusal,
+        left_behind=left_behind,
         progress=progress,
         report_uri=join(artifacts_uri(study), names.REPORT),
         settings=settings,
@@ -271,6 +276,8 @@ def tick(
     if not written.has_ledger:
         return TickResult(status=status, ledger=recorded.ledger, events=written.events, is_idle=not launched)
     events = [*events_between(recorded.ledger, ledger), *events_of_stall(recorded.conditions, status), *written.events]
+    if left_behind and is_changed and left_behind not in recorded.conditions["Complete"].message:
+        events.append(Event(reason="PodLeftBehind", message=left_behind, is_warning=True))
     for event in events:
         log.log(logging.WARNING if event.is_warning else logging.INFO, "%s", event.message)
     is_reported = reporter is None or (reported is not None and reported.key == report_key(ledger))
@@ -658,6 +665,21 @@ def _with_refusal(of: OfJob, refusal: LaunchRefusedError | None) -> OfJob:
     if refusal is None or of.message.startswith(f"{WAITS}{refusal.word}"):
         return of
     return replace(of, message=f"{WAITS}{refusal.word}: {refusal}")
+
+
+def _say_left_behind(study: Study, ledger: Ledger, jobs: Mapping[str, JobStatus]) -> str:
+    """Say which pods run on that ought to stop, and that nobody but a person can stop; empty where there are none."""
+    wanted = {names.trial_job(study.name, t.name, t.rung) for t in ledger.trials if t.is_busy}
+    stages = ((names.prepare_job(study.name), ledger.prepare), (names.judge_job(study.name), ledger.judge))
+    wanted |= {name for name, stage in stages if stage.state in (StageState.PENDING, StageState.RUNNING)}
+    if study.suspend or ledger.outcome is not None:
+        wanted.clear()
+    pods = [pod for job in jobs.values() if job.is_foreign or job.name not in wanted for pod in job.left_behind]
+    if not pods:
+        return ""
+    command = f"kubectl delete pod -n {study.namespace} {' '.join(sorted(pods)[:MOST_NAMED])}"
+    runs = "1 pod runs on without its Job" if len(pods) == 1 else f"{len(pods)} pods run on without their Jobs"
+    return f"{runs}, until somebody types: {command}"
 
 
 def _refusal_as_before(recorded: Recorded) -> tuple[str, str]:
