@@ -2,12 +2,18 @@
 
 On many nodes each has a parent and a launcher of its own; the launchers join up all ranks.
 
-Launchers pass neither exit codes nor SIGTERM on, so parent and ranks speak past it, through a directory of their own:
+Parent and ranks speak past the launcher, through a directory of their own:
 
     parent  (`python -m trial_trainer`)         makes the directory, signals the ranks, decides the exit code
     └── launcher  (`python -m trial_trainer.launch`)   accelerate's, which starts the ranks and joins them up
         └── ranks  (`python -m trial_trainer`)  each holds a lock on `rank-<n>` while it lives, notes there its
                                                 process id, and at its end adds a line to `ends`
+
+torch's `elastic_launch`, which accelerate's launcher calls, is not enough for that (seen with torch 2.15). Its
+`ChildFailedError` holds the exit codes of ranks that fail, but a SIGTERM to it ends in a `SignalException` without any:
+whether the ranks saved a checkpoint (143), diverged or crashed on the way is lost. Besides, the first rank to end with
+143 counts as a failure for which the others are signalled, it tells no sentence unless ranks import torch to write one,
+and nothing ends its ranks when it is killed.
 
 No process outlives its parent: on Linux the kernel kills it. Standard library only; the launcher imports accelerate.
 """
