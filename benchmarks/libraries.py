@@ -1,11 +1,12 @@
-"""How well extruct and price-parser do what our own readers of markup and prices do, on the rows of our tests.
+"""How well extruct, price-parser and w3lib do what our own readers of markup, prices and bytes do, on our tests' rows.
 
     PYTHONPATH=tests:operator:trainer python benchmarks/libraries.py
 
 Runs the tests of `tests/trainer` that read labels from made pages, once as they are and once with extruct in place of
-our reader, and counts the rows that pass; then reads the table of prices with both readers. Every row was written for
-our readers, so theirs pass all of them: what the table says is how much of it a library would bring along. Left out
-are the pages that are made to take long, on which extruct runs for minutes.
+our reader, and counts the rows that pass; then reads the table of prices, and the pages whose encoding is declared,
+with both readers. Every row was written for our readers, so theirs pass all of them: what the table says is how much
+of it a library would bring along. Left out are the pages that are made to take long, on which extruct runs for
+minutes.
 """
 
 from __future__ import annotations
@@ -22,9 +23,11 @@ from typing import Any
 import extruct
 import pytest
 from price_parser import Price
+from w3lib.encoding import html_to_unicode
 
 from trial_trainer import markup
 from trial_trainer.answers import parse_price
+from trial_trainer.decoding import decode
 
 TESTS = Path(__file__).resolve().parent.parent / "tests" / "trainer"
 FILES = ("test_own_product.py", "test_markup.py")
@@ -33,7 +36,7 @@ PRODUCTS = ("Product", "http://schema.org/Product", "https://schema.org/Product"
 
 
 def main() -> None:
-    """Compare and print both tables."""
+    """Compare and print the three tables."""
     ours = count_rows()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(markup, "read_labels", read_with_extruct)
@@ -55,6 +58,18 @@ def main() -> None:
     print("| prices | rows | ours | price-parser |\n|---|---|---|---|")
     print(f"| as printed | {len(right)} | {sum(o for o, _ in right.values())} | {sum(t for _, t in right.values())} |")
     print("\nprice-parser reads differently: " + "; ".join(name for name, (_, theirs) in right.items() if not theirs))
+
+    from test_decoding import DECLARATIONS, NAMES, a_page
+
+    print("\n| pages that declare their encoding | rows | ours | w3lib |\n|---|---|---|---|")
+    for how, declare in DECLARATIONS.items():
+        read_right = Counter[str]()
+        for name, (_, text, codec) in NAMES.items():
+            before, declaration = declare(name)
+            page = a_page(text, codec, declaration, before)
+            read_right["ours"] += text in decode(page).text
+            read_right["w3lib"] += text in html_to_unicode(None, page)[1]
+        print(f"| {how} | {len(NAMES)} | {read_right['ours']} | {read_right['w3lib']} |")
 
 
 class _Counter:
