@@ -23,10 +23,10 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+from builders.studies_on_a_server import install_crd
 from on_cluster.operators import NAME, OperatorProcess, granted, read_access, wait_until
 from on_cluster.studies import SECRET, a_secret, a_spec
 from operating import Operating, requests_of, sum_of
-from studies_on_a_server import install_crd
 from study_operator import names
 from study_operator.cluster.job_manifest import Credentials, PodDefaults, build_job
 from study_operator.ledger.conditions import render_time

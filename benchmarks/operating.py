@@ -24,9 +24,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from builders.studies_on_a_server import install_crd
 from on_cluster.operators import NAME, OperatorProcess, granted, read_access, wait_until
 from on_cluster.studies import BUCKET, StudyOnCluster, a_secret, a_spec
-from studies_on_a_server import install_crd
 from study_operator import names
 from testcluster import build, scripts
 from testcluster.bucket import S3Server

@@ -20,7 +20,7 @@ import numpy as np
 # The made-up studies are the tests' own.
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 
-from noisy_studies import a_noisy_study, a_study_of_few_sites
+from builders.noisy_studies import a_noisy_study, a_study_of_few_sites
 from study_operator.ledger.agreement import measure_agreement
 from study_operator.ledger.gain import find_gain
 from study_operator.ledger.trial import Ledger
@@ -127,7 +127,7 @@ def _sites_row(sites: int, arms: int, studies: int) -> str:
 
 
 def _concordance_row(correlation: float, studies: int) -> str:
-    from ledgers import a_study, continued, paused  # the tests' builders
+    from builders.ledgers import a_study, continued, paused  # the tests' builders
     from study_operator.ledger.trial import Continuation
 
     chance = np.random.default_rng(0)

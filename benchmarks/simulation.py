@@ -19,7 +19,7 @@ from pathlib import Path
 # The simulated cluster is the tests' own.
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 
-from simulated_cluster import run_study
+from builders.simulated_cluster import run_study
 
 
 def main() -> int:

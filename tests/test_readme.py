@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import yaml
 
-from some_studies import a_report, a_trial
+from builders.some_studies import a_report, a_trial
 from study_operator.__main__ import _parser
 from study_operator.errors import StudyInvalidError
 from study_operator.reconcile.job_specs import adapter_uri, artifacts_uri

@@ -28,7 +28,7 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 for folder in ("tests", "trainer"):
     sys.path.insert(0, str(REPOSITORY / folder))
 
-from tiny_study import ARM, save_model, write_pages  # noqa: E402  # found by the path above
+from builders.tiny_study import ARM, save_model, write_pages  # noqa: E402  # found by the path above
 from trial_trainer import contract  # noqa: E402
 
 BASE = "finetune-study-base:debian"

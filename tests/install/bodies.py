@@ -7,7 +7,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
-from ledgers import a_ledger, a_study, paused, running
+from builders.ledgers import a_ledger, a_study, paused, running
 from study_operator.ledger.status import parse_status, render_refusal, render_status
 from study_operator.ledger.trial import Ledger, Outcome, Stage, StageState
 

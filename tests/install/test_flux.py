@@ -18,10 +18,10 @@ from typing import Any
 import pytest
 import yaml
 
+from builders.some_manifests import MANIFEST
+from builders.studies_on_a_server import Studies, install_crd
 from install.bodies import BODIES
 from on_cluster.operators import REPOSITORY, wait_until
-from some_manifests import MANIFEST
-from studies_on_a_server import Studies, install_crd
 from testcluster.api import ApiError
 from testcluster.kube import Cluster
 

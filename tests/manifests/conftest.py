@@ -5,8 +5,8 @@ from collections.abc import Iterator
 
 import pytest
 
+from builders.studies_on_a_server import Studies, install_crd
 from on_cluster.operators import wait_until
-from studies_on_a_server import Studies, install_crd
 from testcluster.kube import Cluster
 
 

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from some_manifests import FULL_MANIFEST, MANIFEST, a_manifest
-from studies_on_a_server import CRD, Studies
+from builders.some_manifests import FULL_MANIFEST, MANIFEST, a_manifest
+from builders.studies_on_a_server import CRD, Studies
 from study_operator.errors import StudyInvalidError
 from study_operator.spec import study as parser
 from study_operator.spec.study import parse_study

@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 import yaml
 
-import ledgers
-from some_manifests import FULL_MANIFEST, a_manifest
-from studies_on_a_server import CRD, CRD_FILE, Studies
+from builders import ledgers
+from builders.some_manifests import FULL_MANIFEST, a_manifest
+from builders.studies_on_a_server import CRD, CRD_FILE, Studies
 from study_operator.ledger.status import parse_status, render_refusal, render_status
 from study_operator.ledger.trial import Continuation, Ledger
 from study_operator.spec.manifest import read_manifest

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from some_manifests import a_manifest
-from studies_on_a_server import CRD, Studies
+from builders.some_manifests import a_manifest
+from builders.studies_on_a_server import CRD, Studies
 from study_operator.errors import StudyInvalidError
 from study_operator.spec.study import parse_study
 

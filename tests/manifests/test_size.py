@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from some_manifests import MANIFEST
-from studies_on_a_server import Studies
+from builders.some_manifests import MANIFEST
+from builders.studies_on_a_server import Studies
 from study_operator.errors import StudyInvalidError
 from study_operator.ledger.status import (
     ACCEPTED_MESSAGE_BYTES,

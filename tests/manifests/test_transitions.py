@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from some_manifests import FULL_MANIFEST, a_manifest
-from studies_on_a_server import CRD, Studies
+from builders.some_manifests import FULL_MANIFEST, a_manifest
+from builders.studies_on_a_server import CRD, Studies
 
 Changes = dict[str, Any]
 

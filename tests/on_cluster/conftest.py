@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
+from builders.studies_on_a_server import install_crd
 from on_cluster.operators import FAST, NAME, OperatorProcess, granted, read_access
 from on_cluster.studies import BUCKET, StudyOnCluster, a_secret
-from studies_on_a_server import install_crd
 from testcluster import scripts
 from testcluster.bucket import S3Server, User
 from testcluster.kube import Cluster

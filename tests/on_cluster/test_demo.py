@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 import yaml
 
+from builders.tiny_study import save_model, write_pages
 from testcluster import build
 from testcluster.fixtures import find_programs
-from tiny_study import save_model, write_pages
 
 STUDY = {
     "apiVersion": "finetune.study/v1alpha1",

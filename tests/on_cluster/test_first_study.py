@@ -37,7 +37,7 @@ def test_the_commands_of_the_page_take_its_study_to_the_winner(
     study["spec"]["storage"] |= {"endpoint": s3.endpoint, "region": REGION, "addressingStyle": "Path"}
     [container] = study["spec"]["trainer"]["template"]["spec"]["containers"]
     container["image"] = "trainer"
-    container["command"] = [sys.executable, str(REPOSITORY / "tests/operator/stand_in_trainer.py")]
+    container["command"] = [sys.executable, str(REPOSITORY / "tests/builders/stand_in_trainer.py")]
     container["env"] = [{"name": "STAND_IN", "value": '{"seconds": 3}'}]
     # JSON is YAML: in what PyYAML writes kubectl takes "1e-3" for a number.
     (tmp_path / "study.yaml").write_text(json.dumps(study))

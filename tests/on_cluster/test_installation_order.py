@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
+from builders.studies_on_a_server import CRD_FILE, install_crd
 from on_cluster.operators import FAST, NAME, OperatorProcess, granted, read_access
 from on_cluster.studies import StudyOnCluster, a_secret, a_spec
-from studies_on_a_server import CRD_FILE, install_crd
 from testcluster import scripts
 from testcluster.bucket import S3Server, User
 from testcluster.kube import Cluster, ControlPlane

@@ -21,6 +21,7 @@ from typing import Any
 import pytest
 import yaml
 
+from builders.studies_on_a_server import install_crd
 from on_cluster.conftest import Stage
 from on_cluster.operators import (
     ANY_PORTS,
@@ -35,7 +36,6 @@ from on_cluster.operators import (
 from on_cluster.proxy import Call, Fate, Proxy
 from on_cluster.studies import StudyOnCluster, a_secret, a_spec, created_jobs, read_json
 from on_cluster.zygote import Zygote
-from studies_on_a_server import install_crd
 from testcluster import scripts
 from testcluster.bucket import S3Server, User
 from testcluster.demo import ON_LOOPBACK

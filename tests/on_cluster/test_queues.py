@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
+from builders.studies_on_a_server import install_crd
 from on_cluster.operators import FAST, NAME, OperatorProcess, granted, read_access, wait_until
 from on_cluster.studies import StudyOnCluster, a_secret, a_spec, created_jobs
-from studies_on_a_server import install_crd
 from testcluster import build, scripts
 from testcluster.bucket import S3Server, User
 from testcluster.fixtures import find_programs

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from builders.tiny_study import save_model, write_pages
 from on_cluster.operators import OperatorProcess, wait_until
 from on_cluster.studies import BUCKET, StudyOnCluster, a_spec, created_jobs, read_json, read_keys
 from testcluster import scripts
@@ -13,7 +14,6 @@ from testcluster.bucket import S3Server
 from testcluster.kube import Cluster
 from testcluster.node import StandIn
 from testcluster.trainer import ScriptedTrainer
-from tiny_study import save_model, write_pages
 
 
 def test_a_study_goes_from_apply_to_its_winner(

@@ -5,8 +5,8 @@ from typing import Any, cast
 
 import pytest
 
-from kube_of_dicts import KubeOfDicts
-from some_manifests import a_manifest
+from builders.kube_of_dicts import KubeOfDicts
+from builders.some_manifests import a_manifest
 from study_operator.cluster.api import Answer, Kube, KubeError, Raw
 from study_operator.cluster.buckets import Bucket, Buckets
 from study_operator.cluster.job_manifest import Credentials, PodDefaults

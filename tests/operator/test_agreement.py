@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from ledgers import a_study, a_trial, continued, minimizing, paused, stopped
+from builders.ledgers import a_study, a_trial, continued, minimizing, paused, stopped
 from study_operator.ledger.agreement import (
     concordance_interval,
     describe_agreement,

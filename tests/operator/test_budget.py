@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from some_studies import a_study, a_summary
+from builders.some_studies import a_study, a_summary
 from study_operator.report.estimate import Calibration, build_plan, count_continuing, describe_steps, parse_calibration
 from study_operator.spec.study import Promotion
 from trial_trainer.contract import ContractError

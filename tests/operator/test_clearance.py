@@ -2,7 +2,7 @@
 
 import pytest
 
-from kube_of_dicts import KubeOfDicts
+from builders.kube_of_dicts import KubeOfDicts
 from study_operator import names
 from study_operator.cluster.api import KubeError, Raw, path_of
 from study_operator.cluster.job_runner import study_path

@@ -17,9 +17,10 @@ from typing import Any
 import pytest
 import yaml
 
+from builders import study_command
 from study_operator.__main__ import main
 
-COMMAND = (sys.executable, str(Path(__file__).with_name("study_command.py")))
+COMMAND = (sys.executable, study_command.__file__)
 PATIENCE_SECONDS = 120.0
 """How long a test that hangs takes to fail."""
 

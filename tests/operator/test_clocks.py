@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ledgers import NOW
+from builders.ledgers import NOW
 from study_operator.clocks import ServerClock, fit_span, read_time
 
 times = st.none() | st.datetimes(NOW.replace(tzinfo=None) - timedelta(days=2), NOW.replace(tzinfo=None)).map(

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any, cast
 
-from kube_of_dicts import KubeOfDicts
-from some_studies import a_study
+from builders.kube_of_dicts import KubeOfDicts
+from builders.some_studies import a_study
 from study_operator.cluster.api import Kube, Raw, path_of
 from study_operator.cluster.job_manifest import PodDefaults
 from study_operator.cluster.job_runner import ClusterRunner

@@ -8,9 +8,9 @@ from typing import Any, cast
 
 import pytest
 
-import ledgers
-from kube_of_dicts import KubeOfDicts
-from ledgers import NOW, a_ledger, a_measurement, a_trial
+from builders import ledgers
+from builders.kube_of_dicts import KubeOfDicts
+from builders.ledgers import NOW, a_ledger, a_measurement, a_trial
 from study_operator import names
 from study_operator.cluster.api import Kube, Raw
 from study_operator.cluster.buckets import Bucket, Buckets

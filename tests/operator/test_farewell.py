@@ -8,7 +8,7 @@ from typing import Any, cast
 
 import pytest
 
-from kube_of_dicts import KubeOfDicts
+from builders.kube_of_dicts import KubeOfDicts
 from study_operator import names
 from study_operator.cluster.api import Kube, Raw, path_of
 from study_operator.cluster.buckets import Bucket, Buckets, StorageRefusedError

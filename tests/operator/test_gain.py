@@ -7,9 +7,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from ledgers import NOW, a_ledger, a_study, continued, minimizing, paused, stopped
-from noisy_studies import a_noisy_study, a_study_of_few_sites
-from some_studies import a_gain, a_judgement
+from builders.ledgers import NOW, a_ledger, a_study, continued, minimizing, paused, stopped
+from builders.noisy_studies import a_noisy_study, a_study_of_few_sites
+from builders.some_studies import a_gain, a_judgement
 from study_operator.ledger.gain import Gain, GainSource, describe_gain, find_gain, find_test_gain, student_quantile
 from study_operator.ledger.status import parse_status, render_status
 from study_operator.ledger.trial import Continuation, GainOnTest, Ledger, Trial

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
-from ledgers import a_study
+from builders.ledgers import a_study
 from study_operator.cluster.job_manifest import Credentials, PodDefaults, build_job, build_service
 from study_operator.reconcile.runner import JobKind, JobSpec
 from study_operator.spec.study import CaBundle, Data, Storage, Study

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from ledgers import a_ledger, a_study, a_trial
+from builders.ledgers import a_ledger, a_study, a_trial
 from study_operator.cluster.job_status import PodState, Refusal, describe_job, read_job, read_pod, read_refusal
 from study_operator.ledger.trial import TrialState
 from study_operator.ledger.usage import is_budget_exhausted, measure_usage

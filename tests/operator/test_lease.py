@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from kube_of_dicts import KubeOfDicts
+from builders.kube_of_dicts import KubeOfDicts
 from study_operator.cluster import leader_election as lease_module
 from study_operator.cluster.api import Answer, KubeError, Raw
 from study_operator.cluster.leader_election import Election

@@ -9,7 +9,7 @@ from typing import Any, cast
 import pytest
 from prometheus_client import generate_latest
 
-from some_studies import ARM, a_study
+from builders.some_studies import ARM, a_study
 from study_operator.cluster.buckets import CountedStore
 from study_operator.cluster.idle_slots import Slots
 from study_operator.cluster.study_metrics import StudyCollector

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from ledgers import a_measurement, a_study, a_trial, minimizing
+from builders.ledgers import a_measurement, a_study, a_trial, minimizing
 from study_operator.ledger.trial import Trial, TrialState
 from study_operator.optimizer.outcomes import OutcomeError, find_means
 from study_operator.spec.study import Direction, Objective, OutcomeConstraint, Study, parse_outcome_constraint

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ledgers import (
+from builders.ledgers import (
     BASELINE,
     NOW,
     a_job,

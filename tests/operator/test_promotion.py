@@ -6,7 +6,7 @@ from dataclasses import replace
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ledgers import a_measurement, a_study, a_trial, continued, minimizing, paused, stopped
+from builders.ledgers import a_measurement, a_study, a_trial, continued, minimizing, paused, stopped
 from study_operator.ledger.ranking import choose, choose_winner, draw, rank
 from study_operator.ledger.trial import Continuation, Trial, TrialState
 from study_operator.spec.study import OutcomeConstraint, Promotion, Study

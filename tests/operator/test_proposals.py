@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from some_studies import a_study
+from builders.some_studies import a_study
 from study_operator.metrics import Metrics
 from study_operator.names import StudyKey
 from study_operator.optimizer.designer import DesignerError, ProposalPendingError, Suggestion

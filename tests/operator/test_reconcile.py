@@ -10,7 +10,19 @@ from typing import Any
 
 import pytest
 
-from ledgers import NOW, a_job, a_ledger, a_reading, a_study, a_trial, continued, ended, paused, running, stopped
+from builders.ledgers import (
+    NOW,
+    a_job,
+    a_ledger,
+    a_reading,
+    a_study,
+    a_trial,
+    continued,
+    ended,
+    paused,
+    running,
+    stopped,
+)
 from study_operator.errors import ConflictError, LaunchRefusedError, StatusRefusedError
 from study_operator.ledger.bucket_copy import parse_copy, render_copy
 from study_operator.ledger.status import parse_status, render_status

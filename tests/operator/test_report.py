@@ -11,7 +11,7 @@ from html.parser import HTMLParser
 import pytest
 from rich.console import Console
 
-from some_studies import a_judgement, a_report, a_row, a_study, a_summary, a_trial, measured
+from builders.some_studies import a_judgement, a_report, a_row, a_study, a_summary, a_trial, measured
 from study_operator.ledger.gain import Gain, GainSource
 from study_operator.ledger.trial import TrialState
 from study_operator.report.live import Snapshot, duration, lines_of_progress, render_live

@@ -15,9 +15,10 @@ import pytest
 import yaml
 from moto.server import ThreadedMotoServer
 
+from builders import study_command
 from trial_trainer.artifacts import S3Store
 
-COMMAND = (sys.executable, str(Path(__file__).with_name("study_command.py")))
+COMMAND = (sys.executable, study_command.__file__)
 PATIENCE_SECONDS = 180.0
 """How long a test that hangs takes to fail."""
 BUCKET = "ml-studies"

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from ledgers import (
+from builders.ledgers import (
     NOW,
     a_job,
     a_ledger,
@@ -21,7 +21,7 @@ from ledgers import (
     paused,
     running,
 )
-from some_studies import a_judgement
+from builders.some_studies import a_judgement
 from study_operator.ledger.trial import (
     Attempt,
     EndReason,

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-import simulated_cluster
-from simulated_cluster import CALM, RESTORING, STORMY, Broken, Weather, run_study
+from builders import simulated_cluster
+from builders.simulated_cluster import CALM, RESTORING, STORMY, Broken, Weather, run_study
 from study_operator.ledger import ranking
 from study_operator.ledger.trial import Attempt, EndReason, Trial, TrialState
 from study_operator.reconcile import planner, settle, tick

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ledgers import NOW, a_ledger, a_study, a_trial, continued, minimizing, paused, running, stopped
+from builders.ledgers import NOW, a_ledger, a_study, a_trial, continued, minimizing, paused, running, stopped
 from study_operator.errors import StatusUnreadableError
 from study_operator.ledger.status import (
     TRIAL_MESSAGE_BYTES,

@@ -12,8 +12,8 @@ from typing import cast
 
 import pytest
 
-from kube_of_dicts import KubeOfDicts
-from some_studies import a_study
+from builders.kube_of_dicts import KubeOfDicts
+from builders.some_studies import a_study
 from study_operator import names
 from study_operator.cluster.api import Kube, path_of
 from study_operator.cluster.buckets import Buckets, StorageRefusedError

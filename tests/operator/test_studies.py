@@ -2,7 +2,7 @@
 
 from typing import Any, cast
 
-from kube_of_dicts import KubeOfDicts
+from builders.kube_of_dicts import KubeOfDicts
 from study_operator import names
 from study_operator.cluster.api import Kube, Raw
 from study_operator.cluster.job_runner import Studies, study_path

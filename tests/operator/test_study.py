@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from some_manifests import MANIFEST, a_manifest
+from builders.some_manifests import MANIFEST, a_manifest
 from study_operator.errors import StudyInvalidError
 from study_operator.spec.study import (
     CaBundle,

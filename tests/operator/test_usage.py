@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ledgers import NOW, a_ledger, a_measurement, a_reading, a_study, a_trial, continued, paused, stopped
+from builders.ledgers import NOW, a_ledger, a_measurement, a_reading, a_study, a_trial, continued, paused, stopped
 from study_operator.ledger.status import render_status
 from study_operator.ledger.trial import Attempt, EndReason, Ledger, Stage, StageState, Trial, TrialState, retry_at
 from study_operator.ledger.usage import fold_attempts, is_budget_exhausted, measure_usage, with_seconds

@@ -10,7 +10,7 @@ import pytest
 from moto import mock_aws
 from transformers import BloomConfig, Gemma3Config, GPT2Config, LlamaConfig, MambaConfig, MptConfig, Qwen2Config
 
-from tiny_tokenizer import CHAT, build_tokenizer, save_tokenizer
+from builders.tiny_tokenizer import CHAT, build_tokenizer, save_tokenizer
 from trial_trainer.artifacts import open_store
 from trial_trainer.base_model import BaseModelError, digest_tokenizer, load_tokenizer, local_path, longest_sample
 from trial_trainer.contract import BaseModel

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-import tiny_study
-from tiny_study import Trainer, wait_until, with_processes
+from builders import tiny_study
+from builders.tiny_study import Trainer, wait_until, with_processes
 from trial_trainer import contract
 from trial_trainer.artifacts import ArtifactError
 from trial_trainer.contract import READING, ContractError, ExitCode, TrialConfig, to_json

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tiny_models import (
+from builders.tiny_models import (
     CPU,
     END_OF_TURN,
     SEPARATE,

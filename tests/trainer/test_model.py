@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from model_families import FAMILIES, Family
-from model_families import save_random_model as save_family
-from tiny_models import (
+from builders.model_families import FAMILIES, Family
+from builders.model_families import save_random_model as save_family
+from builders.tiny_models import (
     CPU,
     SEPARATE,
     SHARING,

@@ -12,9 +12,9 @@ import torch
 from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
-import tiny_study
-from model_families import FAMILIES, POSITIONS, save_random_model
-from tiny_study import digest
+from builders import tiny_study
+from builders.model_families import FAMILIES, POSITIONS, save_random_model
+from builders.tiny_study import digest
 from trial_trainer.artifacts import open_store
 from trial_trainer.contract import BaseModel, LabelSource, PrepareConfig, Split, TrainerSettings, TrialConfig
 from trial_trainer.data import Group, build_row

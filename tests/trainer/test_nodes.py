@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-import tiny_study
-from tiny_study import Ended, Trainer, wait_until, with_processes
+from builders import tiny_study
+from builders.tiny_study import Ended, Trainer, wait_until, with_processes
 from trial_trainer.contract import MASTER_ADDRESS, MASTER_PORT, NODE_INDEX, READING, ExitCode, TrialConfig, to_json
 from trial_trainer.launch import End, decide
 

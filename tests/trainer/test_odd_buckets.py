@@ -8,8 +8,8 @@ from pathlib import Path
 import boto3
 import pytest
 
-from odd_buckets import OddBucket, Oddity
-from tiny_study import build_study
+from builders.odd_buckets import OddBucket, Oddity
+from builders.tiny_study import build_study
 from trial_trainer import artifacts
 from trial_trainer.artifacts import ArtifactError, DirectoryStore, S3Access, S3Store, open_store
 from trial_trainer.contract import ExitCode, Reading, from_json
@@ -272,7 +272,9 @@ def test_a_folder_of_a_console_is_no_object_and_goes_with_the_rest() -> None:
 
 def test_a_page_for_people_where_a_list_should_be_is_an_error_of_the_bucket(monkeypatch: pytest.MonkeyPatch) -> None:
     server = OddBucket()
-    monkeypatch.setattr("odd_buckets._Handler._list", lambda self, _: self._say(200, b"<html><br></body></html>"))
+    monkeypatch.setattr(
+        "builders.odd_buckets._Handler._list", lambda self, _: self._say(200, b"<html><br></body></html>")
+    )
     with pytest.raises(ArtifactError, match=r"^s3://runs/.* cannot be used: "):
         list(a_store(server).list())
     server.close()

@@ -12,7 +12,7 @@ import pyarrow.parquet
 import pytest
 from moto import mock_aws
 
-from tiny_tokenizer import (
+from builders.tiny_tokenizer import (
     ALTERNATING,
     ALTERNATING_WITH_SYSTEM,
     CHAT,

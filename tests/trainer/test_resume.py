@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-import tiny_study
-from tiny_study import Trainer, digest, wait_until, with_processes
+from builders import tiny_study
+from builders.tiny_study import Trainer, digest, wait_until, with_processes
 from trial_trainer.contract import TRIAL_CONFIG, ExitCode, Reading, TrialConfig, from_json, to_json
 from trial_trainer.errors import StudyError
 from trial_trainer.stop import StopRequest

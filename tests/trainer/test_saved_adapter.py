@@ -14,9 +14,9 @@ import torch
 from moto import mock_aws
 from peft import AutoPeftModelForCausalLM
 
-from some_studies import a_report, a_study
+from builders.some_studies import a_report, a_study
+from builders.tiny_models import CPU, a_page, save_random_model, settings, with_adapter
 from study_operator.report.report import loading_lines
-from tiny_models import CPU, a_page, save_random_model, settings, with_adapter
 from trial_trainer.artifacts import open_store
 from trial_trainer.contract import BaseModel, Precision
 from trial_trainer.model import LoadedModel, load_base, save_adapter

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tiny_models import (
+from builders.tiny_models import (
     ARM,
     a_page,
     distance,

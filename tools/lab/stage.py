@@ -14,12 +14,12 @@ from typing import Any
 
 import yaml
 
+from builders.tiny_study import save_model, write_pages
 from on_cluster.operators import MANIFESTS, wait_until
 from on_cluster.studies import BUCKET, StudyOnCluster, a_secret, a_spec
 from testcluster.api import Object
 from testcluster.bucket import S3Server
 from testcluster.kube import Cluster
-from tiny_study import save_model, write_pages
 
 SYSTEM, NAME, NAMESPACE = "finetune-study-system", "finetune-study-operator", "shop-ml"
 GPU = "nvidia.com/gpu"

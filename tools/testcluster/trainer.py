@@ -17,7 +17,7 @@ import boto3
 from botocore.config import Config
 from botocore.exceptions import ClientError
 
-import made_up_results
+from testcluster import made_up_results
 from trial_trainer import contract
 from trial_trainer.contract import ExitCode
 

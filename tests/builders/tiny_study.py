@@ -14,7 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from tiny_tokenizer import build_tokenizer, save_tokenizer
+from builders.tiny_tokenizer import build_tokenizer, save_tokenizer
 from trial_trainer.contract import (
     TRIAL_CONFIG,
     BaseModel,
@@ -27,7 +27,7 @@ from trial_trainer.contract import (
     to_json,
 )
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 ARM = {"learning_rate": 1e-3, "lora_rank": 4, "lora_alpha": 8, "lora_dropout": 0.1, "batch_size": 5}
 PATIENCE_SECONDS = 300
 """How long a process may take before a test gives it up."""

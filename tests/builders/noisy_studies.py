@@ -13,7 +13,7 @@ from statistics import NormalDist
 
 import numpy as np
 
-from ledgers import a_measurement, a_study, a_trial
+from builders.ledgers import a_measurement, a_study, a_trial
 from study_operator.ledger.ranking import draw
 from study_operator.ledger.trial import Continuation, Trial, TrialState
 from study_operator.spec.study import Promotion, Study

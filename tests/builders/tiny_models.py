@@ -22,7 +22,7 @@ from transformers import (
     Qwen3Config,
 )
 
-from tiny_tokenizer import build_tokenizer, save_tokenizer
+from builders.tiny_tokenizer import build_tokenizer, save_tokenizer
 from trial_trainer.contract import BaseModel, Precision, TrainerSettings
 from trial_trainer.data import Group, build_row, micro_batches
 from trial_trainer.dataset import MARKUP, DatasetIndex, Page, Question

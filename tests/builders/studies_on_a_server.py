@@ -13,7 +13,7 @@ from study_operator import names
 from testcluster.api import ApiError, Object
 from testcluster.kube import Cluster
 
-CRD_FILE = Path(__file__).resolve().parents[1] / "manifests/crd/crd.yaml"
+CRD_FILE = Path(__file__).resolve().parents[2] / "manifests/crd/crd.yaml"
 CRD: Mapping[str, Any] = yaml.safe_load(CRD_FILE.read_text(encoding="utf-8"))
 
 

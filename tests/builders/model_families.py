@@ -8,7 +8,14 @@ from typing import Any
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, Gemma3Config, Gemma3ForConditionalGeneration, PreTrainedModel
 
-from tiny_tokenizer import ALTERNATING, ALTERNATING_WITH_SYSTEM, CHAT, EMPTY_THOUGHT, OPENED_THOUGHT, build_tokenizer
+from builders.tiny_tokenizer import (
+    ALTERNATING,
+    ALTERNATING_WITH_SYSTEM,
+    CHAT,
+    EMPTY_THOUGHT,
+    OPENED_THOUGHT,
+    build_tokenizer,
+)
 
 POSITIONS = 512
 

@@ -17,9 +17,9 @@ from pathlib import Path
 from trial_trainer import contract
 from trial_trainer.artifacts import ArtifactStore, open_object, open_store
 
-# A job knows the two packages and not the tests.
-sys.path.append(str(Path(__file__).resolve().parent.parent))
-import made_up_results
+# A job knows the two packages and no tools.
+sys.path.append(str(Path(__file__).resolve().parents[2] / "tools"))
+from testcluster import made_up_results
 
 BEHAVIOUR = json.loads(os.environ.get("STAND_IN", "{}"))
 SECONDS_A_RUNG = float(BEHAVIOUR.get("seconds", 0.05))
