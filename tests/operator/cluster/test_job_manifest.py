@@ -1,6 +1,6 @@
 """What is created on a cluster: golden manifests, and that a template is merged and never overwritten.
 
-`python tests/operator/test_job_objects.py` writes the golden files anew; read their diff.
+`PYTHONPATH=tests python tests/operator/cluster/test_job_manifest.py` writes the golden files anew; read their diff.
 """
 
 import copy

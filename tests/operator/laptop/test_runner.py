@@ -402,7 +402,7 @@ def test_a_command_killed_again_and_again_starts_every_job_once(tmp_path, seed):
 
 def environment() -> dict[str, str]:
     """Return our environment with the packages on the path."""
-    root = Path(__file__).parents[2]
+    root = Path(__file__).resolve().parents[3]
     return {**os.environ, "PYTHONPATH": f"{root / 'operator'}:{root / 'trainer'}"}
 
 

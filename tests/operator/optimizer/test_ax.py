@@ -157,7 +157,7 @@ def test_a_fresh_process_proposes_the_same_whatever_its_hash_seed() -> None:
     program = f"""
 import sys
 sys.path.insert(0, {str(Path(__file__).parent)!r})
-from test_ax_designer import *
+from test_ax import *
 print(repr(suggest(*a_ledger_of_everything())))
 """
     answers = [
