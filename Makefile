@@ -1,10 +1,10 @@
-# `make demo` runs the sample study, `make test` the tests, `make check` the linters. Each makes what it needs first:
+# `make demo` runs the sample study, `make test` the quick tests, `make test-all` every one, `make check` the linters. Each makes what it needs first:
 # the environment in .venv, and the samples' base model in .cache.
 
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DELETE_ON_ERROR:
-.PHONY: help demo test faults check format bench model lock environment cluster demo-cluster cluster-binaries images check-images lab-story
+.PHONY: help demo test test-all faults check format bench model lock environment cluster demo-cluster cluster-binaries images check-images lab-story
 
 VENV := .venv
 PYTHON := $(VENV)/bin/python
@@ -13,7 +13,7 @@ CACHE := $(or $(FINETUNE_STUDY_CACHE),.cache)
 MODEL := .cache/smollm2-135m-instruct
 QUICK ?=
 SAMPLE := manifests/samples/$(if $(filter-out 0,$(QUICK)),laptop-quick,laptop).yaml
-# Workers of `make test`; more than eight only wait for each other's imports.
+# Workers of the tests; more than eight only wait for each other's imports.
 WORKERS ?= $(shell n=$$(getconf _NPROCESSORS_ONLN); echo $$((n > 8 ? 8 : n)))
 # Further arguments for pytest: make test PYTEST_ARGUMENTS="tests/operator -k planner"
 PYTEST_ARGUMENTS ?=
@@ -34,7 +34,8 @@ OWN_UV := $(filter .uv/%,$(UV))
 
 help:
 	@echo "make demo [QUICK=1]   run the sample study: pages -> search -> promoted adapter -> test set"
-	@echo "make test             run the tests"
+	@echo "make test             the quick tests: three minutes on two cores; needs no Go"
+	@echo "make test-all [REST=1]   every test, or those that \`make test\` leaves out; builds a cluster's programs with Go"
 	@echo "make faults [LIVES=300] [SEED=0]   random lives of studies among failing servers"
 	@echo "make check            ruff, mypy, import-linter"
 	@echo "make bench            run the benchmarks (installs TRL to compare with)"
@@ -49,8 +50,14 @@ help:
 demo: environment model
 	$(VENV)/bin/finetune-study run $(SAMPLE)
 
-test: environment model cluster-binaries
-	$(PYTHON) -m pytest -n $(WORKERS) $(PYTEST_ARGUMENTS)
+# Unit and contract tests. What is slow is marked so, and so is whatever asks for a program that Go builds.
+test: environment model
+	$(PYTHON) -m pytest -n $(WORKERS) -m "not slow" $(PYTEST_ARGUMENTS)
+
+# Every test; where `make test` has passed `make test-all REST=1` is what is left.
+REST ?=
+test-all: environment model cluster-binaries
+	$(PYTHON) -m pytest -n $(WORKERS) $(if $(REST),-m slow) $(PYTEST_ARGUMENTS)
 
 # Random lives of studies among servers that fail in every way; a failure says the seed with which it is lived again.
 LIVES ?= 300

@@ -142,7 +142,7 @@ def dry_run(command: str) -> str:
 
 
 def test_the_readme_shows_the_demo_its_quick_size_and_the_tests():
-    assert {"make demo", "make demo QUICK=1", "make test"} <= set(make_commands())
+    assert {"make demo", "make demo QUICK=1", "make test", "make test-all"} <= set(make_commands())
 
 
 @pytest.mark.parametrize("command", make_commands())
@@ -155,7 +155,8 @@ def test_every_make_command_of_the_documentation_is_a_target(command: str):
     [
         pytest.param("make demo", "finetune-study run manifests/samples/laptop.yaml", id="whole"),
         pytest.param("make demo QUICK=1", "finetune-study run manifests/samples/laptop-quick.yaml", id="quick"),
-        pytest.param("make test", "-m pytest", id="tests"),
+        pytest.param("make test", '-m "not slow"', id="quick tests"),
+        pytest.param("make test-all", "-m pytest -n", id="every test"),
     ],
 )
 def test_a_make_command_runs_what_the_readme_says(command: str, runs: str):

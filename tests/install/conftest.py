@@ -14,7 +14,7 @@ from on_cluster.studies import BUCKET
 from testcluster import build, scripts
 from testcluster.bucket import S3Server, User
 from testcluster.containers import OPERATOR_IMAGE
-from testcluster.fixtures import find_programs
+from testcluster.fixtures import FindPrograms
 from testcluster.kube import ControlPlane
 from testcluster.node import StandIn
 from testcluster.trainer import ScriptedTrainer
@@ -23,8 +23,8 @@ RESTRICTED = {"pod-security.kubernetes.io/enforce": "restricted"}
 
 
 @pytest.fixture(scope="session")
-def helm_program() -> Path:
-    return find_programs(lambda: build.build(build.HELM)) / "helm"
+def helm_program(programs: FindPrograms) -> Path:
+    return programs(lambda: build.build(build.HELM)) / "helm"
 
 
 @pytest.fixture
@@ -34,21 +34,21 @@ def helm(helm_program: Path, tmp_path: Path) -> Helm:
 
 
 @pytest.fixture(scope="session")
-def linters() -> Path:
+def linters(programs: FindPrograms) -> Path:
     """The directory of the linters."""
-    return find_programs(lambda: build.build(build.LINTERS))
+    return programs(lambda: build.build(build.LINTERS))
 
 
 @pytest.fixture(scope="session")
-def kapply() -> Path:
+def kapply(programs: FindPrograms) -> Path:
     """A program that tells what kstatus makes of objects."""
-    return find_programs(lambda: build.build(build.KSTATUS)) / "kapply"
+    return programs(lambda: build.build(build.KSTATUS)) / "kapply"
 
 
 @pytest.fixture(scope="session")
-def prometheus_crds() -> Path:
+def prometheus_crds(programs: FindPrograms) -> Path:
     """The directory with the CRDs of the Prometheus operator."""
-    return find_programs(lambda: build.build(build.PROMETHEUS_OPERATOR))
+    return programs(lambda: build.build(build.PROMETHEUS_OPERATOR))
 
 
 @pytest.fixture

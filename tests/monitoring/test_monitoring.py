@@ -12,7 +12,7 @@ import yaml
 from study_operator.cluster.study_metrics import StudyCollector
 from study_operator.metrics import Metrics
 from testcluster import build
-from testcluster.fixtures import find_programs
+from testcluster.fixtures import FindPrograms
 
 HERE = Path(__file__).parent
 FILES = HERE.parents[1] / "charts/finetune-study-operator/files"
@@ -40,8 +40,8 @@ def known() -> dict[str, set[str]]:
     return found
 
 
-def test_promtool_takes_the_alerts_and_each_fires_where_it_must() -> None:
-    promtool = find_programs(lambda: build.build(build.PROMETHEUS)) / "promtool"
+def test_promtool_takes_the_alerts_and_each_fires_where_it_must(programs: FindPrograms) -> None:
+    promtool = programs(lambda: build.build(build.PROMETHEUS)) / "promtool"
     for arguments in (["check", "rules", FILES / "alerts.yaml"], ["test", "rules", HERE / "alerts.test.yaml"]):
         done = subprocess.run([promtool, *arguments], capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stdout + done.stderr

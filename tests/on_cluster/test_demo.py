@@ -10,7 +10,7 @@ import yaml
 
 from builders.tiny_study import save_model, write_pages
 from testcluster import build
-from testcluster.fixtures import find_programs
+from testcluster.fixtures import FindPrograms
 
 STUDY = {
     "apiVersion": "finetune.study/v1alpha1",
@@ -37,9 +37,9 @@ STUDY = {
 
 
 @pytest.mark.slow
-def test_the_demo_takes_a_study_from_apply_to_its_winner_with_kubectl(tmp_path: Path) -> None:
-    find_programs(build.find_kubernetes)
-    find_programs(lambda: build.build(build.VERSITYGW))
+def test_the_demo_takes_a_study_from_apply_to_its_winner_with_kubectl(tmp_path: Path, programs: FindPrograms) -> None:
+    programs(build.find_kubernetes)
+    programs(lambda: build.build(build.VERSITYGW))
     save_model(tmp_path / "model")
     write_pages(tmp_path / "pages.jsonl")
     (tmp_path / "study.yaml").write_text(yaml.safe_dump(STUDY))

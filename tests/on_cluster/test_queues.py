@@ -14,7 +14,7 @@ from on_cluster.operators import FAST, NAME, OperatorProcess, granted, read_acce
 from on_cluster.studies import StudyOnCluster, a_secret, a_spec, created_jobs
 from testcluster import build, scripts
 from testcluster.bucket import S3Server, User
-from testcluster.fixtures import find_programs
+from testcluster.fixtures import FindPrograms
 from testcluster.kube import ControlPlane
 from testcluster.kueue import Kueue
 from testcluster.node import GPU, StandIn
@@ -55,10 +55,10 @@ class Bench:
 
 
 @pytest.fixture(scope="module")
-def plane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ControlPlane]:
+def plane(programs: FindPrograms, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ControlPlane]:
     """A control plane of our own: Kueue's webhooks see every Job of a cluster."""
-    programs, kueue = find_programs(build.find_kubernetes), find_programs(lambda: build.build(build.KUEUE))
-    with ControlPlane(tmp_path_factory.mktemp("queues"), programs) as plane:
+    kubernetes, kueue = programs(build.find_kubernetes), programs(lambda: build.build(build.KUEUE))
+    with ControlPlane(tmp_path_factory.mktemp("queues"), kubernetes) as plane:
         install_crd(plane)
         with Kueue(plane, tmp_path_factory.mktemp("kueue"), kueue):
             wait_until(lambda: _applies(plane, *_queue()))

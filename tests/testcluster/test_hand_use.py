@@ -13,15 +13,15 @@ import boto3
 import pytest
 
 from testcluster import build
-from testcluster.fixtures import find_programs
+from testcluster.fixtures import FindPrograms
 
 PATIENCE_SECONDS = 90.0
 
 
 @pytest.fixture(autouse=True)
-def _programs() -> None:
-    find_programs(build.find_kubernetes)
-    find_programs(lambda: build.build(build.VERSITYGW))
+def _programs(programs: FindPrograms) -> None:
+    programs(build.find_kubernetes)
+    programs(lambda: build.build(build.VERSITYGW))
 
 
 class Started:

@@ -26,22 +26,38 @@ from testcluster.node import StandIn
 LOOPBACK = {"127.0.0.1", "::1", "localhost"}
 
 
-def find_programs(find: Callable[[], Path]) -> Path:
-    """Return a directory of programs; skip the test where they can't be built."""
-    try:
-        return find()
-    except build.GoMissingError as error:
-        pytest.skip(str(error))
+FindPrograms = Callable[[Callable[[], Path]], Path]
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark as slow whatever asks for a program that Go builds: a quick run of tests needs no Go."""
+    for item in items:
+        if isinstance(item, pytest.Function) and "programs" in item.fixturenames:
+            item.add_marker(pytest.mark.slow)
 
 
 @pytest.fixture(scope="session")
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+def programs() -> FindPrograms:
+    """Finds a directory of programs, built now if need be; where they can't be built the test is skipped."""
+
+    def find_or_skip(find: Callable[[], Path]) -> Path:
+        try:
+            return find()
+        except build.GoMissingError as error:
+            pytest.skip(str(error))
+
+    return find_or_skip
+
+
+@pytest.fixture(scope="session")
+def cluster(programs: FindPrograms, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     """A cluster with no nodes, shared by all workers of this run; nobody may break it."""
     if (given := find_given_cluster()) is not None:
         _require_pools(given)
         yield given
         return
-    find_programs(build.find_kubernetes)
+    programs(build.find_kubernetes)
     base = tmp_path_factory.getbasetemp()
     is_worker = "PYTEST_XDIST_WORKER" in os.environ
     with shared.borrow((base.parent if is_worker else base) / "cluster") as found:
@@ -71,23 +87,25 @@ def make_nodes(cluster: Cluster, namespace: str, tmp_path: Path) -> Iterator[Cal
 
 
 @pytest.fixture
-def make_control_plane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., ControlPlane]]:
+def make_control_plane(
+    programs: FindPrograms, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Callable[..., ControlPlane]]:
     """Makes control planes that a test may kill, freeze and restart: `make_control_plane(node_grace_seconds=8)`."""
-    programs = find_programs(build.find_kubernetes)
+    kubernetes = programs(build.find_kubernetes)
     with contextlib.ExitStack() as stack:
 
         def make(**options: Any) -> ControlPlane:
             directory = tmp_path_factory.mktemp("control-plane")
-            return stack.enter_context(ControlPlane(directory, programs, **options))
+            return stack.enter_context(ControlPlane(directory, kubernetes, **options))
 
         yield make
 
 
 @pytest.fixture
-def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
+def s3(programs: FindPrograms, tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
     """A real S3 server of the test's own."""
-    programs = find_programs(lambda: build.build(build.VERSITYGW))
-    with S3Server(tmp_path_factory.mktemp("s3"), programs / "versitygw") as server:
+    versitygw = programs(lambda: build.build(build.VERSITYGW)) / "versitygw"
+    with S3Server(tmp_path_factory.mktemp("s3"), versitygw) as server:
         yield server
 
 
