@@ -138,3 +138,31 @@ def test_the_base_model_knows_a_capital() -> None:
     said = tokenizer.decode(answer)
     assert "Paris" in said
     assert said.endswith("<|im_end|>")
+
+
+DOCUMENTS = sorted([*REPOSITORY.glob("*.md"), *REPOSITORY.glob("docs/*.md")])
+FOLDERS = {path.name for path in REPOSITORY.iterdir() if path.is_dir() and path.name not in {".git", ".cache", ".venv"}}
+
+
+def anchors_of(page: Path) -> set[str]:
+    """Return the anchors of a page's headings, as GitHub makes them."""
+    headings = re.findall(r"^#+ (.*)$", page.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", DOCUMENTS, ids=lambda page: page.name)
+def test_every_path_and_link_of_a_document_leads_somewhere(page: Path) -> None:
+    text = re.sub(r"^```.*?^```", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)
+    named = [path for path in re.findall(r"`([\w.]+/[\w./*-]+)`", text) if path.split("/")[0] in FOLDERS]
+    missing = [path for path in named if not any(REPOSITORY.glob(path))]
+    for target, anchor in re.findall(r"(?<!`)\[[^\]\n]*(?:\n[^\]\n]*)?\]\((?!\w+:)([^)#\s]*)(?:#([^)\s]+))?\)", text):
+        goal = (page.parent / target) if target else page
+        if not goal.exists() or (anchor and goal.suffix == ".md" and anchor not in anchors_of(goal)):
+            missing.append(f"{target}#{anchor}")
+    assert missing == []
+
+
+def test_every_page_is_in_the_index() -> None:
+    index = (REPOSITORY / "docs/README.md").read_text()
+    pages = {path.name for path in REPOSITORY.glob("docs/*.md")} - {"README.md"}
+    assert set(re.findall(r"\]\(([\w-]+\.md)", index)) == pages
