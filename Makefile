@@ -37,7 +37,7 @@ help:
 	@echo "make test             the quick tests: three minutes on two cores; needs no Go"
 	@echo "make test-all [REST=1]   every test, or those that \`make test\` leaves out; builds a cluster's programs with Go"
 	@echo "make faults [LIVES=300] [SEED=0]   random lives of studies among failing servers"
-	@echo "make check            ruff, mypy, import-linter"
+	@echo "make check            ruff, mypy, import-linter, vulture"
 	@echo "make bench            run the benchmarks (installs TRL to compare with)"
 	@echo "make cluster          start a Kubernetes cluster and an S3 server for hand use, until Ctrl-C"
 	@echo "make demo-cluster [QUICK=1]   the sample study on that cluster, or on one of its own, with kubectl"
@@ -70,6 +70,7 @@ check: environment
 	$(VENV)/bin/ruff format --check
 	$(VENV)/bin/mypy
 	$(VENV)/bin/lint-imports
+	$(VENV)/bin/vulture
 
 format: environment
 	$(VENV)/bin/ruff check --fix

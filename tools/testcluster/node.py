@@ -152,10 +152,6 @@ class StandIn:
             worker.tell(worker.shut_down)
         self.submit(lambda: self._write_node_status(node, ready=False))
 
-    def cordon(self, node: str, *, is_cordoned: bool = True) -> None:
-        """Let nothing new be scheduled on a node."""
-        self.api.patch(f"/api/v1/nodes/{node}", {"spec": {"unschedulable": is_cordoned}})
-
     def evict(self, namespace: str, pod: str) -> None:
         """Throw a pod out, because the node is short of memory."""
         worker = self._find(namespace, pod)

@@ -112,7 +112,6 @@ class LocalRunner:
         self._grace_seconds = grace_seconds
         self._memory_kills = memory_kills
         self._on_change = on_change
-        self._watched: set[str] = set()
         self._jobs.mkdir(parents=True, exist_ok=True)
         self._adopt()
 
@@ -157,11 +156,6 @@ class LocalRunner:
     def running(self) -> int:
         """Return how many jobs still have a process."""
         return sum(_is_held(job) for job in _directories_of_jobs(self._jobs))
-
-    def log_of(self, name: str) -> Path | None:
-        """Return the log of a job's present attempt."""
-        order = _read_json(self._jobs / name / supervisor.ORDER)
-        return Path(order["log"]) if order else None
 
     def _adopt(self) -> None:
         for leftover in self._jobs.glob(".*"):
