@@ -346,8 +346,8 @@ def test_only_one_command_drives_a_study(tmp_path):
 DRIVER = """
 import os, sys, textwrap
 from pathlib import Path
-from study_operator.local import LocalRunner, exclusive
-from study_operator.runner import JobKind, JobPhase, JobSpec
+from study_operator.laptop.runner import LocalRunner, exclusive
+from study_operator.reconcile.runner import JobKind, JobPhase, JobSpec
 import queue
 directory, trace, names = Path(sys.argv[1]), sys.argv[2], sys.argv[3].split(",")
 changes = queue.SimpleQueue()

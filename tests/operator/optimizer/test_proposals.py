@@ -17,7 +17,7 @@ KEY: StudyKey = ("shop", "laptop")
 
 ANSWERS = """
 import pickle, sys
-from study_operator.designer import Suggestion
+from study_operator.optimizer.designer import Suggestion
 while True:
     pickle.load(sys.stdin.buffer)
     pickle.dump({answer}, sys.stdout.buffer)
