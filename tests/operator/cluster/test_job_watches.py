@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from odd_api_server import NO_EVENTS, Server, a_job, added, line
+from builders.odd_api_server import NO_EVENTS, Server, a_job, added, line
 from study_operator.cluster import api, job_watches, streams
 from study_operator.cluster.api import KubeError, path_of
 from study_operator.cluster.job_status import describe_job

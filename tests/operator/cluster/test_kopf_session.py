@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from odd_api_server import NO_EVENTS, Raw, Said, Server, line
+from builders.odd_api_server import NO_EVENTS, Raw, Said, Server, line
 from study_operator import names
 from study_operator.cluster import api, kopf_session, streams, study_watch
 from study_operator.cluster.job_runner import Studies
