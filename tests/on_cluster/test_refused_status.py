@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
+from builders.studies_on_a_server import Studies, install_crd
 from on_cluster.operators import FAST, NAME, OperatorProcess, granted, read_access, wait_until
 from on_cluster.studies import StudyOnCluster, a_secret, a_spec
-from studies_on_a_server import Studies, install_crd
 from study_operator.ledger.status import render_status
 from study_operator.ledger.trial import DatasetCounts, Ledger, Origin, Stage, StageState, Trial, TrialState
 from study_operator.spec.study import parse_study
