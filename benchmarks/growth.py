@@ -47,7 +47,8 @@ from study_operator.ledger.trial import (
 )
 from study_operator.reconcile.job_specs import build_judge_job, build_prepare_job, build_trial_job
 from study_operator.reconcile.tick import report_key
-from study_operator.spec.study import Study, parse_study
+from study_operator.spec.parse import parse_study
+from study_operator.spec.study import Study
 from testcluster import build
 from testcluster.api import Api
 from testcluster.bucket import S3Server

@@ -28,7 +28,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from study_operator.ledger.trial import Measurement, Origin, Trial, TrialState
-from study_operator.spec.study import Arm, Categorical, Data, Direction, Objective, Parameter, Promotion, Storage, Study
+from study_operator.spec.metrics import Direction
+from study_operator.spec.study import Arm, Categorical, Data, Objective, Parameter, Promotion, Storage, Study
 from trial_trainer.contract import BaseModel, LabelSource, Split, TrainerSettings
 
 if TYPE_CHECKING:

@@ -22,11 +22,11 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from study_operator.ledger.trial import Measurement, Origin, Trial, TrialState
+from study_operator.spec.metrics import Direction
 from study_operator.spec.study import (
     Arm,
     Categorical,
     Data,
-    Direction,
     LogUniform,
     Objective,
     OutcomeConstraint,

@@ -36,11 +36,10 @@ from study_operator.ledger.trial import (
 from study_operator.optimizer.designer import Suggestion
 from study_operator.reconcile.runner import JobKind, JobPhase, JobSpec, JobStatus
 from study_operator.reconcile.tick import tick
+from study_operator.spec.metrics import METRICS, Direction
 from study_operator.spec.study import (
-    METRICS,
     Categorical,
     Data,
-    Direction,
     LogUniform,
     Objective,
     OutcomeConstraint,

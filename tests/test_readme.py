@@ -20,9 +20,10 @@ from study_operator.__main__ import _parser
 from study_operator.errors import StudyInvalidError
 from study_operator.reconcile.job_specs import adapter_uri, artifacts_uri
 from study_operator.report.report import loading_lines
-from study_operator.spec import study as study_module
+from study_operator.spec import fields
 from study_operator.spec.manifest import read_manifest
-from study_operator.spec.study import PARAMETERS, Study, complete_arm, parse_study
+from study_operator.spec.parse import PARAMETERS, parse_study
+from study_operator.spec.study import Study, complete_arm
 from trial_trainer import contract
 from trial_trainer.artifacts import open_store
 from trial_trainer.base_model import load_tokenizer
@@ -228,13 +229,13 @@ def test_the_picture_is_of_the_demo():
 def taken_fields(raw: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> set[str]:
     """Return the path of every field that the parser takes; what an arm or a template holds is the user's own."""
     taken: set[str] = set()
-    real = study_module._Fields.take
+    real = fields.Fields.take
 
     def take(self: Any, name: str, default: Any = None) -> Any:
         taken.add(re.sub(r"\[\d+\]", "[]", self._join(name)))
         return real(self, name, default)
 
-    monkeypatch.setattr(study_module._Fields, "take", take)
+    monkeypatch.setattr(fields.Fields, "take", take)
     parse_study(raw)
     return {path for path in taken if not re.match(r"spec\.(baseline|startingArms\[\]|\w+\.template)\.", path)}
 

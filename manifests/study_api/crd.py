@@ -9,7 +9,7 @@ from study_api.spec import MUTABLE, build_spec
 from study_api.status import build_status
 from study_operator import names
 from study_operator.spec import limits
-from study_operator.spec.study import STUDY_NAME
+from study_operator.spec.fields import STUDY_NAME
 
 
 def _frozen() -> list[Schema]:

@@ -6,8 +6,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from study_operator.spec import limits
+from study_operator.spec.fields import NUMBER, OBJECT_NAME, SCHEME
 from study_operator.spec.limits import Whole
-from study_operator.spec.study import NUMBER, OBJECT_NAME, SCHEME
 
 Schema = dict[str, Any]
 

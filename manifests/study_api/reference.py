@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from study_api.kinds import Schema
-from study_operator.spec.study import NUMBER
+from study_operator.spec.fields import NUMBER
 
 HEAD = """# API reference
 

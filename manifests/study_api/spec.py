@@ -27,20 +27,10 @@ from study_api.kinds import (
     whole,
 )
 from study_operator.spec import limits
-from study_operator.spec.study import (
-    ATTRIBUTE,
-    DATA_KEY,
-    ENDPOINT,
-    KNOWN_ATTRIBUTES,
-    METRICS,
-    NUMBER,
-    PARAMETERS,
-    REGION,
-    AddressingStyle,
-    CaBundle,
-    DeletionPolicy,
-    Direction,
-)
+from study_operator.spec.fields import ATTRIBUTE, DATA_KEY, ENDPOINT, NUMBER, REGION
+from study_operator.spec.metrics import KNOWN_ATTRIBUTES, METRICS, Direction
+from study_operator.spec.parse import PARAMETERS
+from study_operator.spec.study import AddressingStyle, CaBundle, DeletionPolicy
 from trial_trainer.contract import LabelSource, Precision, SplitBy
 
 MUTABLE = ("suspend", "parallelTrials", "numTrials", "budget", "ttlSecondsAfterFinished")

@@ -11,7 +11,7 @@ from study_api.kinds import NULL, Schema, choice, fields, flag, listing, mapping
 from study_operator.ledger.trial import Continuation, Origin, SearchEnd, StageState, TrialState
 from study_operator.spec import limits
 from study_operator.spec.limits import Whole
-from study_operator.spec.study import Direction
+from study_operator.spec.metrics import Direction
 from trial_trainer.contract import LARGEST_COUNT
 
 COUNT = Whole(0, LARGEST_COUNT)

@@ -19,7 +19,8 @@ from study_operator.ledger.trial import (
     TrialState,
 )
 from study_operator.reconcile.runner import JobKind, JobPhase, JobStatus
-from study_operator.spec.study import Data, Direction, LogUniform, Objective, Parameter, Promotion, Storage, Study
+from study_operator.spec.metrics import Direction
+from study_operator.spec.study import Data, LogUniform, Objective, Parameter, Promotion, Storage, Study
 from trial_trainer.contract import BaseModel, LabelSource, Metric, Reading, Split, TrainerSettings
 
 NOW = datetime(2026, 1, 1, 12, tzinfo=UTC)

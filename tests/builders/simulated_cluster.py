@@ -26,10 +26,10 @@ from study_operator.reconcile.job_specs import build_job_of, build_trial_job
 from study_operator.reconcile.runner import EndedAttempt, JobKind, JobPhase, JobSpec, JobStatus
 from study_operator.reconcile.tick import TickResult, tick
 from study_operator.settings import Settings
+from study_operator.spec.metrics import Direction
 from study_operator.spec.study import (
     Budget,
     Data,
-    Direction,
     LogUniform,
     Objective,
     OutcomeConstraint,

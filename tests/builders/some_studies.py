@@ -6,17 +6,8 @@ from datetime import UTC, datetime
 
 from study_operator.ledger.trial import Continuation, Measurement, Origin, Trial, TrialState
 from study_operator.report.report import Report
-from study_operator.spec.study import (
-    Categorical,
-    Data,
-    Direction,
-    LogUniform,
-    Objective,
-    Parameter,
-    Promotion,
-    Storage,
-    Study,
-)
+from study_operator.spec.metrics import Direction
+from study_operator.spec.study import Categorical, Data, LogUniform, Objective, Parameter, Promotion, Storage, Study
 from trial_trainer.contract import (
     BaseModel,
     DatasetSummary,

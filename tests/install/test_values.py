@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from install.helm import CHART, Helm, HelmError
-from study_operator.cluster.operator import _in_camel_case
+from study_operator.cluster.installation import _in_camel_case
 from study_operator.settings import Settings
 
 SCHEMA = json.loads((CHART / "values.schema.json").read_text())

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from builders.some_manifests import FULL_MANIFEST, MANIFEST, a_manifest
 from builders.studies_on_a_server import CRD, Studies
 from study_operator.errors import StudyInvalidError
-from study_operator.spec import study as parser
-from study_operator.spec.study import parse_study
+from study_operator.spec import fields
+from study_operator.spec.parse import parse_study
 
 SPEC: Mapping[str, Any] = CRD["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"]
 ARMS = ("spec.baseline", "spec.startingArms[0]")
@@ -66,13 +66,13 @@ def is_about(problems: tuple[str, ...], path: str, rule: str = "") -> bool:
 
 def test_the_parser_takes_the_fields_of_the_schema_and_no_others(monkeypatch: pytest.MonkeyPatch) -> None:
     taken: set[str] = set()
-    take = parser._Fields.take
+    take = fields.Fields.take
 
     def note(self: Any, name: str, default: Any = None) -> Any:
         taken.add(self._join(name))
         return take(self, name, default)
 
-    monkeypatch.setattr(parser._Fields, "take", note)
+    monkeypatch.setattr(fields.Fields, "take", note)
     parse_study(FULL_MANIFEST)
     parse_study(a_manifest({"spec.storage.caBundle": {"secretName": "a"}}, FULL_MANIFEST))
     ours = {path for path in taken if path.startswith("spec.") and not path.startswith(ARMS)} | set(ARMS[:1])

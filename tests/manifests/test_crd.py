@@ -18,7 +18,7 @@ from builders.studies_on_a_server import CRD, CRD_FILE, Studies
 from study_operator.ledger.status import parse_status, render_refusal, render_status
 from study_operator.ledger.trial import Continuation, Ledger
 from study_operator.spec.manifest import read_manifest
-from study_operator.spec.study import parse_study
+from study_operator.spec.parse import parse_study
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 SAMPLES = sorted((REPOSITORY / "manifests" / "samples").glob("*.yaml"))

@@ -12,7 +12,7 @@ import pytest
 from builders.some_manifests import a_manifest
 from builders.studies_on_a_server import CRD, Studies
 from study_operator.errors import StudyInvalidError
-from study_operator.spec.study import parse_study
+from study_operator.spec.parse import parse_study
 
 Changes = dict[str, Any]
 

@@ -10,10 +10,10 @@ import pytest
 from builders.some_manifests import MANIFEST
 from builders.studies_on_a_server import Studies
 from study_operator.errors import StudyInvalidError
+from study_operator.ledger.codec import MESSAGE_BYTES, TRIAL_MESSAGE_BYTES
+from study_operator.ledger.folding import ATTEMPTS_KEPT, STAGE_ATTEMPTS_KEPT
 from study_operator.ledger.status import (
     ACCEPTED_MESSAGE_BYTES,
-    MESSAGE_BYTES,
-    TRIAL_MESSAGE_BYTES,
     Reported,
     TrialProgress,
     parse_status,
@@ -37,10 +37,10 @@ from study_operator.ledger.trial import (
     Trial,
     TrialState,
 )
-from study_operator.ledger.usage import ATTEMPTS_KEPT, STAGE_ATTEMPTS_KEPT
 from study_operator.reconcile.settle import MANY_SITES, kept_metrics
 from study_operator.spec import limits
-from study_operator.spec.study import Study, parse_study
+from study_operator.spec.parse import parse_study
+from study_operator.spec.study import Study
 from trial_trainer.contract import Progress
 
 MEBIBYTE = 2**20

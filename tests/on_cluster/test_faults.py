@@ -10,9 +10,9 @@ import pytest
 from on_cluster.conftest import Stage
 from on_cluster.operators import OperatorProcess, wait_until
 from on_cluster.studies import RATES, StudyOnCluster, a_spec, created_jobs
-from study_operator.cluster.job_runner import manifest_of
+from study_operator.cluster.study_store import manifest_of
 from study_operator.ledger.status import parse_status
-from study_operator.spec.study import parse_study
+from study_operator.spec.parse import parse_study
 from testcluster import scripts
 from testcluster.bucket import S3Server
 from testcluster.kube import Cluster

@@ -14,7 +14,7 @@ from on_cluster.operators import FAST, NAME, OperatorProcess, granted, read_acce
 from on_cluster.studies import StudyOnCluster, a_secret, a_spec
 from study_operator.ledger.status import render_status
 from study_operator.ledger.trial import DatasetCounts, Ledger, Origin, Stage, StageState, Trial, TrialState
-from study_operator.spec.study import parse_study
+from study_operator.spec.parse import parse_study
 from testcluster.api import ApiError
 from testcluster.bucket import S3Server, User
 from testcluster.kube import ControlPlane

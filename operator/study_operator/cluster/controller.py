@@ -18,15 +18,18 @@ from study_operator.cluster.api import Kube, KubeError, Raw, path_of
 from study_operator.cluster.buckets import Bucket, Buckets, StorageRefusedError, UnusableStore
 from study_operator.cluster.finalizer import Farewell, WaitsError, is_held
 from study_operator.cluster.idle_slots import Slots
+from study_operator.cluster.job_cache import Memory
 from study_operator.cluster.job_manifest import PodDefaults
-from study_operator.cluster.job_runner import ClusterRunner, ClusterStatuses, Studies, study_path
-from study_operator.cluster.job_watches import Memory
+from study_operator.cluster.job_runner import ClusterRunner
 from study_operator.cluster.parsed_studies import ParsedStudies
 from study_operator.cluster.preflight import find_problems
+from study_operator.cluster.study_store import ClusterStatuses, Studies, study_path
 from study_operator.cluster.work_queue import TransientError
 from study_operator.errors import ConflictError, StatusRefusedError, StatusUnreadableError, StudyInvalidError
+from study_operator.ledger.codec import cut
 from study_operator.ledger.conditions import render_time
-from study_operator.ledger.status import SHORT_BYTES, Event, Recorded, cut, is_same_status, parse_status, render_refusal
+from study_operator.ledger.events import Event
+from study_operator.ledger.status import SHORT_BYTES, Recorded, is_same_status, parse_status, render_refusal
 from study_operator.metrics import Metrics
 from study_operator.names import StudyKey
 from study_operator.optimizer.proposals import Proposals

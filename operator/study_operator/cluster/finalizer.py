@@ -14,13 +14,14 @@ from datetime import datetime, timedelta
 from study_operator import names
 from study_operator.cluster.api import Kube, KubeError, Raw, path_of
 from study_operator.cluster.buckets import Buckets, StorageRefusedError
-from study_operator.cluster.job_runner import Studies, manifest_of, study_path
+from study_operator.cluster.study_store import Studies, manifest_of, study_path
 from study_operator.errors import ConflictError, StudyInvalidError
-from study_operator.ledger.status import Event
+from study_operator.ledger.events import Event
 from study_operator.names import StudyKey
 from study_operator.reconcile.job_specs import artifacts_uri
 from study_operator.settings import Settings
-from study_operator.spec.study import DeletionPolicy, Study, parse_study
+from study_operator.spec.parse import parse_study
+from study_operator.spec.study import DeletionPolicy, Study
 from trial_trainer.artifacts import ArtifactError
 
 log = logging.getLogger(__name__)

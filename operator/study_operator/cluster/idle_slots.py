@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from study_operator.ledger.trial import Ledger
-from study_operator.reconcile.planner import Action, Launch
+from study_operator.reconcile.actions import Action, Launch
 from study_operator.spec.study import Study
 
 _Rung = tuple[int, int]

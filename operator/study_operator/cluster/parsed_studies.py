@@ -10,10 +10,11 @@ import threading
 from collections import OrderedDict
 
 from study_operator.cluster.api import Raw
-from study_operator.cluster.job_runner import manifest_of
+from study_operator.cluster.study_store import manifest_of
 from study_operator.ledger.status import Recorded, parse_status
 from study_operator.names import StudyKey
-from study_operator.spec.study import Study, parse_study
+from study_operator.spec.parse import parse_study
+from study_operator.spec.study import Study
 
 MOST_TRIALS = 10_000
 """Of all studies that are kept; each takes two to four kilobytes."""

@@ -16,8 +16,8 @@ import kopf
 
 from study_operator import names
 from study_operator.cluster.api import Kube
-from study_operator.cluster.job_runner import Studies
 from study_operator.cluster.kopf_session import open_session
+from study_operator.cluster.study_store import Studies
 from study_operator.names import StudyKey
 
 END_SECONDS = 10.0

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 
 from study_operator import names
 from study_operator.cluster.api import Kube, KubeError, Raw, path_of
-from study_operator.cluster.job_runner import study_path
+from study_operator.cluster.study_store import study_path
 
 log = logging.getLogger(__name__)
 

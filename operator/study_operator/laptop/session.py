@@ -36,7 +36,8 @@ from study_operator.report.live import Snapshot
 from study_operator.report.report import Report
 from study_operator.report.write import LedgerKeeper, build_report, write_report
 from study_operator.spec.manifest import ManifestError, read_manifest
-from study_operator.spec.study import Categorical, DeletionPolicy, Study, Uniform, parse_study
+from study_operator.spec.parse import parse_study
+from study_operator.spec.study import Categorical, DeletionPolicy, Study, Uniform
 from trial_trainer import contract
 from trial_trainer.artifacts import ArtifactError, ArtifactStore, S3Access, open_store
 from trial_trainer.contract import (

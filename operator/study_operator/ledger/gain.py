@@ -23,7 +23,8 @@ from statistics import NormalDist, fmean
 
 from study_operator.ledger.ranking import choose_winner, rank
 from study_operator.ledger.trial import GainOnTest, Ledger, Measurement, Origin, Trial
-from study_operator.spec.study import Study, is_share
+from study_operator.spec.metrics import is_share
+from study_operator.spec.study import Study
 from trial_trainer.contract import Judgement
 
 CONFIDENCE = 0.95

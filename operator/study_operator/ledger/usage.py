@@ -1,40 +1,26 @@
-"""Accelerator time spent, saved and reserved, summed from the attempts in the ledger, and old attempts made into sums.
+"""Accelerator time spent, saved and reserved, summed from the attempts in the ledger.
 
-Called by settle (folding, what a reading's rung took), by the planner (budgets) and by the status. Hours are
+Called by settle (what a reading's rung took), by the planner (budgets) and by the status. Hours are
 accelerator-hours; seconds are wall seconds.
 """
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import TypeVar
 
 from study_operator.ledger.trial import (
     GIVEN_UP,
     Attempt,
-    EarlierAttempts,
-    Folded,
     Ledger,
     Measurement,
     Origin,
-    Stage,
-    StageState,
     Trial,
     TrialState,
-    count_attempts_against,
 )
 from study_operator.spec.study import Study
 from trial_trainer.contract import Reading
-
-ATTEMPTS_KEPT = 200
-"""Of all trials together. An attempt takes 200 bytes of an object that must stay below a megabyte, and a study that is
-preempted every hour for a weekend, or suspended every night, makes thousands."""
-
-STAGE_ATTEMPTS_KEPT = 20
-"""Of prepare and of judge, each."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,8 +39,10 @@ def measure_usage(study: Study, ledger: Ledger, now: datetime | None) -> Usage:
     """Sum up the attempts; those that still run count up to ``now``, or not at all where it is None."""
     trials, folded = ledger.trials, ledger.folded
     attempts = [a for t in trials for a in t.attempts]
-    seconds = sum(_seconds(a, now) for a in attempts) + sum(t.earlier.seconds for t in trials if t.earlier is not None)
-    active = _union_seconds(attempts, now, folded.until if folded is not None else None)
+    seconds = sum(seconds_of(a, now) for a in attempts) + sum(
+        t.earlier.seconds for t in trials if t.earlier is not None
+    )
+    active = union_seconds(attempts, now, folded.until if folded is not None else None)
     measured = [trial for trial in trials if trial.measurements]
     saved = [of_trial for trial in measured if (of_trial := _saved_seconds(trial)) is not None]
     return Usage(
@@ -78,86 +66,6 @@ def is_budget_exhausted(study: Study, ledger: Ledger, now: datetime) -> bool:
     return deadline is not None and usage.active_seconds + each * rounds >= deadline
 
 
-def fold_attempts(ledger: Ledger, most: int = ATTEMPTS_KEPT, most_of_stage: int = STAGE_ATTEMPTS_KEPT) -> Ledger:
-    """Return the ledger with its oldest ended attempts folded into sums, as many as it has too many.
-
-    No usage changes by it, and no count. What runs stays, and so does the last attempt of a rung that is not over: the
-    wait for the next one begins with its end.
-    """
-    prepare, judge = (_fold_stage(stage, most_of_stage) for stage in (ledger.prepare, ledger.judge))
-    if prepare is not ledger.prepare or judge is not ledger.judge:
-        ledger = replace(ledger, prepare=prepare, judge=judge)
-    excess = sum(len(t.attempts) for t in ledger.trials) - most
-    if excess <= 0:
-        return ledger
-    ended = [(end, t.index, i) for t in ledger.trials for i, end in _foldable(t.attempts, t.rung if t.is_busy else -1)]
-    oldest = sorted(ended)[:excess]
-    if not oldest:
-        return ledger
-    chosen = defaultdict[int, set[int]](set)
-    for _, index, i in oldest:
-        chosen[index].add(i)
-    until, before = oldest[-1][0], ledger.folded
-    active = _union_seconds(
-        (_cut(a, until) for t in ledger.trials for a in t.attempts if a.started_at < until),
-        None,
-        before.until if before is not None else None,
-    )
-    return replace(
-        ledger,
-        trials=tuple(_fold(t, chosen[t.index]) if t.index in chosen else t for t in ledger.trials),
-        folded=Folded(
-            until=max(until, before.until) if before is not None else until,
-            active_seconds=active + (before.active_seconds if before is not None else 0.0),
-        ),
-    )
-
-
-def _foldable(attempts: Sequence[Attempt], rung: int) -> list[tuple[int, datetime]]:
-    """Return position and end of the attempts that may go; of the rung, the last one stays."""
-    last = max((i for i, a in enumerate(attempts) if a.rung == rung), default=-1)
-    return [(i, a.finished_at) for i, a in enumerate(attempts) if a.finished_at is not None and i != last]
-
-
-def _fold_stage(stage: Stage, most: int) -> Stage:
-    is_over = stage.state in (StageState.COMPLETED, StageState.FAILED)
-    excess = len(stage.attempts) - most
-    if excess <= 0:
-        return stage
-    return _fold(stage, {i for i, _ in _foldable(stage.attempts, -1 if is_over else 0)[:excess]})
-
-
-OfAttempts = TypeVar("OfAttempts", Trial, Stage)
-
-
-def _fold(of: OfAttempts, positions: set[int]) -> OfAttempts:
-    """Move attempts, given by their positions, into the sums."""
-    going = [a for i, a in enumerate(of.attempts) if i in positions]
-    if not going:
-        return of
-    before = of.earlier
-    rung = max(a.rung for a in going)
-    if before is not None:
-        rung = max(rung, before.rung)
-    faults, interruptions = count_attempts_against(going, rung, before)
-    earlier = EarlierAttempts(
-        attempts=len(going) + (before.attempts if before is not None else 0),
-        seconds=sum(_seconds(a, None) for a in going) + (before.seconds if before is not None else 0.0),
-        first_rung_seconds=sum(_seconds(a, None) for a in going if a.rung == 0)
-        + (before.first_rung_seconds if before is not None else 0.0),
-        rung=rung,
-        faults=faults,
-        interruptions=interruptions,
-    )
-    return replace(of, attempts=tuple(a for i, a in enumerate(of.attempts) if i not in positions), earlier=earlier)
-
-
-def _cut(attempt: Attempt, until: datetime) -> Attempt:
-    """Return the part of an attempt that lies before a time."""
-    end = attempt.finished_at
-    return attempt if end is not None and end <= until else replace(attempt, finished_at=until)
-
-
 def with_seconds(measurement: Measurement, trial: Trial, reading: Reading) -> Measurement:
     """Return a measurement with what its rung took, as far as the trainer tells.
 
@@ -173,7 +81,7 @@ def with_seconds(measurement: Measurement, trial: Trial, reading: Reading) -> Me
     if trained <= 0 or steps <= 0 or train < 0:
         return measurement
     told = sum(seconds for phase, seconds in reading.seconds.items() if phase != "train")
-    wall = _seconds(attempts[-1], None) if attempts else 0.0
+    wall = seconds_of(attempts[-1], None) if attempts else 0.0
     return replace(
         measurement,
         train_seconds=round(train / trained * steps, 1) if trial.rung == 0 else None,
@@ -218,7 +126,7 @@ def _remainder_seconds(trial: Trial) -> float:
         return 0.0
     if first.train_seconds is not None and first.fixed_seconds is not None:
         return first.fixed_seconds + _untrained_seconds(trial, first, first.train_seconds)
-    spent = sum(_seconds(a, None) for a in trial.attempts if a.rung == 0)
+    spent = sum(seconds_of(a, None) for a in trial.attempts if a.rung == 0)
     if trial.earlier is not None:
         spent += trial.earlier.first_rung_seconds
     return _untrained_seconds(trial, first, spent)
@@ -231,12 +139,12 @@ def _count_continuing(study: Study, trials: Sequence[Trial]) -> int:
     return study.promotion.num_promoted + study.promotion.num_audited + has_baseline
 
 
-def _seconds(attempt: Attempt, now: datetime | None) -> float:
+def seconds_of(attempt: Attempt, now: datetime | None) -> float:
     end = attempt.finished_at or now
     return max(0.0, (end - attempt.started_at).total_seconds()) if end else 0.0
 
 
-def _union_seconds(attempts: Iterable[Attempt], now: datetime | None, since: datetime | None) -> float:
+def union_seconds(attempts: Iterable[Attempt], now: datetime | None, since: datetime | None) -> float:
     """Return the time in which at least one attempt ran; what lies before ``since`` does not count."""
     spans = sorted((a.started_at, end) for a in attempts if (end := a.finished_at or now))
     total, reached = 0.0, since

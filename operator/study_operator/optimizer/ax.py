@@ -36,16 +36,8 @@ from typing import Any, assert_never
 from study_operator.ledger.trial import Origin, Trial, TrialState
 from study_operator.optimizer.designer import DesignerError, Suggestion
 from study_operator.optimizer.outcomes import OutcomeError, find_means
-from study_operator.spec.study import (
-    Arm,
-    Categorical,
-    Direction,
-    LinearConstraint,
-    LogUniform,
-    Parameter,
-    Study,
-    Uniform,
-)
+from study_operator.spec.metrics import Direction
+from study_operator.spec.study import Arm, Categorical, LinearConstraint, LogUniform, Parameter, Study, Uniform
 from trial_trainer.contract import ParameterValue
 
 # torch and Ax warn of their own deprecations while they are imported, and would do so into a live table.

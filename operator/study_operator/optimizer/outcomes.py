@@ -19,7 +19,8 @@ import statistics
 from collections.abc import Mapping, Sequence
 
 from study_operator.ledger.trial import Trial
-from study_operator.spec.study import WORST_VALUES, Direction, Study, is_share
+from study_operator.spec.metrics import WORST_VALUES, Direction, is_share
+from study_operator.spec.study import Study
 
 LEAST_SHARE = 0.1
 LEAST_PART = 0.1

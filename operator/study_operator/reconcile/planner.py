@@ -1,4 +1,4 @@
-"""What to do next, as values with a reason. Imports nothing that can act.
+"""What to do next, as the values of `actions.py`. Imports nothing that can act.
 
 `plan` is called by `reconcile.tick` with the settled ledger; the same arguments always give the same actions.
 """
@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from study_operator import names
@@ -27,126 +26,24 @@ from study_operator.ledger.trial import (
     retry_at,
 )
 from study_operator.ledger.usage import is_budget_exhausted
+from study_operator.reconcile.actions import (
+    Action,
+    Attach,
+    ChooseWinner,
+    CleanUp,
+    DeleteJob,
+    EndSearch,
+    Finish,
+    Judge,
+    Launch,
+    Prepare,
+    Promote,
+    Stop,
+    Suggest,
+)
 from study_operator.reconcile.runner import QUOTA_EXCEEDED, JobKind, JobPhase, JobStatus
 from study_operator.settings import DEFAULTS, Settings
-from study_operator.spec.study import Arm, Study
-
-
-@dataclass(frozen=True, kw_only=True)
-class Prepare:
-    """Launch the job that prepares the dataset."""
-
-    reason: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class Attach:
-    """Enter an arm of the manifest into the ledger."""
-
-    arm: Arm
-    origin: Origin
-    reason: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class Suggest:
-    """Ask the optimizer for arms and enter them into the ledger."""
-
-    count: int
-    reason: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class Launch:
-    """Launch the job of a trial's rung."""
-
-    index: int
-    rung: int
-    reason: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class EndSearch:
-    """Propose no more arms, for good."""
-
-    end: SearchEnd
-    reason: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class Promote:
-    """Let a trial go on to full length: promoted, audited, or the baseline."""
-
-    index: int
-    continuation: Continuation
-    inclusion_probability: float
-    reason: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class Stop:
-    """Let a trial end with its first reading."""
-
-    index: int
-    reason: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class ChooseWinner:
-    """Fix the winner, by validation alone."""
-
-    index: int
-    reason: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class Judge:
-    """Launch the job that reads the test set."""
-
-    reason: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class DeleteJob:
-    """Delete a job: one that must stop, one that makes way for the next attempt, or one whose result is written."""
-
-    name: str
-    index: int | None
-    """The trial that it belongs to; None for prepare and judge."""
-    reason: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class Finish:
-    """End the study."""
-
-    outcome: Outcome
-    reason: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class CleanUp:
-    """Delete the checkpoints that a study that has ended does not need."""
-
-    kept: Sequence[tuple[str, int]]
-    """Trial and rung of those that stay: what people may go on from."""
-    reason: str
-
-
-Action = (
-    Prepare
-    | Attach
-    | Suggest
-    | Launch
-    | EndSearch
-    | Promote
-    | Stop
-    | ChooseWinner
-    | Judge
-    | DeleteJob
-    | Finish
-    | CleanUp
-)
+from study_operator.spec.study import Study
 
 NOTHING_TRAINS_AFTER = 5
 """Abandoned arms beside the baseline after which a study is given up."""

@@ -13,6 +13,7 @@ from typing import TypeVar
 
 from study_operator import names
 from study_operator.clocks import fit_span
+from study_operator.ledger.folding import fold_attempts
 from study_operator.ledger.gain import find_test_gain
 from study_operator.ledger.trial import (
     GIVEN_UP,
@@ -29,11 +30,12 @@ from study_operator.ledger.trial import (
     count_attempts_against,
     move,
 )
-from study_operator.ledger.usage import fold_attempts, with_seconds
+from study_operator.ledger.usage import with_seconds
 from study_operator.reconcile.runner import EndedAttempt, JobPhase, JobStatus
 from study_operator.settings import DEFAULTS, Settings
 from study_operator.spec import limits
-from study_operator.spec.study import METRICS, WORST_VALUES, Arm, Study, is_share
+from study_operator.spec.metrics import METRICS, WORST_VALUES, is_share
+from study_operator.spec.study import Arm, Study
 from trial_trainer.artifacts import join
 from trial_trainer.contract import DatasetSummary, ExitCode, Judgement, Reading
 

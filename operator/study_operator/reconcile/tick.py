@@ -18,22 +18,21 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
-from typing import Any, Protocol, TypeVar, assert_never
+from typing import Any, Protocol, TypeVar
 
 from study_operator import names
 from study_operator.clocks import read_time
-from study_operator.errors import ConflictError, LaunchRefusedError, StatusRefusedError
+from study_operator.errors import ConflictError, StatusRefusedError
 from study_operator.ledger.bucket_copy import MOST_BYTES as MOST_BYTES_OF_LEDGER
 from study_operator.ledger.bucket_copy import LedgerRefusedError, parse_copy
 from study_operator.ledger.conditions import NO_REFUSAL
+from study_operator.ledger.events import Event, events_between
 from study_operator.ledger.status import (
     STATUS_REFUSED,
     STATUS_SHORTENED,
-    Event,
     Recorded,
     Reported,
     TrialProgress,
-    events_between,
     events_of_stall,
     is_same_status,
     parse_status,
@@ -46,41 +45,25 @@ from study_operator.ledger.trial import (
     REFUSED,
     WAITS,
     Ledger,
-    Origin,
-    SearchEnd,
-    Stage,
     StageState,
     Trial,
     TrialState,
-    move,
     retry_at,
 )
-from study_operator.optimizer.designer import Designer, DesignerError, ProposalPendingError
-from study_operator.reconcile.job_specs import artifacts_uri, build_job_of, count_steps, stop_step
-from study_operator.reconcile.planner import (
+from study_operator.optimizer.designer import Designer
+from study_operator.reconcile.act import Hands, act
+from study_operator.reconcile.actions import (
     Action,
-    Attach,
-    ChooseWinner,
-    CleanUp,
     DeleteJob,
-    EndSearch,
-    Finish,
-    Judge,
-    Launch,
-    Prepare,
-    Promote,
-    Stop,
-    Suggest,
-    find_settled_jobs,
-    plan,
 )
+from study_operator.reconcile.job_specs import artifacts_uri, build_job_of, stop_step
+from study_operator.reconcile.planner import find_settled_jobs, plan
 from study_operator.reconcile.runner import QUOTA_EXCEEDED, JobKind, JobSpec, JobStatus, TrialRunner
 from study_operator.reconcile.settle import Results, find_new_faults, is_live, list_awaited, settle
 from study_operator.settings import DEFAULTS, Settings
-from study_operator.spec.study import Arm, Study
+from study_operator.spec.study import Study
 from trial_trainer.artifacts import ArtifactError, ArtifactStore, join
 from trial_trainer.contract import (
-    CHECKPOINTS,
     JUDGEMENT,
     READING,
     SUMMARY,
@@ -109,7 +92,6 @@ MOST_BYTES: Mapping[type, int] = {
 """How much of what jobs write is read into the operator's memory; the largest seen had a twentieth of it."""
 
 T = TypeVar("T")
-OfJob = TypeVar("OfJob", Trial, Stage)
 OfResult = TypeVar("OfResult", Reading, DatasetSummary, Judgement)
 
 
@@ -239,9 +221,9 @@ def tick(
         if problem[1]:
             # What must stop is stopped; nothing begins.
             actions = [action for action in actions if isinstance(action, DeleteJob)]
-        hands = _Hands(runner, artifacts, results.refused, lambda: statuses.confirm(version))
+        hands = Hands(runner, artifacts, results.refused, lambda: statuses.confirm(version))
         try:
-            ledger, done = _act(study, actions, ledger, recorded, hands, designer, now, settings)
+            ledger, done = act(study, actions, ledger, recorded, hands, designer, now, settings)
         except ConflictError as error:
             return _dropped(recorded, error)
         except ArtifactError as error:
@@ -571,102 +553,6 @@ def _find_write_problem(artifacts: ArtifactStore) -> StorageProblem:
 # --- Act --------------------------------------------------------------------------------------------------------
 
 
-def _act(
-    study: Study,
-    actions: Sequence[Action],
-    ledger: Ledger,
-    recorded: Recorded,
-    hands: _Hands,
-    designer: Designer,
-    now: datetime,
-    settings: Settings,
-) -> tuple[Ledger, list[Action]]:
-    """Carry out the actions; return the ledger with what was decided, and what was done."""
-    written = _Written(recorded, ledger)
-    done: list[Action] = []
-    for action in actions:
-        match action:
-            case Prepare():
-                if not written.prepare():
-                    continue
-                result = f"{names.DATASET}/{SUMMARY}"
-                job = build_job_of(study, ledger, JobKind.PREPARE)
-                refusal = hands.launch(job, result, "to prepare the dataset")
-                ledger = replace(ledger, prepare=_with_refusal(ledger.prepare, refusal))
-            case Launch(index=index):
-                trial = ledger.trials[index]
-                if not written.trial(index):
-                    continue
-                result = f"{names.rung_key(trial.name, trial.rung)}/{READING}"
-                refusal = hands.launch(build_job_of(study, ledger, trial), result, _say_rung(study, trial))
-                ledger = _with_trial(ledger, _with_refusal(trial, refusal))
-            case Judge():
-                winner = ledger.trials[ledger.winner or 0]
-                if not written.judge():
-                    continue
-                result = f"{names.JUDGE}/{JUDGEMENT}"
-                job = build_job_of(study, ledger, JobKind.JUDGE)
-                refusal = hands.launch(job, result, f"to judge trial {winner.name} on the test set")
-                ledger = replace(ledger, judge=_with_refusal(ledger.judge, refusal))
-            case DeleteJob(name=name, index=None):
-                if not (written.prepare() if name == names.prepare_job(study.name) else written.judge()):
-                    continue
-                hands.delete(name)
-            case DeleteJob(name=name, index=int(index)):
-                if not written.trial(index):
-                    continue
-                hands.delete(name)
-            case CleanUp(kept=kept):
-                if recorded.ledger.outcome is None:
-                    continue
-                if hands.clean_up(kept, settings.cleaned_at_once):
-                    ledger = replace(ledger, cleaned_at=now)
-                    log.info("deleted the checkpoints that nobody needs, of study %s", study.name)
-            case Suggest(count=count):
-                ledger = _suggest(study, ledger, designer, count)
-            case _:
-                ledger = _decide(study, ledger, action)
-        done.append(action)
-    return ledger, done
-
-
-@dataclass(frozen=True)
-class _Written:
-    """What of the ledger is recorded as it is: only there a job may be touched."""
-
-    recorded: Recorded
-    ledger: Ledger
-
-    def trial(self, index: int) -> bool:
-        known = self.recorded.ledger.trials
-        return index < len(known) and known[index] is self.ledger.trials[index]
-
-    def prepare(self) -> bool:
-        accepted = self.recorded.conditions.get("Accepted")
-        is_accepted = accepted is not None and accepted.is_true
-        return is_accepted and self.recorded.ledger.prepare == self.ledger.prepare
-
-    def judge(self) -> bool:
-        known = self.recorded.ledger
-        return known.winner is not None and known.winner == self.ledger.winner and known.judge == self.ledger.judge
-
-
-def _checkpoints_of(key: str) -> str:
-    """Return the prefix of all checkpoints of the rung that an object belongs to; empty where it is none of one."""
-    parts = key.split("/")
-    return "/".join(parts[:5]) if len(parts) > 5 and parts[4] == CHECKPOINTS else ""
-
-
-def _with_refusal(of: OfJob, refusal: LaunchRefusedError | None) -> OfJob:
-    """Return a trial or stage that says why its job is refused; the same where there is nothing new to say.
-
-    What a server says of one and the same reason changes each time (a figure, a time); each change would be a write.
-    """
-    if refusal is None or of.message.startswith(f"{WAITS}{refusal.word}"):
-        return of
-    return replace(of, message=f"{WAITS}{refusal.word}: {refusal}")
-
-
 def _say_left_behind(study: Study, ledger: Ledger, jobs: Mapping[str, JobStatus]) -> str:
     """Say which pods run on that ought to stop, and that nobody but a person can stop; empty where there are none."""
     wanted = {names.trial_job(study.name, t.name, t.rung) for t in ledger.trials if t.is_busy}
@@ -693,7 +579,7 @@ def _find_refusal(
     ledger: Ledger,
     jobs: Mapping[str, JobStatus],
     kept_out: Sequence[JobStatus],
-    hands: _Hands,
+    hands: Hands,
 ) -> tuple[str, str]:
     """Return by what rule the cluster keeps a job or its pod out, and its words; both empty where it does not.
 
@@ -713,131 +599,6 @@ def _find_refusal(
     still = any(said.startswith(f"{WAITS}{word}") and name not in jobs for name, said in waiting)
     is_known = word and still and not hands.has_more_to_do and not study.suspend and ledger.outcome is None
     return (word, message) if is_known else NO_REFUSAL
-
-
-class _Hands:
-    """Touches jobs and checkpoints, after it was confirmed once that the tick has read what is written."""
-
-    def __init__(
-        self,
-        runner: TrialRunner,
-        artifacts: ArtifactStore,
-        refused: Mapping[str, str],
-        confirm: Callable[[], None],
-    ) -> None:
-        self._runner = runner
-        self._artifacts = artifacts
-        self._refused = refused
-        self._confirm = confirm
-        self._is_confirmed = False
-        self.has_more_to_do = False
-        self.refusal: LaunchRefusedError | None = None
-        """The last one."""
-
-    def launch(self, job: JobSpec, result: str, why: str) -> LaunchRefusedError | None:
-        """Launch a job, whose result will be at a key; return why it is refused."""
-        if self.refusal is not None and self.refusal.word == QUOTA_EXCEEDED:
-            # There is no room for the others either.
-            return self.refusal
-        self._confirm_once()
-        if job.name in self._refused:
-            # Trainers take a result that stands for their own.
-            self._artifacts.delete(result)
-            log.warning("deleted %s/%s: %s", self._artifacts.uri, result, self._refused[job.name])
-        try:
-            self._runner.launch(job)
-        except LaunchRefusedError as error:
-            self.refusal = error
-            return error
-        self.has_more_to_do = True
-        log.info("launched job %s %s", job.name, why)
-        return None
-
-    def delete(self, name: str) -> None:
-        self._confirm_once()
-        self._runner.delete(name)
-
-    def clean_up(self, kept: Sequence[tuple[str, int]], most: int) -> bool:
-        """Delete checkpoints but for those of some rungs; say whether none are left that should go."""
-        self._confirm_once()
-        spared = {f"{names.rung_key(trial, rung)}/{CHECKPOINTS}" for trial, rung in kept}
-        found = {_checkpoints_of(key) for key in self._artifacts.list(f"{names.TRIALS}/")}
-        going = sorted(prefix for prefix in found - spared if prefix)
-        for prefix in going[:most]:
-            self._artifacts.delete(prefix)
-        self.has_more_to_do |= len(going) > most
-        return len(going) <= most
-
-    def _confirm_once(self) -> None:
-        if not self._is_confirmed:
-            self._confirm()
-            self._is_confirmed = True
-
-
-def _say_rung(study: Study, trial: Trial) -> str:
-    end = stop_step(study, trial.total_steps, trial.rung)
-    return f"for trial {trial.name} (rung {trial.rung}, stop at step {end} of {trial.total_steps})"
-
-
-def _decide(study: Study, ledger: Ledger, action: Action) -> Ledger:
-    """Return the ledger with a decision in it."""
-    match action:
-        case Attach(arm=arm, origin=origin):
-            return _enter(study, ledger, arm, origin, "")
-        case EndSearch(end=end, reason=reason):
-            return replace(ledger, search_end=end, search_message=reason)
-        case Promote(index=index):
-            trial = replace(
-                move(ledger.trials[index], TrialState.PENDING),
-                rung=1,
-                continuation=action.continuation,
-                inclusion_probability=action.inclusion_probability,
-            )
-            return _with_trial(ledger, trial)
-        case Stop(index=index):
-            return _with_trial(ledger, move(ledger.trials[index], TrialState.STOPPED))
-        case ChooseWinner(index=index):
-            return replace(ledger, winner=index)
-        case Finish(outcome=outcome):
-            return replace(ledger, outcome=outcome)
-        case Prepare() | Launch() | Judge() | DeleteJob() | Suggest() | CleanUp():
-            raise TypeError(f"{type(action).__name__} must be carried out, not decided")
-        case _:
-            assert_never(action)
-
-
-def _suggest(study: Study, ledger: Ledger, designer: Designer, count: int) -> Ledger:
-    """Enter proposals into the ledger; where there can be none any more, end the search and say why."""
-    try:
-        suggestions = designer.suggest(study, ledger.trials, count)
-        problem = "" if suggestions or any(t.is_busy for t in ledger.trials) else "it proposed nothing"
-    except ProposalPendingError as pending:
-        return replace(ledger, search_message=str(pending))
-    except DesignerError as error:
-        suggestions, problem = (), str(error)
-    if problem:
-        return replace(ledger, search_end=SearchEnd.NO_MORE_PROPOSALS, search_message=problem)
-    ledger = replace(ledger, search_message="")
-    for suggestion in suggestions[:count]:
-        ledger = _enter(study, ledger, suggestion.arm, Origin.SUGGESTED, suggestion.generation_node)
-    return ledger
-
-
-def _enter(study: Study, ledger: Ledger, arm: Arm, origin: Origin, node: str) -> Ledger:
-    """Add a trial; one whose batch is larger than the data is known at once not to run."""
-    samples = ledger.dataset.train if ledger.dataset is not None else 0
-    total = count_steps(study, arm, samples)
-    trial = Trial(
-        index=len(ledger.trials), arm=dict(arm), origin=origin, generation_node=node, total_steps=max(1, total)
-    )
-    if total < 1:
-        said = f"batch_size must be at most {samples}, the number of training samples, got {arm.get('batch_size')}"
-        trial = move(trial, TrialState.ABANDONED, message=said)
-    return replace(ledger, trials=(*ledger.trials, trial))
-
-
-def _with_trial(ledger: Ledger, trial: Trial) -> Ledger:
-    return replace(ledger, trials=(*ledger.trials[: trial.index], trial, *ledger.trials[trial.index + 1 :]))
 
 
 # --- Record -----------------------------------------------------------------------------------------------------

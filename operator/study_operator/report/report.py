@@ -20,7 +20,8 @@ from rich.text import Text
 
 from study_operator.ledger.gain import Gain, measure_validation_gain
 from study_operator.ledger.trial import Measurement, Trial
-from study_operator.spec.study import Study, is_share
+from study_operator.spec.metrics import is_share
+from study_operator.spec.study import Study
 from trial_trainer.contract import LEAST_SITES, DatasetSummary, Interval, Judged, Judgement, Metric, Precision
 
 HAND_LABELLED, ALL_ASKED = "hand_labelled", "all_asked"

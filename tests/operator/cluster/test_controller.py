@@ -15,10 +15,10 @@ from study_operator import names
 from study_operator.cluster.api import Kube, Raw
 from study_operator.cluster.buckets import Bucket, Buckets
 from study_operator.cluster.controller import DONE_SECONDS, Controller
+from study_operator.cluster.job_cache import Memory
 from study_operator.cluster.job_manifest import PodDefaults
-from study_operator.cluster.job_runner import Studies, study_path
-from study_operator.cluster.job_watches import Memory
 from study_operator.cluster.parsed_studies import ParsedStudies
+from study_operator.cluster.study_store import Studies, study_path
 from study_operator.ledger import status
 from study_operator.ledger.status import Reported, render_status
 from study_operator.ledger.trial import Outcome, SearchEnd, TrialState

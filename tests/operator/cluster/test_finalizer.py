@@ -13,10 +13,11 @@ from study_operator import names
 from study_operator.cluster.api import Kube, Raw, path_of
 from study_operator.cluster.buckets import Bucket, Buckets, StorageRefusedError
 from study_operator.cluster.finalizer import Farewell, WaitsError
-from study_operator.cluster.job_runner import Studies, manifest_of, study_path
+from study_operator.cluster.study_store import Studies, manifest_of, study_path
 from study_operator.errors import ConflictError
 from study_operator.settings import Settings
-from study_operator.spec.study import Study, parse_study
+from study_operator.spec.parse import parse_study
+from study_operator.spec.study import Study
 from trial_trainer.artifacts import ArtifactError
 
 KEY = ("shop-ml", "shop")

@@ -8,9 +8,9 @@ from typing import Any, cast
 from builders.kube_of_dicts import KubeOfDicts
 from builders.some_studies import a_study
 from study_operator.cluster.api import Kube, Raw, path_of
+from study_operator.cluster.job_cache import Memory
 from study_operator.cluster.job_manifest import PodDefaults
 from study_operator.cluster.job_runner import ClusterRunner
-from study_operator.cluster.job_watches import Memory
 from study_operator.metrics import Metrics
 from study_operator.reconcile.runner import JobPhase, JobStatus
 

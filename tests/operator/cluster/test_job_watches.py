@@ -14,8 +14,9 @@ import pytest
 from builders.odd_api_server import NO_EVENTS, Server, a_job, added, line
 from study_operator.cluster import api, job_watches, streams
 from study_operator.cluster.api import KubeError, path_of
+from study_operator.cluster.job_cache import Memory
 from study_operator.cluster.job_status import describe_job
-from study_operator.cluster.job_watches import Memory, Watches
+from study_operator.cluster.job_watches import Watches
 from study_operator.metrics import Metrics
 from study_operator.names import StudyKey
 from study_operator.reconcile.runner import JobPhase

@@ -12,7 +12,7 @@ import pytest
 from builders.odd_api_server import NO_EVENTS, Raw, Said, Server, line
 from study_operator import names
 from study_operator.cluster import api, kopf_session, streams, study_watch
-from study_operator.cluster.job_runner import Studies
+from study_operator.cluster.study_store import Studies
 from study_operator.cluster.study_watch import run_kopf
 
 STUDIES = names.PLURAL

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from study_operator.cluster.operator import ConfigurationError, read_installation
+from study_operator.cluster.installation import ConfigurationError, read_installation
 from study_operator.settings import DEFAULTS, Allowance
 
 

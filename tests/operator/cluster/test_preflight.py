@@ -11,7 +11,8 @@ from study_operator.cluster.api import Answer, Kube, KubeError, Raw
 from study_operator.cluster.buckets import Bucket, Buckets
 from study_operator.cluster.job_manifest import Credentials, PodDefaults
 from study_operator.cluster.preflight import find_problems
-from study_operator.spec.study import Study, parse_study
+from study_operator.spec.parse import parse_study
+from study_operator.spec.study import Study
 
 
 class OneBucket:

@@ -5,7 +5,7 @@ from typing import Any, cast
 from builders.kube_of_dicts import KubeOfDicts
 from study_operator import names
 from study_operator.cluster.api import Kube, Raw
-from study_operator.cluster.job_runner import Studies, study_path
+from study_operator.cluster.study_store import Studies, study_path
 
 
 class World:

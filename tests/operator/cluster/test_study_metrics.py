@@ -15,7 +15,7 @@ from study_operator.cluster.idle_slots import Slots
 from study_operator.cluster.study_metrics import StudyCollector
 from study_operator.ledger.trial import Attempt, Ledger, Origin, Outcome, Trial, TrialState
 from study_operator.metrics import Metrics
-from study_operator.reconcile.planner import Launch
+from study_operator.reconcile.actions import Launch
 from trial_trainer.artifacts import ArtifactError, open_store
 
 NOW = datetime(2026, 1, 1, 12, tzinfo=UTC)

@@ -5,7 +5,7 @@ import pytest
 from builders.kube_of_dicts import KubeOfDicts
 from study_operator import names
 from study_operator.cluster.api import KubeError, Raw, path_of
-from study_operator.cluster.job_runner import study_path
+from study_operator.cluster.study_store import study_path
 from study_operator.cluster.uninstall import delete_all_studies
 
 

@@ -13,19 +13,9 @@ from hypothesis import strategies as st
 
 from builders.ledgers import NOW, a_ledger, a_study, a_trial, continued, minimizing, paused, running, stopped
 from study_operator.errors import StatusUnreadableError
-from study_operator.ledger.status import (
-    TRIAL_MESSAGE_BYTES,
-    Reported,
-    TrialProgress,
-    cut,
-    events_between,
-    is_same_status,
-    parse_status,
-    parse_trial,
-    parse_value,
-    render_status,
-    render_trial,
-)
+from study_operator.ledger.codec import TRIAL_MESSAGE_BYTES, cut, parse_trial, parse_value, render_trial
+from study_operator.ledger.events import events_between
+from study_operator.ledger.status import Reported, TrialProgress, is_same_status, parse_status, render_status
 from study_operator.ledger.trial import (
     Attempt,
     Continuation,

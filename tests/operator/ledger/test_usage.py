@@ -9,9 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from builders.ledgers import NOW, a_ledger, a_measurement, a_reading, a_study, a_trial, continued, paused, stopped
+from study_operator.ledger.folding import fold_attempts
 from study_operator.ledger.status import render_status
 from study_operator.ledger.trial import Attempt, EndReason, Ledger, Stage, StageState, Trial, TrialState, retry_at
-from study_operator.ledger.usage import fold_attempts, is_budget_exhausted, measure_usage, with_seconds
+from study_operator.ledger.usage import is_budget_exhausted, measure_usage, with_seconds
 from study_operator.settings import Settings
 from study_operator.spec.study import Budget
 

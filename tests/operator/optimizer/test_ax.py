@@ -20,11 +20,12 @@ from study_operator.ledger.trial import Measurement, Origin, Trial, TrialState
 from study_operator.optimizer import ax, outcomes
 from study_operator.optimizer.ax import AxDesigner
 from study_operator.optimizer.designer import DesignerError, Suggestion
+from study_operator.spec.constraints import parse_linear_constraint, parse_outcome_constraint
+from study_operator.spec.metrics import Direction
 from study_operator.spec.study import (
     Arm,
     Categorical,
     Data,
-    Direction,
     LogUniform,
     Objective,
     Parameter,
@@ -32,8 +33,6 @@ from study_operator.spec.study import (
     Storage,
     Study,
     Uniform,
-    parse_linear_constraint,
-    parse_outcome_constraint,
 )
 from trial_trainer.contract import BaseModel, LabelSource, Split, TrainerSettings
 

@@ -8,7 +8,9 @@ import pytest
 from builders.ledgers import a_measurement, a_study, a_trial, minimizing
 from study_operator.ledger.trial import Trial, TrialState
 from study_operator.optimizer.outcomes import OutcomeError, find_means
-from study_operator.spec.study import Direction, Objective, OutcomeConstraint, Study, parse_outcome_constraint
+from study_operator.spec.constraints import parse_outcome_constraint
+from study_operator.spec.metrics import Direction
+from study_operator.spec.study import Objective, OutcomeConstraint, Study
 
 
 def read(index: int, value: float, **metrics: float) -> Trial:

@@ -37,7 +37,7 @@ from study_operator.ledger.trial import (
     Trial,
     TrialState,
 )
-from study_operator.reconcile.planner import (
+from study_operator.reconcile.actions import (
     Action,
     Attach,
     ChooseWinner,
@@ -50,8 +50,8 @@ from study_operator.reconcile.planner import (
     Promote,
     Stop,
     Suggest,
-    plan,
 )
+from study_operator.reconcile.planner import plan
 from study_operator.reconcile.runner import JobKind, JobPhase
 from study_operator.spec.study import Budget, Promotion
 

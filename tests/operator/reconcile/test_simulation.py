@@ -12,7 +12,7 @@ from builders import simulated_cluster
 from builders.simulated_cluster import CALM, RESTORING, STORMY, Broken, Weather, run_study
 from study_operator.ledger import ranking
 from study_operator.ledger.trial import Attempt, EndReason, Trial, TrialState
-from study_operator.reconcile import planner, settle, tick
+from study_operator.reconcile import act, actions, planner, settle, tick
 from study_operator.spec.study import Study
 
 
@@ -65,9 +65,9 @@ def _launch_unwritten(self: Any, index: int) -> bool:
     return index < len(self.ledger.trials)
 
 
-def _launch_all(study: Study, trials: Sequence[Trial], jobs: Mapping[str, Any], *_: Any) -> list[planner.Launch]:
+def _launch_all(study: Study, trials: Sequence[Trial], jobs: Mapping[str, Any], *_: Any) -> list[actions.Launch]:
     return [
-        planner.Launch(index=t.index, rung=t.rung, reason="it waits")
+        actions.Launch(index=t.index, rung=t.rung, reason="it waits")
         for t in trials
         if t.state is TrialState.PENDING and f"{study.name}-{t.name}-r{t.rung}" not in jobs
     ]
@@ -115,7 +115,7 @@ def test_the_onlooker_sees_a_broken_promise(
 
 
 def test_the_onlooker_sees_a_job_that_was_launched_before_it_was_written(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tick._Written, "trial", _launch_unwritten)
+    monkeypatch.setattr(act._Written, "trial", _launch_unwritten)
     assert any(said in _first_broken(range(300)) for said in ("is in no ledger", "launched though its arm cannot run"))
 
 

@@ -38,8 +38,8 @@ from study_operator.ledger.trial import (
     count_attempts_against,
 )
 from study_operator.optimizer.designer import DesignerError, ProposalPendingError, Suggestion
+from study_operator.reconcile.actions import Launch
 from study_operator.reconcile.job_specs import build_job_of
-from study_operator.reconcile.planner import Launch
 from study_operator.reconcile.runner import JobKind, JobPhase, JobSpec, JobStatus
 from study_operator.reconcile.tick import TickResult, tick
 from study_operator.report.write import LedgerKeeper

@@ -29,7 +29,8 @@ from study_operator.report.report import (
     render_json,
     render_trials,
 )
-from study_operator.spec.study import Direction, Objective, Storage
+from study_operator.spec.metrics import Direction
+from study_operator.spec.study import Objective, Storage
 from trial_trainer.contract import BaseModel, Interval, Judged, Judgement, Metric, Precision, Progress
 
 

@@ -10,6 +10,8 @@ from hypothesis import strategies as st
 
 from builders.some_manifests import MANIFEST, a_manifest
 from study_operator.errors import StudyInvalidError
+from study_operator.spec.constraints import parse_linear_constraint, parse_outcome_constraint
+from study_operator.spec.parse import parse_study
 from study_operator.spec.study import (
     CaBundle,
     Categorical,
@@ -18,9 +20,6 @@ from study_operator.spec.study import (
     Objective,
     Uniform,
     complete_arm,
-    parse_linear_constraint,
-    parse_outcome_constraint,
-    parse_study,
 )
 from trial_trainer.contract import LabelSource
 
