@@ -166,3 +166,11 @@ def test_every_page_is_in_the_index() -> None:
     index = (REPOSITORY / "docs/README.md").read_text()
     pages = {path.name for path in REPOSITORY.glob("docs/*.md")} - {"README.md"}
     assert set(re.findall(r"\]\(([\w-]+\.md)", index)) == pages
+
+
+@pytest.mark.parametrize("half", ["operator/study_operator", "trainer/trial_trainer"])
+def test_tests_mirror_the_packages(half: str) -> None:
+    tests = REPOSITORY / "tests" / half.split("/", maxsplit=1)[0]
+    folders = {path.parent.relative_to(tests) for path in tests.rglob("test_*.py")}
+    packages = {path.parent.relative_to(REPOSITORY / half) for path in (REPOSITORY / half).rglob("__init__.py")}
+    assert folders <= packages

@@ -29,10 +29,11 @@ def test_in_calm_weather_every_study_completes_with_every_trial_it_asked_for() -
         assert all(len(t.attempts) == 1 + t.rung for t in ledger.trials)
 
 
-def test_in_storms_300_of_300_studies_end_correctly() -> None:
-    outcomes = Counter(str(ledger.outcome and ledger.outcome.reason) for ledger in map(run_study, range(300)))
-    assert outcomes.total() == 300
-    assert outcomes["Completed"] > 150
+@pytest.mark.parametrize("count", [40, pytest.param(300, marks=pytest.mark.slow)])
+def test_in_storms_every_study_ends_correctly(count: int) -> None:
+    outcomes = Counter(str(ledger.outcome and ledger.outcome.reason) for ledger in map(run_study, range(count)))
+    assert outcomes.total() == count
+    assert outcomes["Completed"] > count / 2
 
 
 def test_after_restores_of_the_status_no_reading_is_taken_for_another_arm_and_every_study_ends() -> None:
