@@ -109,6 +109,7 @@ def test_answers_are_those_of_generate_by_the_settings_that_a_model_is_published
     assert found == generated(loaded, PAGES)
 
 
+@pytest.mark.slow
 def test_in_bf16_neither_drafts_nor_pages_beside_it_change_an_answer_of_a_real_model():
     limit = 40
     base_model = BaseModel(uri=str(REAL_MODEL))

@@ -24,6 +24,8 @@ from trial_trainer.model import load_adapter, load_base
 from trial_trainer.stop import StopRequest
 from trial_trainer.train import train
 
+pytestmark = pytest.mark.slow
+
 REPOSITORY = Path(__file__).resolve().parents[2]
 CPU = torch.device("cpu")
 ARM = {"learning_rate": 1e-2, "lora_rank": 4, "lora_alpha": 8, "lora_dropout": 0.1, "batch_size": 4}
