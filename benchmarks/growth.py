@@ -1,11 +1,12 @@
 """What the operator costs where there is much and little happens, on a real API server and a real S3 server.
 
-    PYTHONPATH=tools:tests python benchmarks/growth.py [--studies 1000] [--running 100] [--namespaces 200]
-                                                       [--seconds 180]
+    PYTHONPATH=tools:tests:operator:trainer:manifests:benchmarks python benchmarks/growth.py [--studies 1000]
+        [--running 100] [--namespaces 200] [--seconds 180] [--logs DIRECTORY]
 
-Nine of ten studies have ended; each has twenty Jobs with their pods, and each namespace its own credentials. All of it
-is written as it would be found, by many clients at once, while no controller works; then the operator is started, once
-with every namespace named and once for all of them together. Prints a table for both.
+Nine of ten studies have ended; each has twenty Jobs with their pods, which are kept although they have ended, and each
+namespace has its own credentials. All of it is written as it would be found, by many clients at once, while no controller
+works; then the operator is started, once with every namespace named and once for all of them together. What the writer
+has left out it adds at first, so that it is watched once it writes nothing any more. Prints a table for both.
 """
 
 from __future__ import annotations
@@ -62,6 +63,8 @@ RUNNING = 5
 CLIENTS = 12
 BEGUN = datetime.now(UTC).replace(microsecond=0) - timedelta(days=2)
 RAN = timedelta(minutes=40)
+KEPT_SECONDS = 30 * 24 * 3600
+"""For which Jobs that have ended are kept."""
 FINGERPRINT = "00ff" * 16
 PATIENCE_SECONDS = 1800.0
 ALIVE = ("serviceaccount-controller", "serviceaccount-token-controller", "root-ca-certificate-publisher-controller")
@@ -76,8 +79,9 @@ def main() -> int:
     parser.add_argument("--studies", type=int, default=1000)
     parser.add_argument("--running", type=int, default=100, help="studies that have not ended")
     parser.add_argument("--namespaces", type=int, default=200)
-    parser.add_argument("--rest", type=float, default=90.0, help="seconds after which it is watched")
+    parser.add_argument("--rest", type=float, default=60.0, help="seconds without a write, after which it is watched")
     parser.add_argument("--seconds", type=float, default=180.0, help="for which the operator is watched")
+    parser.add_argument("--logs", type=Path, help="a directory for the operators' logs")
     arguments = parser.parse_args()
     with contextlib.ExitStack() as stack:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="growth-")))
@@ -100,7 +104,10 @@ def main() -> int:
         for word, namespaces in (("each by itself", cluster.namespaces), ("all together", [])):
             flags_of_it = [flag for name in namespaces for flag in ("--namespace", name)]
             operator = OperatorProcess(
-                home, directory / word, config={}, arguments=["--lease-namespace", HOME, *flags_of_it]
+                home,
+                (arguments.logs or directory) / word.replace(" ", "-"),
+                config={},
+                arguments=["--lease-namespace", HOME, *flags_of_it],
             )
             try:
                 watch(
@@ -117,16 +124,14 @@ def main() -> int:
 def watch(operating: Operating, word: str, places: int, arguments: argparse.Namespace) -> None:
     """Wait until every study was visited, let it come to rest, and say what it costs from then on."""
 
-    def visits() -> float:
-        seen = operating.operator.scrape().get("finetune_study_operator_visit_seconds_count", {})
-        return seen.get((("outcome", "ok"),), 0.0)
-
-    # Before a namespace was listed its studies are visited too, and left alone.
     wait_until(lambda: operating.operator.log.count(" working in ") >= places, seconds=PATIENCE_SECONDS)
-    wait_until(lambda: visits() >= arguments.studies, seconds=PATIENCE_SECONDS)
     age = time.monotonic() - operating.operator.begun_at
-    print(f"| {word}: all were visited after, s; CPU until then, s | {age:.0f}; {operating.cpu_seconds():.0f} |")
-    time.sleep(arguments.rest)
+    print(f"| {word}: all were listed after, s; CPU until then, s | {age:.0f}; {operating.cpu_seconds():.0f} |")
+    wait_for_rest(operating, arguments.rest)
+    age = time.monotonic() - operating.operator.begun_at
+    print(
+        f"| … it wrote nothing for {arguments.rest:.0f} s after, s; CPU, s | {age:.0f}; {operating.cpu_seconds():.0f} |"
+    )
     before, used, at = operating.operator.scrape(), operating.cpu_seconds(), time.monotonic()
     time.sleep(arguments.seconds)
     passed = time.monotonic() - at
@@ -146,6 +151,23 @@ def watch(operating: Operating, word: str, places: int, arguments: argparse.Name
     print(f"| … requests to the API server a minute | {sum_of(per, 'API server') / minutes:.0f} |")
     print(f"| … operations on the bucket a minute | {sum_of(per, 'bucket') / minutes:.0f} |", flush=True)
     assert operating.operator.ask_health() == 200
+
+
+def wait_for_rest(operating: Operating, seconds: float) -> None:
+    """Wait until nothing was written for a while."""
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    writes, since = -1.0, time.monotonic()
+    while time.monotonic() - since < seconds:
+        assert time.monotonic() < deadline, f"it still writes: {operating.operator.log[-4000:]}"
+        time.sleep(5.0)
+        found = operating.operator.scrape()["finetune_study_operator_api_request_seconds_count"]
+        now = sum(
+            count
+            for labels, count in found.items()
+            if dict(labels)["verb"] in ("create", "update", "patch", "delete") and dict(labels)["resource"] != "leases"
+        )
+        if now != writes:
+            writes, since = now, time.monotonic()
 
 
 @dataclass
@@ -191,11 +213,13 @@ class Cluster:
             "numTrials": TRIALS,
             "parallelTrials": RUNNING,
             "startingArms": [],
+            # Without it nothing is left of a Job whose result is known.
+            "ttlSecondsAfterFinished": KEPT_SECONDS,
         }
         manifest = {
             "apiVersion": names.API_VERSION,
             "kind": names.KIND,
-            "metadata": {"name": name, "finalizers": [names.FINALIZER]},
+            "metadata": {"name": name},
             "spec": spec,
         }
         body = self.api.create(path, manifest)

@@ -10,6 +10,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
+from sys import intern
 from typing import Any
 
 from study_operator import names
@@ -22,7 +23,7 @@ from trial_trainer.contract import ExitCode
 Raw = Mapping[str, Any]
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class JobState:
     """One Job, as far as it matters."""
 
@@ -52,7 +53,7 @@ class JobState:
     message: str = ""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class PodState:
     """One pod of a Job, as far as it matters."""
 
@@ -125,11 +126,11 @@ def read_job(raw: Raw) -> JobState | None:
     created = _created_at(metadata)
     return JobState(
         name=metadata["name"],
-        namespace=metadata["namespace"],
-        uid=metadata["uid"],
+        namespace=intern(metadata["namespace"]),
+        uid=intern(metadata["uid"]),
         version=_version(metadata),
-        study=labels.get(names.STUDY_LABEL, ""),
-        owner=owner,
+        study=intern(labels.get(names.STUDY_LABEL, "")),
+        owner=intern(owner),
         kind=kind,
         digest=str(labels.get(names.DIGEST_LABEL) or ""),
         nodes=int(spec.get("completions") or 1),
@@ -181,10 +182,10 @@ def read_pod(raw: Raw, left_behind: str = "") -> PodState | None:
         name=metadata["name"],
         uid=metadata["uid"],
         version=_version(metadata),
-        job=job,
+        job=intern(job),
         index=_index_of(metadata),
         created_at=created,
-        phase=str(status.get("phase") or "Pending"),
+        phase=intern(str(status.get("phase") or "Pending")),
         is_deleting="deletionTimestamp" in metadata,
         is_left_behind=not controller,
         scheduled_at=scheduled_at,
@@ -195,11 +196,11 @@ def read_pod(raw: Raw, left_behind: str = "") -> PodState | None:
         started_at=started_at or ((scheduled_at or created) if running else None),
         finished_at=read_time(ended.get("finishedAt")),
         exit_code=ended.get("exitCode"),
-        end=str(ended.get("reason") or ""),
+        end=intern(str(ended.get("reason") or "")),
         wait=wait,
         reason=str(status.get("reason") or (scheduled.get("reason") if is_unscheduled else "") or ""),
         message=_last_line(next((str(m) for m in messages if m), "")),
-        memory_limit=_find_memory_limit(spec),
+        memory_limit=intern(_find_memory_limit(spec)),
     )
 
 

@@ -227,8 +227,7 @@ class Operator:
 
     def _wake_namespace(self, namespace: str | None) -> None:
         log.info("working in %s", "all namespaces" if namespace is None else f"namespace {namespace}")
-        for body in self._studies.bodies():
-            key = (body["metadata"]["namespace"], body["metadata"]["name"])
+        for key in self._studies.list_keys():
             if namespace in (None, key[0]):
                 self._visits.wake(key)
 

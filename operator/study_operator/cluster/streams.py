@@ -51,8 +51,8 @@ WATCH_SECONDS = 600
 LINE_BYTES = 8 * 1024 * 1024
 """The longest event of a watch; etcd takes objects of 1.5 MiB."""
 
-TLS_BUFFER_BYTES = 32 * 1024
-"""asyncio gives each TLS connection a quarter of a megabyte to read into; a record of TLS has at most 16 KiB."""
+TLS_BUFFER_BYTES = 8 * 1024
+"""asyncio gives each TLS connection a quarter of a megabyte to read into. What is longer is read in parts."""
 
 LIST_ANEW = (400, 410)
 """Statuses of a watch whose version is none, or too old: only a list has another one."""

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import threading
-from collections.abc import Mapping
+import zlib
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple, cast
 
 from study_operator import names
 from study_operator.cluster.api import Kube, KubeError, Raw, path_of
@@ -32,34 +34,42 @@ class Studies:
     def __init__(self, kube: Kube) -> None:
         self._kube = kube
         self._lock = threading.Lock()
-        self._bodies: dict[StudyKey, Raw] = {}
+        self._known: dict[StudyKey, _Known] = {}
 
     def get(self, key: StudyKey) -> Raw | None:
         """Return a study; None where it is not known, or gone."""
         with self._lock:
-            return self._bodies.get(key)
+            known = self._known.get(key)
+        return None if known is None else known.unpack()
 
-    def bodies(self) -> list[Raw]:
-        """Return every known study as last seen."""
+    def list_keys(self) -> list[StudyKey]:
+        """Return which studies are known."""
         with self._lock:
-            return list(self._bodies.values())
+            return list(self._known)
+
+    def bodies(self) -> Iterator[Raw]:
+        """Yield every known study as last seen."""
+        for key in self.list_keys():
+            body = self.get(key)
+            if body is not None:
+                yield body
 
     def put(self, body: Raw) -> None:
         """Take in a study, unless a newer state of it is known."""
         metadata = {name: value for name, value in body["metadata"].items() if name != "managedFields"}
         key = (metadata["namespace"], metadata["name"])
+        told = _Known.pack({**body, "metadata": metadata})
         with self._lock:
-            known = self._bodies.get(key)
-            is_same = known is not None and known["metadata"]["uid"] == metadata["uid"]
-            if known is None or not is_same or _version(known) < int(metadata["resourceVersion"]):
-                self._bodies[key] = {**body, "metadata": metadata}
+            known = self._known.get(key)
+            if known is None or known.uid != told.uid or known.version < told.version:
+                self._known[key] = told
 
     def drop(self, key: StudyKey, uid: str) -> None:
         """Forget a study that is gone."""
         with self._lock:
-            known = self._bodies.get(key)
-            if known is not None and known["metadata"]["uid"] == uid:
-                del self._bodies[key]
+            known = self._known.get(key)
+            if known is not None and known.uid == uid:
+                del self._known[key]
 
     def sweep(self, namespace: str | None) -> list[StudyKey]:
         """Compare what is known with the API server; return the studies that are gone or newer there.
@@ -69,16 +79,16 @@ class Studies:
         """
         with self._lock:
             # One that is made while the list is on its way is not in it.
-            known = {key: body["metadata"] for key, body in self._bodies.items() if namespace in (None, key[0])}
+            before = {key: known for key, known in self._known.items() if namespace in (None, key[0])}
         items, _ = self._kube.list(path_of(names.API_VERSION, names.PLURAL, namespace), only_metadata=True)
         there = {(m["namespace"], m["name"]): m for m in (item["metadata"] for item in items)}
-        gone = [key for key, metadata in known.items() if there.get(key, {}).get("uid") != metadata["uid"]]
+        gone = [key for key, known in before.items() if there.get(key, {}).get("uid") != known.uid]
         for key in gone:
-            self.drop(key, known[key]["uid"])
+            self.drop(key, before[key].uid)
         behind = [
             key
             for key, metadata in there.items()
-            if key in gone or key not in known or int(known[key]["resourceVersion"]) < int(metadata["resourceVersion"])
+            if key in gone or key not in before or before[key].version < int(metadata["resourceVersion"])
         ]
         for key in behind:
             self.refresh(key)
@@ -89,14 +99,26 @@ class Studies:
         body = self._kube.get(study_path(key))
         if body is None:
             with self._lock:
-                self._bodies.pop(key, None)
+                self._known.pop(key, None)
             return None
         self.put(body)
         return self.get(key)
 
 
-def _version(body: Raw) -> int:
-    return int(body["metadata"]["resourceVersion"])
+class _Known(NamedTuple):
+    """One study as last seen. As a dictionary it would take thirty times as much memory, and few are visited often."""
+
+    uid: str
+    version: int
+    content: bytes
+
+    @classmethod
+    def pack(cls, body: Raw) -> _Known:
+        content = zlib.compress(json.dumps(body, separators=(",", ":")).encode(), 1)
+        return cls(body["metadata"]["uid"], int(body["metadata"]["resourceVersion"]), content)
+
+    def unpack(self) -> Raw:
+        return cast(Raw, json.loads(zlib.decompress(self.content)))
 
 
 @dataclass(frozen=True)
