@@ -4,9 +4,9 @@
         [--running 100] [--namespaces 200] [--seconds 180] [--logs DIRECTORY]
 
 Nine of ten studies have ended; each has twenty Jobs with their pods, which are kept although they have ended, and each
-namespace has its own credentials. All of it is written as it would be found, by many clients at once, while no controller
-works; then the operator is started, once with every namespace named and once for all of them together. What the writer
-has left out it adds at first, so that it is watched once it writes nothing any more. Prints a table for both.
+namespace has its own credentials. All of it is written as it would be found, by many clients at once, while there is no
+controller; then the operator is started, once with every namespace named and once for all of them together. What the
+writer has left out it adds at first, so that it is watched once it writes nothing any more. Prints a table for both.
 """
 
 from __future__ import annotations
