@@ -160,6 +160,7 @@ def test_a_study_runs_from_pages_to_a_judged_winner(bench):
     assert json.loads((prefix / "ledger.json").read_text())["outcome"]["reason"] == "Completed"
 
 
+@pytest.mark.slow
 def test_running_a_finished_study_again_runs_nothing_and_says_the_same(bench):
     _, first, _ = bench.call()
     before = bench.starts.read_text()
@@ -203,6 +204,7 @@ def test_a_command_killed_at_any_moment_loses_nothing_and_runs_nothing_twice(ben
         assert len(trial["measurements"]) == trial["rung"] + 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP], ids=lambda number: number.name)
 def test_an_interrupted_study_saves_its_checkpoints_and_goes_on_later(bench, number):
     bench.behaviour["seconds"] = 20
@@ -227,6 +229,7 @@ def test_an_interrupted_study_saves_its_checkpoints_and_goes_on_later(bench, num
     assert Counter(bench.lines("end"))["t000-r0"] == 1
 
 
+@pytest.mark.slow
 def test_a_second_interrupt_kills_what_does_not_stop(bench):
     bench.behaviour |= {"seconds": 600, "is_deaf": True}
     process = bench.start()
@@ -243,6 +246,7 @@ def test_a_second_interrupt_kills_what_does_not_stop(bench):
     assert {t["state"] for t in bench.status()["trials"]} <= {"Completed", "Stopped"}
 
 
+@pytest.mark.slow
 def test_arms_that_cannot_run_and_arms_that_diverge_are_data(bench):
     bench.behaviour["ends"] = {"t001": 10, "t002": 11}
 
@@ -275,6 +279,7 @@ def test_a_study_that_cannot_run_fails_with_the_trainers_sentence(bench, job, se
     assert bench.call()[0] == 1
 
 
+@pytest.mark.slow
 def test_a_study_whose_data_could_not_be_prepared_is_mended_by_its_manifest(bench):
     bench.behaviour["ends"] = {"prepare": 12}
     assert bench.call()[0] == 1
@@ -286,6 +291,7 @@ def test_a_study_whose_data_could_not_be_prepared_is_mended_by_its_manifest(benc
     assert bench.call()[0] == 0
 
 
+@pytest.mark.slow
 def test_a_running_study_can_be_read_and_not_run_twice(bench):
     bench.behaviour["seconds"] = 30
     process = bench.start()
@@ -309,6 +315,7 @@ def test_a_running_study_can_be_read_and_not_run_twice(bench):
     assert process.returncode == 130
 
 
+@pytest.mark.slow
 def test_a_finished_study_is_read_in_both_formats(bench):
     bench.call()
 
@@ -345,6 +352,7 @@ def test_what_is_for_a_cluster_is_ignored_in_one_sentence(bench):
     assert f"for a cluster, and ignored here: {fields}\n" in output
 
 
+@pytest.mark.slow
 def test_a_terminal_gets_a_live_table(bench):
     bench.behaviour["seconds"] = 1.5
     master, slave = pty.openpty()
@@ -374,6 +382,7 @@ def test_the_plan_says_the_arithmetic_before_anything_runs(bench):
     assert not (bench.directory / "runs").exists()
 
 
+@pytest.mark.slow
 def test_a_calibrated_plan_prepares_the_data_once(bench):
     code, output, _ = bench.call("plan", "--calibrate")
 
@@ -502,6 +511,7 @@ def test_a_study_that_was_never_run_has_nothing_to_read(bench, capsys, command):
     )
 
 
+@pytest.mark.slow
 def test_a_changed_manifest_is_refused_once_there_are_trials(bench):
     bench.call()
     bench.write(changed(seed=5, numTrials=5))
@@ -516,6 +526,7 @@ def test_a_changed_manifest_is_refused_once_there_are_trials(bench):
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("content", "sentence"),
     [

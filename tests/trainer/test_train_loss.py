@@ -363,6 +363,7 @@ print(run.row_tokens, *run.recent_losses)
 """
 
 
+@pytest.mark.slow
 def test_a_process_that_really_lacks_memory_trains_on_with_shorter_rows_to_the_same_losses(tmp_path):
     def train(room):
         command = [sys.executable, "-c", WITH_LITTLE_ROOM, str(tmp_path / room), room]

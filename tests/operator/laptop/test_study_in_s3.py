@@ -18,6 +18,8 @@ from moto.server import ThreadedMotoServer
 from builders import study_command
 from trial_trainer.artifacts import S3Store
 
+pytestmark = pytest.mark.slow
+
 COMMAND = (sys.executable, study_command.__file__)
 PATIENCE_SECONDS = 180.0
 """How long a test that hangs takes to fail."""

@@ -37,7 +37,7 @@ from study_operator.spec.study import (
 from trial_trainer.contract import BaseModel, LabelSource, Split, TrainerSettings
 
 # Ax and its libraries warn of each other's deprecations, and of their numerics, hundreds of times.
-pytestmark = pytest.mark.filterwarnings("ignore")
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
 
 LEARNING_RATE = Parameter(name="learning_rate", search_space=LogUniform(min=1e-5, max=1e-2))
 RANK = Parameter(name="lora_rank", search_space=Categorical(values=(4, 8, 16, 32, 64), ordered=True))
@@ -124,7 +124,6 @@ def arms(suggestions: Sequence[Suggestion]) -> list[Arm]:
 # The same ledger, the same proposal.
 
 
-@pytest.mark.slow
 def test_a_designer_rebuilt_for_each_arm_proposes_what_one_that_lives_on_does(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -151,7 +150,6 @@ def test_a_designer_rebuilt_for_each_arm_proposes_what_one_that_lives_on_does(
     assert nodes == ["Sobol"] * 5 + ["MBM"] * 7
 
 
-@pytest.mark.slow
 def test_a_fresh_process_proposes_the_same_whatever_its_hash_seed() -> None:
     program = f"""
 import sys
@@ -291,7 +289,6 @@ def test_baseline_and_starting_arms_count_and_teach_like_any_other() -> None:
 # What was learnt.
 
 
-@pytest.mark.slow
 def test_the_model_climbs_to_the_top_of_a_smooth_surface() -> None:
     study = a_study()
     trials: list[Trial] = []
@@ -303,7 +300,6 @@ def test_the_model_climbs_to_the_top_of_a_smooth_surface() -> None:
     assert max(values[5:]) > 0.78 > max(values[:5])
 
 
-@pytest.mark.slow
 def test_minimizing_a_value_is_maximizing_its_negative() -> None:
     study = a_study(objective=Objective(metric="validation_loss", direction=Direction.MINIMIZE))
     trials = some_measured(a_study(), 9)
@@ -329,7 +325,6 @@ def five_dead(study: Study, seed: int, fate: str) -> list[Trial]:
     return [a_trial(8 + i, arm, TrialState.ABANDONED) for i, arm in enumerate(points)]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("fate", ["diverged", "abandoned"])
 def test_after_five_dead_arms_proposals_in_their_region_are_rarer(fate: str) -> None:
     repetitions = 10
@@ -405,7 +400,6 @@ def test_the_accuracy_of_an_attribute_may_be_constrained() -> None:
 # Where arms may lie.
 
 
-@pytest.mark.slow
 def test_parameter_constraints_hold_in_every_proposal() -> None:
     study = a_study(
         parameters=(LEARNING_RATE, DROPOUT, DECAY), parameter_constraints=("lora_dropout + weight_decay <= 0.1",)
@@ -421,7 +415,6 @@ def test_parameter_constraints_hold_in_every_proposal() -> None:
     assert max(trial.measurements[0].value for trial in trials) > 0.19
 
 
-@pytest.mark.slow
 def test_outcome_constraints_keep_proposals_where_they_hold() -> None:
     rates = {}
     for name, constraints in {"free": (), "constrained": ("invalid_output_rate <= 0.2",)}.items():
@@ -442,7 +435,6 @@ def test_outcome_constraints_keep_proposals_where_they_hold() -> None:
     assert sum(rate > 10**-3.5 for rate in rates["constrained"]) <= 1
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     "values",
     [
@@ -540,7 +532,6 @@ def test_narrow_ranges_and_names_that_sympy_knows_are_searched_like_any_other(
     assert suggestion.generation_node == "MBM"
 
 
-@pytest.mark.slow
 def test_an_attribute_s_accuracy_may_be_constrained_or_the_objective() -> None:
     objective = Objective(metric="accuracy/name", direction=Direction.MAXIMIZE)
     study = a_study(objective=objective, outcome_constraints=("accuracy/price >= 0.1", "invalid_output_rate <= 0.5"))
@@ -562,7 +553,6 @@ def test_whatever_ax_raises_is_said_as_the_reason(monkeypatch: pytest.MonkeyPatc
         suggest(a_study(), [])
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("values", [(), ("all", "attention", "mlp"), tuple(range(1, 12))], ids=["none", "few", "many"])
 def test_constraints_hold_beside_any_number_of_choices(values: tuple[Any, ...]) -> None:
     choice = (Parameter(name="choice", search_space=Categorical(values=values)),) if values else ()
@@ -589,7 +579,6 @@ SIX = a_study(
 SIX_ARMS = [{"rank": rank, "modules": modules} for rank, modules in itertools.product((4, 8, 16), ("all", "attention"))]
 
 
-@pytest.mark.slow
 def test_a_finite_space_is_walked_without_repeating_an_arm() -> None:
     trials: list[Trial] = []
     for index in range(6):
