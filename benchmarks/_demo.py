@@ -24,12 +24,12 @@ from trial_trainer.contract import (
     Split,
     TrainerSettings,
 )
-from trial_trainer.data import MICRO_BATCH_TOKENS, Group, build_row, micro_batches
-from trial_trainer.dataset import DatasetIndex, Page, read_index, read_split
-from trial_trainer.model import LoadedModel, adapter_parameters, add_adapter, load_base
-from trial_trainer.prepare import prepare
-from trial_trainer.schedule import learning_rate
-from trial_trainer.train import MAX_GRADIENT_NORM, answer_loss
+from trial_trainer.dataset.prepare import prepare
+from trial_trainer.dataset.store import DatasetIndex, Page, read_index, read_split
+from trial_trainer.model.load import LoadedModel, adapter_parameters, add_adapter, load_base
+from trial_trainer.model.rows import MICRO_BATCH_TOKENS, Group, build_row, micro_batches
+from trial_trainer.training.schedule import learning_rate
+from trial_trainer.training.train import MAX_GRADIENT_NORM, answer_loss
 
 ROOT = Path(__file__).resolve().parent.parent
 DATA = ROOT / "manifests" / "samples" / "data"
@@ -93,7 +93,7 @@ def sample_tokens(groups: Sequence[Group]) -> int:
 
 @dataclass(kw_only=True)
 class OurTrainer:
-    """The optimizer step of `trial_trainer.train`, on groups of any making."""
+    """The optimizer step of `trial_trainer.training.train`, on groups of any making."""
 
     loaded: LoadedModel
     optimizer: torch.optim.Optimizer

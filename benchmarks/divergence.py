@@ -21,10 +21,10 @@ from numpy.typing import NDArray
 
 import _demo
 from _demo import ARM, CPU, build_ours
-from trial_trainer.checkpoint import UntrainedLoss
-from trial_trainer.data import Group, build_row, draw_groups, step_groups
-from trial_trainer.dataset import TRAIN, Page
-from trial_trainer.train import LOSS_WINDOW_STEPS, UNTRAINED_SAMPLES, exploded_loss, sample_losses
+from trial_trainer.dataset.store import TRAIN, Page
+from trial_trainer.model.rows import Group, build_row, draw_groups, step_groups
+from trial_trainer.training.checkpoint import UntrainedLoss
+from trial_trainer.training.train import LOSS_WINDOW_STEPS, UNTRAINED_SAMPLES, exploded_loss, sample_losses
 
 BATCH_SIZES = (1, 4, 8, 16, 32)
 RUNS = 10_000

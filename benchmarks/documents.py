@@ -19,7 +19,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from trial_trainer import answers, confirm, documents, rules
+from trial_trainer.pages import answers, confirm, documents, rules
 
 DATA = Path(__file__).resolve().parent.parent / "manifests" / "samples" / "data"
 PAGE_SETS = ("wcxb-product-pages", "zyte-product-pages")

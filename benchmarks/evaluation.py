@@ -27,10 +27,10 @@ import _demo
 from _demo import ARM, CPU, MODEL, build_ours, median
 from trial_trainer.base_model import load_tokenizer
 from trial_trainer.contract import Precision
-from trial_trainer.data import step_groups
-from trial_trainer.dataset import TEST, TRAIN, VALIDATION, DatasetIndex, Page, count_samples
-from trial_trainer.generate import answer_pages
-from trial_trainer.model import LoadedModel, load_adapter, load_base
+from trial_trainer.dataset.store import TEST, TRAIN, VALIDATION, DatasetIndex, Page, count_samples
+from trial_trainer.evaluation.decode import answer_pages
+from trial_trainer.model.load import LoadedModel, load_adapter, load_base
+from trial_trainer.model.rows import step_groups
 
 TYPES = {Precision.BFLOAT16: torch.bfloat16, Precision.FLOAT32: torch.float32}
 

@@ -17,8 +17,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from trial_trainer import confirm, documents, markup
-from trial_trainer.currencies import country_of
+from trial_trainer.pages import confirm, documents, markup
+from trial_trainer.pages.currencies import country_of
 
 PAGES = Path(__file__).resolve().parent.parent / "manifests/samples/data/zyte-product-pages/pages.jsonl.gz"
 ATTRIBUTES = ("price", "currency", "brand", "sku", "availability")

@@ -25,9 +25,9 @@ import pytest
 from price_parser import Price
 from w3lib.encoding import html_to_unicode
 
-from trial_trainer import markup
-from trial_trainer.answers import parse_price
-from trial_trainer.decoding import decode
+from trial_trainer.pages import markup
+from trial_trainer.pages.answers import parse_price
+from trial_trainer.pages.decoding import decode
 
 TESTS = Path(__file__).resolve().parent.parent / "tests" / "trainer"
 FILES = ("test_own_product.py", "test_markup.py")

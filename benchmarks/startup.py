@@ -22,7 +22,7 @@ import _demo
 from trial_trainer import contract
 from trial_trainer.artifacts import open_store
 from trial_trainer.contract import ContractError, Progress, TrialConfig, from_json, to_json
-from trial_trainer.dataset import TRAIN, count_samples
+from trial_trainer.dataset.store import TRAIN, count_samples
 
 GOAL_SECONDS = 15
 PATIENCE_SECONDS = 300
@@ -51,7 +51,7 @@ def main() -> None:
 def time_import() -> float:
     """Return the seconds that the imports take in a process of their own."""
     start = time.perf_counter()
-    subprocess.run([sys.executable, "-c", "import trial_trainer.train"], check=True)
+    subprocess.run([sys.executable, "-c", "import trial_trainer.training.train"], check=True)
     return time.perf_counter() - start
 
 

@@ -24,11 +24,11 @@ import torch
 
 import _demo
 from _demo import ARM, CPU, MODEL, OurTrainer, build_ours, median, sample_tokens
-from trial_trainer.data import Group, build_row, micro_batches, separate, step_groups
-from trial_trainer.dataset import TEST, TRAIN, VALIDATION, Page, count_samples
-from trial_trainer.model import adapter_parameters
-from trial_trainer.schedule import learning_rate
-from trial_trainer.train import answer_loss
+from trial_trainer.dataset.store import TEST, TRAIN, VALIDATION, Page, count_samples
+from trial_trainer.model.load import adapter_parameters
+from trial_trainer.model.rows import Group, build_row, micro_batches, separate, step_groups
+from trial_trainer.training.schedule import learning_rate
+from trial_trainer.training.train import answer_loss
 
 QUESTIONS_A_PAGE = 7
 BATCH = int(ARM["batch_size"])

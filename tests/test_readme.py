@@ -28,8 +28,8 @@ from trial_trainer import contract
 from trial_trainer.artifacts import open_store
 from trial_trainer.base_model import load_tokenizer
 from trial_trainer.contract import BaseModel, ExitCode, LabelSource, PrepareConfig, Split
-from trial_trainer.dataset import VALIDATION, read_split
-from trial_trainer.prepare import prepare
+from trial_trainer.dataset.prepare import prepare
+from trial_trainer.dataset.store import VALIDATION, read_split
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 README = (REPOSITORY / "README.md").read_text()

@@ -24,10 +24,10 @@ from transformers import (
 
 from builders.tiny_tokenizer import build_tokenizer, save_tokenizer
 from trial_trainer.contract import BaseModel, Precision, TrainerSettings
-from trial_trainer.data import Group, build_row, micro_batches
-from trial_trainer.dataset import MARKUP, DatasetIndex, Page, Question
-from trial_trainer.model import LoadedModel, adapter_parameters, add_adapter, load_base
-from trial_trainer.train import answer_loss
+from trial_trainer.dataset.store import MARKUP, DatasetIndex, Page, Question
+from trial_trainer.model.load import LoadedModel, adapter_parameters, add_adapter, load_base
+from trial_trainer.model.rows import Group, build_row, micro_batches
+from trial_trainer.training.train import answer_loss
 
 VOCABULARY = len(build_tokenizer())
 END_OF_TURN = 2

@@ -74,7 +74,7 @@ def write_pages(path: Path, count: int = 30) -> Path:
 
 def build_study(directory: Path) -> TrialConfig:
     """Write model and dataset; return a trial of 20 steps that runs to its end."""
-    from trial_trainer.prepare import prepare
+    from trial_trainer.dataset.prepare import prepare
 
     model = BaseModel(uri=str(save_model(directory / "model")))
     prepare(

@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trial_trainer import answers
-from trial_trainer.answers import ATTRIBUTES, is_correct, is_valid, parse_price, spell_out, target
-from trial_trainer.currencies import find_money
+from trial_trainer.pages import answers
+from trial_trainer.pages.answers import ATTRIBUTES, is_correct, is_valid, parse_price, spell_out, target
+from trial_trainer.pages.currencies import find_money
 
 
 def test_every_attribute_has_a_question_of_its_own() -> None:

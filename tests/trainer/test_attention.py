@@ -12,7 +12,7 @@ from transformers.masking_utils import (
     sliding_window_causal_mask_function,
 )
 
-from trial_trainer.attention import (
+from trial_trainer.model.packed_attention import (
     ROWS_PER_BLOCK,
     PackedAttention,
     Segment,

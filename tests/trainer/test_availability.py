@@ -2,8 +2,8 @@
 
 import pytest
 
-from trial_trainer.answers import is_correct, is_valid, target
-from trial_trainer.availability import PHRASES_BY_AVAILABILITY, find_availability, parse_availability
+from trial_trainer.pages.answers import is_correct, is_valid, target
+from trial_trainer.pages.availability import PHRASES_BY_AVAILABILITY, find_availability, parse_availability
 
 IN, OUT, PRE, BACK, GONE, NOTHING = "InStock", "OutOfStock", "PreOrder", "BackOrder", "Discontinued", None
 

@@ -8,7 +8,8 @@ import torch
 from torch import nn
 
 from trial_trainer.artifacts import DirectoryStore
-from trial_trainer.checkpoint import (
+from trial_trainer.errors import StudyError
+from trial_trainer.training.checkpoint import (
     Identity,
     RunState,
     UntrainedLoss,
@@ -17,7 +18,6 @@ from trial_trainer.checkpoint import (
     restore,
     save_checkpoint,
 )
-from trial_trainer.errors import StudyError
 
 IDENTITY = Identity(
     seed=3, arm={"learning_rate": 1e-4, "lora_rank": 8}, total_steps=100, dataset="d1", ranks=1, digest="a"

@@ -2,8 +2,8 @@
 
 import pytest
 
-from trial_trainer.confirm import confirm, contradicts
-from trial_trainer.documents import Facts, Page, read_page
+from trial_trainer.pages.confirm import confirm, contradicts
+from trial_trainer.pages.documents import Facts, Page, read_page
 
 REST = "<p>Boils water quickly and quietly; made of steel and glass, with a lid that locks.</p>"
 

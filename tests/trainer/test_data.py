@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from builders.tiny_models import CPU, a_page, groups_of
-from trial_trainer.data import build_row, fit_rows, micro_batches, separate, share_among_ranks, step_groups
+from trial_trainer.model.rows import build_row, fit_rows, micro_batches, separate, share_among_ranks, step_groups
 
 PAGES = [a_page(number, questions=1 + number % 4) for number in range(9)]
 SAMPLES = sum(len(page.questions) for page in PAGES)

@@ -7,7 +7,7 @@ import pytest
 
 from trial_trainer.artifacts import DirectoryStore
 from trial_trainer.contract import DatasetSummary, SplitSummary
-from trial_trainer.dataset import (
+from trial_trainer.dataset.store import (
     HAND,
     INDEX,
     DatasetError,

@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import pytest
 
-from trial_trainer.decoding import decode, find_declared
+from trial_trainer.pages.decoding import decode, find_declared
 
 GERMAN, RUSSIAN, CHINESE, KOREAN, JAPANESE = "19,99 € – “für”", "Цена 99 руб.", "价格：镕 99", "가격 뷁 똠", "価格①髙"
 

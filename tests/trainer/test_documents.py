@@ -14,8 +14,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trial_trainer import documents, markup, rules
-from trial_trainer.documents import Document, Facts, Skip, extract, read_page
+from trial_trainer.pages import documents, markup, rules
+from trial_trainer.pages.documents import Document, Facts, Skip, extract, read_page
 
 REPOSITORY = Path(__file__).resolve().parent.parent.parent
 LONG_ENOUGH = "A paragraph that is long enough to be the text of a page."

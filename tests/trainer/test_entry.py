@@ -19,7 +19,7 @@ from trial_trainer import contract
 from trial_trainer.artifacts import ArtifactError
 from trial_trainer.contract import READING, ContractError, ExitCode, TrialConfig, to_json
 from trial_trainer.errors import ArmError, Diverged, StudyError, TrainerError
-from trial_trainer.launch import End, decide
+from trial_trainer.process.ranks import End, decide
 
 both = pytest.mark.parametrize("processes", [1, 2], ids=["one process", "two ranks"])
 

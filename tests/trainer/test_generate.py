@@ -22,8 +22,8 @@ from builders.tiny_models import (
 from trial_trainer.base_model import load_tokenizer
 from trial_trainer.contract import BaseModel, Precision, TrainerSettings
 from trial_trainer.errors import StudyError
-from trial_trainer.generate import _argmax, _SteppingAttention, answer_pages
-from trial_trainer.model import LoadedModel, load_base
+from trial_trainer.evaluation.decode import _argmax, _SteppingAttention, answer_pages
+from trial_trainer.model.load import LoadedModel, load_base
 
 PAGES = [a_page(number, questions=1 + number % 4) for number in range(5)]
 LIMIT = 6

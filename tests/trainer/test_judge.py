@@ -21,7 +21,7 @@ from trial_trainer.contract import (
     TrainerSettings,
     from_json,
 )
-from trial_trainer.dataset import (
+from trial_trainer.dataset.store import (
     HAND,
     MARKUP,
     DatasetError,
@@ -34,8 +34,8 @@ from trial_trainer.dataset import (
     write_summary,
 )
 from trial_trainer.errors import StudyError
-from trial_trainer.judge import judge
-from trial_trainer.measure import build_prediction
+from trial_trainer.evaluation.final import judge
+from trial_trainer.evaluation.measure import build_prediction
 
 BASELINE = Candidate(trial="t000", adapter="runs/t000/adapter")
 WINNER = Candidate(trial="t003", adapter="runs/t003/adapter")
@@ -350,6 +350,6 @@ def test_answers_to_other_questions_are_refused(tmp_path, pages, change, message
 
 
 def test_judging_needs_no_torch() -> None:
-    script = "import sys, trial_trainer.judge; sys.exit('torch' in sys.modules)"
+    script = "import sys, trial_trainer.evaluation.final; sys.exit('torch' in sys.modules)"
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
     assert subprocess.run([sys.executable, "-c", script], check=False, env=environment).returncode == 0

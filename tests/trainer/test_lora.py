@@ -8,7 +8,7 @@ import torch
 from peft import LoraConfig, get_peft_model
 from torch import nn
 
-from trial_trainer.lora import DropoutMasks, use_fast_lora
+from trial_trainer.model.fast_lora import DropoutMasks, use_fast_lora
 
 CPU = torch.device("cpu")
 

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trial_trainer import markup
-from trial_trainer.answers import ATTRIBUTES
+from trial_trainer.pages import markup
+from trial_trainer.pages.answers import ATTRIBUTES
 
 PRODUCT: dict[str, Any] = {
     "@context": "https://schema.org",

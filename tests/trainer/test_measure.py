@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from trial_trainer.contract import LEAST_SITES
-from trial_trainer.dataset import HAND, MARKUP, Page, Question
-from trial_trainer.measure import (
+from trial_trainer.dataset.store import HAND, MARKUP, Page, Question
+from trial_trainer.evaluation.measure import (
     NOTHING_ASKED,
     WORST_LOSS,
     Prediction,

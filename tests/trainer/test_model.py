@@ -22,12 +22,12 @@ from builders.tiny_models import (
     settings,
     with_adapter,
 )
-from trial_trainer.attention import IMPLEMENTATION
 from trial_trainer.base_model import BaseModelError
 from trial_trainer.contract import BaseModel, Precision
-from trial_trainer.data import build_row, separate
 from trial_trainer.errors import ArmError, StudyError
-from trial_trainer.model import adapter_parameters, add_adapter, load_adapter, load_base
+from trial_trainer.model.load import adapter_parameters, add_adapter, load_adapter, load_base
+from trial_trainer.model.packed_attention import IMPLEMENTATION
+from trial_trainer.model.rows import build_row, separate
 
 PAGES = [a_page(1, questions=3), a_page(2, questions=1), a_page(3, questions=4, tokens=300)]
 """One of them longer than a block of the CPU's causal attention."""
@@ -91,7 +91,7 @@ def test_the_check_finds_a_model_whose_branches_see_each_other(tmp_path: Path, m
         mask = torch.full((rows, segment.prefix_tokens + rows), float("-inf"), device=device, dtype=dtype)
         return mask.triu_(segment.prefix_tokens + 1)
 
-    monkeypatch.setattr("trial_trainer.attention._branch_mask", causal)
+    monkeypatch.setattr("trial_trainer.model.packed_attention._branch_mask", causal)
 
     assert not load_random_model(tmp_path, "llama").shares_prefix
 
@@ -136,7 +136,7 @@ def test_a_model_shorter_than_the_samples_is_refused(kind: str, tmp_path: Path) 
 
 
 def test_a_model_that_fails_on_its_longest_sample_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("trial_trainer.model.longest_sample", lambda config: None)
+    monkeypatch.setattr("trial_trainer.model.load.longest_sample", lambda config: None)
     base_model = a_family(tmp_path / "model", "GPT-2")
 
     with pytest.raises(BaseModelError, match=r"samples of up to 600 tokens, and generate; it fails: IndexError: ."):

@@ -17,12 +17,12 @@ from builders.model_families import FAMILIES, POSITIONS, save_random_model
 from builders.tiny_study import digest
 from trial_trainer.artifacts import open_store
 from trial_trainer.contract import BaseModel, LabelSource, PrepareConfig, Split, TrainerSettings, TrialConfig
-from trial_trainer.data import Group, build_row
-from trial_trainer.dataset import TRAIN, VALIDATION, DatasetIndex, read_index, read_split
-from trial_trainer.generate import answer_pages
-from trial_trainer.model import load_adapter, load_base
+from trial_trainer.dataset.store import TRAIN, VALIDATION, DatasetIndex, read_index, read_split
+from trial_trainer.evaluation.decode import answer_pages
+from trial_trainer.model.load import load_adapter, load_base
+from trial_trainer.model.rows import Group, build_row
 from trial_trainer.stop import StopRequest
-from trial_trainer.train import train
+from trial_trainer.training.train import train
 
 pytestmark = pytest.mark.slow
 
@@ -43,7 +43,7 @@ def pages(tmp_path_factory) -> Path:
 
 def a_trial(directory: Path, model: Path, pages: Path) -> TrialConfig:
     """Prepare a dataset with the model's tokenizer; return a trial that trains on it to the end."""
-    from trial_trainer.prepare import prepare
+    from trial_trainer.dataset.prepare import prepare
 
     base_model = BaseModel(uri=str(model))
     prepare(

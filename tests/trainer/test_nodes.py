@@ -12,7 +12,7 @@ import pytest
 from builders import tiny_study
 from builders.tiny_study import Ended, Trainer, wait_until, with_processes
 from trial_trainer.contract import MASTER_ADDRESS, MASTER_PORT, NODE_INDEX, READING, ExitCode, TrialConfig, to_json
-from trial_trainer.launch import End, decide
+from trial_trainer.process.ranks import End, decide
 
 pytestmark = pytest.mark.slow
 

@@ -14,7 +14,7 @@ from trial_trainer import artifacts
 from trial_trainer.artifacts import ArtifactError, DirectoryStore, S3Access, S3Store, open_store
 from trial_trainer.contract import ExitCode, Reading, from_json
 from trial_trainer.stop import StopRequest
-from trial_trainer.train import train
+from trial_trainer.training.train import train
 
 MEBIBYTE = 1024 * 1024
 
@@ -231,7 +231,7 @@ def test_a_trial_saves_cleans_up_and_is_read_once_on_a_server_that_knows_little(
     server = OddBucket(*oddities)
     lead_to(server, monkeypatch)
     # As after five minutes, at every step.
-    monkeypatch.setattr("trial_trainer.train.CHECKPOINT_SECONDS", -1)
+    monkeypatch.setattr("trial_trainer.training.train.CHECKPOINT_SECONDS", -1)
     config = replace(build_study(tmp_path), output="s3://runs/t000", total_steps=3, stop_step=3)
 
     assert train(config, StopRequest()) is ExitCode.STOP_STEP_REACHED

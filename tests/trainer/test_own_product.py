@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from trial_trainer import markup
+from trial_trainer.pages import markup
 
 KETTLE: dict[str, Any] = {
     "@type": "Product",

@@ -27,13 +27,23 @@ from builders.tiny_tokenizer import (
     build_tokenizer,
     save_tokenizer,
 )
-from trial_trainer import answers
 from trial_trainer.artifacts import open_store
 from trial_trainer.contract import BaseModel, LabelSource, PrepareConfig, Split, SplitBy
-from trial_trainer.dataset import HAND, MARKUP, SPLITS, TEST, TRAIN, VALIDATION, read_index, read_split, read_summary
-from trial_trainer.prepare import PrepareError, count_shared_tokens, prepare
-from trial_trainer.prompts import SYSTEM, Layout, Prompter, PromptError
-from trial_trainer.sources import find_canonical_url
+from trial_trainer.dataset.prepare import PrepareError, count_shared_tokens, prepare
+from trial_trainer.dataset.prompts import SYSTEM, Layout, Prompter, PromptError
+from trial_trainer.dataset.sources import find_canonical_url
+from trial_trainer.dataset.store import (
+    HAND,
+    MARKUP,
+    SPLITS,
+    TEST,
+    TRAIN,
+    VALIDATION,
+    read_index,
+    read_split,
+    read_summary,
+)
+from trial_trainer.pages import answers
 
 END = 2
 """The id of <|im_end|> in the tiny tokenizer."""
@@ -172,7 +182,7 @@ def test_a_summary_of_an_earlier_run_goes_before_anything_is_written(config, mon
     def die(*_: object) -> str:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("trial_trainer.prepare.write_split", die)
+    monkeypatch.setattr("trial_trainer.dataset.prepare.write_split", die)
     with pytest.raises(KeyboardInterrupt):
         prepare(config)
     assert not (Path(config.dataset) / "summary.json").exists()
@@ -964,7 +974,7 @@ def test_a_thought_that_no_trained_answer_has_is_told(config, tmp_path) -> None:
     summary = prepare(replace(config, base_model=BaseModel(uri=uri)))
     assert summary.warnings[0] == (
         "the chat template's generation prompt ends with '<think>\\n', which no trained answer follows: ask with "
-        "trial_trainer.prompts, or take it off"
+        "trial_trainer.dataset.prompts, or take it off"
     )
 
 

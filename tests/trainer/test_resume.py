@@ -17,7 +17,7 @@ from builders.tiny_study import Trainer, digest, wait_until, with_processes
 from trial_trainer.contract import TRIAL_CONFIG, ExitCode, Reading, TrialConfig, from_json, to_json
 from trial_trainer.errors import StudyError
 from trial_trainer.stop import StopRequest
-from trial_trainer.train import train
+from trial_trainer.training.train import train
 
 both = pytest.mark.parametrize("processes", [1, 2], ids=["one process", "two ranks"])
 

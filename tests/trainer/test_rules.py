@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from trial_trainer import answers, documents, rules
+from trial_trainer.pages import answers, documents, rules
 
 ZYTE = Path(__file__).resolve().parent.parent.parent / "manifests/samples/data/zyte-product-pages/pages.jsonl.gz"
 HAND_LABELLED = ("price", "currency", "brand", "sku", "availability")

@@ -19,7 +19,7 @@ from builders.tiny_models import CPU, a_page, save_random_model, settings, with_
 from study_operator.report.report import loading_lines
 from trial_trainer.artifacts import open_store
 from trial_trainer.contract import BaseModel, Precision
-from trial_trainer.model import LoadedModel, load_base, save_adapter
+from trial_trainer.model.load import LoadedModel, load_base, save_adapter
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 

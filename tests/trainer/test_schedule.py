@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trial_trainer.schedule import learning_rate
+from trial_trainer.training.schedule import learning_rate
 
 totals = st.integers(1, 5000)
 percents = st.floats(0, 100)

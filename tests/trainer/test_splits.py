@@ -10,8 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from trial_trainer.contract import Split
-from trial_trainer.dataset import TEST, TRAIN, VALIDATION
-from trial_trainer.splits import (
+from trial_trainer.dataset.splits import (
     LEAST_VALIDATION_VALUES,
     Candidate,
     address_of,
@@ -22,6 +21,7 @@ from trial_trainer.splits import (
     rank,
     shop_of,
 )
+from trial_trainer.dataset.store import TEST, TRAIN, VALIDATION
 
 
 @pytest.mark.parametrize(

@@ -20,14 +20,14 @@ from builders.tiny_models import (
     settings,
     with_adapter,
 )
-from trial_trainer import train as train_module
-from trial_trainer.checkpoint import Identity, UntrainedLoss
 from trial_trainer.contract import BaseModel, TrialConfig
-from trial_trainer.data import build_row, draw_groups, separate, share_among_ranks, step_groups
 from trial_trainer.errors import ArmError, Diverged, StudyError
-from trial_trainer.memory import is_out_of_memory
-from trial_trainer.model import LoadedModel, adapter_parameters, add_adapter
-from trial_trainer.train import UNTRAINED_SAMPLES, _Run, answer_loss, exploded_loss
+from trial_trainer.model.load import LoadedModel, adapter_parameters, add_adapter
+from trial_trainer.model.memory import is_out_of_memory
+from trial_trainer.model.rows import build_row, draw_groups, separate, share_among_ranks, step_groups
+from trial_trainer.training import train as train_module
+from trial_trainer.training.checkpoint import Identity, UntrainedLoss
+from trial_trainer.training.train import UNTRAINED_SAMPLES, _Run, answer_loss, exploded_loss
 
 PAGES = [a_page(number, questions=1 + number % 5) for number in range(8)]
 BATCH = 13

@@ -5,8 +5,8 @@ import contextlib
 import pytest
 from babel import core as babel_core
 
-from trial_trainer.answers import is_correct, is_valid, parse_price, parse_rating, spell_out, target
-from trial_trainer.currencies import country_of, decimal_of, find_money, meaning_of
+from trial_trainer.pages.answers import is_correct, is_valid, parse_price, parse_rating, spell_out, target
+from trial_trainer.pages.currencies import country_of, decimal_of, find_money, meaning_of
 
 PRICES: dict[str, tuple[str, tuple[float, ...] | None]] = {
     "a whole number": ("1299", (1299,)),

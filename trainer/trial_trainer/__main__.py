@@ -19,12 +19,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TypeVar
 
-from trial_trainer import contract, launch
+from trial_trainer import contract
 from trial_trainer.artifacts import ArtifactError, open_store
 from trial_trainer.contract import ContractError, ExitCode, JudgeConfig, PrepareConfig, TrialConfig
 from trial_trainer.cores import count_cores
 from trial_trainer.errors import ENVIRONMENT, ArmError, StudyError, TrainerError
-from trial_trainer.log_tail import LogTail
+from trial_trainer.process import ranks
+from trial_trainer.process.log_tail import LogTail
 from trial_trainer.results import is_there
 from trial_trainer.stop import StopRequest
 
@@ -60,7 +61,7 @@ class _Speaker:
     """Says how this process ended: a rank to its parent, any other on stderr."""
 
     def __init__(self) -> None:
-        self.membership: launch.Membership | None = None
+        self.membership: ranks.Membership | None = None
 
     def say_end(self, code: int, sentence: str = "") -> None:
         if self.membership is not None:
@@ -85,17 +86,17 @@ def _run(arguments: Sequence[str], stop: StopRequest, speaker: _Speaker, tail: L
         case _:
             config = _read(TrialConfig, contract.TRIAL_CONFIG, path)
             # Of several ranks each tells its own.
-            if launch.is_rank() or config.trainer.ranks == 1:
+            if ranks.is_rank() or config.trainer.ranks == 1:
                 tail.keep_under(config.output)
-            if launch.is_rank():
-                speaker.membership = launch.join(config.trainer.ranks)
+            if ranks.is_rank():
+                speaker.membership = ranks.join(config.trainer.ranks)
                 return _train(config, stop, speaker.membership)
             if is_there(open_store(config.output), contract.READING, config.digest):
                 return ExitCode.STOP_STEP_REACHED
             _share_cores(config.trainer.processes)
             if config.trainer.ranks > 1:
                 stop.protect()
-                return launch.run_ranks(["trial_trainer", *arguments], config.trainer, stop)
+                return ranks.run_ranks(["trial_trainer", *arguments], config.trainer, stop)
             return _train(config, stop, None)
     return ExitCode.STOP_STEP_REACHED
 
@@ -154,11 +155,11 @@ def _share_cores(processes: int) -> None:
 # From here on heavy modules are imported, each where it is used. ------------------------------------------------------
 
 
-def _train(config: TrialConfig, stop: StopRequest, membership: launch.Membership | None) -> int:
+def _train(config: TrialConfig, stop: StopRequest, membership: ranks.Membership | None) -> int:
     from trial_trainer.base_model import BaseModelError
-    from trial_trainer.dataset import DatasetError
-    from trial_trainer.memory import is_out_of_memory
-    from trial_trainer.train import train
+    from trial_trainer.dataset.store import DatasetError
+    from trial_trainer.model.memory import is_out_of_memory
+    from trial_trainer.training.train import train
 
     if membership is not None:
         membership.start_training()
@@ -175,7 +176,7 @@ def _train(config: TrialConfig, stop: StopRequest, membership: launch.Membership
 
 
 def _prepare(config: PrepareConfig) -> None:
-    from trial_trainer.prepare import PrepareError, prepare
+    from trial_trainer.dataset.prepare import PrepareError, prepare
 
     try:
         prepare(config)
@@ -186,8 +187,8 @@ def _prepare(config: PrepareConfig) -> None:
 def _judge(config: JudgeConfig) -> None:
     _share_cores(1)
     from trial_trainer.base_model import BaseModelError
-    from trial_trainer.dataset import DatasetError
-    from trial_trainer.judging import judge_with_models
+    from trial_trainer.dataset.store import DatasetError
+    from trial_trainer.evaluation.judging import judge_with_models
 
     try:
         judge_with_models(config)
@@ -198,8 +199,8 @@ def _judge(config: JudgeConfig) -> None:
 def _calibrate(config: TrialConfig) -> None:
     _share_cores(config.trainer.processes)
     from trial_trainer.base_model import BaseModelError
-    from trial_trainer.calibrate import calibrate
-    from trial_trainer.dataset import DatasetError
+    from trial_trainer.dataset.store import DatasetError
+    from trial_trainer.training.calibrate import calibrate
 
     try:
         figures = calibrate(config)

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from typing import Any
 
-from trial_trainer.nodes import Node, local_name
+from trial_trainer.pages.nodes import Node, local_name
 
 _MAX_NODES = 20_000
 _HEAD = re.compile(r"\A(?:\s|[\ufeff\u200b]|;|<!--|-->|//|/\*|\*/|<!\[CDATA\[|>)+(?=[\[{\"])")

@@ -14,12 +14,12 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from urllib.parse import parse_qsl, unquote, urlsplit
 
-from trial_trainer import answers, documents
-from trial_trainer.availability import IN_STOCK, parse_availability
-from trial_trainer.currencies import find_money
-from trial_trainer.documents import Facts, Skip
-from trial_trainer.json_ld import read_json_ld
-from trial_trainer.nodes import Node, Value, copy_nodes, link_references, walk
+from trial_trainer.pages import answers, documents
+from trial_trainer.pages.availability import IN_STOCK, parse_availability
+from trial_trainer.pages.currencies import find_money
+from trial_trainer.pages.documents import Facts, Skip
+from trial_trainer.pages.json_ld import read_json_ld
+from trial_trainer.pages.nodes import Node, Value, copy_nodes, link_references, walk
 
 
 def read_labels(html: bytes | str, url: str | None = None) -> dict[str, str]:

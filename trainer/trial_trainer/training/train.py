@@ -35,16 +35,6 @@ from accelerate.utils import gather_object
 from torch import Tensor, nn
 
 from trial_trainer.artifacts import ArtifactStore, open_object, open_store
-from trial_trainer.checkpoint import (
-    Checkpoint,
-    Identity,
-    RunState,
-    UntrainedLoss,
-    delete_older,
-    find_checkpoint,
-    restore,
-    save_checkpoint,
-)
 from trial_trainer.contract import (
     ADAPTER,
     ATTEMPT,
@@ -58,7 +48,20 @@ from trial_trainer.contract import (
     TrialConfig,
     to_json,
 )
-from trial_trainer.data import (
+from trial_trainer.dataset.store import TRAIN, VALIDATION, Page, count_samples, read_index, read_split, read_summary
+from trial_trainer.errors import ArmError, Diverged, StudyError
+from trial_trainer.evaluation.measure import Prediction, measure
+from trial_trainer.evaluation.predict import predict
+from trial_trainer.model.load import (
+    LoadedModel,
+    adapter_parameters,
+    add_adapter,
+    choose_device,
+    load_base,
+    save_adapter,
+)
+from trial_trainer.model.memory import free_memory, is_out_of_memory, must_fit
+from trial_trainer.model.rows import (
     MICRO_BATCH_TOKENS,
     Group,
     Row,
@@ -68,15 +71,19 @@ from trial_trainer.data import (
     share_among_ranks,
     step_groups,
 )
-from trial_trainer.dataset import TRAIN, VALIDATION, Page, count_samples, read_index, read_split, read_summary
-from trial_trainer.errors import ArmError, Diverged, StudyError
-from trial_trainer.measure import Prediction, measure
-from trial_trainer.memory import free_memory, is_out_of_memory, must_fit
-from trial_trainer.model import LoadedModel, adapter_parameters, add_adapter, choose_device, load_base, save_adapter
-from trial_trainer.predict import predict
 from trial_trainer.results import is_there, write_once
-from trial_trainer.schedule import learning_rate
 from trial_trainer.stop import StopRequest
+from trial_trainer.training.checkpoint import (
+    Checkpoint,
+    Identity,
+    RunState,
+    UntrainedLoss,
+    delete_older,
+    find_checkpoint,
+    restore,
+    save_checkpoint,
+)
+from trial_trainer.training.schedule import learning_rate
 
 log = logging.getLogger(__name__)
 

@@ -9,10 +9,10 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
-from trial_trainer import markup
-from trial_trainer.availability import IN_STOCK
-from trial_trainer.currencies import find_money
-from trial_trainer.documents import Facts
+from trial_trainer.pages import markup
+from trial_trainer.pages.availability import IN_STOCK
+from trial_trainer.pages.currencies import find_money
+from trial_trainer.pages.documents import Facts
 
 _READ_FROM_MICRODATA = ("price", "currency", "brand", "sku", "rating")
 

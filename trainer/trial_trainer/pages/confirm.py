@@ -12,10 +12,10 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
-from trial_trainer import answers, markup
-from trial_trainer.availability import IN_STOCK, find_availability
-from trial_trainer.currencies import country_of, decimal_of, find_money_places, may_mean, meaning_of, read_number
-from trial_trainer.documents import Facts
+from trial_trainer.pages import answers, markup
+from trial_trainer.pages.availability import IN_STOCK, find_availability
+from trial_trainer.pages.currencies import country_of, decimal_of, find_money_places, may_mean, meaning_of, read_number
+from trial_trainer.pages.documents import Facts
 
 _SHORT = 60
 """Characters: a button or a notice, not running text."""

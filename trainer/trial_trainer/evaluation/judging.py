@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from trial_trainer.contract import Candidate, JudgeConfig
-from trial_trainer.dataset import DatasetIndex, Page
-from trial_trainer.judge import judge
-from trial_trainer.measure import Prediction
-from trial_trainer.memory import must_fit
-from trial_trainer.model import choose_device, load_adapter, load_base
-from trial_trainer.predict import predict
+from trial_trainer.dataset.store import DatasetIndex, Page
+from trial_trainer.evaluation.final import judge
+from trial_trainer.evaluation.measure import Prediction
+from trial_trainer.evaluation.predict import predict
+from trial_trainer.model.load import choose_device, load_adapter, load_base
+from trial_trainer.model.memory import must_fit
 
 
 def judge_with_models(config: JudgeConfig) -> None:

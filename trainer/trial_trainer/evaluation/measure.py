@@ -20,9 +20,10 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from trial_trainer import answers, intervals
 from trial_trainer.contract import Interval, Metric
-from trial_trainer.dataset import HAND, Page, Question
+from trial_trainer.dataset.store import HAND, Page, Question
+from trial_trainer.evaluation import intervals
+from trial_trainer.pages import answers
 
 ACCURACY = "accuracy"
 FALSE_VALUE_RATE = "false_value_rate"

@@ -16,7 +16,6 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from trial_trainer import answers, documents, rules
 from trial_trainer.artifacts import open_store
 from trial_trainer.base_model import (
     BaseModelError,
@@ -26,7 +25,6 @@ from trial_trainer.base_model import (
     longest_sample,
     say_too_long,
 )
-from trial_trainer.confirm import confirm, contradicts
 from trial_trainer.contract import (
     LEAST_SITES,
     SUMMARY,
@@ -36,8 +34,22 @@ from trial_trainer.contract import (
     SplitBy,
     SplitSummary,
 )
-from trial_trainer.currencies import country_of, is_left_open, meaning_of
-from trial_trainer.dataset import (
+from trial_trainer.dataset.prompts import SYSTEM, Encoded, Message, Prompter, PromptError
+from trial_trainer.dataset.sources import Problems, RawPage, ReadySample, iterate_pages, read_samples
+from trial_trainer.dataset.splits import (
+    LEAST_VALIDATION_VALUES,
+    MOST_STANDARD_ERROR_POINTS,
+    Candidate,
+    address_of,
+    clustered_error_points,
+    digest_text,
+    draw,
+    has_host,
+    host_of,
+    join_groups,
+    shop_of,
+)
+from trial_trainer.dataset.store import (
     HAND,
     MARKUP,
     SPLITS,
@@ -52,21 +64,9 @@ from trial_trainer.dataset import (
     write_split,
     write_summary,
 )
-from trial_trainer.prompts import SYSTEM, Encoded, Message, Prompter, PromptError
-from trial_trainer.sources import Problems, RawPage, ReadySample, iterate_pages, read_samples
-from trial_trainer.splits import (
-    LEAST_VALIDATION_VALUES,
-    MOST_STANDARD_ERROR_POINTS,
-    Candidate,
-    address_of,
-    clustered_error_points,
-    digest_text,
-    draw,
-    has_host,
-    host_of,
-    join_groups,
-    shop_of,
-)
+from trial_trainer.pages import answers, documents, rules
+from trial_trainer.pages.confirm import confirm, contradicts
+from trial_trainer.pages.currencies import country_of, is_left_open, meaning_of
 
 ANSWER_TOKENS = 48
 """Room for an answer that a page's text leaves in `max_length_tokens`. Fixed, so that the cut knows no label."""

@@ -5,7 +5,7 @@ On many nodes each has a parent and a launcher of its own; the launchers join up
 Parent and ranks speak past the launcher, through a directory of their own:
 
     parent  (`python -m trial_trainer`)         makes the directory, signals the ranks, decides the exit code
-    └── launcher  (`python -m trial_trainer.launch`)   accelerate's, which starts the ranks and joins them up
+    └── launcher  (`python -m trial_trainer.process.ranks`)   accelerate's, which starts the ranks and joins them up
         └── ranks  (`python -m trial_trainer`)  each holds a lock on `rank-<n>` while it lives, notes there its
                                                 process id, and at its end adds a line to `ends`
 
@@ -189,7 +189,7 @@ def _start_launcher(command: Sequence[str], settings: TrainerSettings, directory
     flags += ["--mixed_precision", "no", "--dynamo_backend", "no", "--module"]
     # In a session of its own: a person's Ctrl-C is for the parent alone.
     return subprocess.Popen(
-        [sys.executable, "-m", "trial_trainer.launch", *flags, *command], env=environment, start_new_session=True
+        [sys.executable, "-m", "trial_trainer.process.ranks", *flags, *command], env=environment, start_new_session=True
     )
 
 

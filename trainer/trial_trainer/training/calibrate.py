@@ -6,12 +6,12 @@ import time
 
 from trial_trainer.artifacts import open_store
 from trial_trainer.contract import TrialConfig
-from trial_trainer.data import MICRO_BATCH_TOKENS, build_row, micro_batches, step_groups
-from trial_trainer.dataset import TRAIN, VALIDATION, read_index, read_split
-from trial_trainer.generate import answer_pages
-from trial_trainer.memory import must_fit
-from trial_trainer.model import add_adapter, choose_device, load_base
-from trial_trainer.train import answer_loss
+from trial_trainer.dataset.store import TRAIN, VALIDATION, read_index, read_split
+from trial_trainer.evaluation.decode import answer_pages
+from trial_trainer.model.load import add_adapter, choose_device, load_base
+from trial_trainer.model.memory import must_fit
+from trial_trainer.model.rows import MICRO_BATCH_TOKENS, build_row, micro_batches, step_groups
+from trial_trainer.training.train import answer_loss
 
 SECONDS_EACH = 8.0
 """Time that training and answering are each measured for, at least one page."""

@@ -82,7 +82,7 @@ class Prompter:
             return None
         return (
             f"the chat template's generation prompt ends with {self._overhang!r}, which no trained answer follows: ask "
-            "with trial_trainer.prompts, or take it off"
+            "with trial_trainer.dataset.prompts, or take it off"
         )
 
     def count_tokens(self, texts: list[str]) -> list[int]:

@@ -21,11 +21,11 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 from lxml import etree
 from parsel import Selector
 
-from trial_trainer.availability import find_availability
-from trial_trainer.currencies import find_money
-from trial_trainer.decoding import Decoded, decode, is_utf16
-from trial_trainer.embedded import read_embedded
-from trial_trainer.nodes import Node, walk
+from trial_trainer.pages.availability import find_availability
+from trial_trainer.pages.currencies import find_money
+from trial_trainer.pages.decoding import Decoded, decode, is_utf16
+from trial_trainer.pages.embedded import read_embedded
+from trial_trainer.pages.nodes import Node, walk
 
 MAX_PAGE_BYTES = 50_000_000
 """Pages of this size and above are skipped: no product page is that large, and a tree takes ten times its bytes."""

@@ -8,10 +8,10 @@ from typing import Any
 
 from trial_trainer.base_model import load_tokenizer
 from trial_trainer.contract import BaseModel
-from trial_trainer.dataset import DatasetIndex, Page
-from trial_trainer.generate import answer_pages
-from trial_trainer.measure import Prediction, build_prediction
-from trial_trainer.model import LoadedModel
+from trial_trainer.dataset.store import DatasetIndex, Page
+from trial_trainer.evaluation.decode import answer_pages
+from trial_trainer.evaluation.measure import Prediction, build_prediction
+from trial_trainer.model.load import LoadedModel
 
 
 def predict(loaded: LoadedModel, pages: Sequence[Page], index: DatasetIndex, base_model: BaseModel) -> list[Prediction]:

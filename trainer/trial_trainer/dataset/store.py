@@ -82,7 +82,7 @@ class DatasetIndex:
     tokenizer: str
     """Digest of the tokenizer and its chat template."""
     layout: str
-    """Name of the prompt layout; see `trial_trainer.prompts`."""
+    """Name of the prompt layout; see `trial_trainer.dataset.prompts`."""
     system: str
     """Instruction at the start of every prompt; empty for ready samples."""
     end_of_turn: tuple[int, ...]

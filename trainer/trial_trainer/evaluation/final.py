@@ -14,7 +14,6 @@ import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 
-from trial_trainer import measure
 from trial_trainer.artifacts import ArtifactStore, open_store
 from trial_trainer.contract import (
     JUDGEMENT,
@@ -28,9 +27,19 @@ from trial_trainer.contract import (
     Judgement,
     from_json,
 )
-from trial_trainer.dataset import TEST, DatasetError, DatasetIndex, Page, Question, read_index, read_split, read_summary
+from trial_trainer.dataset.store import (
+    TEST,
+    DatasetError,
+    DatasetIndex,
+    Page,
+    Question,
+    read_index,
+    read_split,
+    read_summary,
+)
 from trial_trainer.errors import StudyError
-from trial_trainer.measure import Mean, Prediction, build_prediction
+from trial_trainer.evaluation import measure
+from trial_trainer.evaluation.measure import Mean, Prediction, build_prediction
 from trial_trainer.results import is_there, read_digest, write_once
 
 WINNER, BASELINE, UNTRAINED, RULES, CONSTANTS = "winner", "baseline", "untrained", "rules", "constants"

@@ -19,7 +19,7 @@ import idna
 import tldextract
 
 from trial_trainer.contract import Split
-from trial_trainer.dataset import TEST, TRAIN, VALIDATION
+from trial_trainer.dataset.store import TEST, TRAIN, VALIDATION
 
 LEAST_VALIDATION_VALUES = 8
 """Fewer values of an attribute than this tell nothing about it."""

@@ -17,8 +17,8 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
-from trial_trainer.availability import find_availability, parse_availability
-from trial_trainer.currencies import (
+from trial_trainer.pages.availability import find_availability, parse_availability
+from trial_trainer.pages.currencies import (
     NUMBER,
     currency_key,
     decimal_of,

@@ -15,9 +15,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from trial_trainer.attention import Segment
-from trial_trainer.dataset import Page, Question, count_samples
-from trial_trainer.lora import mix_bits
+from trial_trainer.dataset.store import Page, Question, count_samples
+from trial_trainer.model.fast_lora import mix_bits
+from trial_trainer.model.packed_attention import Segment
 
 MICRO_BATCH_TOKENS = {"cpu": 1536, "cuda": 16384}
 """Tokens of one row: on a CPU two pages of 512 tokens with their questions, on an accelerator what fills it."""

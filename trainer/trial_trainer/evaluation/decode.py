@@ -27,12 +27,12 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers import LogitsProcessorList
 
-from trial_trainer.attention import Block, Segment, attending, causal_mask, prefix_blocks
-from trial_trainer.data import Group, build_row, micro_batches, separate
-from trial_trainer.dataset import DatasetIndex, Page
+from trial_trainer.dataset.store import DatasetIndex, Page
 from trial_trainer.errors import StudyError
-from trial_trainer.memory import free_memory, is_out_of_memory, must_fit
-from trial_trainer.model import LoadedModel
+from trial_trainer.model.load import LoadedModel
+from trial_trainer.model.memory import free_memory, is_out_of_memory, must_fit
+from trial_trainer.model.packed_attention import Block, Segment, attending, causal_mask, prefix_blocks
+from trial_trainer.model.rows import Group, build_row, micro_batches, separate
 
 log = logging.getLogger(__name__)
 

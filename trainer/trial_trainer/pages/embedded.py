@@ -12,7 +12,7 @@ from itertools import islice, pairwise
 
 from lxml import etree
 
-from trial_trainer.nodes import Node, Value, local_name
+from trial_trainer.pages.nodes import Node, Value, local_name
 
 _MAX_ELEMENTS = 5_000
 _MAX_VALUE_PIECES = 2_000

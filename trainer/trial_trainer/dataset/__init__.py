@@ -1,0 +1,1 @@
+"""From sources to one validated, split and tokenised dataset."""

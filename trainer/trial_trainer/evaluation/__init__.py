@@ -1,0 +1,1 @@
+"""Greedy answers, how good they are, and the final evaluation on the test set."""

@@ -1,0 +1,1 @@
+"""The base model, its LoRA adapter, and the rows that it reads."""

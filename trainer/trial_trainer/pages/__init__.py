@@ -1,0 +1,1 @@
+"""Raw product pages to lines, labels and rules' answers."""

@@ -1,0 +1,1 @@
+"""Ranks under a launcher, and what is kept of a process's log."""

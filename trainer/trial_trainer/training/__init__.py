@@ -1,0 +1,1 @@
+"""One rung of one trial, and its checkpoints."""
