@@ -71,6 +71,7 @@ def act(
     done: list[Action] = []
     for action in actions:
         match action:
+            # Jobs: only for what is recorded as it is; what this tick decides gets its job in the next one.
             case Prepare():
                 if not written.prepare():
                     continue
@@ -101,12 +102,14 @@ def act(
                 if not written.trial(index):
                     continue
                 hands.delete(name)
+            # The bucket: after the recorded end alone, and a bounded part at a time.
             case CleanUp(kept=kept):
                 if recorded.ledger.outcome is None:
                     continue
                 if hands.clean_up(kept, settings.cleaned_at_once):
                     ledger = replace(ledger, cleaned_at=now)
                     log.info("deleted the checkpoints that nobody needs, of study %s", study.name)
+            # The ledger alone: proposed arms, and everything that is decided.
             case Suggest(count=count):
                 ledger = _suggest(study, ledger, designer, count)
             case _:

@@ -83,6 +83,21 @@ def settle(
 ) -> Ledger:
     """Return the ledger with all that is seen now.
 
+    A run that went well, over three ticks:
+
+        seen              job runs         job is over, reading.json    (trial paused; nothing is awaited)
+        trial    Pending ─────────> Running ─────────────────────> Paused
+        attempt           opened           closed: Succeeded
+
+    One whose node was lost, and whose next attempt ran out of its learning rate:
+
+        seen              job runs        job is over, no reading,    job runs       job is over,
+                                          pod says Evicted                           exit code 10
+        trial    Pending ────────> Running ─────────────> Pending ────────> Running ─────────────> Paused, diverged
+        attempt           opened          closed: Evicted           opened          closed: Diverged
+                                          (the cluster's fault:                     (the arm's own: a measurement
+                                          tried again)                              with the worst value)
+
     Args:
         study: what is wanted.
         ledger: what is written.

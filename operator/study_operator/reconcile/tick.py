@@ -172,6 +172,13 @@ def tick(
 ) -> TickResult:
     """Bring a study one step further.
 
+    1. Observe: the status, the jobs, and the results of jobs that are over. Nothing is read after this.
+    2. Settle: what was seen becomes the new ledger; whose fault each end was is decided here.
+    3. Plan: the ledger and the jobs become actions, each with a reason.
+    4. Act: jobs are created and deleted, and the optimizer is asked last.
+    5. Report: into the bucket, where there is something new to tell.
+    6. Record: one write of the status, with the version that was read. A conflict drops the tick.
+
     Args:
         study: what is wanted.
         statuses: where the status is.
@@ -186,7 +193,7 @@ def tick(
         recorded: the status that ``statuses`` will read, parsed, where the caller has it.
         storage_problem: why ``artifacts`` cannot be used, where the caller knows that.
     """
-    # Observe: everything that is read is read here.
+    # 1. Observe: everything that is read is read here.
     raw, version = statuses.read()
     recorded = recorded or parse_status(raw)
     jobs = _mark_foreign(study, recorded.ledger, {job.name: job for job in runner.jobs()})
@@ -203,7 +210,7 @@ def tick(
     except ArtifactError as error:
         problem = (error.reason, str(error))
 
-    # Settle, plan, act. Without the bucket nobody knows what was measured: everything waits.
+    # 2. Settle. Without the bucket nobody knows what was measured: everything waits.
     ledger, done, launched, refused = recorded.ledger, list[Action](), False, False
     refusal = _refusal_as_before(recorded)
     held: frozenset[str] = frozenset()
@@ -217,10 +224,12 @@ def tick(
         if suspects and problem[1]:
             held = suspects
             ledger = settle(study, recorded.ledger, ours, results, now, settings, held=held)
+        # 3. Plan.
         actions = plan(study, ledger, jobs, now, settings)
         if problem[1]:
             # What must stop is stopped; nothing begins.
             actions = [action for action in actions if isinstance(action, DeleteJob)]
+        # 4. Act.
         hands = Hands(runner, artifacts, results.refused, lambda: statuses.confirm(version))
         try:
             ledger, done = act(study, actions, ledger, recorded, hands, designer, now, settings)
@@ -233,10 +242,11 @@ def tick(
         refused_for = timedelta(seconds=settings.waiting_said_after_seconds)
         kept_out = [j for j in ours.values() if j.is_refused and j.waits_since and now - j.waits_since >= refused_for]
         refusal = _find_refusal(study, recorded, ledger, ours, kept_out, hands)
+    # 5. Report.
     reported, problem = _report(study, recorded, reporter, now, settings, problem)
     left_behind = _say_left_behind(study, ledger, jobs)
 
-    # Record: once, last, and only if nobody wrote in between.
+    # 6. Record: once, last, and only if nobody wrote in between.
     status: Mapping[str, Any] = render_status(
         study,
         ledger,
