@@ -65,6 +65,7 @@ BEGUN = datetime.now(UTC).replace(microsecond=0) - timedelta(days=2)
 RAN = timedelta(minutes=40)
 KEPT_SECONDS = 30 * 24 * 3600
 """For which Jobs that have ended are kept."""
+AS_IN_ITS_IMAGE = {"MALLOC_ARENA_MAX": "1"}
 FINGERPRINT = "00ff" * 16
 PATIENCE_SECONDS = 1800.0
 ALIVE = ("serviceaccount-controller", "serviceaccount-token-controller", "root-ca-certificate-publisher-controller")
@@ -108,6 +109,7 @@ def main() -> int:
                 (arguments.logs or directory) / word.replace(" ", "-"),
                 config={},
                 arguments=["--lease-namespace", HOME, *flags_of_it],
+                environment=AS_IN_ITS_IMAGE,
             )
             try:
                 watch(
