@@ -167,6 +167,7 @@ NO_EVENTS = [
     pytest.param(line("MODIFIED", {"metadata": {"resourceVersion": "12"}}), id="an object without a name"),
     pytest.param(line("DELETED", {"metadata": {"name": "x", "uid": "y"}}), id="an object without a version"),
     pytest.param(line("BOOKMARK", {"metadata": {}}), id="a bookmark without a version"),
+    pytest.param(line("BOOKMARK", {"metadata": {"resourceVersion": "x y"}}), id="a bookmark whose version is none"),
     pytest.param(b'{"type": "ADDED", "object": {"x": "' + b"a" * 5000 + b'"}}\n', id="a line that is too long"),
     pytest.param(b"a" * 5000, id="a line that never ends"),
 ]

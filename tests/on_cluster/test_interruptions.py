@@ -23,6 +23,7 @@ import yaml
 
 from builders.studies_on_a_server import install_crd
 from on_cluster.conftest import Stage
+from on_cluster.fates import LIST, WATCH
 from on_cluster.operators import (
     ANY_PORTS,
     FAST,
@@ -33,7 +34,7 @@ from on_cluster.operators import (
     read_access,
     wait_until,
 )
-from on_cluster.proxy import Call, Fate, Proxy
+from on_cluster.proxy import Call, Fate, Proxy, Treatment
 from on_cluster.studies import StudyOnCluster, a_secret, a_spec, created_jobs, read_json
 from on_cluster.zygote import Zygote
 from testcluster import scripts
@@ -176,11 +177,11 @@ def is_alive(process: int) -> bool:
 @pytest.fixture
 def behind_proxies(
     cluster: Cluster, home: Path, s3: S3Server, tmp_path: Path
-) -> Iterator[Callable[[Callable[[Call], Fate]], tuple[Path, Proxy, Proxy]]]:
+) -> Iterator[Callable[[Callable[[Call], Treatment]], tuple[Path, Proxy, Proxy]]]:
     """Puts proxies before both servers; gives the operator's kubeconfig and both."""
     with contextlib.ExitStack() as stack:
 
-        def put(decide: Callable[[Call], Fate]) -> tuple[Path, Proxy, Proxy]:
+        def put(decide: Callable[[Call], Treatment]) -> tuple[Path, Proxy, Proxy]:
             content = yaml.safe_load(home.read_text())
             [entry] = content["clusters"]
             (tmp_path / "ca.crt").write_bytes(base64.b64decode(entry["cluster"].pop("certificate-authority-data")))
@@ -297,6 +298,47 @@ def test_refusals_lost_answers_and_dropped_watches_change_nothing(
         operator.kill()
     check_end(cluster, study, s3)
     assert {fate for fate, count in fates.items() if count} == {*Fate}, fates
+    assert "Traceback" not in operator.log, operator.log
+
+
+def test_whatever_its_watch_of_studies_is_told_an_operator_goes_on_by_itself(
+    cluster: Cluster,
+    namespace: str,
+    stage: Stage,
+    behind_proxies: Callable[..., tuple[Path, Proxy, Proxy]],
+    s3: S3Server,
+    study: StudyOnCluster,
+    tmp_path: Path,
+) -> None:
+    fates = [
+        *("410 Expired", "410 as an event", "an error as an event", "401 Unauthorized", "an event of nothing", "HTML"),
+        *("an error that is none", "500 InternalError", "a bookmark of another form", "empty", "wrong JSON"),
+    ]
+    left, refused_lists = list(fates), ["410 Expired", "HTML", "64 MiB of blanks"]
+
+    def decide(call: Call) -> Treatment:
+        if call.kind == "WATCH finetunestudies" and left:
+            return WATCH[left.pop(0)]
+        if call.kind == "LIST finetunestudies" and refused_lists and len(left) < len(fates):
+            return LIST[refused_lists.pop(0)]
+        return Fate.FORWARD
+
+    kubeconfig, _, _ = behind_proxies(decide)
+    operator = OperatorProcess(
+        kubeconfig,
+        tmp_path / "operator",
+        config={"limits": FAST},
+        arguments=["--namespace", namespace, "--lease-namespace", namespace],
+    )
+    try:
+        wait_until(lambda: not left and not refused_lists, why=lambda: f"not met: {left}\n{operator.log[-4000:]}")
+        study.apply(a_spec(s3, arms=2))
+        study.wait_for_condition("Complete")
+        # The process that it was.
+        assert operator.log.count("elected:") == 1
+        assert operator.stop() == 0
+    finally:
+        operator.kill()
     assert "Traceback" not in operator.log, operator.log
 
 

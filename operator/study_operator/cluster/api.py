@@ -32,10 +32,10 @@ REQUEST_SECONDS = 60.0
 ANSWER_BYTES = 16 * 1024 * 1024
 """The largest answer. etcd takes objects of 1.5 MiB; of a page that is larger, half is asked for."""
 READ_BYTES = 64 * 1024
-LIST_LIMIT = 100
+LIST_LIMIT = 500
 """Objects of a page, of which a Job of ours has some 8 KB."""
-LIST_SECONDS = 120.0
-"""For all pages of a list."""
+LIST_SECONDS = 300.0
+"""For all pages of a list: the API server does not go on with one that is older."""
 CONNECTIONS = 32
 USER_AGENT = "finetune-study-operator"
 JSON, MERGE_PATCH = "application/json", "application/merge-patch+json"
@@ -349,7 +349,7 @@ def read_page(path: str, body: Raw) -> Page:
     """
     found, metadata = body.get("items", ""), body.get("metadata")
     found = [] if found is None else found
-    if not isinstance(metadata, dict) or not metadata.get("resourceVersion") or not _are_objects(found):
+    if not isinstance(metadata, dict) or not has_version(metadata) or not _are_objects(found):
         raise _not_understood(f"a list of objects from {path}", body)
     return Page(items=found, version=str(metadata["resourceVersion"]), following=metadata.get("continue") or "")
 
@@ -389,7 +389,11 @@ def read_event(line: bytes) -> tuple[str, Raw]:
         raise WatchBrokenError(code or 500, str(status.get("reason") or ""), said)
     is_object = _are_objects([body]) if kind in _CHANGES else kind == "BOOKMARK" and isinstance(body, dict)
     metadata = body.get("metadata") if is_object else None
-    if not isinstance(metadata, dict) or not metadata.get("resourceVersion"):
+    # Of an object that is odd the watch goes on; a bookmark tells nothing else.
+    is_known = isinstance(metadata, dict) and (
+        has_version(metadata) if kind == "BOOKMARK" else bool(metadata.get("resourceVersion"))
+    )
+    if not is_known:
         strange = _not_understood("an event of a watch", event)
         raise WatchBrokenError(strange.status, strange.reason, strange.message)
     return str(kind), body
@@ -414,6 +418,11 @@ def _check_object(body: Raw) -> Raw:
     if not isinstance(body.get("metadata"), dict):
         raise _not_understood("an object with metadata", body)
     return body
+
+
+def has_version(metadata: Raw) -> bool:
+    """Say whether there is a version to watch from: of any other the API server says that it is broken itself."""
+    return str(metadata.get("resourceVersion")).isdecimal()
 
 
 def _are_objects(items: Any) -> bool:

@@ -15,7 +15,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 
 from study_operator import names
-from study_operator.cluster.api import Kube, KubeError, Raw, WatchBrokenError, path_of
+from study_operator.cluster.api import Kube, KubeError, Raw, WatchBrokenError, has_version, path_of
 from study_operator.cluster.job_cache import Memory
 from study_operator.cluster.streams import Streams, open_streams
 
@@ -142,7 +142,7 @@ class Watches:
                 if not version:
                     version = await self._list(streams, kind)
                 async for event, raw in streams.watch(kind.path, version, kind.query):
-                    version = raw["metadata"]["resourceVersion"]
+                    version = raw["metadata"]["resourceVersion"] if has_version(raw["metadata"]) else version
                     self._told_at[kind.path] = time.monotonic()
                     if event != "BOOKMARK":
                         kind.take_event(event, raw)

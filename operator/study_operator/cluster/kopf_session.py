@@ -23,6 +23,7 @@ from study_operator.cluster.api import (
     Kube,
     KubeError,
     WatchBrokenError,
+    has_version,
     read_error,
     read_event,
     read_object,
@@ -132,6 +133,18 @@ def _unusable(error: KubeError) -> aiohttp.ClientConnectionError:
     return aiohttp.ClientConnectionError(f"{error.status or ''} {error}".strip())
 
 
+def _check_event(line: bytes) -> None:
+    """Make sure that kopf can watch from an event on.
+
+    Raises:
+        WatchBrokenError: where it is none, or has no version.
+    """
+    _, raw = read_event(line)
+    if not has_version(raw["metadata"]):
+        said = f"a study must have a version, got {raw['metadata']['resourceVersion']!r:.80}"
+        raise WatchBrokenError(0, NOT_UNDERSTOOD, said)
+
+
 class _Content:
     """The body of an answer, of which kopf reads something else."""
 
@@ -150,7 +163,7 @@ class _Events(_Content):
         """Yield the lines."""
         try:
             async for line in read_lines(self._content):
-                read_event(line)
+                _check_event(line)
                 yield line + b"\n"
         except WatchBrokenError as error:
             level = logging.DEBUG if error.status == 410 else logging.WARNING

@@ -105,11 +105,10 @@ def test_what_is_no_event_ends_neither_a_watch_nor_its_thread_and_everything_is_
     assert server.asked.count(("jobs", "")) == 2
 
 
-def test_a_version_that_is_none_is_not_asked_for_for_ever(server: Server, threads_that_died: list[str]) -> None:
+def test_a_version_that_is_refused_is_not_asked_for_for_ever(server: Server, threads_that_died: list[str]) -> None:
     told = Told()
     memory = Memory(Metrics(), told)
-    bookmark = line("BOOKMARK", {"metadata": {"resourceVersion": "x y"}})
-    server.tales["jobs"] += [bookmark, (400, b'{"kind": "Status", "code": 400, "reason": "BadRequest"}'), added()]
+    server.tales["jobs"] += [(400, b'{"kind": "Status", "code": 400, "reason": "BadRequest"}'), added()]
     Watches(server.kube(), memory, ["team"]).start()
 
     assert told.wait_for(lambda: len(names_of(memory)) == 2)
@@ -129,7 +128,7 @@ def test_of_a_page_that_is_too_large_a_smaller_one_is_asked_for(
     wait_until_synced(kinds)
 
     assert len(names_of(memory)) == 110
-    assert server.limits[:3] == [100, 50, 25]
+    assert server.limits[:5] == [500, 250, 125, 62, 31]
     assert len(server.kube().list(path_of("batch/v1", "jobs", "team"))[0]) == 110
     assert threads_that_died == []
 
@@ -139,7 +138,7 @@ def test_an_object_that_is_too_large_is_an_error(server: Server, monkeypatch: py
     server.lists["jobs"] = [a_job(annotations={"a": "b" * 10_000})]
     with pytest.raises(KubeError, match="at most 10000 bytes"):
         server.kube().list(path_of("batch/v1", "jobs", "team"))
-    assert server.limits == [100, 50, 25, 12, 6, 3, 1]
+    assert server.limits == [500, 250, 125, 62, 31, 15, 7, 3, 1]
 
 
 def test_a_stream_that_ends_in_the_middle_of_a_line_goes_on_from_the_last_whole_event(
