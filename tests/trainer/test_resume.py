@@ -215,7 +215,8 @@ def test_processes_that_are_stopped_and_continued_equal_the_straight_run(study, 
 
 STOPPED_IN_ITS_EVALUATION = """
 import os, signal, sys
-from trial_trainer import __main__, train
+from trial_trainer import __main__
+from trial_trainer.training import train
 
 def predict(*arguments):
     os.kill(os.getpid(), signal.SIGTERM)
