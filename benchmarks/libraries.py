@@ -2,9 +2,9 @@
 
     PYTHONPATH=tests:operator:trainer python benchmarks/libraries.py
 
-Runs the tests of `tests/trainer` that read labels from made pages, once as they are and once with extruct in place of
-our reader, and counts the rows that pass; then reads the table of prices, and the pages whose encoding is declared,
-with both readers. Every row was written for our readers, so theirs pass all of them: what the table says is how much
+Runs the tests of `tests/trainer/pages` that read labels from made pages, once as they are and once with extruct in
+place of our reader, and counts the rows that pass; then reads the table of prices, and the pages whose encoding is
+declared, with both readers. Every row was written for our readers, so theirs pass all of them: what the table says is how much
 of it a library would bring along. Left out are the pages that are made to take long, on which extruct runs for
 minutes.
 """
@@ -29,7 +29,7 @@ from trial_trainer.pages import markup
 from trial_trainer.pages.answers import parse_price
 from trial_trainer.pages.decoding import decode
 
-TESTS = Path(__file__).resolve().parent.parent / "tests" / "trainer"
+TESTS = Path(__file__).resolve().parent.parent / "tests" / "trainer" / "pages"
 FILES = ("test_own_product.py", "test_markup.py")
 SYNTAXES = ["json-ld", "microdata", "rdfa", "opengraph"]
 PRODUCTS = ("Product", "http://schema.org/Product", "https://schema.org/Product")

@@ -8,7 +8,7 @@ from typing import Any
 
 from trial_trainer.pages import answers, documents, rules
 
-ZYTE = Path(__file__).resolve().parent.parent.parent / "manifests/samples/data/zyte-product-pages/pages.jsonl.gz"
+ZYTE = Path(__file__).resolve().parents[3] / "manifests/samples/data/zyte-product-pages/pages.jsonl.gz"
 HAND_LABELLED = ("price", "currency", "brand", "sku", "availability")
 
 

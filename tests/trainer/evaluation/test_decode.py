@@ -27,7 +27,7 @@ from trial_trainer.model.load import LoadedModel, load_base
 
 PAGES = [a_page(number, questions=1 + number % 4) for number in range(5)]
 LIMIT = 6
-REPOSITORY = Path(__file__).resolve().parents[2]
+REPOSITORY = Path(__file__).resolve().parents[3]
 REAL_MODEL = REPOSITORY / ".cache" / "smollm2-135m-instruct"
 
 

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from trial_trainer.pages import documents, markup, rules
 from trial_trainer.pages.documents import Document, Facts, Skip, extract, read_page
 
-REPOSITORY = Path(__file__).resolve().parent.parent.parent
+REPOSITORY = Path(__file__).resolve().parents[3]
 LONG_ENOUGH = "A paragraph that is long enough to be the text of a page."
 
 

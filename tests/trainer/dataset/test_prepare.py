@@ -730,7 +730,7 @@ def test_at_most_so_many_pages_are_taken_and_fewer_are_among_more(config) -> Non
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", [0, 1])
 def test_the_sample_pages_have_enough_values_of_every_attribute_of_the_sample_study(config, seed) -> None:
-    data = Path(__file__).resolve().parents[2] / "manifests" / "samples" / "data"
+    data = Path(__file__).resolve().parents[3] / "manifests" / "samples" / "data"
     summary = prepare(
         replace(
             config,

@@ -348,7 +348,7 @@ def test_rows_that_do_not_fit_are_halved_and_change_neither_loss_nor_gradient(tm
 WITH_LITTLE_ROOM = """
 import resource, sys
 from pathlib import Path
-from test_train_loss import a_run, load_random_model, with_adapter, a_page
+from test_train import a_run, load_random_model, with_adapter, a_page
 
 pages = [a_page(number, questions=4, tokens=400) for number in range(12)]
 loaded = with_adapter(load_random_model(Path(sys.argv[1]), "llama"), lora_dropout=0.1)

@@ -26,7 +26,7 @@ from trial_trainer.training.train import train
 
 pytestmark = pytest.mark.slow
 
-REPOSITORY = Path(__file__).resolve().parents[2]
+REPOSITORY = Path(__file__).resolve().parents[3]
 CPU = torch.device("cpu")
 ARM = {"learning_rate": 1e-2, "lora_rank": 4, "lora_alpha": 8, "lora_dropout": 0.1, "batch_size": 4}
 STEPS, EARLY = 5, 2
