@@ -744,16 +744,13 @@ def _check_values(config: PrepareConfig, by_split: Mapping[str, list[Draft]]) ->
 
 
 def _constants(train: Sequence[Draft]) -> dict[str, str]:
-    """Return the most frequent training answer by attribute; the first in the alphabet among equals."""
-    counts: dict[str, Counter[str]] = defaultdict(Counter)
-    for draft in train:
-        for asked in draft.asked:
-            if asked.answer is not None and asked.gold:
-                counts[asked.attribute][asked.answer] += 1
-    return {
-        attribute: min(answers_, key=lambda answer: (-answers_[answer], answer))
-        for attribute, answers_ in sorted(counts.items())
-    }
+    """Return the most frequent training answer by attribute."""
+    return rules.most_common_answers(
+        (asked.attribute, asked.answer)
+        for draft in train
+        for asked in draft.asked
+        if asked.answer is not None and asked.gold
+    )
 
 
 class _Tokenizer:

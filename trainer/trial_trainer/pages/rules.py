@@ -5,9 +5,9 @@ Both are read on the same questions as the model and printed beside it in every 
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from collections import Counter, defaultdict
+from collections.abc import Iterable
+from dataclasses import replace
 
 from trial_trainer.pages import markup
 from trial_trainer.pages.availability import IN_STOCK
@@ -17,28 +17,15 @@ from trial_trainer.pages.documents import Facts
 _READ_FROM_MICRODATA = ("price", "currency", "brand", "sku", "rating")
 
 
-@dataclass(frozen=True, kw_only=True)
-class ConstantPredictor:
-    """Answers each attribute's question with its most common training answer, whatever the page."""
-
-    answer_by_attribute: Mapping[str, str]
-
-    def answer(self, attribute: str) -> str:
-        """Return the constant for an attribute; "" for one that had no training answer."""
-        return self.answer_by_attribute.get(attribute, "")
-
-
-def fit_constants(questions: Iterable[tuple[str, str]]) -> ConstantPredictor:
-    """Find the most common answer of each attribute among (attribute, answer) pairs; of equals, the first in order."""
-    counts: dict[str, Counter[str]] = {}
-    for attribute, answer in questions:
-        counts.setdefault(attribute, Counter())[answer] += 1
-    return ConstantPredictor(
-        answer_by_attribute={
-            attribute: min(counter.items(), key=lambda pair: (-pair[1], pair[0]))[0]
-            for attribute, counter in sorted(counts.items())
-        }
-    )
+def most_common_answers(pairs: Iterable[tuple[str, str]]) -> dict[str, str]:
+    """Return the most common answer of each attribute, of (attribute, answer) pairs; of equals, the first in order."""
+    counts: defaultdict[str, Counter[str]] = defaultdict(Counter)
+    for attribute, answer in pairs:
+        counts[attribute][answer] += 1
+    return {
+        attribute: min(counter, key=lambda answer: (-counter[answer], answer))
+        for attribute, counter in sorted(counts.items())
+    }
 
 
 def extract(facts: Facts, url: str | None = None) -> dict[str, str]:
