@@ -4,9 +4,9 @@
 
 Runs the tests of `tests/trainer/pages` that read labels from made pages, once as they are and once with extruct in
 place of our reader, and counts the rows that pass; then reads the table of prices, and the pages whose encoding is
-declared, with both readers. Every row was written for our readers, so theirs pass all of them: what the table says is how much
-of it a library would bring along. Left out are the pages that are made to take long, on which extruct runs for
-minutes.
+declared, with both readers. Every row was written for our readers, so theirs pass all of them: what the table says is
+how much of it a library would bring along. Left out are the pages that are made to take long, on which extruct runs
+for minutes.
 """
 
 from __future__ import annotations

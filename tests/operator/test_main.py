@@ -546,6 +546,7 @@ def test_a_status_that_cannot_be_read_is_said_with_its_file(bench, content, sent
         assert errors.startswith(f"finetune-study: {bench.home / 'status.json'}") and sentence in errors
 
 
+@pytest.mark.slow
 def test_a_study_file_that_is_not_ours_is_said(bench):
     bench.call()
     (bench.home / "study.json").write_text("{}")
@@ -556,6 +557,7 @@ def test_a_study_file_that_is_not_ours_is_said(bench):
         assert (code, errors) == (2, f"finetune-study: {bench.home / 'study.json'} {sentence}\n")
 
 
+@pytest.mark.slow
 def test_data_that_cannot_be_prepared_ends_a_calibration_with_the_trainers_sentence(bench):
     bench.behaviour["ends"] = {"prepare": 12}
 

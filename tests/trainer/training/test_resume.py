@@ -227,6 +227,7 @@ sys.exit(__main__.main([]))
 """
 
 
+@pytest.mark.slow
 def test_a_stop_in_the_last_evaluation_ends_at_once_and_the_next_attempt_reads_on(study, straight, tmp_path) -> None:
     config = replace(study, output=str(tmp_path / "output"))
     environment = tiny_study.clean_environment() | {TRIAL_CONFIG: to_json(config)}
