@@ -4,6 +4,7 @@ moto enforces `If-None-Match: *`, so that the promise of `write_new` is tested t
 """
 
 import os
+import resource
 import stat
 import threading
 import urllib.request
@@ -15,7 +16,7 @@ import boto3
 import pytest
 from moto.server import ThreadedMotoServer
 
-from trial_trainer import artifacts
+from trial_trainer import files
 from trial_trainer.artifacts import ArtifactError, ArtifactStore, DirectoryStore, S3Store, join, open_object, open_store
 
 BUCKET = "ml-studies"
@@ -249,20 +250,19 @@ def backend_put(names: list[str]) -> None:
 # --- A directory ------------------------------------------------------------------------------------------------------
 
 
-def test_a_write_that_is_cut_off_leaves_the_old_object_and_nothing_else(tmp_path, monkeypatch):
+def test_a_write_that_is_cut_off_leaves_the_old_object_and_nothing_else(tmp_path):
     store = DirectoryStore(str(tmp_path))
     store.write("latest.json", b"old")
 
-    def full(self: Path, data: bytes) -> None:
-        with self.open("wb") as file:
-            file.write(data[:1])
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(Path, "write_bytes", full)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     for write in (store.write, store.write_new):
-        with pytest.raises(ArtifactError, match=r"cannot be used: .*No space left on device"):
-            write("latest.json", b"new")
-    monkeypatch.undo()
+        # As on a disk that is full: the first bytes are written, then the system refuses.
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1_000, limits[1]))
+        try:
+            with pytest.raises(ArtifactError, match=r"cannot be used: .*File too large"):
+                write("latest.json", b"new" * 1_000)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
     assert store.read("latest.json") == b"old"
     assert [path.name for path in tmp_path.iterdir()] == ["latest.json"]
@@ -270,7 +270,7 @@ def test_a_write_that_is_cut_off_leaves_the_old_object_and_nothing_else(tmp_path
 
 def test_what_is_being_written_is_no_object(tmp_path):
     store = DirectoryStore(str(tmp_path))
-    with artifacts._written_beside(tmp_path / "a") as temporary:
+    with files.beside(tmp_path / "a") as temporary:
         temporary.write_bytes(b"half")
         assert list(store.list()) == []
         assert store.read("a") is None

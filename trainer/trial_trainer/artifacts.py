@@ -17,7 +17,6 @@ import os
 import shutil
 import threading
 import time
-import uuid
 from collections.abc import Iterator, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
@@ -26,6 +25,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 from urllib.parse import unquote_plus
 
+from trial_trainer.files import TEMPORARY, beside, write_whole
 from trial_trainer.s3_guard import AddressRefusedError, check_time, guard, within
 
 if TYPE_CHECKING:
@@ -214,12 +214,11 @@ class DirectoryStore:
                 return _read_most(file, f"{self.root}/{key}", most_bytes)
 
     def write(self, key: str, data: bytes) -> None:
-        with self._translated(key) as path, _written_beside(path) as temporary:
-            temporary.write_bytes(data)
-            os.replace(temporary, path)
+        with self._translated(key) as path:
+            write_whole(path, data)
 
     def write_new(self, key: str, data: bytes) -> bool:
-        with self._translated(key) as path, _written_beside(path) as temporary:
+        with self._translated(key) as path, beside(path) as temporary:
             temporary.write_bytes(data)
             try:
                 # A hard link fails where the name is taken: the same promise as `If-None-Match: *`.
@@ -237,7 +236,7 @@ class DirectoryStore:
             return True
 
     def upload(self, key: str, source: Path) -> None:
-        with source.open("rb") as file, self._translated(key) as path, _written_beside(path) as temporary:
+        with source.open("rb") as file, self._translated(key) as path, beside(path) as temporary:
             with temporary.open("wb") as copy:
                 shutil.copyfileobj(file, copy)
             os.replace(temporary, path)
@@ -257,7 +256,7 @@ class DirectoryStore:
                 Path(directory, name).relative_to(self.root).as_posix()
                 for directory, _, names in os.walk(top, onerror=_raise_unless_missing)
                 for name in names
-                if not name.startswith(_TEMPORARY)
+                if not name.startswith(TEMPORARY)
             )
         return (key for key in keys if key.startswith(prefix))
 
@@ -280,19 +279,7 @@ class DirectoryStore:
             raise ArtifactError(f"the directory {self.root} cannot be used: {error}") from error
 
 
-_TEMPORARY = ".writing-"
 _NO_HARD_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EINVAL)
-
-
-@contextlib.contextmanager
-def _written_beside(target: Path) -> Iterator[Path]:
-    """Make a file with the usual mode beside the target, to be moved over it; what is left of it goes."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(f"{_TEMPORARY}{uuid.uuid4().hex}")
-    try:
-        yield temporary
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _raise_unless_missing(error: OSError) -> None:
@@ -430,7 +417,7 @@ class S3Store:
         except ClientError as error:
             self._raise_unless_missing(error, key)
             return False
-        with _written_beside(target) as temporary:
+        with beside(target) as temporary:
             with temporary.open("wb") as file:
                 for chunk in body.iter_chunks(1024 * 1024):
                     file.write(chunk)

@@ -14,7 +14,6 @@ import fnmatch
 import functools
 import hashlib
 import ipaddress
-import os
 import shutil
 import tempfile
 import threading
@@ -33,6 +32,7 @@ from study_operator.reconcile.job_specs import artifacts_uri
 from study_operator.settings import Allowance
 from study_operator.spec.study import CaBundle, Study
 from trial_trainer.artifacts import ArtifactError, ArtifactStore, S3Access, open_store
+from trial_trainer.files import write_whole
 
 SECRET_KEYS: Mapping[str, tuple[str, str]] = {
     "AWS_ACCESS_KEY_ID": ("AWS_ACCESS_KEY_ID", "accessKeyId"),
@@ -250,9 +250,7 @@ class Buckets:
     def _keep(self, text: str) -> str:
         path = self._certificates / f"{hashlib.sha256(text.encode()).hexdigest()}.crt"
         if not path.exists():
-            temporary = path.with_name(f".{os.getpid()}-{threading.get_ident()}")
-            temporary.write_text(text)
-            temporary.replace(path)
+            write_whole(path, text)
         return str(path)
 
     def _look_up(self, plural: str, namespace: str, name: str, field: str, problems: list[str]) -> Raw | None:

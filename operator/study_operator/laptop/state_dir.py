@@ -10,9 +10,7 @@ What Kubernetes keeps in its API server is kept here in files. Called by the com
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import tempfile
 import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -20,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from study_operator.errors import ConflictError, StatusUnreadableError
+from trial_trainer.files import write_whole
 
 CHANGEABLE = ("suspend", "parallelTrials", "numTrials", "budget", "ttlSecondsAfterFinished")
 """Fields of the spec that may change once the study has trials; `numTrials` only upwards."""
@@ -61,7 +60,7 @@ class StatusFile:
             ConflictError: where it is not.
         """
         self.confirm(version)
-        write_whole(self.path, json.dumps({"version": version + 1, "status": status}, allow_nan=False))
+        _write_private(self.path, json.dumps({"version": version + 1, "status": status}, allow_nan=False))
         return version + 1
 
 
@@ -110,7 +109,7 @@ class Workspace:
                 accepted = None
         uid = accepted["uid"] if accepted else str(uuid.uuid4())
         self.directory.mkdir(parents=True, exist_ok=True)
-        write_whole(self.directory / "study.json", json.dumps({"uid": uid, "spec": spec}, indent=1))
+        _write_private(self.directory / "study.json", json.dumps({"uid": uid, "spec": spec}, indent=1))
         return uid
 
     def _read_accepted(self) -> dict[str, Any] | None:
@@ -157,11 +156,5 @@ def _short(value: Any) -> str:
     return text if len(text) <= 200 else f"{text[:200]}…"
 
 
-def write_whole(path: Path, text: str) -> None:
-    """Write a file so that a reader, or a machine that lost its power, finds all of it or what was there before."""
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
-    with os.fdopen(handle, "w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    Path(name).replace(path)
+def _write_private(path: Path, text: str) -> None:
+    write_whole(path, text, mode=0o600, is_durable=True)

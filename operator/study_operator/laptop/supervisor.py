@@ -192,6 +192,7 @@ def now() -> str:
 
 def write_whole(path: Path, value: dict[str, Any]) -> None:
     """Write JSON so that a reader sees all of it or what was there before."""
+    # Not by `trial_trainer.files`: this process has no packages on its path.
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     temporary.write_text(json.dumps(value))
     temporary.replace(path)

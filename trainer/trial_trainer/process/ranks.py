@@ -37,6 +37,7 @@ from pathlib import Path
 
 from trial_trainer.contract import GRACE, MASTER_ADDRESS, MASTER_PORT, NODE_INDEX, ExitCode, TrainerSettings
 from trial_trainer.errors import ENVIRONMENT, TrainerError
+from trial_trainer.files import write_whole
 from trial_trainer.stop import StopRequest
 
 DEFAULT_GRACE_SECONDS = 300.0
@@ -92,10 +93,7 @@ class Membership:
             os.close(descriptor)
 
     def _note(self, note: Mapping[str, int | bool]) -> None:
-        # A file beside the lock, renamed into place, so that a reader sees all of it.
-        temporary = self._directory / f".note-{self.rank}"
-        temporary.write_text(json.dumps(note))
-        os.replace(temporary, self._directory / f"note-{self.rank}")
+        write_whole(self._directory / f"note-{self.rank}", json.dumps(note))
 
 
 def is_rank() -> bool:
