@@ -12,8 +12,9 @@ from transformers import BloomConfig, Gemma3Config, GPT2Config, LlamaConfig, Mam
 
 from builders.tiny_tokenizer import CHAT, build_tokenizer, save_tokenizer
 from trial_trainer.artifacts import open_store
-from trial_trainer.base_model import BaseModelError, digest_tokenizer, load_tokenizer, local_path, longest_sample
+from trial_trainer.base_model import digest_tokenizer, load_tokenizer, local_path, longest_sample
 from trial_trainer.contract import BaseModel
+from trial_trainer.errors import BaseModelError
 
 
 @pytest.fixture

@@ -23,7 +23,7 @@ from trial_trainer import contract
 from trial_trainer.artifacts import ArtifactError, open_store
 from trial_trainer.contract import ContractError, ExitCode, JudgeConfig, PrepareConfig, TrialConfig
 from trial_trainer.cores import count_cores
-from trial_trainer.errors import ENVIRONMENT, ArmError, StudyError, TrainerError
+from trial_trainer.errors import ENVIRONMENT, ArmError, TrainerError
 from trial_trainer.process import ranks
 from trial_trainer.process.log_tail import LogTail
 from trial_trainer.results import is_there
@@ -156,8 +156,6 @@ def _share_cores(processes: int) -> None:
 
 
 def _train(config: TrialConfig, stop: StopRequest, membership: ranks.Membership | None) -> int:
-    from trial_trainer.base_model import BaseModelError
-    from trial_trainer.dataset.store import DatasetError
     from trial_trainer.model.memory import is_out_of_memory
     from trial_trainer.training.train import train
 
@@ -166,8 +164,6 @@ def _train(config: TrialConfig, stop: StopRequest, membership: ranks.Membership 
     stop.protect()
     try:
         return train(config, stop)
-    except (BaseModelError, DatasetError) as error:
-        raise StudyError(str(error)) from error
     except (MemoryError, RuntimeError) as error:
         # Where a sample doesn't fit, the loop agrees with all ranks. This is the adapter, or the optimizer's moments.
         if not is_out_of_memory(error):
@@ -176,37 +172,23 @@ def _train(config: TrialConfig, stop: StopRequest, membership: ranks.Membership 
 
 
 def _prepare(config: PrepareConfig) -> None:
-    from trial_trainer.dataset.prepare import PrepareError, prepare
+    from trial_trainer.dataset.prepare import prepare
 
-    try:
-        prepare(config)
-    except PrepareError as error:
-        raise StudyError(str(error)) from error
+    prepare(config)
 
 
 def _judge(config: JudgeConfig) -> None:
     _share_cores(1)
-    from trial_trainer.base_model import BaseModelError
-    from trial_trainer.dataset.store import DatasetError
     from trial_trainer.evaluation.judging import judge_with_models
 
-    try:
-        judge_with_models(config)
-    except (BaseModelError, DatasetError) as error:
-        raise StudyError(str(error)) from error
+    judge_with_models(config)
 
 
 def _calibrate(config: TrialConfig) -> None:
     _share_cores(config.trainer.processes)
-    from trial_trainer.base_model import BaseModelError
-    from trial_trainer.dataset.store import DatasetError
     from trial_trainer.training.calibrate import calibrate
 
-    try:
-        figures = calibrate(config)
-    except (BaseModelError, DatasetError) as error:
-        raise StudyError(str(error)) from error
-    print(json.dumps(figures, sort_keys=True), flush=True)
+    print(json.dumps(calibrate(config), sort_keys=True), flush=True)
 
 
 def _code_of(error: TrainerError | ContractError | ArtifactError) -> int:

@@ -18,14 +18,11 @@ from urllib.parse import urlsplit
 
 from trial_trainer.artifacts import ArtifactError, open_store
 from trial_trainer.contract import BaseModel
+from trial_trainer.errors import BaseModelError
 
 CACHE = "TRIAL_MODEL_CACHE"
 """Environment variable: the directory that models from ``s3://`` are kept in."""
 _WHOLE = ".whole"
-
-
-class BaseModelError(Exception):
-    """The base model cannot be used: the study's fault, with the URI and what is wrong with it."""
 
 
 def local_path(base_model: BaseModel) -> str:

@@ -22,7 +22,7 @@ import typing
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum, StrEnum
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 VERSION = 1
 
@@ -84,6 +84,8 @@ class Precision(StrEnum):
 
 class ContractError(ValueError):
     """A configuration or result does not keep the contract. The message names every wrong field."""
+
+    reason: ClassVar[str] = "ContractBroken"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -29,8 +29,8 @@ from builders.tiny_tokenizer import (
 )
 from trial_trainer.artifacts import open_store
 from trial_trainer.contract import BaseModel, LabelSource, PrepareConfig, Split, SplitBy
-from trial_trainer.dataset.prepare import PrepareError, count_shared_tokens, prepare
-from trial_trainer.dataset.prompts import SYSTEM, Layout, Prompter, PromptError
+from trial_trainer.dataset.prepare import count_shared_tokens, prepare
+from trial_trainer.dataset.prompts import SYSTEM, Layout, Prompter
 from trial_trainer.dataset.sources import find_canonical_url
 from trial_trainer.dataset.store import (
     HAND,
@@ -43,6 +43,7 @@ from trial_trainer.dataset.store import (
     read_split,
     read_summary,
 )
+from trial_trainer.errors import PrepareError, PromptError
 from trial_trainer.pages import answers
 
 END = 2

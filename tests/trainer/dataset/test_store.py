@@ -10,7 +10,6 @@ from trial_trainer.contract import DatasetSummary, SplitSummary
 from trial_trainer.dataset.store import (
     HAND,
     INDEX,
-    DatasetError,
     DatasetIndex,
     Page,
     Question,
@@ -22,6 +21,7 @@ from trial_trainer.dataset.store import (
     write_split,
     write_summary,
 )
+from trial_trainer.errors import DatasetError
 
 
 def a_page(number: int = 0, **changes) -> Page:

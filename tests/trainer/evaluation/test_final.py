@@ -24,7 +24,6 @@ from trial_trainer.contract import (
 from trial_trainer.dataset.store import (
     HAND,
     MARKUP,
-    DatasetError,
     DatasetIndex,
     Page,
     Question,
@@ -33,7 +32,7 @@ from trial_trainer.dataset.store import (
     write_split,
     write_summary,
 )
-from trial_trainer.errors import StudyError
+from trial_trainer.errors import DatasetError, StudyError
 from trial_trainer.evaluation.final import judge
 from trial_trainer.evaluation.measure import build_prediction
 

@@ -22,9 +22,8 @@ from builders.tiny_models import (
     settings,
     with_adapter,
 )
-from trial_trainer.base_model import BaseModelError
 from trial_trainer.contract import BaseModel, Precision
-from trial_trainer.errors import ArmError, StudyError
+from trial_trainer.errors import ArmError, BaseModelError, StudyError
 from trial_trainer.model.load import adapter_parameters, add_adapter, load_adapter, load_base
 from trial_trainer.model.packed_attention import IMPLEMENTATION
 from trial_trainer.model.rows import build_row, separate

@@ -12,11 +12,11 @@ from transformers.masking_utils import (
     sliding_window_causal_mask_function,
 )
 
+from trial_trainer.errors import UnsupportedAttentionError
 from trial_trainer.model.packed_attention import (
     ROWS_PER_BLOCK,
     PackedAttention,
     Segment,
-    UnsupportedAttentionError,
     _attend,
     _stand_in_for_mask,
     attending,

@@ -18,7 +18,6 @@ from dataclasses import dataclass, replace
 
 from trial_trainer.artifacts import open_store
 from trial_trainer.base_model import (
-    BaseModelError,
     digest_tokenizer,
     load_config,
     load_tokenizer,
@@ -34,7 +33,7 @@ from trial_trainer.contract import (
     SplitBy,
     SplitSummary,
 )
-from trial_trainer.dataset.prompts import SYSTEM, Encoded, Message, Prompter, PromptError
+from trial_trainer.dataset.prompts import SYSTEM, Encoded, Message, Prompter
 from trial_trainer.dataset.sources import Problems, RawPage, ReadySample, iterate_pages, read_samples
 from trial_trainer.dataset.splits import (
     LEAST_VALIDATION_VALUES,
@@ -64,6 +63,7 @@ from trial_trainer.dataset.store import (
     write_split,
     write_summary,
 )
+from trial_trainer.errors import BaseModelError, PrepareError, PromptError
 from trial_trainer.pages import answers, documents, rules
 from trial_trainer.pages.confirm import confirm, contradicts
 from trial_trainer.pages.currencies import country_of, is_left_open, meaning_of
@@ -82,14 +82,6 @@ BATCH_SAMPLES = 512
 """Samples tokenised at once."""
 MOST_NAMED = 5
 """Pages named in a sentence about many."""
-
-
-class PrepareError(Exception):
-    """The data or the settings cannot be used: the study's fault."""
-
-    def __init__(self, problems: Sequence[str]) -> None:
-        self.problems = tuple(problems)
-        super().__init__("\n".join(self.problems))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,14 +13,12 @@ from typing import Any
 
 from jinja2 import TemplateError
 
+from trial_trainer.errors import PromptError
+
 Message = dict[str, str]
 
 SYSTEM = "Answer with the value from the page, nothing else."
 """Short, since its tokens are paid for on every page."""
-
-
-class PromptError(Exception):
-    """The tokenizer or its chat template cannot be used to make prompts: what it must do and does not."""
 
 
 class Layout(StrEnum):

@@ -22,6 +22,7 @@ from typing import Any, TypeVar
 
 from trial_trainer.artifacts import ArtifactStore
 from trial_trainer.contract import SUMMARY, ContractError, DatasetSummary, from_json, to_json
+from trial_trainer.errors import DatasetError
 
 TRAIN, VALIDATION, TEST = "train", "validation", "test"
 SPLITS = (TRAIN, VALIDATION, TEST)
@@ -33,10 +34,6 @@ HAND, MARKUP = "Hand", "Markup"
 
 
 T = TypeVar("T")
-
-
-class DatasetError(Exception):
-    """The dataset cannot be read: which part of which dataset, and why."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -148,6 +145,25 @@ def read_index(store: ArtifactStore) -> DatasetIndex:
             f"the dataset {store.uri} must have format {FORMAT_VERSION}, got {index.format_version}: prepare it again"
         )
     return index
+
+
+def confirm_fingerprint(store: ArtifactStore, fingerprint: str, field: str) -> str:
+    """Return a dataset's fingerprint.
+
+    Args:
+        store: the dataset.
+        fingerprint: what it must be; empty: any will do.
+        field: what names the dataset, for the sentence.
+
+    Raises:
+        DatasetError: where it is another, or the dataset is not whole.
+    """
+    found = read_summary(store).fingerprint
+    if fingerprint not in ("", found):
+        raise DatasetError(
+            f"{field} must be the dataset with the fingerprint {fingerprint!r}, got {found!r} at {store.uri}"
+        )
+    return found
 
 
 def read_split(store: ArtifactStore, name: str) -> tuple[Page, ...]:

@@ -29,13 +29,12 @@ from trial_trainer.contract import (
 )
 from trial_trainer.dataset.store import (
     TEST,
-    DatasetError,
     DatasetIndex,
     Page,
     Question,
+    confirm_fingerprint,
     read_index,
     read_split,
-    read_summary,
 )
 from trial_trainer.errors import StudyError
 from trial_trainer.evaluation import measure
@@ -73,12 +72,7 @@ def judge(config: JudgeConfig, *, answer: Answer, clock: Callable[[], float] = t
         return standing
 
     dataset = open_store(config.dataset)
-    fingerprint = read_summary(dataset).fingerprint
-    if config.dataset_fingerprint not in ("", fingerprint):
-        raise DatasetError(
-            f"JudgeConfig.dataset must be the dataset with the fingerprint {config.dataset_fingerprint!r}, "
-            f"got {fingerprint!r} at {config.dataset}"
-        )
+    confirm_fingerprint(dataset, config.dataset_fingerprint, "JudgeConfig.dataset")
     pages, index = read_split(dataset, TEST), read_index(dataset)
 
     # The models.

@@ -24,16 +24,15 @@ from transformers import AutoModelForCausalLM
 from transformers.pytorch_utils import Conv1D
 
 from trial_trainer.artifacts import open_store
-from trial_trainer.base_model import BaseModelError, local_path, longest_sample, name_for_people, say_too_long
+from trial_trainer.base_model import local_path, longest_sample, name_for_people, say_too_long
 from trial_trainer.contract import BaseModel, ParameterValue, Precision, TrainerSettings
 from trial_trainer.dataset.store import Page, Question
-from trial_trainer.errors import ArmError, StudyError
+from trial_trainer.errors import ArmError, BaseModelError, StudyError, UnsupportedAttentionError
 from trial_trainer.model.fast_lora import DropoutMasks, use_fast_lora
 from trial_trainer.model.memory import is_out_of_memory
 from trial_trainer.model.packed_attention import (
     IMPLEMENTATION,
     PackedAttention,
-    UnsupportedAttentionError,
     attending,
     checking_masks,
 )

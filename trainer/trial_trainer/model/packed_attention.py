@@ -21,14 +21,12 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers import AttentionInterface, AttentionMaskInterface
 
+from trial_trainer.errors import UnsupportedAttentionError
+
 IMPLEMENTATION = "shared_prefix"
 
 ROWS_PER_BLOCK = 192
 """Query rows of one causal block on a CPU: a block never multiplies with keys that none of its rows may see."""
-
-
-class UnsupportedAttentionError(Exception):
-    """The model asks for something that this attention does not compute."""
 
 
 class Attention(Protocol):

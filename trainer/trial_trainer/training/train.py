@@ -48,7 +48,15 @@ from trial_trainer.contract import (
     TrialConfig,
     to_json,
 )
-from trial_trainer.dataset.store import TRAIN, VALIDATION, Page, count_samples, read_index, read_split, read_summary
+from trial_trainer.dataset.store import (
+    TRAIN,
+    VALIDATION,
+    Page,
+    confirm_fingerprint,
+    count_samples,
+    read_index,
+    read_split,
+)
 from trial_trainer.errors import ArmError, Diverged, StudyError
 from trial_trainer.evaluation.measure import Prediction, measure
 from trial_trainer.evaluation.predict import predict
@@ -507,12 +515,7 @@ def _prepare_run(config: TrialConfig, store: ArtifactStore) -> _Run:
     pages = read_split(dataset, TRAIN)
     batch_size = int(config.arm.get("batch_size", 16))
     _refuse_impossible(config, pages, batch_size)
-    fingerprint = read_summary(dataset).fingerprint
-    if config.dataset_fingerprint not in ("", fingerprint):
-        raise StudyError(
-            f"TrialConfig.dataset must be the dataset with the fingerprint {config.dataset_fingerprint!r}, "
-            f"got {fingerprint!r} at {config.dataset}"
-        )
+    fingerprint = confirm_fingerprint(dataset, config.dataset_fingerprint, "TrialConfig.dataset")
     identity = Identity(
         seed=config.seed,
         arm=dict(config.arm),
