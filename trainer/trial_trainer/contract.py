@@ -226,6 +226,7 @@ class JudgeConfig:
     output: str
     trainer: TrainerSettings
     seed: int
+    """Nothing is drawn: answers are greedy, intervals computed. Version 1 of the contract has it, and its digests."""
     dataset_fingerprint: str = ""
     """The dataset's, as its summary has it: another dataset at that place is refused. Empty: any will do."""
     digest: str = ""

@@ -1,6 +1,7 @@
 """Raw pages, or ready samples, to one validated, split and tokenised dataset.
 
-    PREPARE_CONFIG='{…}' python -m trial_trainer prepare
+    python -m trial_trainer prepare prepare.json
+    PREPARE_CONFIG="$(cat prepare.json)" python -m trial_trainer prepare    # as a Job does it
 
 The run, top to bottom: check the settings, load the tokenizer, read the sources, label and cut each page, draw the
 splits, refuse what cannot train, tokenise, write. Whatever is wrong with the data shows here, before a GPU is touched,
@@ -142,11 +143,13 @@ def prepare(config: PrepareConfig) -> DatasetSummary:
     if reader.problems:
         raise PrepareError(reader.problems)
 
-    # Drafts to splits.
+    # Drafts to splits: nothing of the test source, no text twice.
     drafts, pages_in_test_shops = _without_test_shops(drafts, test_drafts, config.split.by)
     drafts, repeats_of_test = _without_repeats(config, drafts, test_drafts)
     groups, drafts, copies = _group(config, drafts)
     by_split = _divide(config, groups, drafts, test_drafts)
+
+    # What can be asked, and whether enough of it is left to train and to measure.
     problems = _check_splits(config, by_split, len(set(groups)))
     if problems:
         raise PrepareError(problems)
@@ -168,7 +171,7 @@ def prepare(config: PrepareConfig) -> DatasetSummary:
     if problems:
         raise PrepareError(problems)
 
-    # Write, the summary last: without it the dataset is not whole.
+    # Write the splits and how their token ids were made; until the summary is back the dataset is not whole.
     store = open_store(config.dataset)
     store.delete(SUMMARY)
     digests = {name: write_split(store, name, pages[name]) for name in pages}
@@ -189,6 +192,8 @@ def prepare(config: PrepareConfig) -> DatasetSummary:
             answer_tokens=answer_tokens,
         ),
     )
+
+    # Say what was left out and what cannot be measured well, and write the summary last.
     warnings = [
         *filter(None, [prompter.warning]),
         *_warn_of_labels(reader.unusable, reader.left_open),

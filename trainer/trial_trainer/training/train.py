@@ -1,7 +1,13 @@
 """One rung of one trial, top to bottom: load, train up to the stop step, evaluate, write the reading last.
 
-    TRIAL_CONFIG='{"study": …}' python -m trial_trainer            # one process, on the CPU or one accelerator
-    TRIAL_CONFIG='{… "processes": 4 …}' python -m trial_trainer    # starts accelerate's launcher itself
+    python -m trial_trainer trial.json                          # one process, on an accelerator where there is one
+    CUDA_VISIBLE_DEVICES= python -m trial_trainer trial.json    # on the CPU in any case
+    TRIAL_CONFIG="$(cat trial.json)" python -m trial_trainer    # as a Job does it
+
+With `"processes": 4` under `"trainer"` the same commands start accelerate's launcher and four ranks. With `"nodes": 2`
+beside it each node runs one, here the second:
+
+    MASTER_ADDR=10.0.0.1 MASTER_PORT=29500 JOB_COMPLETION_INDEX=1 python -m trial_trainer trial.json
 
 The loss of a step is (1 / batch size) x the sum over its samples of the mean token cross-entropy of the answer (nats),
 the same however the step's pages are spread over rows and ranks. Nothing in a step depends on where the run stops.
@@ -122,15 +128,20 @@ def train(config: TrialConfig, stop: StopRequest) -> ExitCode:
         ArmError: the arm cannot run here.
         StudyError: data, model or checkpoint cannot be used.
     """
+    # A reading that is there is the end: another attempt wrote it.
     store = open_store(config.output)
     if is_there(store, READING, config.digest):
         log.info("the reading of rung %d is already there", config.rung)
         return ExitCode.STOP_STEP_REACHED
+
+    # Load data and model, and go on from the newest checkpoint, if there is one.
     clock = _Clock()
     with clock.phase("load"):
         run = _prepare_run(config, store)
     run.clock = clock
     log.info("step %d of %d, stop at %d", run.step, config.total_steps, config.stop_step)
+
+    # Step by step to the stop step: extra readings on the way, a checkpoint now and then and when asked to stop.
     with clock.phase("train"):
         while run.step < config.stop_step:
             run.train_step()
@@ -142,6 +153,8 @@ def train(config: TrialConfig, stop: StopRequest) -> ExitCode:
                 log.info("asked to stop at step %d of %d: %s is saved", run.step, config.total_steps, run.checkpoint)
                 return ExitCode.ASKED_TO_STOP
             run.save_now_and_then()
+
+    # The last checkpoint, then its reading, which says that it is whole.
     run.save()
     run.write_reading(READING, stop)
     return ExitCode.STOP_STEP_REACHED
@@ -506,16 +519,21 @@ class _Misfit(Enum):
 
 
 def _prepare_run(config: TrialConfig, store: ArtifactStore) -> _Run:
+    # The same bits again on the same machine.
     torch.use_deterministic_algorithms(True, warn_only=True)
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     accelerator = Accelerator(cpu=not torch.cuda.is_available())
     if accelerator.num_processes != config.trainer.ranks:
         raise RuntimeError(f"{config.trainer.ranks} ranks must run, got {accelerator.num_processes}")
+
+    # Data, and what of the arm can be refused before a model is loaded.
     dataset = open_store(config.dataset)
     pages = read_split(dataset, TRAIN)
     batch_size = int(config.arm.get("batch_size", 16))
     _refuse_impossible(config, pages, batch_size)
     fingerprint = confirm_fingerprint(dataset, config.dataset_fingerprint, "TrialConfig.dataset")
+
+    # The newest checkpoint of this very run: of its data, arm, seed, length and number of ranks.
     identity = Identity(
         seed=config.seed,
         arm=dict(config.arm),
@@ -525,6 +543,8 @@ def _prepare_run(config: TrialConfig, store: ArtifactStore) -> _Run:
         digest=config.digest,
     )
     checkpoint = _newest_checkpoint(config, store, identity)
+
+    # Model, adapter and optimizer; the schedule sets the learning rate of each step.
     with must_fit("the base model"):
         page = max(pages, key=lambda page: len(page.questions))
         loaded = load_base(config.base_model, config.trainer, choose_device(), page)
@@ -553,6 +573,8 @@ def _prepare_run(config: TrialConfig, store: ArtifactStore) -> _Run:
         warmup_percent=float(config.arm.get("warmup_percent", config.trainer.warmup_percent)),
         row_tokens=MICRO_BATCH_TOKENS[loaded.device.type],
     )
+
+    # Take up where the checkpoint ends, or measure the untrained model, by which divergence is told.
     if checkpoint is not None:
         restore(checkpoint, parameters, optimizer)
         run.step, run.started_at_step = checkpoint.state.step, checkpoint.state.step
