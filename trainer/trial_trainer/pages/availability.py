@@ -239,6 +239,8 @@ class _Found(NamedTuple):
 
 def _fold(text: str) -> str:
     """Fold case and compatibility forms, and drop what is not seen; lines stay."""
+    if text.isascii():
+        return text.lower()
     folded = unicodedata.normalize("NFKC", text).casefold().replace("i̇", "i")
     return "".join(c for c in folded if unicodedata.category(c) != "Cf" or c == "\u200c")
 

@@ -335,15 +335,11 @@ _BOILERPLATE_NAME = re.compile(
     r"|similar|upsell|up-sell|cross-?sell|carousel-?products|also-|recently|viewed|sponsor|advert|popup|modal|drawer"
     r"|mini-?cart|country|language|locale|sitemap|suggest|bestseller|product-?(?:list|grid)|other-|skip-|onetrust"
     r"|complementary|accessor|frequently|bundle|wishlist|search",
-    re.IGNORECASE,
 )
-_REVIEWS_NAME = re.compile(
-    r"reviews?-?(?:list|item|body|content|text)|comment|question|faq|customer-?review", re.IGNORECASE
-)
+_REVIEWS_NAME = re.compile(r"reviews?-?(?:list|item|body|content|text)|comment|question|faq|customer-?review")
 _OLD_PRICE_NAME = re.compile(
     r"(?<![a-z])old|(?<![a-z])was\b|list-?price|strike|line-through|before|rrp|uvp|msrp|crossed|original-?price|compare|saving"
     r"|base-?price|unit-?price|price-?(?:regular|standard)",
-    re.IGNORECASE,
 )
 _KIND_NAME = re.compile(
     r"(?P<price>pri(?:ce|s|x|jz)|prei[sz]|precio|preço|prezzo|cena|hinta|amount)"
@@ -353,11 +349,8 @@ _KIND_NAME = re.compile(
     r"|(?P<availability>stock|availab|dispon|verf[uü]gbar|lieferbar|add-?to-?(?:cart|bag|basket)|buy-?(?:box|button|now)"
     r"|inventory)"
     r"|(?P<rating>(?<![a-z])rating|(?<![a-z])stars?\b|review-?(?:score|average|avg|summary|count)|(?<![a-z])score)",
-    re.IGNORECASE,
 )
-_TELLING_NAME = re.compile(
-    "|".join(p.pattern for p in (_BOILERPLATE_NAME, _REVIEWS_NAME, _OLD_PRICE_NAME, _KIND_NAME)), re.IGNORECASE
-)
+_TELLING_NAME = re.compile("|".join(p.pattern for p in (_BOILERPLATE_NAME, _REVIEWS_NAME, _OLD_PRICE_NAME, _KIND_NAME)))
 _KIND_BY_ITEMPROP = {
     "price": "price", "lowprice": "price", "brand": "brand", "manufacturer": "brand", "sku": "sku",
     "productid": "sku", "mpn": "sku", "availability": "availability", "ratingvalue": "rating", "name": "name",
@@ -403,6 +396,8 @@ _PLAIN, _BOILERPLATE, _REVIEWS, _OLD = 0, 1, 2, 4
 @lru_cache(maxsize=65536)
 def _read_name(name: str) -> tuple[int, str]:
     """Read one class or id: flags for boilerplate, reviews and old prices, and the kind of value it names."""
+    # Patterns that ignore case try every alternative at every letter.
+    name = name.lower()
     if not _TELLING_NAME.search(name):
         return _PLAIN, ""
     flags = (
