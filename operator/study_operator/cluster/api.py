@@ -29,8 +29,10 @@ Raw = dict[str, Any]
 CONNECT_SECONDS, READ_SECONDS = 5.0, 20.0
 REQUEST_SECONDS = 60.0
 """For one whole answer, however slowly it comes in."""
+OBJECT_BYTES = 4 * 1024 * 1024
+"""The largest object. The API server takes none of more than 3 MiB, and many threads may be told one at once."""
 ANSWER_BYTES = 16 * 1024 * 1024
-"""The largest answer. etcd takes objects of 1.5 MiB; of a page that is larger, half is asked for."""
+"""The largest page of a list; of one that is larger, half is asked for."""
 READ_BYTES = 64 * 1024
 LIST_LIMIT = 500
 """Objects of a page, of which a Job of ours has some 8 KB."""
@@ -79,8 +81,8 @@ class WatchBrokenError(KubeError):
 class AnswerTooLargeError(KubeError):
     """An answer of more bytes than any has."""
 
-    def __init__(self) -> None:
-        super().__init__(0, NOT_UNDERSTOOD, f"an answer of the API server must have at most {ANSWER_BYTES} bytes")
+    def __init__(self, most_bytes: int) -> None:
+        super().__init__(0, NOT_UNDERSTOOD, f"an answer of the API server must have at most {most_bytes} bytes")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -235,7 +237,8 @@ class Kube:
         deadline = time.monotonic() + LIST_SECONDS
         while True:
             try:
-                body = self.request("GET", path, query=page_query(query, limit, following), accept=accept).body
+                query_of_page = page_query(query, limit, following)
+                body = self.request("GET", path, query=query_of_page, accept=accept, is_list=True).body
             except AnswerTooLargeError:
                 limit = find_smaller(limit)
                 continue
@@ -255,6 +258,7 @@ class Kube:
         content_type: str = JSON,
         accept: str = JSON,
         read_seconds: float = READ_SECONDS,
+        is_list: bool = False,
     ) -> Answer:
         """Make one request.
 
@@ -263,7 +267,7 @@ class Kube:
         """
         response = self._send(method, path, body, query, content_type, accept, read_seconds)
         try:
-            content = _read_whole(response)
+            content = _read_whole(response, ANSWER_BYTES if is_list else OBJECT_BYTES)
         except urllib3.exceptions.HTTPError as error:
             raise unreachable(error) from error
         finally:
@@ -310,15 +314,15 @@ class Kube:
         return response
 
 
-def _read_whole(response: urllib3.BaseHTTPResponse) -> bytes:
+def _read_whole(response: urllib3.BaseHTTPResponse, most_bytes: int) -> bytes:
     deadline = time.monotonic() + REQUEST_SECONDS
     parts: list[bytes] = []
     size = 0
     while part := response.read1(READ_BYTES):
         parts.append(part)
         size += len(part)
-        if size > ANSWER_BYTES:
-            raise AnswerTooLargeError
+        if size > most_bytes:
+            raise AnswerTooLargeError(most_bytes)
         if time.monotonic() > deadline:
             said = f"must be whole within {REQUEST_SECONDS:g} s, got {size} bytes by then"
             raise KubeError(0, "Unreachable", f"an answer of the API server {said}")
@@ -337,7 +341,7 @@ def find_smaller(limit: int) -> int:
         AnswerTooLargeError: where it was of one.
     """
     if limit == 1:
-        raise AnswerTooLargeError
+        raise AnswerTooLargeError(ANSWER_BYTES)
     return limit // 2
 
 

@@ -187,7 +187,7 @@ async def read_whole(response: aiohttp.ClientResponse) -> bytes:
         parts.append(part)
         size += len(part)
         if size > ANSWER_BYTES:
-            raise AnswerTooLargeError
+            raise AnswerTooLargeError(ANSWER_BYTES)
         if time.monotonic() > deadline:
             said = f"must be whole within {REQUEST_SECONDS:g} s, got {size} bytes by then"
             raise KubeError(0, "Unreachable", f"an answer of the API server {said}")

@@ -135,7 +135,7 @@ def test_an_answer_that_drips_ends_at_its_deadline(monkeypatch: pytest.MonkeyPat
 
 
 def test_an_answer_without_an_end_is_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kube_module, "ANSWER_BYTES", 200_000)
+    monkeypatch.setattr(kube_module, "OBJECT_BYTES", 200_000)
 
     def pour(write: Write) -> None:
         write(b"HTTP/1.1 200 OK\r\nContent-Length: 1000000000\r\n\r\n")
