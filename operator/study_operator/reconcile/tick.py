@@ -268,7 +268,8 @@ def tick(
     if not written.has_ledger:
         return TickResult(status=status, ledger=recorded.ledger, events=written.events, is_idle=not launched)
     events = [*events_between(recorded.ledger, ledger), *events_of_stall(recorded.conditions, status), *written.events]
-    if left_behind and is_changed and left_behind not in recorded.conditions["Complete"].message:
+    known = recorded.conditions.get("Complete")
+    if left_behind and is_changed and (known is None or left_behind not in known.message):
         events.append(Event(reason="PodLeftBehind", message=left_behind, is_warning=True))
     for event in events:
         log.log(logging.WARNING if event.is_warning else logging.INFO, "%s", event.message)
@@ -565,6 +566,8 @@ def _find_write_problem(artifacts: ArtifactStore) -> StorageProblem:
 
 def _say_left_behind(study: Study, ledger: Ledger, jobs: Mapping[str, JobStatus]) -> str:
     """Say which pods run on that ought to stop, and that nobody but a person can stop; empty where there are none."""
+    if not any(job.left_behind for job in jobs.values()):
+        return ""
     wanted = {names.trial_job(study.name, t.name, t.rung) for t in ledger.trials if t.is_busy}
     stages = ((names.prepare_job(study.name), ledger.prepare), (names.judge_job(study.name), ledger.judge))
     wanted |= {name for name, stage in stages if stage.state in (StageState.PENDING, StageState.RUNNING)}
@@ -602,13 +605,14 @@ def _find_refusal(
     if found[0]:
         # The same in other words is no news.
         return (word, message) if found[0] == word else found
+    if not word or hands.has_more_to_do or study.suspend or ledger.outcome is not None:
+        return NO_REFUSAL
     # A job that nobody tried to launch now is refused for as long as its trial says so.
     waiting = [(names.trial_job(study.name, t.name, t.rung), t.message) for t in ledger.trials if t.is_busy]
     waiting += [(names.prepare_job(study.name), ledger.prepare.message)]
     waiting += [(names.judge_job(study.name), ledger.judge.message)]
     still = any(said.startswith(f"{WAITS}{word}") and name not in jobs for name, said in waiting)
-    is_known = word and still and not hands.has_more_to_do and not study.suspend and ledger.outcome is None
-    return (word, message) if is_known else NO_REFUSAL
+    return (word, message) if still else NO_REFUSAL
 
 
 # --- Record -----------------------------------------------------------------------------------------------------

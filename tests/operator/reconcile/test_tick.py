@@ -891,6 +891,9 @@ def test_a_pod_that_is_left_behind_is_told_once_it_should_stop_with_the_command_
     desk.statuses.clear()
     complete = next(c for c in run(desk, replace(study, suspend=True)).status["conditions"] if c["type"] == "Complete")
     assert complete["message"] == ""
+    # Of a study whose status is lost it is all that is known.
+    desk = a_desk(None, a_job(left_behind=("s1-t000-r0-abcde",)))
+    assert [event.message for event in run(desk, study).events] == [command]
 
 
 def test_a_quota_stalls_nothing_however_long_it_lasts() -> None:
