@@ -27,6 +27,10 @@ GROUPS = {"batch", "kueue.x-k8s.io"}
 """Whose webhooks are wanted; other frameworks than Jobs are not enabled."""
 
 
+class PortTakenError(Exception):
+    """Somebody else listens where it was to listen."""
+
+
 class Kueue:
     """One controller.
 
@@ -40,18 +44,29 @@ class Kueue:
         self._plane = plane
         self._directory = directory
         self._programs = programs
-        self._port, self._health_port = processes.pick_ports(2)
+        self._port = self._health_port = 0
         self._process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Kueue:
         self._directory.mkdir(parents=True, exist_ok=True)
+        for tries_left in (2, 1, 0):
+            self._port, self._health_port = processes.pick_ports(2)
+            try:
+                self._install()
+                break
+            except PortTakenError:
+                # By somebody who was quicker: the CRDs take a while.
+                if not tries_left:
+                    raise
+        self._plane.apply(*self._webhooks())
+        return self
+
+    def _install(self) -> None:
         crds = [self._with_conversion(crd) for crd in self._read("crd-*.yaml")]
         self._plane.apply(*crds)
         names = [f"crd/{crd['metadata']['name']}" for crd in crds]
         self._plane.kubectl("wait", "--for=condition=Established", "--timeout=60s", *names)
         self._start()
-        self._plane.apply(*self._webhooks())
-        return self
 
     def __exit__(self, *_: object) -> None:
         if self._process is not None:
@@ -108,6 +123,7 @@ class Kueue:
         }
         file = self._directory / "kueue.yaml"
         file.write_text(yaml.safe_dump(configuration))
+        self.log.unlink(missing_ok=True)
         self._process = processes.spawn(
             [self._programs / "kueue", f"--config={file}"],
             log=self.log,
@@ -119,7 +135,10 @@ class Kueue:
             if self._is_ready():
                 return
             time.sleep(0.05)
-        raise AssertionError(f"kueue did not come up: {self.log.read_text(errors='replace')[-2000:]}")
+        said = self.log.read_text(errors="replace")
+        if "address already in use" in said:
+            raise PortTakenError(said[-2000:])
+        raise AssertionError(f"kueue did not come up: {said[-2000:]}")
 
     def _is_ready(self) -> bool:
         try:

@@ -70,6 +70,9 @@ class _Filter:
         try:
             response._body = await _read(request.url.path, response)
         except KubeError as error:
+            if error.status == 404 and await self._is_api_gone():
+                response._body = b""
+                return response
             if error.status == 410 and "continue" in request.url.query:
                 raise aiohttp.ClientPayloadError(f"{request.url.path}: {error}") from error
             raise _unusable(error) from error
@@ -87,11 +90,23 @@ class _Filter:
             error = read_error(response.status, await read_whole(response))
         except KubeError as unread:
             error = unread
-        if error.status not in LIST_ANEW and not error.is_not_found:
+        is_gone = error.is_not_found or (error.status == 404 and await self._is_api_gone())
+        if error.status not in LIST_ANEW and not is_gone:
             raise _unusable(error) from error
         log.info("studies are listed again: %s: %s", path, error)
         response.status, response.content = 200, _Gone(response.content)
         return response  # type: ignore[no-any-return]
+
+    async def _is_api_gone(self) -> bool:
+        """Say whether the API server knows no studies any more: of what it does not serve it says what proxies say."""
+        try:
+            answer = await asyncio.to_thread(self._kube.request, "GET", "/apis")
+        except KubeError:
+            return False
+        groups = answer.body.get("groups")
+        return isinstance(groups, list) and names.GROUP not in [
+            group.get("name") for group in groups if isinstance(group, dict)
+        ]
 
     async def _send(self, request: ClientRequest, handler: ClientHandlerType) -> ClientResponse:
         begun, status = time.perf_counter(), 0

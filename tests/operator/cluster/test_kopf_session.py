@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from builders.odd_api_server import NO_EVENTS, Raw, Said, Server, line
+from builders.odd_api_server import DISCOVERY, NO_EVENTS, Raw, Said, Server, line
 from study_operator import names
 from study_operator.cluster import api, kopf_session, streams, study_watch
 from study_operator.cluster.study_store import Studies
@@ -64,8 +64,12 @@ class Kopf:
     def end(self) -> None:
         """Let the studies' definition be gone, with which kopf ends."""
         self._server.refuse(a_status(404, "NotFound"))
+        assert self.has_ended()
+
+    def has_ended(self) -> bool:
+        """Wait until it has."""
         self._thread.join(60)
-        assert not self._thread.is_alive()
+        return not self._thread.is_alive()
 
 
 @pytest.fixture
@@ -157,4 +161,15 @@ def test_a_definition_that_is_gone_ends_kopf_so_that_the_process_begins_anew(ser
     kopf = Kopf(server)
     kopf.wait_for({"listed"})
     kopf.end()
+    assert "404" in str(kopf.ended.__cause__)
+
+
+def test_where_the_whole_api_is_gone_kopf_ends_too_although_its_404_might_be_a_proxys(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kopf = Kopf(server)
+    kopf.wait_for({"listed"})
+    monkeypatch.setitem(DISCOVERY, "/apis", {"groups": [{"name": "apps", "versions": []}]})
+    server.refuse((404, b"404 page not found\n"))
+    assert kopf.has_ended()
     assert "404" in str(kopf.ended.__cause__)
