@@ -89,7 +89,7 @@ def settle(
         trial    Pending ─────────> Running ─────────────────────> Paused
         attempt           opened           closed: Succeeded
 
-    One whose node was lost, and whose next attempt ran out of its learning rate:
+    One that was evicted, and whose next attempt diverged:
 
         seen              job runs        job is over, no reading,    job runs       job is over,
                                           pod says Evicted                           exit code 10
