@@ -14,6 +14,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from study_operator import names
+from study_operator.backoff import wait_after
 from study_operator.cluster.api import Kube, KubeError, Raw, path_of
 from study_operator.cluster.buckets import Bucket, Buckets, StorageRefusedError, UnusableStore
 from study_operator.cluster.finalizer import Farewell, WaitsError, is_held
@@ -212,7 +213,7 @@ class Controller:
             self.refusals.pop(key, None)
             return SLOW_SECONDS
         count = self.refusals[key] = self.refusals.get(key, 0) + 1
-        return float(min(SLOW_SECONDS, FIRST_REFUSED_SECONDS * 2.0 ** min(count - 1, 10)))
+        return wait_after(count, FIRST_REFUSED_SECONDS, SLOW_SECONDS)
 
     def _is_progress_due(self, key: StudyKey, now: datetime) -> bool:
         """Say whether to look how far running trials are, and take it for done."""

@@ -15,6 +15,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 
 from study_operator import names
+from study_operator.backoff import wait_after
 from study_operator.cluster.api import Kube, KubeError, Raw, WatchBrokenError, has_version, path_of
 from study_operator.cluster.job_cache import Memory
 from study_operator.cluster.streams import Streams, open_streams
@@ -135,7 +136,7 @@ class Watches:
     async def _follow(self, streams: Streams, before: _Kind | None, kind: _Kind) -> None:
         if before is not None:
             await before.is_synced.wait()
-        version, wait = "", FIRST_WAIT_SECONDS
+        version, tries = "", 1
         while True:
             begun = time.monotonic()
             try:
@@ -157,12 +158,13 @@ class Watches:
                 # A watch that nobody follows would leave the operator blind, and alive.
                 version = ""
                 log.exception("cannot follow %s; it is listed again", kind.path)
+            wait = wait_after(tries, FIRST_WAIT_SECONDS, LONGEST_WAIT_SECONDS)
             if time.monotonic() - begun > wait:
                 # It went well for a while: something on the way ends connections that are idle, and nobody is to blame.
-                wait = FIRST_WAIT_SECONDS
+                tries, wait = 1, FIRST_WAIT_SECONDS
             # Not all replicas of an operator, and not all watches, at once.
             await self._pause(wait * random.uniform(0.5, 1.5))
-            wait = min(LONGEST_WAIT_SECONDS, wait * 2)
+            tries += 1
 
 
 def _kinds_of(memory: Memory, namespace: str | None) -> list[_Kind]:

@@ -20,6 +20,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from study_operator.backoff import wait_after
 from study_operator.metrics import Metrics
 from study_operator.names import StudyKey
 
@@ -149,7 +150,9 @@ class Visits:
                 entry.is_running = False
                 now = self._clock()
                 entry.failures = entry.failures + 1 if has_failed else 0
-                entry.not_before = now + _back_off(entry.failures) if has_failed else 0.0
+                entry.not_before = (
+                    now + wait_after(entry.failures, FIRST_RETRY_SECONDS, LONGEST_RETRY_SECONDS) if has_failed else 0.0
+                )
                 if entry.is_woken or has_failed:
                     entry.is_woken = False
                     self._schedule(key, entry, now)
@@ -241,7 +244,3 @@ class Visits:
         finally:
             self._metrics.observe_visit(outcome, time.perf_counter() - begun)
         return None, True
-
-
-def _back_off(failures: int) -> float:
-    return min(LONGEST_RETRY_SECONDS, FIRST_RETRY_SECONDS * 2.0 ** (failures - 1))

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
 
+from study_operator.backoff import wait_after
 from study_operator.errors import IllegalMoveError
 from study_operator.settings import Settings
 from study_operator.spec.study import Arm
@@ -337,5 +338,5 @@ def retry_at(of: Trial | Stage, settings: Settings) -> datetime | None:
         return None
     if last.reason == EndReason.INTERRUPTED:
         return None
-    wait = min(settings.backoff_limit_seconds, settings.backoff_seconds * 2.0 ** (faults - 1))
+    wait = wait_after(faults, settings.backoff_seconds, settings.backoff_limit_seconds)
     return last.finished_at + timedelta(seconds=wait)

@@ -24,6 +24,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from study_operator.backoff import wait_after
 from study_operator.ledger.trial import Trial
 from study_operator.metrics import Metrics
 from study_operator.names import StudyKey
@@ -149,7 +150,7 @@ class Proposals:
             with self._changed:
                 if answer is None:
                     question.failures += 1
-                    wait = min(LONGEST_RETRY_SECONDS, self._retry_seconds * 2.0 ** (question.failures - 1))
+                    wait = wait_after(question.failures, self._retry_seconds, LONGEST_RETRY_SECONDS)
                     question.not_before = time.monotonic() + wait
                     log.warning(
                         "the optimizer's process died over a proposal for study %s/%s (%d times); again in %.0f s",
