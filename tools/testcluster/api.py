@@ -30,6 +30,9 @@ PATCHES = {
 
 
 RETRY_SECONDS = 0.1
+CHANGING = ("apiserver is shutting down", "storage is (re)initializing")
+"""What an API server says of a kind whose CRD is being changed, before it does anything."""
+CHANGING_SECONDS = 10.0
 
 
 class ApiError(Exception):
@@ -114,13 +117,13 @@ class Api:
         query: Mapping[str, str | int] | None = None,
         content_type: str = "application/json",
     ) -> Object:
-        """Make one request, without retries.
+        """Make one request; again only where the server serves a changed CRD a moment later.
 
         Raises:
             ApiError: The server refused.
             UnreachableError: The server does not answer.
         """
-        response = self._request(method, path, body, query or {}, content_type, timeout=30.0)
+        response = self._request_served(method, path, body, query or {}, content_type)
         try:
             data = response.data
         except urllib3.exceptions.HTTPError as error:
@@ -182,6 +185,18 @@ class Api:
                     raise
                 time.sleep(RETRY_SECONDS)
         raise TimeoutError(f"{path}/{name} after {seconds:g} s: {json.dumps(seen)[:4000]}")
+
+    def _request_served(
+        self, method: str, path: str, body: Any, query: Mapping[str, str | int], content_type: str
+    ) -> urllib3.BaseHTTPResponse:
+        until = time.monotonic() + CHANGING_SECONDS
+        while True:
+            try:
+                return self._request(method, path, body, query, content_type, timeout=30.0)
+            except ApiError as error:
+                if error.message not in CHANGING or time.monotonic() > until:
+                    raise
+            time.sleep(RETRY_SECONDS)
 
     def _request(
         self,
