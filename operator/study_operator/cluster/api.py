@@ -38,6 +38,9 @@ LIST_LIMIT = 500
 """Objects of a page, of which a Job of ours has some 8 KB."""
 LIST_SECONDS = 300.0
 """For all pages of a list: the API server does not go on with one that is older."""
+DEEPEST_OBJECT = 10_000
+"""Objects within each other that the API server takes. Who reads JSON needs as deep a stack: what one tenant was let
+write must not hide what others write."""
 CONNECTIONS = 32
 USER_AGENT = "finetune-study-operator"
 JSON, MERGE_PATCH = "application/json", "application/merge-patch+json"

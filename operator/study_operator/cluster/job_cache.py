@@ -108,6 +108,9 @@ class Memory:
 
     def _keep(self, job: JobState) -> None:
         key = (job.namespace, job.name)
+        known = self._jobs.get(key)
+        if known is not None and known.owner != job.owner:
+            self._owned[known.namespace, known.owner].pop(key, None)
         self._jobs[key] = job
         self._keys[job.namespace, job.uid] = key
         self._owned[job.namespace, job.owner][key] = None

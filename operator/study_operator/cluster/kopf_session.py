@@ -69,6 +69,8 @@ class _Filter:
         response = await self._send(request, handler)
         try:
             response._body = await _read(request.url.path, response)
+        except aiohttp.ClientPayloadError as error:
+            raise aiohttp.ClientConnectionError(f"{request.url.path}: {error}") from error
         except KubeError as error:
             if error.status == 404 and await self._is_api_gone():
                 response._body = b""

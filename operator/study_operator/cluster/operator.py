@@ -21,7 +21,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from study_operator import names
-from study_operator.cluster.api import Kube, KubeError, connect
+from study_operator.cluster.api import DEEPEST_OBJECT, Kube, KubeError, connect
 from study_operator.cluster.buckets import Buckets
 from study_operator.cluster.controller import Controller
 from study_operator.cluster.health import serve_health
@@ -64,6 +64,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the operator; return its exit code."""
     arguments = _parser().parse_args(argv)
     log_to_stderr()
+    # Python's own limit is a thousand, and an object within it hides all others of its list.
+    sys.setrecursionlimit(DEEPEST_OBJECT + sys.getrecursionlimit())
     logging.getLogger("kopf").setLevel(logging.WARNING)
     try:
         installation = read_installation(arguments.config)

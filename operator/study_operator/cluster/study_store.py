@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import threading
 import zlib
 from collections.abc import Iterator, Mapping
@@ -13,6 +14,8 @@ from study_operator import names
 from study_operator.cluster.api import Kube, KubeError, Raw, path_of
 from study_operator.errors import ConflictError, StatusRefusedError
 from study_operator.names import StudyKey
+
+log = logging.getLogger(__name__)
 
 TOO_LARGE = ("request is too large", "larger than max")
 """What etcd, and its client, say of an object that is; the API server answers as if something in itself were broken."""
@@ -90,9 +93,16 @@ class Studies:
             for key, metadata in there.items()
             if key in gone or key not in before or before[key].version < int(metadata["resourceVersion"])
         ]
+        news = list(gone)
         for key in behind:
-            self.refresh(key)
-        return list(dict.fromkeys([*gone, *behind]))
+            try:
+                self.refresh(key)
+            except KubeError as error:
+                # The others have their news all the same; this one is behind the next time, too.
+                log.debug("study %s/%s cannot be read: %s", *key, error)
+                continue
+            news.append(key)
+        return list(dict.fromkeys(news))
 
     def refresh(self, key: StudyKey) -> Raw | None:
         """Look at the API server, and return the study as it is there."""

@@ -45,7 +45,8 @@ def derive_conditions(
     outcome = ledger.outcome
     has_failed = outcome is not None and outcome.failed
     failure, failure_message = (outcome.reason, outcome.message) if outcome and outcome.failed else ("NotFailed", "")
-    said = "; ".join(filter(None, (_say_stage(study, ledger, stage), left_behind)))
+    # What to type comes first: a message that is too long is cut at its end.
+    said = "; ".join(filter(None, (left_behind, _say_stage(study, ledger, stage))))
     refused = _dated(_jobs_refused(refusal), before.get("JobsRefused"), now)
     conditions = (
         _accepted(study, ledger),

@@ -410,6 +410,9 @@ def _parse_condition(raw: Raw) -> Condition:
 def events_of_stall(before: Mapping[str, Condition], status: Raw) -> list[Event]:
     """Say that the cluster refuses jobs for so long that the study is stalled, and that it no longer does."""
     after = {c["type"]: _parse_condition(c) for c in status["conditions"]}
+    if any(after[c].is_true for c in ("Suspended", "Complete", "Failed") if c in after):
+        # Nothing is asked of the cluster any more, and nothing is known of what it would take.
+        return []
     was_stalled = all(c in before and before[c].is_true for c in ("Stalled", "JobsRefused"))
     is_stalled = after["Stalled"].is_true and after["JobsRefused"].is_true
     if is_stalled and not was_stalled:

@@ -385,6 +385,17 @@ def test_a_pod_stands_for_its_job_that_nobody_has_seen_until_it_has_ended() -> N
     assert memory.jobs_of("team", "study-1") == []
 
 
+def test_a_job_that_changes_hands_is_nothing_to_its_first_study() -> None:
+    memory = Memory(Metrics())
+    memory.put_job(a_job())
+    owner = {"kind": "FineTuneStudy", "uid": "study-2", "controller": True}
+    memory.put_job(a_job(version=11, ownerReferences=[owner]))
+    assert memory.jobs_of("team", "study-1") == []
+    [(job, _, _)] = memory.jobs_of("team", "study-2")
+    memory.forget_job(job)
+    assert memory.jobs_of("team", "study-1") == memory.jobs_of("team", "study-2") == []
+
+
 def test_the_job_that_is_there_counts_more_than_a_pod_without_one() -> None:
     memory = Memory(Metrics())
     memory.put_job(a_job(uid="uid-of-another"))

@@ -4,7 +4,7 @@ from typing import Any, cast
 
 from builders.kube_of_dicts import KubeOfDicts
 from study_operator import names
-from study_operator.cluster.api import Kube, Raw
+from study_operator.cluster.api import Kube, KubeError, Raw
 from study_operator.cluster.study_store import Studies, study_path
 
 
@@ -35,6 +35,23 @@ def test_what_happened_while_the_watch_was_away_is_found() -> None:
     assert {name for _, name in changed} == {"gone", "changed", "replaced", "new"}
     assert world.names() == {"kept": "1", "changed": "1", "replaced": "2", "new": "1"}
     assert world.studies.sweep("team") == []
+
+
+def test_one_that_cannot_be_read_keeps_no_news_of_the_others() -> None:
+    world = World()
+    for name in ("a", "b", "c"):
+        world.put(name)
+    get = world.kube.get
+
+    def get_but_one(path: str, *arguments: Any, **options: Any) -> Any:
+        if path.endswith("/b"):
+            raise KubeError(0, "", "cut off")
+        return get(path, *arguments, **options)
+
+    cast(Any, world.kube).get = get_but_one
+    assert {name for _, name in world.studies.sweep("team")} == {"a", "c"}
+    cast(Any, world.kube).get = get
+    assert world.studies.sweep("team") == [("team", "b")]
 
 
 def test_studies_of_other_namespaces_are_left_alone() -> None:

@@ -876,6 +876,16 @@ def test_a_study_whose_jobs_a_rule_refuses_is_stalled_after_an_hour_and_goes_on_
     assert not desk.ledger.trials[0].attempts
 
 
+def test_a_study_that_is_suspended_while_it_is_stalled_has_not_resumed() -> None:
+    study = a_study(parallel_trials=1, num_trials=1)
+    desk = a_desk(a_ledger(a_trial(0)), refusal="denied by team-quota", refused_as="AdmissionDenied")
+    run(desk, study)
+    assert [e.reason for e in run(desk, study, now=NOW + timedelta(hours=1)).events] == ["StudyStalled"]
+    result = run(desk, replace(study, suspend=True), now=NOW + timedelta(hours=2))
+    assert conditions_of(result)["JobsRefused"] == ("False", "NotRefused")
+    assert "StudyResumed" not in [e.reason for e in result.events]
+
+
 def test_a_pod_that_is_left_behind_is_told_once_it_should_stop_with_the_command_that_ends_it() -> None:
     study = a_study(parallel_trials=1, num_trials=1)
     desk = a_desk(a_ledger(running(a_trial(0))), a_job(left_behind=("s1-t000-r0-abcde",)))
