@@ -17,13 +17,7 @@ HERE = Path(__file__).resolve().parent
 REPOSITORY = HERE.parent
 sys.path[:0] = [str(REPOSITORY / name) for name in ("manifests", "operator", "trainer")]
 
-from copies import (  # noqa: E402
-    read_rules,
-    render_argo_cd,
-    render_crd_template,
-    render_rule_templates,
-    render_watched_namespace,
-)
+from copies import read_rules, render_argo_cd, render_crd_template, render_rule_templates, render_watched_namespace  # noqa: E402
 from study_api.crd import build_crd  # noqa: E402
 from study_api.reference import render_reference  # noqa: E402
 

@@ -28,14 +28,7 @@ import urllib3
 import yaml
 
 from on_cluster.fates import SHARED_KINDS, Fates, Life, draw_life, draw_trouble
-from on_cluster.operators import (
-    FAST,
-    HOME,
-    MANIFESTS,
-    OperatorProcess,
-    read_manifests,
-    wait_until,
-)
+from on_cluster.operators import FAST, HOME, MANIFESTS, OperatorProcess, read_manifests, wait_until
 from on_cluster.proxy import Proxy
 from on_cluster.studies import StudyOnCluster, a_secret, a_spec, created_jobs, read_json
 from testcluster import scripts

@@ -134,12 +134,7 @@ def guard(client: Any, refused: Sequence[Network]) -> None:
         client: that has made none yet.
         refused: networks that it must not connect to.
     """
-    from botocore.awsrequest import (
-        AWSHTTPConnection,
-        AWSHTTPConnectionPool,
-        AWSHTTPSConnection,
-        AWSHTTPSConnectionPool,
-    )
+    from botocore.awsrequest import AWSHTTPConnection, AWSHTTPConnectionPool, AWSHTTPSConnection, AWSHTTPSConnectionPool
 
     classes = {
         "http": (AWSHTTPConnectionPool, AWSHTTPConnection),

@@ -22,7 +22,6 @@ from study_operator.cluster.streams import Streams, open_streams
 
 log = logging.getLogger(__name__)
 
-
 FIRST_WAIT_SECONDS, LONGEST_WAIT_SECONDS = 0.2, 15.0
 """Between two tries to list or watch while the API server does not answer."""
 LISTS_AT_A_TIME = 8

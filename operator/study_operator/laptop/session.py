@@ -40,15 +40,7 @@ from study_operator.spec.parse import parse_study
 from study_operator.spec.study import Categorical, DeletionPolicy, Study, Uniform
 from trial_trainer import contract
 from trial_trainer.artifacts import ArtifactError, ArtifactStore, S3Access, open_store
-from trial_trainer.contract import (
-    SUMMARY,
-    ContractError,
-    DatasetSummary,
-    Progress,
-    TrialConfig,
-    from_json,
-    to_json,
-)
+from trial_trainer.contract import SUMMARY, ContractError, DatasetSummary, Progress, TrialConfig, from_json, to_json
 
 log = logging.getLogger(__name__)
 

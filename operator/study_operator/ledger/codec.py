@@ -11,9 +11,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from study_operator.ledger.conditions import (
-    render_time,
-)
+from study_operator.ledger.conditions import render_time
 from study_operator.ledger.trial import (
     Attempt,
     Continuation,
@@ -35,14 +33,11 @@ from trial_trainer.contract import ParameterValue
 
 Raw = Mapping[str, Any]
 
-
 TRIAL_MESSAGE_BYTES = 180
 """As JSON, like the others here. There are up to 500 trials, and the whole object stays below a mebibyte."""
 
-
 MESSAGE_BYTES = 2_000
 """Of what is told of the whole study."""
-
 
 WORD_LENGTH = 64
 """Of a reason, which is one CamelCase word."""
@@ -242,9 +237,7 @@ def _parse_search_trouble(conditions: Sequence[Raw]) -> str:
 # A table is three times as fast as an enumeration's own look-up, and a status holds hundreds of trials.
 _STATES = {state.value: state for state in TrialState}
 
-
 _ORIGINS = {origin.value: origin for origin in Origin}
-
 
 _CONTINUATIONS = {continuation.value: continuation for continuation in Continuation}
 

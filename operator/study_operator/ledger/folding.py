@@ -24,7 +24,6 @@ ATTEMPTS_KEPT = 200
 """Of all trials together. An attempt takes 200 bytes of an object that must stay below a megabyte, and a study that is
 preempted every hour for a weekend, or suspended every night, makes thousands."""
 
-
 STAGE_ATTEMPTS_KEPT = 20
 """Of prepare and of judge, each."""
 

@@ -38,13 +38,7 @@ from study_operator.ledger.conditions import (
 )
 from study_operator.ledger.events import Event
 from study_operator.ledger.gain import Gain, describe_gain, find_best, find_gain
-from study_operator.ledger.trial import (
-    Continuation,
-    Ledger,
-    Origin,
-    Trial,
-    TrialState,
-)
+from study_operator.ledger.trial import Continuation, Ledger, Origin, Trial, TrialState
 from study_operator.ledger.usage import Usage, measure_usage
 from study_operator.settings import DEFAULTS, Settings
 from study_operator.spec.metrics import is_share

@@ -10,15 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 
-from study_operator.ledger.trial import (
-    GIVEN_UP,
-    Attempt,
-    Ledger,
-    Measurement,
-    Origin,
-    Trial,
-    TrialState,
-)
+from study_operator.ledger.trial import GIVEN_UP, Attempt, Ledger, Measurement, Origin, Trial, TrialState
 from study_operator.spec.study import Study
 from trial_trainer.contract import Reading
 

@@ -10,19 +10,8 @@ from typing import TypeVar, assert_never
 
 from study_operator import names
 from study_operator.errors import LaunchRefusedError
-from study_operator.ledger.status import (
-    Recorded,
-)
-from study_operator.ledger.trial import (
-    WAITS,
-    Ledger,
-    Origin,
-    SearchEnd,
-    Stage,
-    Trial,
-    TrialState,
-    move,
-)
+from study_operator.ledger.status import Recorded
+from study_operator.ledger.trial import WAITS, Ledger, Origin, SearchEnd, Stage, Trial, TrialState, move
 from study_operator.optimizer.designer import Designer, DesignerError, ProposalPendingError
 from study_operator.reconcile.actions import (
     Action,
@@ -44,12 +33,7 @@ from study_operator.reconcile.runner import QUOTA_EXCEEDED, JobKind, JobSpec, Tr
 from study_operator.settings import Settings
 from study_operator.spec.study import Arm, Study
 from trial_trainer.artifacts import ArtifactStore
-from trial_trainer.contract import (
-    CHECKPOINTS,
-    JUDGEMENT,
-    READING,
-    SUMMARY,
-)
+from trial_trainer.contract import CHECKPOINTS, JUDGEMENT, READING, SUMMARY
 
 log = logging.getLogger(__name__)
 

@@ -5,12 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from study_operator.ledger.trial import (
-    Continuation,
-    Origin,
-    Outcome,
-    SearchEnd,
-)
+from study_operator.ledger.trial import Continuation, Origin, Outcome, SearchEnd
 from study_operator.spec.study import Arm
 
 

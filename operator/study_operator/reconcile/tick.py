@@ -41,21 +41,10 @@ from study_operator.ledger.status import (
     render_status,
     shorten_status,
 )
-from study_operator.ledger.trial import (
-    REFUSED,
-    WAITS,
-    Ledger,
-    StageState,
-    Trial,
-    TrialState,
-    retry_at,
-)
+from study_operator.ledger.trial import REFUSED, WAITS, Ledger, StageState, Trial, TrialState, retry_at
 from study_operator.optimizer.designer import Designer
 from study_operator.reconcile.act import Hands, act
-from study_operator.reconcile.actions import (
-    Action,
-    DeleteJob,
-)
+from study_operator.reconcile.actions import Action, DeleteJob
 from study_operator.reconcile.job_specs import artifacts_uri, build_job_of, stop_step
 from study_operator.reconcile.planner import find_settled_jobs, plan
 from study_operator.reconcile.runner import QUOTA_EXCEEDED, JobKind, JobSpec, JobStatus, TrialRunner

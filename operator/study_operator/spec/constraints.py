@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import re
 
-from study_operator.spec.fields import (
-    NUMBER,
-)
+from study_operator.spec.fields import NUMBER
 from study_operator.spec.study import LinearConstraint, OutcomeConstraint
 
 _OUTCOME = re.compile(rf"\s*([a-z_]+(?:/[a-z_]+)?)\s*(<=|>=)\s*({NUMBER})\s*")

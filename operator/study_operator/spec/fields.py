@@ -13,33 +13,23 @@ from study_operator.spec.limits import Whole
 # The forms of strings, in the regular expressions that Python, RE2 and JSON Schema have in common.
 NUMBER = r"[-+]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][-+]?[0-9]{1,2})?"
 
-
 STUDY_NAME = r"[a-z]([-a-z0-9]*[a-z0-9])?"
-
 
 OBJECT_NAME = r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*"
 
-
 ATTRIBUTE = r"[a-z][a-z_]*"
-
 
 MODULE = r"[A-Za-z0-9_.]+"
 
-
 SCHEME = r"[A-Za-z][-+.A-Za-z0-9]*:"
-
 
 ENDPOINT = r"https?://[^/\s@?#]+/?"
 
-
 REGION = r"[a-z0-9-]+"
-
 
 DATA_KEY = r"[-._a-zA-Z0-9]+"
 
-
 E = TypeVar("E", bound=StrEnum)
-
 
 _REQUIRED: Any = object()
 

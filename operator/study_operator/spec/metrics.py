@@ -16,7 +16,6 @@ class Direction(StrEnum):
 KNOWN_ATTRIBUTES = ("name", "price", "currency", "brand", "sku", "availability", "rating", "description")
 """What markup can label."""
 
-
 METRICS: Mapping[str, Direction] = {
     "accuracy": Direction.MAXIMIZE,
     "validation_loss": Direction.MINIMIZE,
@@ -24,7 +23,6 @@ METRICS: Mapping[str, Direction] = {
     "false_value_rate": Direction.MINIMIZE,
 }
 """What a reading measures, and which way each is better; ``accuracy/<attribute>`` is as ``accuracy``."""
-
 
 WORST_VALUES: Mapping[str, float] = {
     "accuracy": 0.0,

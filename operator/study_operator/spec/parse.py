@@ -16,16 +16,7 @@ from study_operator.errors import StudyInvalidError
 from study_operator.names import API_VERSION, KIND
 from study_operator.spec import limits
 from study_operator.spec.constraints import parse_linear_constraint, parse_outcome_constraint
-from study_operator.spec.fields import (
-    ATTRIBUTE,
-    DATA_KEY,
-    ENDPOINT,
-    MODULE,
-    OBJECT_NAME,
-    REGION,
-    STUDY_NAME,
-    Fields,
-)
+from study_operator.spec.fields import ATTRIBUTE, DATA_KEY, ENDPOINT, MODULE, OBJECT_NAME, REGION, STUDY_NAME, Fields
 from study_operator.spec.metrics import KNOWN_ATTRIBUTES, METRICS, Direction
 from study_operator.spec.study import (
     TRAINER_CONTAINER,
@@ -49,15 +40,7 @@ from study_operator.spec.study import (
     Study,
     Uniform,
 )
-from trial_trainer.contract import (
-    BaseModel,
-    LabelSource,
-    ParameterValue,
-    Precision,
-    Split,
-    SplitBy,
-    TrainerSettings,
-)
+from trial_trainer.contract import BaseModel, LabelSource, ParameterValue, Precision, Split, SplitBy, TrainerSettings
 
 
 @dataclass(frozen=True)

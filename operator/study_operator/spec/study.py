@@ -8,13 +8,7 @@ from enum import StrEnum
 from typing import Any
 
 from study_operator.spec.metrics import Direction
-from trial_trainer.contract import (
-    BaseModel,
-    LabelSource,
-    ParameterValue,
-    Split,
-    TrainerSettings,
-)
+from trial_trainer.contract import BaseModel, LabelSource, ParameterValue, Split, TrainerSettings
 
 Arm = Mapping[str, ParameterValue]
 """A parameter assignment: names to numbers or strings, complete over the study's parameters."""

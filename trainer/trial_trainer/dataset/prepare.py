@@ -18,13 +18,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from trial_trainer.artifacts import open_store
-from trial_trainer.base_model import (
-    digest_tokenizer,
-    load_config,
-    load_tokenizer,
-    longest_sample,
-    say_too_long,
-)
+from trial_trainer.base_model import digest_tokenizer, load_config, load_tokenizer, longest_sample, say_too_long
 from trial_trainer.contract import (
     LEAST_SITES,
     SUMMARY,

@@ -27,15 +27,7 @@ from trial_trainer.contract import (
     Judgement,
     from_json,
 )
-from trial_trainer.dataset.store import (
-    TEST,
-    DatasetIndex,
-    Page,
-    Question,
-    confirm_fingerprint,
-    read_index,
-    read_split,
-)
+from trial_trainer.dataset.store import TEST, DatasetIndex, Page, Question, confirm_fingerprint, read_index, read_split
 from trial_trainer.errors import StudyError
 from trial_trainer.evaluation import measure
 from trial_trainer.evaluation.measure import Mean, Prediction, build_prediction

@@ -30,12 +30,7 @@ from trial_trainer.dataset.store import Page, Question
 from trial_trainer.errors import ArmError, BaseModelError, StudyError, UnsupportedAttentionError
 from trial_trainer.model.fast_lora import DropoutMasks, use_fast_lora
 from trial_trainer.model.memory import is_out_of_memory
-from trial_trainer.model.packed_attention import (
-    IMPLEMENTATION,
-    PackedAttention,
-    attending,
-    checking_masks,
-)
+from trial_trainer.model.packed_attention import IMPLEMENTATION, PackedAttention, attending, checking_masks
 from trial_trainer.model.rows import Group, Row, build_row, separate
 
 log = logging.getLogger(__name__)
