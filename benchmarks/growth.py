@@ -48,7 +48,7 @@ from study_operator.ledger.trial import (
     Trial,
     TrialState,
 )
-from study_operator.reconcile.job_specs import build_judge_job, build_prepare_job, build_trial_job
+from study_operator.reconcile.job_specs import build_final_evaluation_job, build_prepare_job, build_trial_job
 from study_operator.reconcile.tick import report_key
 from study_operator.spec.parse import parse_study
 from study_operator.spec.study import Study
@@ -59,7 +59,7 @@ from testcluster.kube import ControlPlane
 
 HOME = "growth"
 TRIALS = 18
-"""With the Jobs that prepare the data and judge the winner, twenty Jobs a study."""
+"""With the Jobs that prepare the data and evaluate the winner, twenty Jobs a study."""
 RUNNING = 5
 """Trials that run, of a study that has not ended."""
 CLIENTS = 12
@@ -126,7 +126,7 @@ def main() -> int:
 
 
 def watch(operating: Operating, word: str, places: int, arguments: argparse.Namespace) -> None:
-    """Wait until every study was visited, let it come to rest, and say what it costs from then on."""
+    """Wait until every study was reconciled, let it come to rest, and say what it costs from then on."""
 
     wait_until(lambda: operating.operator.log.count(" working in ") >= places, seconds=PATIENCE_SECONDS)
     age = time.monotonic() - operating.operator.begun_at
@@ -143,7 +143,7 @@ def watch(operating: Operating, word: str, places: int, arguments: argparse.Name
     after = operating.operator.scrape()
     minutes = passed / 60
     per = requests_of(after) - requests_of(before)
-    name = "finetune_study_operator_visit_seconds_count"
+    name = "finetune_study_operator_reconcile_seconds_count"
     count = sum(after[name].values()) - sum(before[name].values())
     status = Path(f"/proc/{operating.pid}/status").read_text()
     peak = next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM:")) / 1000
@@ -151,7 +151,7 @@ def watch(operating: Operating, word: str, places: int, arguments: argparse.Name
     print(f"| … CPU, cores | {cores:.3f} |")
     print(f"| … memory, MB; its highest so far | {operating.memory_megabytes():.0f}; {peak:.0f} |")
     print(f"| … threads | {threads} |")
-    print(f"| … visits a minute | {count / minutes:.0f} |")
+    print(f"| … reconciliations a minute | {count / minutes:.0f} |")
     print(f"| … requests to the API server a minute | {sum_of(per, 'API server') / minutes:.0f} |")
     print(f"| … operations on the bucket a minute | {sum_of(per, 'bucket') / minutes:.0f} |", flush=True)
     assert operating.operator.ask_health() == 200
@@ -167,7 +167,7 @@ def wait_for_rest(operating: Operating, seconds: float) -> None:
         try:
             found = operating.operator.scrape()["finetune_study_operator_api_request_seconds_count"]
         except urllib3.exceptions.HTTPError:
-            # A thousand studies are visited at once, and the machine has other things to do.
+            # A thousand studies are reconciled at once, and the machine has other things to do.
             since = time.monotonic()
             continue
         now = sum(
@@ -245,7 +245,7 @@ class Cluster:
         ledger = a_ledger(is_running, [f"pod-{number}" for number in range(TRIALS + 2)])
         specs = [build_prepare_job(study)]
         specs += [build_trial_job(study, replace(trial, rung=0), FINGERPRINT) for trial in ledger.trials]
-        specs += [] if is_running else [build_judge_job(study, ledger.trials[0], None, FINGERPRINT)]
+        specs += [] if is_running else [build_final_evaluation_job(study, ledger.trials[0], None, FINGERPRINT)]
         for number, spec in enumerate(specs):
             runs = is_running and TRIALS - RUNNING < number <= TRIALS
             path = f"/apis/batch/v1/namespaces/{study.namespace}/jobs"
@@ -315,7 +315,7 @@ def a_ledger(is_running: bool, pods: list[str]) -> Ledger:
         ledger,
         search_end=SearchEnd.ALL_TRIALS_MEASURED,
         winner=0,
-        judge=Stage(state=StageState.COMPLETED, attempts=(an_attempt(pods[-1]),)),
+        final_evaluation=Stage(state=StageState.COMPLETED, attempts=(an_attempt(pods[-1]),)),
         outcome=Outcome(failed=False, reason="Completed", message="winner: t000"),
         cleaned_at=BEGUN + timedelta(hours=30),
     )

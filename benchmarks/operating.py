@@ -116,7 +116,7 @@ class Bench:
         with self.operating("places") as operating, Onlooker.open(self.plane) as onlooker:
             study.apply(spec)
             study.wait_for_condition("Complete", seconds=PATIENCE_SECONDS)
-            told = operating.operator.scrape()
+            reported = operating.operator.scrape()
             waits = onlooker.waits()
             print("| an empty place, 50 trials on 5 places, no optimizer | p50, s | p95, s | worst, s |")
             print("|---|---|---|---|")
@@ -124,8 +124,10 @@ class Bench:
                 cuts = statistics.quantiles(values, n=20)
                 print(f"| {name} | {statistics.median(values):.2f} | {cuts[-1]:.2f} | {max(values):.2f} |")
             runs = sum(len(trial["measurements"]) for trial in study.trials)
-            print(f"\n| requests of that study, {runs} readings of {TRIALS} trials | all | a reading |\n|---|---|---|")
-            print_requests(requests_of(told), runs)
+            print(
+                f"\n| requests of that study, {runs} measurements of {TRIALS} trials | all | a measurement |\n|---|---|---|"
+            )
+            print_requests(requests_of(reported), runs)
         study.delete()
         study.wait_until_gone()
 
@@ -158,9 +160,9 @@ class Bench:
             per = requests_of(after) - requests_of(before)
             print(f"| requests to the API server a minute | {sum_of(per, 'API server') / minutes:.0f} |")
             print(f"| operations on the bucket a minute | {sum_of(per, 'bucket') / minutes:.0f} |")
-            visits = "finetune_study_operator_visit_seconds_count"
-            count = sum(after[visits].values()) - sum(before[visits].values())
-            print(f"| visits a minute | {count / minutes:.0f} |")
+            metric = "finetune_study_operator_reconcile_seconds_count"
+            count = sum(after[metric].values()) - sum(before[metric].values())
+            print(f"| reconciliations a minute | {count / minutes:.0f} |")
             operating.operator.kill()
             self._restart("after kill -9", studies, total)
             self._restart("after it was asked to end", studies, total)
@@ -173,14 +175,14 @@ class Bench:
             works = time.monotonic() - begun
 
             def is_steady() -> bool:
-                told = operating.operator.scrape()
-                seen = told.get("finetune_study_operator_visit_seconds_count", {})
+                reported = operating.operator.scrape()
+                seen = reported.get("finetune_study_operator_reconcile_seconds_count", {})
                 return seen.get((("outcome", "ok"),), 0) >= studies and count_running(operating) == total
 
             wait_until(is_steady, seconds=PATIENCE_SECONDS)
             steady = time.monotonic() - begun
             print(f"| restart {why}: it works after, s | {works:.1f} |")
-            print(f"| every study was visited and {total} trials are known to run after, s | {steady:.1f} |")
+            print(f"| every study was reconciled and {total} trials are known to run after, s | {steady:.1f} |")
             assert operating.operator.stop() == 0
 
     def _watch_worker(self) -> None:
@@ -234,17 +236,17 @@ def memory_megabytes(pid: int) -> float:
 
 def count_running(operating: Operating) -> int:
     """Return how many trials the operator knows to run."""
-    told: Mapping[Sample, float] = operating.operator.scrape().get("finetune_study_trials", {})
-    return int(sum(value for labels, value in told.items() if ("state", "running") in labels))
+    reported: Mapping[Sample, float] = operating.operator.scrape().get("finetune_study_trials", {})
+    return int(sum(value for labels, value in reported.items() if ("state", "running") in labels))
 
 
-def requests_of(told: Mapping[str, Mapping[Sample, float]]) -> Counter[tuple[str, str]]:
+def requests_of(reported: Mapping[str, Mapping[Sample, float]]) -> Counter[tuple[str, str]]:
     """Return the requests so far, by server and kind."""
     found: Counter[tuple[str, str]] = Counter()
-    for labels, value in told["finetune_study_operator_api_request_seconds_count"].items():
-        said = dict(labels)
-        found["API server", f"{said['verb']} {said['resource']}"] += int(value)
-    for labels, value in told.get("finetune_study_operator_bucket_request_seconds_count", {}).items():
+    for labels, value in reported["finetune_study_operator_api_request_seconds_count"].items():
+        message = dict(labels)
+        found["API server", f"{message['verb']} {message['resource']}"] += int(value)
+    for labels, value in reported.get("finetune_study_operator_bucket_request_seconds_count", {}).items():
         found["bucket", dict(labels)["operation"]] += int(value)
     return found
 

@@ -163,7 +163,7 @@ def study_regrets(designer: Designer, table: Table, seed: int, parallel: int) ->
             )
         # The oldest running trial is done.
         found.append(table.nll_by_cell[cell_of(trials[len(found)].arm)])
-        trials = with_readings(trials, found)
+        trials = with_measurements(trials, found)
     return regrets(table, found)
 
 
@@ -185,12 +185,12 @@ def regrets(table: Table, found: Sequence[float | None]) -> list[float]:
 # A table as a study.
 
 
-def with_readings(trials: Sequence[Trial], found: Sequence[float | None]) -> list[Trial]:
+def with_measurements(trials: Sequence[Trial], found: Sequence[float | None]) -> list[Trial]:
     """Return the trials with what was found; diverged ones at the worst finite value of the study so far."""
     worst = max((nll for nll in found if nll is not None), default=10.0)
     measured = []
     for trial, nll in zip(trials, found, strict=False):
-        reading = Measurement(
+        measurement = Measurement(
             rung=0,
             step=156,
             value=worst if nll is None else nll,
@@ -200,7 +200,7 @@ def with_readings(trials: Sequence[Trial], found: Sequence[float | None]) -> lis
             diverged=nll is None,
         )
         measured.append(
-            Trial(**(vars(trial) | {"state": TrialState.PAUSED, "measurements": (reading,)})),
+            Trial(**(vars(trial) | {"state": TrialState.PAUSED, "measurements": (measurement,)})),
         )
     return [*measured, *trials[len(found) :]]
 

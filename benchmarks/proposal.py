@@ -142,7 +142,7 @@ def a_ledger(case: Case, measured: int, seed: int) -> list[Trial]:
         value = 0.8 - 0.08 * rate**2 - 0.01 * rank**2 - 0.5 * float(arm["lora_dropout"]) + dice.gauss(0, 0.02)
         trial = Trial(index=index, arm=arm, origin=Origin.SUGGESTED, state=TrialState.ABANDONED, total_steps=100)
         if index >= case.abandoned:
-            reading = Measurement(
+            measurement = Measurement(
                 rung=0,
                 step=20,
                 value=value,
@@ -150,7 +150,7 @@ def a_ledger(case: Case, measured: int, seed: int) -> list[Trial]:
                 metrics={"accuracy": value, "invalid_output_rate": min(max(dice.gauss(0.15, 0.1), 0.0), 1.0)},
                 checkpoint="checkpoint",
             )
-            trial = replace(trial, state=TrialState.PAUSED, measurements=(reading,))
+            trial = replace(trial, state=TrialState.PAUSED, measurements=(measurement,))
         trials.append(trial)
     return trials
 

@@ -1,10 +1,10 @@
-"""What the best of many readings is worth: gains as read and as corrected, over studies whose arms are known.
+"""What the best of many measurements is worth: gains as read and as corrected, over studies whose arms are known.
 
     PYTHONPATH=operator:trainer python benchmarks/selection.py [--studies 2000]
 
 Each study reads its arms with the same 117 questions. "Equal" arms differ by chance alone; the others differ as said.
 Prints three Markdown tables: gains, gains of few sites, and the interval of the concordance of early and final
-readings.
+measurements.
 """
 
 from __future__ import annotations
@@ -99,12 +99,12 @@ def _gain_row(case: Case, studies: int) -> str:
     for _ in range(studies):
         noisy = a_noisy_study(chance, case.truths(chance), promotion=case.promotion, carried=case.carried)
         gain = find_gain(noisy.study, Ledger(trials=noisy.trials))
-        if gain is None or gain.low is None or gain.high is None or gain.as_read is None:
+        if gain is None or gain.low is None or gain.high is None or gain.uncorrected is None:
             # The baseline is the best, and nothing is gained.
             rows.append((0.0, 0.0, 0.0, np.nan))
             continue
         truth = noisy.truths[int(gain.trial[1:])] - noisy.truths[0]
-        rows.append((truth, gain.as_read, gain.estimate, gain.low <= truth <= gain.high))
+        rows.append((truth, gain.uncorrected, gain.estimate, gain.low <= truth <= gain.high))
     truth, read, corrected, covers = np.array(rows, dtype=float).T
     points = [f"{100 * value:+.1f}" for value in (truth.mean(), read.mean(), corrected.mean())]
     errors = [f"{100 * np.sqrt(np.mean((value - truth) ** 2)):.1f}" for value in (read, corrected)]
@@ -118,10 +118,10 @@ def _sites_row(sites: int, arms: int, studies: int) -> str:
     for _ in range(studies):
         noisy = a_study_of_few_sites(chance, [0.5] * arms, sites, own=0.5)
         gain = find_gain(noisy.study, Ledger(trials=noisy.trials))
-        if gain is None or gain.low is None or gain.as_read is None:
+        if gain is None or gain.low is None or gain.uncorrected is None:
             rows.append((0.0, 0.0, False))
             continue
-        rows.append((gain.as_read, gain.estimate, gain.low > 0))
+        rows.append((gain.uncorrected, gain.estimate, gain.low > 0))
     read, corrected, wrong = np.array(rows, dtype=float).mean(axis=0)
     return f"| {sites} | {arms} | {100 * read:+.1f} | {100 * corrected:+.1f} | {wrong:.1%} |"
 
@@ -144,8 +144,8 @@ def _concordance_row(correlation: float, studies: int) -> str:
         means.append(agreement.concordance or 0.0)
         widths.append(agreement.concordance_high - agreement.concordance_low)
         covered += agreement.concordance_low <= truth <= agreement.concordance_high
-    told = f"{np.mean(means):.2f} (true {truth:.2f})"
-    return f"| {correlation:g} | {told} | {covered / studies:.1%} | {np.mean(widths):.2f} |"
+    reported = f"{np.mean(means):.2f} (true {truth:.2f})"
+    return f"| {correlation:g} | {reported} | {covered / studies:.1%} | {np.mean(widths):.2f} |"
 
 
 if __name__ == "__main__":

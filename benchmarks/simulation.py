@@ -43,9 +43,9 @@ def main() -> int:
 
     print("| simulated studies | ended correctly | seconds on one core | seconds of wall | outcomes |")
     print("|---|---|---|---|---|")
-    said = ", ".join(f"{reason} {count}" for reason, count in outcomes.most_common())
+    message = ", ".join(f"{reason} {count}" for reason, count in outcomes.most_common())
     right = arguments.studies - len(broken)
-    print(f"| {arguments.studies} | {right} | {cpu:.1f} | {wall:.1f} | {said} |")
+    print(f"| {arguments.studies} | {right} | {cpu:.1f} | {wall:.1f} | {message} |")
     for line in broken[:10]:
         print(line, file=sys.stderr)
     return 1 if broken else 0

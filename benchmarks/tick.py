@@ -3,7 +3,7 @@
     PYTHONPATH=operator:trainer python benchmarks/tick.py [--trials 300] [--repeat 30]
 
 The status is read and written as JSON, every job of the study still exists, and five trials run. Prints the median and
-the worst of the repeats for a tick that changes nothing, one that settles a reading, and the one that promotes.
+the worst of the repeats for a tick that changes nothing, one that settles a measurement, and the one that promotes.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ from study_operator.spec.study import (
     Study,
     Uniform,
 )
-from trial_trainer.contract import BaseModel, LabelSource, Metric, Reading, Split, TrainerSettings, to_json
+from trial_trainer.contract import BaseModel, LabelSource, Metric, RungMeasurement, Split, TrainerSettings, to_json
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 RUNNING = 5
@@ -102,11 +102,11 @@ def main() -> int:
 
     study = a_study(arguments.trials)
     running = a_ledger(study, RUNNING)
-    key = f"{names.rung_key(running.trials[-1].name, 0)}/reading.json"
-    reading = to_json(a_reading(running.trials[-1])).encode()
+    key = f"{names.rung_key(running.trials[-1].name, 0)}/measurement.json"
+    measurement = to_json(a_rung_measurement(running.trials[-1])).encode()
     rows = (
         ("nothing changed", running, {}, RUNNING),
-        ("one reading settled", running, {key: reading}, RUNNING - 1),
+        ("one measurement settled", running, {key: measurement}, RUNNING - 1),
         ("the promotion decided", a_ledger(study, 0), {}, 0),
     )
     print(f"| a tick of {arguments.trials} trials | median, ms | worst, ms |")
@@ -194,12 +194,12 @@ def a_world(study: Study, ledger: Ledger, objects: Mapping[str, bytes], live: in
     return Fixed(status, jobs, objects)
 
 
-def a_reading(trial: Trial) -> Reading:
+def a_rung_measurement(trial: Trial) -> RungMeasurement:
     """Return what a trial reads of seven attributes."""
     metrics = {f"accuracy/{name}": Metric(value=0.4, standard_error=0.02, n=100) for name in ATTRIBUTES}
     for name in ("accuracy", "validation_loss", "invalid_output_rate", "false_value_rate"):
         metrics[name] = Metric(value=0.4, standard_error=0.02, n=700)
-    return Reading(
+    return RungMeasurement(
         study="large",
         trial=trial.name,
         rung=0,
@@ -224,7 +224,7 @@ def _origin(index: int) -> Origin:
 
 
 def _measured(trial: Trial) -> Trial:
-    reading = a_reading(trial)
+    measurement = a_rung_measurement(trial)
     value = 0.2 + 0.001 * (trial.index * 37 % 300)
     measurement = Measurement(
         rung=0,
@@ -232,7 +232,7 @@ def _measured(trial: Trial) -> Trial:
         value=value,
         standard_error=0.02,
         n=160,
-        metrics={name: m.value for name, m in reading.metrics.items() if name in METRICS and name != "accuracy"},
+        metrics={name: m.value for name, m in measurement.metrics.items() if name in METRICS and name != "accuracy"},
         checkpoint="trials/t000/rungs/0/checkpoints/240-a",
     )
     attempt = Attempt(

@@ -323,8 +323,8 @@ def test_the_table_of_parameters_is_what_a_study_may_search():
 
 def test_the_contract_page_has_every_configuration_and_result():
     assert set(CONTRACT_TYPES) == {
-        *("TrialConfig", "TrainerSettings", "PrepareConfig", "JudgeConfig"),
-        *("Reading", "Metric", "Progress", "DatasetSummary", "Judgement"),
+        *("TrialConfig", "TrainerSettings", "PrepareConfig", "FinalEvaluationConfig"),
+        *("RungMeasurement", "Metric", "Progress", "DatasetSummary", "FinalEvaluation"),
     }
 
 
@@ -347,7 +347,7 @@ def test_the_contract_page_names_the_files_of_a_rung():
 
     assert heads == {
         *(contract.CHECKPOINTS, contract.LATEST, contract.ADAPTER),
-        *(contract.PREDICTIONS, contract.READINGS, contract.READING, contract.LOGS),
+        *(contract.PREDICTIONS, contract.MEASUREMENTS, contract.MEASUREMENT, contract.LOGS),
     }
 
 

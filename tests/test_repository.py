@@ -135,9 +135,9 @@ def test_the_base_model_knows_a_capital() -> None:
     question = [{"role": "user", "content": "What is the capital of France?"}]
     inputs = tokenizer.apply_chat_template(question, add_generation_prompt=True, return_tensors="pt", return_dict=True)
     answer = model.generate(**inputs, max_new_tokens=16, do_sample=False)[0, inputs["input_ids"].shape[1] :]
-    said = tokenizer.decode(answer)
-    assert "Paris" in said
-    assert said.endswith("<|im_end|>")
+    message = tokenizer.decode(answer)
+    assert "Paris" in message
+    assert message.endswith("<|im_end|>")
 
 
 DOCUMENTS = sorted([*REPOSITORY.glob("*.md"), *REPOSITORY.glob("docs/*.md")])

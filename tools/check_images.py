@@ -224,7 +224,7 @@ def check_trainer(tool: str, place: Path) -> None:
     )
     for words, variable, config, result in (
         (["prepare"], contract.PREPARE_CONFIG, prepare, f"dataset/{contract.SUMMARY}"),
-        ([], contract.TRIAL_CONFIG, trial, f"output/{contract.READING}"),
+        ([], contract.TRIAL_CONFIG, trial, f"output/{contract.MEASUREMENT}"),
     ):
         started = time.monotonic()
         environment = {variable: contract.to_json(config), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
@@ -232,8 +232,10 @@ def check_trainer(tool: str, place: Path) -> None:
         if ended.returncode != 0 or not (place / "written" / result).exists():
             raise CheckError(f"the trainer must end with 0 and {result}, got {ended.returncode}: {_tail(ended)}")
         say(f"trainer: {' '.join(words) or 'trial'}", started)
-    reading = contract.from_json(contract.Reading, (place / "written/output" / contract.READING).read_text())
-    print(f"  step {reading.step} of {reading.total_steps}, {reading.metrics}", flush=True)
+    measurement = contract.from_json(
+        contract.RungMeasurement, (place / "written/output" / contract.MEASUREMENT).read_text()
+    )
+    print(f"  step {measurement.step} of {measurement.total_steps}, {measurement.metrics}", flush=True)
     for module, is_there in (("transformers", True), ("kopf", False), ("ax", False)):
         _check_module(tool, "trainer", module, is_there=is_there)
 

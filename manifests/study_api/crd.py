@@ -52,7 +52,7 @@ def build_schema() -> Schema:
     """Return the schema of the whole object."""
     return fields(
         "A search for the hyperparameters with which a language model is fine-tuned best. Many arms are trained to a "
-        "part of their full length, the best continue to the end, and the winner is judged on a test set that the "
+        "part of their full length, the best continue to the end, and the winner is evaluated on a test set that the "
         "search never saw.",
         {
             "apiVersion": {
@@ -86,9 +86,9 @@ def build_crd() -> dict[str, Any]:
     """Return the CustomResourceDefinition."""
     columns = [
         ("Trials", "integer", ".status.trialCounts.total", "Trials so far."),
-        ("Measured", "integer", ".status.trialCounts.measured", "Trials with a reading."),
+        ("Measured", "integer", ".status.trialCounts.measured", "Trials with a measurement."),
         ("Promoted", "integer", ".status.trialCounts.promoted", "Trials that were promoted to full length."),
-        ("Best", "string", ".status.summary.best", "The best reading, which is the best of many."),
+        ("Best", "string", ".status.summary.best", "The best measurement, which is the best of many."),
         (
             "Gain",
             "string",

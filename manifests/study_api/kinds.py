@@ -98,7 +98,7 @@ def say(words: Iterable[str], joined_by: str) -> str:
 
 def place(about: str, schemes: Sequence[str] = ("s3", "file")) -> Schema:
     """A path, or a URI of one of some schemes."""
-    said = " or ".join(f"{scheme}://" for scheme in schemes)
+    message = " or ".join(f"{scheme}://" for scheme in schemes)
     return text(
         about,
         limits.PLACE_LENGTH,
@@ -106,7 +106,7 @@ def place(about: str, schemes: Sequence[str] = ("s3", "file")) -> Schema:
         **rules(
             rule(
                 f"!self.matches('^{SCHEME}') || self.matches('^({'|'.join(schemes)})://.*[^/]')",
-                f"must be a path or start with {said} and name something",
+                f"must be a path or start with {message} and name something",
             )
         ),
     )

@@ -46,7 +46,7 @@ def _objective() -> Schema:
         "What trials are ranked by. Every trial is measured on the same validation pages.",
         {
             "metric": text(
-                "The metric of a reading: accuracy (the mean over the asked attributes), accuracy/ and one of the "
+                "The metric of a measurement: accuracy (the mean over the asked attributes), accuracy/ and one of the "
                 "asked attributes, validation_loss (nats per token), invalid_output_rate or false_value_rate.",
                 limits.METRIC_LENGTH,
                 default="accuracy",
@@ -239,7 +239,7 @@ def _data() -> Schema:
                 ".parquet file of pages or of ready samples."
             ),
             "testSource": place(
-                "An independent test set of the same form. Its shops are dropped from training and validation, and it "
+                "An independent test set of the same form. Its sites are dropped from training and validation, and it "
                 "is read once, after the winner is chosen."
             ),
             "attributes": listing(
@@ -261,10 +261,10 @@ def _data() -> Schema:
                 default={},
             ),
             "split": fields(
-                "How pages are divided, in percent of the shops or pages. At least 10 percent stay for training.",
+                "How pages are divided, in percent of the sites or pages. At least 10 percent stay for training.",
                 {
                     "by": choice(
-                        "Site: no shop is in two splits. Page: only no page is.", SplitBy, default=str(SplitBy.SITE)
+                        "Site: no site is in two splits. Page: only no page is.", SplitBy, default=str(SplitBy.SITE)
                     ),
                     "validationPercent": whole(
                         "The share by which trials are measured and the winner is chosen.", limits.VALIDATION_PERCENT
@@ -525,7 +525,7 @@ def build_spec() -> Schema:
                     ),
                     "numAudited": whole(
                         "How many of the other trials continue too, drawn by the seed, so that it can be told how "
-                        "often the first reading was wrong. With 3 or more the report estimates it.",
+                        "often the first measurement was wrong. With 3 or more the report estimates it.",
                         limits.NUM_AUDITED,
                     ),
                 },

@@ -85,20 +85,18 @@ def _best(about: str) -> Schema:
             "trial": text("The name of the trial, such as t003.", 16),
             "metric": text("The objective's metric.", 200),
             "direction": choice("Which way the metric is better.", Direction),
-            "value": _number("The trial's newest reading."),
-            "standardError": _number("Its standard error, clustered by shop.", **NULL),
+            "value": _number("The trial's newest measurement."),
+            "standardError": _number("Its standard error, clustered by site.", **NULL),
             "n": _count("What the value is a mean of.", **NULL),
-            "rung": whole("The rung of the reading: 0 is the early evaluation, 1 full length.", RUNG),
+            "rung": whole("The rung of the measurement: 0 is the early evaluation, 1 full length.", RUNG),
             "gain": _number(
                 "The gain over the baseline. On validation it is corrected for the choice of the best.", **NULL
             ),
             "gainLow": _number("The lower end of its 95 % interval.", **NULL),
             "gainHigh": _number("The upper end of its 95 % interval.", **NULL),
             "gainOn": text("What the gain was read on: Validation, or Test once that was read.", 64, **NULL),
-            "gainAsRead": _number("On validation: the difference of the two readings, not corrected.", **NULL),
-            "largestOf": _count(
-                "On validation: of how many arms this is the best, which is why it is corrected.", **NULL
-            ),
+            "gainUncorrected": _number("On validation: the difference of the two measurements, not corrected.", **NULL),
+            "bestOf": _count("On validation: of how many arms this is the best, which is why it is corrected.", **NULL),
         },
         ("trial", "value", "rung"),
         **NULL,
@@ -107,12 +105,12 @@ def _best(about: str) -> Schema:
 
 def _trials() -> Schema:
     measurement = fields(
-        "A reading.",
+        "A measurement.",
         {
             "rung": whole("The rung that it ended.", RUNG),
             "step": _count("The optimizer step."),
             "value": _number("The objective's metric. A trial that diverged has the worst value."),
-            "standardError": _number("Its standard error, clustered by shop."),
+            "standardError": _number("Its standard error, clustered by site."),
             "n": _count("What the value is a mean of."),
             "sites": _count("How many sites those are of, where they are fewer than 1,000."),
             "metrics": mapping("The other metrics, by name.", _number("The metric's value."), 50),
@@ -121,7 +119,7 @@ def _trials() -> Schema:
             "gibberish": flag(
                 "Whether no answer was right, and half of them or more were invalid or repeated themselves."
             ),
-            "trainSeconds": _number("The seconds of training up to the first reading, which scale with steps."),
+            "trainSeconds": _number("The seconds of training up to the first measurement, which scale with steps."),
             "fixedSeconds": _number("The seconds that its last run took for everything else."),
         },
         ("rung", "step", "value", "metrics"),
@@ -183,7 +181,7 @@ def build_status() -> Schema:
     states = {str(state)[0].lower() + str(state)[1:]: f"Trials that are {state}." for state in TrialState}
     counts = states | {
         "total": "All trials so far.",
-        "measured": "Trials with a reading.",
+        "measured": "Trials with a measurement.",
         "promoted": "Trials that were promoted to full length.",
     }
     progress = fields(
@@ -227,7 +225,7 @@ def build_status() -> Schema:
             "summary": fields(
                 "What kubectl get shows in its columns, rounded.",
                 {
-                    "best": text("The best reading, which is the best of many.", 64, **NULL),
+                    "best": text("The best measurement, which is the best of many.", 64, **NULL),
                     "gain": text(
                         "The gain over the baseline with its 95 % interval: on the test set once it was read; "
                         "before, on validation, corrected for being the best of so many arms.",
@@ -241,13 +239,13 @@ def build_status() -> Schema:
                 **NULL,
             ),
             "best": _best("The best trial so far, and the winner when there is one."),
-            "baseline": _best("The baseline's newest reading; null where it diverged."),
+            "baseline": _best("The baseline's newest measurement; null where it diverged."),
             "agreement": fields(
-                "How well the first reading agrees with that at full length.",
+                "How well the first measurement agrees with that at full length.",
                 {
                     "audited": _count("Audited trials that were measured at full length."),
                     "fullLength": _count("All trials that were and did not diverge."),
-                    "concordance": _number("The share of pairs that both readings order alike.", **NULL),
+                    "concordance": _number("The share of pairs that both measurements order alike.", **NULL),
                     "concordanceLow": _number("The lower end of its 95 % interval.", **NULL),
                     "concordanceHigh": _number("The upper end of its 95 % interval.", **NULL),
                     "pairs": _count("How many pairs there are."),
@@ -322,7 +320,7 @@ def build_status() -> Schema:
                 ("mean", "difference", "n"),
                 **NULL,
             ),
-            "judge": _stage("The Job that reads the test set, after the winner was chosen."),
+            "finalEvaluation": _stage("The Job that reads the test set, after the winner was chosen."),
             "foldedAttempts": fields(
                 "What is still known of attempts that were folded into sums.",
                 {

@@ -1,1 +1,1 @@
-"""Handles a fine-tuning study: proposes trials, promotes the best, judges the winner."""
+"""Handles a fine-tuning study: proposes trials, promotes the best, evaluates the winner."""

@@ -89,7 +89,7 @@ def main(
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="finetune-study",
-        description="Search LoRA hyperparameters with early readings: try many arms briefly, train the best fully.",
+        description="Search LoRA hyperparameters with early measurements: try many arms briefly, train the best fully.",
         epilog="Exit codes: 0 complete, 1 the study failed, 2 unusable manifest, flag or path, 130 interrupted.",
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
@@ -256,7 +256,7 @@ def _print_plan(output: Console, study: Study, summary: DatasetSummary | None, c
 def _plan_table(plan: Plan) -> Table:
     table = Table()
     table.add_column("phase")
-    for column in ("jobs", "training passes", "validation readings", "test readings", "time"):
+    for column in ("jobs", "training passes", "validation measurements", "test measurements", "time"):
         table.add_column(column, justify="right")
     for phase in plan.phases:
         table.add_row(

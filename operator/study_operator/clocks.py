@@ -101,11 +101,11 @@ class ServerClock:
         if date is None or took_seconds > PROMPT_SECONDS:
             return
         try:
-            told = parsedate_to_datetime(date).astimezone(UTC)
+            reported = parsedate_to_datetime(date).astimezone(UTC)
         except (ValueError, OverflowError):
             return
         # Told in the middle of the request, and in the middle of the second that it names.
-        skew = (told - self._clock()).total_seconds() + took_seconds / 2 + 0.5
+        skew = (reported - self._clock()).total_seconds() + took_seconds / 2 + 0.5
         with self._lock:
             self._skews.append(skew)
             median = statistics.median_low(self._skews)

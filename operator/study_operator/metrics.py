@@ -1,4 +1,4 @@
-"""What the operator's process tells Prometheus about itself: requests, visits, proposals, waits.
+"""What the operator's process tells Prometheus about itself: requests, reconciliations, proposals, waits.
 
 What studies say of themselves is in `cluster/study_metrics.py`. One `Metrics` a process, made by `cluster/operator.py`
 and handed to whoever has something to count. Names and labels are an interface: alerts and dashboards of installations
@@ -32,8 +32,8 @@ class Metrics:
             "1 where this process holds the Lease and works, 0 where it waits for its turn.",
             registry=self.registry,
         )
-        self.watch_silence = Gauge(
-            "finetune_study_operator_watch_silence_seconds",
+        self.watch_idle = Gauge(
+            "finetune_study_operator_watch_idle_seconds",
             "How long ago the quietest watch of Jobs, pods and events last told anything; 0 where this process waits.",
             registry=self.registry,
         )
@@ -51,9 +51,9 @@ class Metrics:
             buckets=REQUEST_SECONDS,
             registry=self.registry,
         )
-        self._visits = Histogram(
-            "finetune_study_operator_visit_seconds",
-            "Visits of studies: one look at everything, and what follows from it. outcome: ok, again or error.",
+        self._queue = Histogram(
+            "finetune_study_operator_reconcile_seconds",
+            "Reconciliations of studies: one look at everything, and what follows from it. outcome: ok, again or error.",
             ["outcome"],
             buckets=REQUEST_SECONDS,
             registry=self.registry,
@@ -73,7 +73,7 @@ class Metrics:
             registry=self.registry,
         )
         self._refused = Counter(
-            "finetune_study_refused_objects",
+            "finetune_study_rejected_objects",
             "Objects that jobs wrote into buckets and that were not taken: too large, or none of the trial contract.",
             ["namespace"],
             registry=self.registry,
@@ -113,9 +113,9 @@ class Metrics:
         finally:
             self._bucket.labels(operation, outcome).observe(time.perf_counter() - begun)
 
-    def observe_visit(self, outcome: str, seconds: float) -> None:
-        """Count one visit of a study."""
-        self._visits.labels(outcome).observe(seconds)
+    def observe_reconcile(self, outcome: str, seconds: float) -> None:
+        """Count one reconciliation of a study."""
+        self._queue.labels(outcome).observe(seconds)
 
     def observe_proposal(self, outcome: str, seconds: float) -> None:
         """Count one answer of the optimizer."""
@@ -127,7 +127,7 @@ class Metrics:
 
     def count_refused(self, namespace: str, count: int) -> None:
         """Count what jobs wrote and nobody can use."""
-        # The series is there from the first visit on: an increase is seen only from something.
+        # The series is there from the first reconciliation on: an increase is seen only from something.
         self._refused.labels(namespace).inc(count)
 
     def observe_idle(self, namespace: str, seconds: float) -> None:

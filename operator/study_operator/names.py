@@ -11,7 +11,7 @@ API_VERSION = "finetune.study/v1alpha1"
 KIND = "FineTuneStudy"
 
 DATASET = "dataset"
-JUDGE = "judge"
+FINAL_EVALUATION = "final-evaluation"
 TRIALS = "trials"
 LEDGER = "ledger.json"
 PROBE = "write-test"
@@ -45,9 +45,9 @@ def trial_job(study: str, trial: str, rung: int) -> str:
     return f"{study}-{trial}-r{rung}"
 
 
-def judge_job(study: str) -> str:
+def final_evaluation_job(study: str) -> str:
     """Return the name of the job that reads the test set."""
-    return f"{study}-judge"
+    return f"{study}-final-evaluation"
 
 
 # --- On a cluster -----------------------------------------------------------------------------------------------

@@ -21,7 +21,7 @@ from study_operator.ledger.trial import (
 from study_operator.reconcile.runner import JobKind, JobPhase, JobStatus
 from study_operator.spec.metrics import Direction
 from study_operator.spec.study import Data, LogUniform, Objective, Parameter, Promotion, Storage, Study
-from trial_trainer.contract import BaseModel, LabelSource, Metric, Reading, Split, TrainerSettings
+from trial_trainer.contract import BaseModel, LabelSource, Metric, RungMeasurement, Split, TrainerSettings
 
 NOW = datetime(2026, 1, 1, 12, tzinfo=UTC)
 BASELINE = {"learning_rate": 1e-3}
@@ -66,7 +66,7 @@ def a_trial(index: int, **changes: Any) -> Trial:
 
 
 def a_measurement(rung: int, value: float, **changes: Any) -> Measurement:
-    """Return a reading of a rung."""
+    """Return a measurement of a rung."""
     measurement = Measurement(
         rung=rung,
         step=(20, 100)[rung],
@@ -88,7 +88,7 @@ def running(trial: Trial) -> Trial:
 
 
 def paused(index: int, value: float, **changes: Any) -> Trial:
-    """Return a trial with its first reading, after ten minutes."""
+    """Return a trial with its first measurement, after ten minutes."""
     attempt = Attempt(
         rung=0,
         started_at=NOW - timedelta(minutes=10),
@@ -105,7 +105,7 @@ def paused(index: int, value: float, **changes: Any) -> Trial:
 def continued(
     trial: Trial, value: float | None, how: Continuation = Continuation.PROMOTED, probability: float = 1.0
 ) -> Trial:
-    """Return a trial on its way to full length, or with its final reading."""
+    """Return a trial on its way to full length, or with its final measurement."""
     trial = replace(trial, rung=1, continuation=how, inclusion_probability=probability)
     if value is None:
         return replace(trial, state=TrialState.PENDING)
@@ -114,7 +114,7 @@ def continued(
 
 
 def stopped(index: int, value: float) -> Trial:
-    """Return a trial that ended with its first reading."""
+    """Return a trial that ended with its first measurement."""
     return replace(paused(index, value), state=TrialState.STOPPED)
 
 
@@ -147,10 +147,10 @@ def by_name(jobs: Sequence[JobStatus]) -> Mapping[str, JobStatus]:
     return {job.name: job for job in jobs}
 
 
-def a_reading(trial: Trial, rung: int, **values: float) -> Reading:
+def a_rung_measurement(trial: Trial, rung: int, **values: float) -> RungMeasurement:
     """Return what a rung of a trial wrote."""
     values = values or {"accuracy": 0.4}
-    return Reading(
+    return RungMeasurement(
         study="s1",
         trial=trial.name,
         rung=rung,

@@ -1,4 +1,4 @@
-"""Studies whose arms answer questions by chance: what readings say of arms that are known to be equal, or not.
+"""Studies whose arms answer questions by chance: what measurements say of arms that are known to be equal, or not.
 
 All arms are asked the same questions, some of which are harder for all of them; at full length an arm is asked them
 again. Used by `operator/test_gain.py` and by `benchmarks/selection.py`.
@@ -20,7 +20,7 @@ from study_operator.spec.study import Promotion, Study
 from trial_trainer.evaluation.intervals import estimate_share
 
 EARLY = 0.1
-"""How much worse every arm is at the first reading."""
+"""How much worse every arm is at the first measurement."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +50,7 @@ def a_noisy_study(
         questions: of the validation set.
         shared: how much of the difficulty of a question is the same for all arms.
         carried: how much of what remains is the same for one arm at both rungs.
-        promotion: who continues; None stops at the first reading.
+        promotion: who continues; None stops at the first measurement.
     """
     study = a_study(num_trials=len(truths), promotion=promotion or Promotion(num_promoted=1))
     own = chance.standard_normal((2, len(truths), questions))

@@ -108,8 +108,8 @@ class Server:
                     self.wfile.flush()
                     stand_in.closing.wait()
 
-            def say(self, said: Said) -> None:
-                status, body = said if isinstance(said, tuple) else (200, said)
+            def say(self, message: Said) -> None:
+                status, body = message if isinstance(message, tuple) else (200, message)
                 self.send_response(status)
                 self.send_header("Content-Type", "application/json")
                 self.send_header("Content-Length", str(len(body)))

@@ -117,8 +117,8 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             self.wfile.write(body)
 
     def _refuse(self, status: int, code: str, message: str = "") -> None:
-        said = f"<?xml version='1.0'?><Error><Code>{code}</Code><Message>{message or code}</Message></Error>"
-        self._say(status, said.encode(), {"Content-Type": "application/xml"})
+        sentence = f"<?xml version='1.0'?><Error><Code>{code}</Code><Message>{message or code}</Message></Error>"
+        self._say(status, sentence.encode(), {"Content-Type": "application/xml"})
 
     def _read_body(self) -> bytes:
         return self.rfile.read(int(self.headers.get("Content-Length") or 0))
@@ -251,8 +251,8 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         if "uploads" in query:
             name = uuid.uuid4().hex
             uploads[name] = {}
-            said = f"<Key>{quote(key)}</Key><UploadId>{name}</UploadId>"
-            return self._say(200, f"<InitiateMultipartUploadResult>{said}</InitiateMultipartUploadResult>".encode())
+            message = f"<Key>{quote(key)}</Key><UploadId>{name}</UploadId>"
+            return self._say(200, f"<InitiateMultipartUploadResult>{message}</InitiateMultipartUploadResult>".encode())
         if self.command == "PUT":
             uploads[name][int(query["partNumber"])] = body
             return self._say(200, headers={} if self._is(Oddity.PARTS_WITHOUT_ETAG) else self._etag_of(body))

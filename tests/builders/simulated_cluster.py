@@ -65,7 +65,7 @@ class Weather:
     node_lost: float = 0.08
     """Of one attempt, as the next ones."""
     interrupted: float = 0.05
-    no_reading: float = 0.02
+    no_measurement: float = 0.02
     replaced: float = 0.5
     """Of one attempt that the environment ended, or that ran out of memory: the cluster starts another in its place."""
     stuck: float = 0.02
@@ -89,7 +89,7 @@ CALM = Weather(
     conflict=0,
     node_lost=0,
     interrupted=0,
-    no_reading=0,
+    no_measurement=0,
     replaced=0,
     stuck=0,
     out_of_memory=0,
@@ -147,7 +147,7 @@ class World:
     status_read: Mapping[str, Any] | None = None
     """What the tick under way has read."""
     values: dict[tuple[str, int, str], float] = field(default_factory=dict)
-    """Every reading that was written, by trial, rung and digest."""
+    """Every measurement that was written, by trial, rung and digest."""
     restores: int = 0
     """How often the status was restored."""
     restored_version: int = 0
@@ -369,7 +369,7 @@ class World:
             return self.chance.choice(((137, "NodeLost"), (1, ""), (137, "")))
         if self._happens(weather.interrupted):
             return 143, ""
-        if self._happens(weather.no_reading):
+        if self._happens(weather.no_measurement):
             return 0, "Nothing"
         if self._happens(weather.unusable):
             return 12, ""
@@ -389,17 +389,17 @@ class World:
             return
         if spec.kind is JobKind.PREPARE:
             self.objects["dataset/summary.json"] = _summary(spec.digest, has_test=self.study.seed % 3 > 0)
-        elif spec.kind is JobKind.JUDGE:
-            self.objects["judge/judgement.json"] = _judgement(spec.digest)
+        elif spec.kind is JobKind.FINAL_EVALUATION:
+            self.objects["final-evaluation/final-evaluation.json"] = _final_evaluation(spec.digest)
         else:
             # Coarse, so that there are equals.
             arm = random.Random(f"{self.study.seed}/{spec.trial}/{spec.digest}")
             value = round(0.9 * (arm.random() + 0.1 * spec.rung * arm.random()), 2)
-            key = f"{names.rung_key(spec.trial, spec.rung)}/reading.json"
+            key = f"{names.rung_key(spec.trial, spec.rung)}/measurement.json"
             # A trainer of the plainest kind: a result that stands is its own.
             if key not in self.objects:
                 self.values[spec.trial, spec.rung, spec.digest] = value
-                self.objects[key] = _reading(spec, value)
+                self.objects[key] = _measurement(spec, value)
             self.objects[f"{names.rung_key(spec.trial, spec.rung)}/checkpoints/{job.attempt}/weights"] = b""
 
     def _status_of(self, name: str, job: Job) -> JobStatus:
@@ -436,7 +436,7 @@ class World:
         status = self.status_read
         if status is None:
             raise Broken(f"{spec.name} launched before anything was written")
-        if spec.kind is JobKind.JUDGE and status["winner"] is None:
+        if spec.kind is JobKind.FINAL_EVALUATION and status["winner"] is None:
             raise Broken("the test set must not be read before the winner is written")
         if spec.kind is not JobKind.TRIAL:
             return
@@ -449,7 +449,7 @@ class World:
         known = status["trials"][index] if index < len(status["trials"]) else None
         if known is None or known["rung"] != spec.rung or known["state"] not in ("Pending", "Running"):
             raise Broken(f"{spec.name} launched, but what is written is {known}")
-        if _digest_of(self.objects.get(f"{names.rung_key(spec.trial, spec.rung)}/reading.json")) == spec.digest:
+        if _digest_of(self.objects.get(f"{names.rung_key(spec.trial, spec.rung)}/measurement.json")) == spec.digest:
             raise Broken(f"{spec.name} launched though it was measured")
         if (spec.name, spec.digest) in self.faults_of_arms:
             raise Broken(f"{spec.name} launched though its arm cannot run")
@@ -459,7 +459,7 @@ class World:
         if not self.restores:
             raise Broken(f"{key} deleted, but it is nobody else's")
         ledger = parse_status(self.status_of(-1)).ledger
-        of = JobKind.PREPARE if key.startswith("dataset/") else JobKind.JUDGE
+        of = JobKind.PREPARE if key.startswith("dataset/") else JobKind.FINAL_EVALUATION
         if build_job_of(self.study, ledger, ledger.trials[int(key[8:11])] if key[:1] == "t" else of).digest == (
             _digest_of(self.objects[key])
         ):
@@ -621,7 +621,7 @@ def _check_nothing_lost(world: World, trials: Sequence[Trial]) -> None:
             # Given up by how an attempt ended, while the cluster already ran the next one.
             continue
         if measurement is None or measurement.diverged:
-            raise Broken(f"the reading of {name} on rung {rung} with digest {digest} is lost: {measurement}")
+            raise Broken(f"the measurement of {name} on rung {rung} with digest {digest} is lost: {measurement}")
     by_name = {names.trial_job(world.study.name, t.name, r): t for t in trials for r in (0, 1)}
     if world.restores:
         by_name = {}
@@ -657,7 +657,7 @@ def _check_failure(study: Study, ledger: Ledger, reason: str) -> None:
         or _keep_none(study, usable),
         "NoWinner": not full,
         "PrepareFailed": ledger.prepare.state == "Failed",
-        "JudgeFailed": ledger.judge.state == "Failed",
+        "FinalEvaluationFailed": ledger.final_evaluation.state == "Failed",
     }
     if not is_right[reason]:
         raise Broken(f"the study must not have failed with {reason}")
@@ -674,11 +674,11 @@ def _breaks_constraints(trial: Trial) -> bool:
 
 def _check_promotions(study: Study, trials: Sequence[Trial]) -> None:
     sign = -1 if study.objective.direction is Direction.MAXIMIZE else 1
-    readings = {t.index: m for t in trials if (m := t.measurement(0)) is not None and not m.diverged}
-    others = [t for t in trials if t.index in readings and t.origin is not Origin.BASELINE]
+    measurements = {t.index: m for t in trials if (m := t.measurement(0)) is not None and not m.diverged}
+    others = [t for t in trials if t.index in measurements and t.origin is not Origin.BASELINE]
     audited = [t for t in others if t.continuation is Continuation.AUDITED]
     allowed = [t for t in others if not study.outcome_constraints or not _breaks_constraints(t)]
-    order = sorted(allowed, key=lambda t: (sign * readings[t.index].value, t.index))
+    order = sorted(allowed, key=lambda t: (sign * measurements[t.index].value, t.index))
 
     # The best, and the next best for each that left no model.
     expected: set[int] = set()
@@ -700,7 +700,7 @@ def _check_promotions(study: Study, trials: Sequence[Trial]) -> None:
     if any(t.inclusion_probability != len(audited) / rest for t in audited):
         raise Broken("an audited trial has a wrong inclusion probability")
     baseline = next((t for t in trials if t.origin is Origin.BASELINE), None)
-    if baseline is not None and baseline.index in readings and baseline.continuation is not Continuation.BASELINE:
+    if baseline is not None and baseline.index in measurements and baseline.continuation is not Continuation.BASELINE:
         raise Broken("the baseline must continue")
 
 
@@ -723,7 +723,7 @@ def _check_winner(study: Study, ledger: Ledger) -> None:
 # --- What jobs write ---------------------------------------------------------------------------------------------
 
 
-def _reading(spec: JobSpec, value: float) -> bytes:
+def _measurement(spec: JobSpec, value: float) -> bytes:
     metric = {"value": value, "standard_error": 0.02, "n": 100}
     invalid = {"value": round(random.Random(f"{spec.trial}/{value}").random(), 3), "standard_error": None, "n": 100}
     return _dump(
@@ -750,14 +750,14 @@ def _summary(digest: str, *, has_test: bool) -> bytes:
         splits=splits,
         skipped_pages={},
         dropped_labels={},
-        pages_in_test_shops=0,
+        pages_of_test_sites=0,
         warnings=[],
         fingerprint="00ff",
         digest=digest,
     )
 
 
-def _judgement(digest: str) -> bytes:
+def _final_evaluation(digest: str) -> bytes:
     return _dump(study="sim", winner="t000", predictors={}, gains={}, seconds={}, digest=digest)
 
 

@@ -11,11 +11,11 @@ from study_operator.spec.study import Categorical, Data, LogUniform, Objective, 
 from trial_trainer.contract import (
     BaseModel,
     DatasetSummary,
+    FinalEvaluation,
     Interval,
-    Judged,
-    Judgement,
     LabelSource,
     Metric,
+    PredictorScores,
     Split,
     SplitSummary,
     TrainerSettings,
@@ -58,7 +58,7 @@ def a_summary() -> DatasetSummary:
         splits=splits,
         skipped_pages={"empty": 2},
         dropped_labels={"price": 7},
-        pages_in_test_shops=5,
+        pages_of_test_sites=5,
         warnings=("the standard error of brand is 6 points",),
         fingerprint="00ff",
     )
@@ -72,7 +72,7 @@ def a_trial(index: int, **changes: object) -> Trial:
 
 
 def measured(trial: Trial, value: float, *, rung: int = 0, diverged: bool = False) -> Trial:
-    """Return the trial with one more reading."""
+    """Return the trial with one more measurement."""
     measurement = Measurement(
         rung=rung,
         step=24 if rung == 0 else 120,
@@ -88,10 +88,10 @@ def measured(trial: Trial, value: float, *, rung: int = 0, diverged: bool = Fals
     return replace(trial, measurements=(*trial.measurements, measurement), state=state, continuation=continuation)
 
 
-def a_judgement(winner: float = 0.52, rules: float = 0.47) -> Judgement:
-    """Return a judgement of the trial t002."""
+def a_final_evaluation(winner: float = 0.52, rules: float = 0.47) -> FinalEvaluation:
+    """Return a final evaluation of the trial t002."""
     values = {"winner": winner, "baseline": 0.48, "untrained": 0.02, "rules": rules, "constants": 0.2}
-    return Judgement(
+    return FinalEvaluation(
         study="laptop",
         winner="t002",
         predictors={name: a_row(value) for name, value in values.items()},
@@ -100,12 +100,12 @@ def a_judgement(winner: float = 0.52, rules: float = 0.47) -> Judgement:
     )
 
 
-def a_row(value: float) -> Judged:
+def a_row(value: float) -> PredictorScores:
     """Return how one predictor did, the same on every attribute."""
     low, high = max(value - 0.059, 0.0), min(value + 0.059, 1.0)
     metric = Metric(value=value, standard_error=0.03, n=140, sites=60, low=low, high=high)
     attributes: Mapping[str, Metric] = {"name": metric, "price": metric}
-    return Judged(
+    return PredictorScores(
         hand_labelled=metric,
         all_asked=metric,
         by_attribute=attributes,
@@ -135,8 +135,8 @@ def a_report(**changes: object) -> Report:
         winner="t002",
         adapter="/runs/t002/adapter",
         summary=a_summary(),
-        judgement=a_judgement(),
-        agreement=("Early and final readings agree on 2 of 3 pairs.",),
+        final_evaluation=a_final_evaluation(),
+        agreement=("Early and final measurements agree on 2 of 3 pairs.",),
         spent_hours=0.5,
         saved_hours=0.25,
         written_at=datetime(2026, 1, 2, 3, 4, tzinfo=UTC),

@@ -1,6 +1,6 @@
 """A trainer that keeps the trial contract and trains nothing, so that whole studies run in seconds.
 
-    python stand_in_trainer.py [prepare|judge]
+    python stand_in_trainer.py [prepare|final-evaluation]
 
 `STAND_IN` holds a JSON object that says how it behaves: `seconds` a rung takes, `ends`, an exit code by trial (or by
 `prepare`), `is_deaf`, whether it ignores SIGTERM, `starts`, a file to which every start and end of a job is appended. A
@@ -30,8 +30,10 @@ def main(argv: list[str]) -> int:
     match argv:
         case ["prepare"]:
             return prepare(contract.from_json(contract.PrepareConfig, os.environ[contract.PREPARE_CONFIG]))
-        case ["judge"]:
-            return judge(contract.from_json(contract.JudgeConfig, os.environ[contract.JUDGE_CONFIG]))
+        case ["final-evaluation"]:
+            return run_final_evaluation(
+                contract.from_json(contract.FinalEvaluationConfig, os.environ[contract.FINAL_EVALUATION_CONFIG])
+            )
         case ["calibrate"]:
             print("one line of talk before the figures")
             print(json.dumps({"train_seconds_per_page": 2.0, "evaluate_seconds_per_page": 0.5, "start_seconds": 10.0}))
@@ -53,10 +55,10 @@ def prepare(config: contract.PrepareConfig) -> int:
 
 
 def train(config: contract.TrialConfig) -> int:
-    """Count steps, and write a reading that depends on arm and step alone."""
+    """Count steps, and write a measurement that depends on arm and step alone."""
     name = f"{config.trial}-r{config.rung}"
     store = open_store(config.output)
-    if made_up_results.is_ours(store.read(contract.READING), config.digest):
+    if made_up_results.is_ours(store.read(contract.MEASUREMENT), config.digest):
         return 0
     stop = signal.SIG_IGN if BEHAVIOUR.get("is_deaf") else lambda *_: save_and_leave(name, store)
     signal.signal(signal.SIGTERM, stop)
@@ -79,18 +81,18 @@ def train(config: contract.TrialConfig) -> int:
     store.write(contract.LATEST, json.dumps({"step": config.stop_step, "checkpoint": checkpoint}).encode())
     store.write(f"{contract.ADAPTER}/adapter_config.json", b"{}")
     accuracy = made_up_results.accuracy_of(config)
-    reading = made_up_results.make_reading(config, accuracy, checkpoint, seconds=SECONDS_A_RUNG)
-    store.write_new(contract.READING, contract.to_json(reading).encode())
+    measurement = made_up_results.make_measurement(config, accuracy, checkpoint, seconds=SECONDS_A_RUNG)
+    store.write_new(contract.MEASUREMENT, contract.to_json(measurement).encode())
     note(name, "end")
     return 0
 
 
-def judge(config: contract.JudgeConfig) -> int:
+def run_final_evaluation(config: contract.FinalEvaluationConfig) -> int:
     """Read a test set that does not exist."""
-    note("judge", "start")
-    judgement = made_up_results.make_judgement(config, rules=BEHAVIOUR.get("rules", 0.47))
-    open_store(config.output).write(contract.JUDGEMENT, contract.to_json(judgement).encode())
-    note("judge", "end")
+    note("final-evaluation", "start")
+    final_evaluation = made_up_results.make_final_evaluation(config, rules=BEHAVIOUR.get("rules", 0.47))
+    open_store(config.output).write(contract.FINAL_EVALUATION, contract.to_json(final_evaluation).encode())
+    note("final-evaluation", "end")
     return 0
 
 
@@ -124,11 +126,11 @@ def end_as_told(trial: str) -> None:
         sys.exit(int(end))
 
 
-def note(name: str, what: str) -> None:
+def note(name: str, subject: str) -> None:
     """Append to the list of what was started and ended; one write, so that lines never mix."""
     if "starts" in BEHAVIOUR:
         with Path(BEHAVIOUR["starts"]).open("a") as file:
-            file.write(f"{name} {what} {os.environ[contract.ATTEMPT]} {time.time()}\n")
+            file.write(f"{name} {subject} {os.environ[contract.ATTEMPT]} {time.time()}\n")
 
 
 if __name__ == "__main__":

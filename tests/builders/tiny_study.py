@@ -56,7 +56,7 @@ def save_model(directory: Path) -> Path:
 
 
 def write_pages(path: Path, count: int = 30) -> Path:
-    """Write product pages that say their name and price, each of a shop of its own."""
+    """Write product pages that say their name and price, each of a site of its own."""
     records = [
         {
             "id": f"p{number}",
@@ -148,11 +148,11 @@ class Trainer:
 class Ended:
     """How a trainer ended."""
 
-    def __init__(self, code: int, output: str, errors: str, left_behind: list[int]) -> None:
-        self.code, self.output, self.errors, self.left_behind = code, output, errors, left_behind
+    def __init__(self, code: int, output: str, errors: str, orphans: list[int]) -> None:
+        self.code, self.output, self.errors, self.orphans = code, output, errors, orphans
 
     def __repr__(self) -> str:
-        return f"Ended({self.code}, left_behind={self.left_behind}, errors={self.errors[-3000:]!r})"
+        return f"Ended({self.code}, left_behind={self.orphans}, errors={self.errors[-3000:]!r})"
 
 
 def clean_environment() -> dict[str, str]:

@@ -33,7 +33,7 @@ def as_lua(value: Any) -> str:
             return json.dumps(value)
 
 
-def judge(linters: Path, script: str, study: Mapping[str, Any]) -> tuple[str, str]:
+def assess(linters: Path, script: str, study: Mapping[str, Any]) -> tuple[str, str]:
     """Return what a health script says of a study, with the libraries that Argo CD leaves it."""
     taken = "io, os, string, math, debug, coroutine, channel, dofile, loadfile = nil"
     program = f"{taken}\nlocal obj = {as_lua(study)}\nlocal function health()\n{script}\nend\nlocal said = health()\n"
@@ -65,7 +65,7 @@ SAID: Mapping[str, tuple[str, str]] = {
 
 @pytest.mark.parametrize("case", BODIES)
 def test_health_follows_the_conditions(linters: Path, case: str) -> None:
-    assert judge(linters, HEALTH.read_text(), BODIES[case]) == SAID[case]
+    assert assess(linters, HEALTH.read_text(), BODIES[case]) == SAID[case]
 
 
 def test_the_component_adds_it_to_a_configuration(cluster: Cluster, tmp_path: Path) -> None:
@@ -86,4 +86,4 @@ def test_the_patch_of_argo_cds_configuration_has_the_same_script(linters: Path) 
     patch = yaml.safe_load((MANIFESTS / "argo-cd/argocd-cm.yaml").read_text())
     [script] = patch["data"].values()
     assert script == HEALTH.read_text()
-    assert judge(linters, script, BODIES["complete"]) == SAID["complete"]
+    assert assess(linters, script, BODIES["complete"]) == SAID["complete"]

@@ -64,7 +64,7 @@ def read_expressions(file: Path) -> dict[str, str]:
 def a_policy(name: str, namespace: str, expressions: Mapping[str, str]) -> dict[str, Any]:
     """Return a policy that refuses every status, and tells what the expressions make of it."""
     # The parts of an object have names of their own for Flux; a macro gives them one here.
-    told = " + ' ' + ".join(
+    reported = " + ' ' + ".join(
         f"'{key}=' + string([object.status].all(status, {each}))" for key, each in expressions.items()
     )
     return {
@@ -82,7 +82,7 @@ def a_policy(name: str, namespace: str, expressions: Mapping[str, str]) -> dict[
                     }
                 ],
             },
-            "validations": [{"expression": "object.metadata.name == ''", "messageExpression": told}],
+            "validations": [{"expression": "object.metadata.name == ''", "messageExpression": reported}],
         },
     }
 
@@ -116,9 +116,9 @@ def find_told(studies: Studies, study: Mapping[str, Any], status: Mapping[str, A
 
 @pytest.mark.parametrize("case", SAID)
 def test_a_study_counts_as_the_docs_say(studies: Studies, case: str) -> None:
-    told = find_told(studies, studies.get("shop"), BODIES[case]["status"])
-    results = {key: json.loads(value) for key, value in re.findall(r"(\w+)=(true|false)", told)}
-    assert results.keys() == {"failed", "current"}, told
+    reported = find_told(studies, studies.get("shop"), BODIES[case]["status"])
+    results = {key: json.loads(value) for key, value in re.findall(r"(\w+)=(true|false)", reported)}
+    assert results.keys() == {"failed", "current"}, reported
     # In Flux's order; what is neither goes on.
     assert ("Failed" if results["failed"] else "Current" if results["current"] else "InProgress") == SAID[case]
 
@@ -159,12 +159,12 @@ def test_without_expressions_only_what_is_stalled_has_failed(
     }
     cluster.apply({**inventory, "data": entries})
     (tmp_path / "inventory.yaml").write_text(json.dumps(inventory))
-    told = subprocess.run(
+    reported = subprocess.run(
         [kapply, "--kubeconfig", cluster.kubeconfig, "status", tmp_path, "--timeout", "60s"],
         env={**os.environ, "HOME": str(tmp_path)},
         capture_output=True,
         text=True,
         check=True,
     ).stdout
-    found = re.findall(rf"{namespace}/(\S+) is (\w+): (.*)", told)
+    found = re.findall(rf"{namespace}/(\S+) is (\w+): (.*)", reported)
     assert {name.replace("-", " "): (status, message) for name, status, message in found} == KSTATUS

@@ -33,14 +33,14 @@ def build(cluster: Cluster, directory: Path) -> dict[str, dict[str, Any]]:
 def test_for_the_cluster_there_is_all_that_the_files_say(cluster: Cluster) -> None:
     objects = build(cluster, MANIFESTS / "overlays/cluster-wide")
     files = [MANIFESTS / "crd/crd.yaml", *(MANIFESTS / "operator").glob("*.yaml")]
-    said = by_name(
+    message = by_name(
         each for file in files for each in yaml.safe_load_all(file.read_text()) if each and "metadata" in each
     )
     config = {name for name in objects if name.startswith("ConfigMap/")}
-    assert objects.keys() - config == said.keys()
+    assert objects.keys() - config == message.keys()
     assert len(config) == 1
     # Kustomize changes names, and may take one for another.
-    for name, each in said.items():
+    for name, each in message.items():
         for part in ("rules", "roleRef", "subjects"):
             assert objects[name].get(part) == each.get(part), name
 

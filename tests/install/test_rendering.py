@@ -255,11 +255,11 @@ def test_everything_that_is_asked_for_arrives(helm: Helm) -> None:
     policy = objects[f"NetworkPolicy/shop-system/{NAME}"]["spec"]
     assert policy["policyTypes"] == ["Ingress", "Egress"]
     assert policy["ingress"][1]["from"] == EVERYTHING["networkPolicy"]["metricsFrom"]
-    said = EVERYTHING["networkPolicy"]["egress"]
+    message = EVERYTHING["networkPolicy"]["egress"]
     _, api_server, stores, *further = policy["egress"]
-    assert api_server["to"] == said["apiServerTo"]
-    assert (stores["to"], stores["ports"]) == (said["objectStorageTo"], [{"port": 8333, "protocol": "TCP"}])
-    assert further == said["further"]
+    assert api_server["to"] == message["apiServerTo"]
+    assert (stores["to"], stores["ports"]) == (message["objectStorageTo"], [{"port": 8333, "protocol": "TCP"}])
+    assert further == message["further"]
     account = objects["ServiceAccount/shop-system/studies"]
     assert account["metadata"]["annotations"] == EVERYTHING["serviceAccount"]["annotations"]
     assert objects[f"RoleBinding/shop-ml/{NAME}-secrets"]["subjects"][0]["name"] == "studies"

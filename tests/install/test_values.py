@@ -85,11 +85,11 @@ REFUSED = [
 ]
 
 
-@pytest.mark.parametrize(("values", "said"), REFUSED, ids=[json.dumps(values) for values, _ in REFUSED])
-def test_a_slip_of_the_pen_is_refused_with_its_place(helm: Helm, values: Mapping[str, Any], said: str) -> None:
+@pytest.mark.parametrize(("values", "message"), REFUSED, ids=[json.dumps(values) for values, _ in REFUSED])
+def test_a_slip_of_the_pen_is_refused_with_its_place(helm: Helm, values: Mapping[str, Any], message: str) -> None:
     with pytest.raises(HelmError) as refused:
         helm.render(values)
-    assert re.search(said, str(refused.value)), refused.value
+    assert re.search(message, str(refused.value)), refused.value
 
 
 def find_objects(schema: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, Mapping[str, Any]]]:
@@ -163,9 +163,9 @@ def test_config_is_what_the_operator_reads(helm: Helm) -> None:
         "limits": {"attemptsLimit": 1_000_000, "backoffSeconds": 0.5},
     }
     objects = helm.render_objects({"config": config})
-    said = yaml.safe_load(objects["ConfigMap/shop-system/finetune-study-operator-config"]["data"]["operator.yaml"])
-    assert said == config
-    assert isinstance(said["limits"]["attemptsLimit"], int)
+    message = yaml.safe_load(objects["ConfigMap/shop-system/finetune-study-operator-config"]["data"]["operator.yaml"])
+    assert message == config
+    assert isinstance(message["limits"]["attemptsLimit"], int)
 
 
 def test_the_chart_is_of_the_version_of_the_project() -> None:

@@ -89,11 +89,11 @@ def test_the_parser_takes_the_fields_of_the_schema_and_no_others(monkeypatch: py
 def test_whole_numbers_have_the_same_bounds(path: str) -> None:
     schema, _ = FIELDS[path]
     low, high = schema["minimum"], schema["maximum"]
-    said = f"must be a whole number from {low} to {high}"
+    message = f"must be a whole number from {low} to {high}"
     for value in (low - 1, high + 1, str(low), float(low) + 0.5, True):
-        assert is_about(problems_of({path: value}), path, said), value
+        assert is_about(problems_of({path: value}), path, message), value
     for value in (low, high):
-        assert not is_about(problems_of({path: value}), path, said), value
+        assert not is_about(problems_of({path: value}), path, message), value
 
 
 @pytest.mark.parametrize("path", of_kind("string"))
@@ -107,8 +107,8 @@ def test_strings_have_the_same_bounds(path: str) -> None:
     most = schema["maxLength"]
     letter = "a" if "[a-z]" in schema.get("pattern", "") else "0"
     too_long = f"must have at most {most} characters"
-    said = "must " if path == "spec.objective.metric" else too_long
-    assert is_about(problems_of({path: letter * (most + 1)}), path, said)
+    message = "must " if path == "spec.objective.metric" else too_long
+    assert is_about(problems_of({path: letter * (most + 1)}), path, message)
     assert not is_about(problems_of({path: letter * most}), path, too_long)
 
 

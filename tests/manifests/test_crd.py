@@ -122,9 +122,9 @@ def test_server_side_apply_takes_it_too(studies: Studies) -> None:
 
 def test_kubectl_explain_reads_like_documentation(studies: Studies) -> None:
     text = studies.cluster.kubectl("explain", "fts.spec.promotion").stdout
-    said = " ".join(text.split())
-    assert "Who continues from the first rung to full length. The baseline always does, and takes no place." in said
-    assert "numPromoted <integer> How many of the best trials of the first rung continue" in said
+    message = " ".join(text.split())
+    assert "Who continues from the first rung to full length. The baseline always does, and takes no place." in message
+    assert "numPromoted <integer> How many of the best trials of the first rung continue" in message
 
 
 def test_kubectl_explains_every_field(studies: Studies) -> None:

@@ -54,8 +54,8 @@ def unknown(path: str, value: Any) -> tuple[str, Changes, str]:
 
 
 def of_another_type(path: str, value: Any, kind: str) -> tuple[str, Changes, str]:
-    what = f"{path.removeprefix('spec.')} that is {value!r}"
-    return (what, {path: value}, f"{path} in body must be of type {kind}")
+    subject = f"{path.removeprefix('spec.')} that is {value!r}"
+    return (subject, {path: value}, f"{path} in body must be of type {kind}")
 
 
 def too_long(path: str, length: int) -> tuple[str, Changes, str]:
@@ -65,8 +65,8 @@ def too_long(path: str, length: int) -> tuple[str, Changes, str]:
 
 def too_many(path: str, items: list[Any]) -> tuple[str, Changes, str]:
     most = len(items) - 1
-    what = f"{path.removeprefix('spec.')} with too many items"
-    return (what, {path: items}, f"{path}: Too many: {most + 1}: must have at most {most} items")
+    subject = f"{path.removeprefix('spec.')} with too many items"
+    return (subject, {path: items}, f"{path}: Too many: {most + 1}: must have at most {most} items")
 
 
 def searched(name: str, space: Any, takes: str) -> tuple[str, Changes, str]:
@@ -356,10 +356,14 @@ REFUSED_BY_THE_SERVER: list[tuple[str, Changes, str]] = [
         },
         "must not be so many with so many constraints on an attribute's accuracy",
     ),
-    ("an extra reading at the checkpoint", {"spec.earlyEvaluation.extraPercents": [20]}, "must differ from checkpoint"),
-    ("an extra reading twice", {"spec.earlyEvaluation.extraPercents": [5, 5]}, "must hold each percentage once"),
     (
-        "an extra reading at the end",
+        "an extra measurement at the checkpoint",
+        {"spec.earlyEvaluation.extraPercents": [20]},
+        "must differ from checkpoint",
+    ),
+    ("an extra measurement twice", {"spec.earlyEvaluation.extraPercents": [5, 5]}, "must hold each percentage once"),
+    (
+        "an extra measurement at the end",
         {"spec.earlyEvaluation.extraPercents": [100]},
         "should be less than or equal to 99",
     ),
@@ -477,11 +481,11 @@ TOLD_IN_ACCEPTED: list[tuple[str, Changes, str]] = [
 
 
 def as_parameters(rows: list[tuple[str, Changes, str]]) -> list[Any]:
-    return [pytest.param(changes, sentence, id=what) for what, changes, sentence in rows]
+    return [pytest.param(changes, sentence, id=subject) for subject, changes, sentence in rows]
 
 
 def test_there_are_enough_of_them() -> None:
-    assert len({what for what, _, _ in REFUSED_BY_THE_SERVER + TOLD_IN_ACCEPTED}) >= 120
+    assert len({subject for subject, _, _ in REFUSED_BY_THE_SERVER + TOLD_IN_ACCEPTED}) >= 120
 
 
 @pytest.mark.parametrize(("changes", "sentence"), as_parameters(REFUSED_BY_THE_SERVER))
@@ -499,9 +503,9 @@ def test_the_api_server_refuses_it_and_so_does_the_parser(studies: Studies, chan
 def test_the_api_server_takes_it_and_the_operator_tells(studies: Studies, changes: Changes, sentence: str) -> None:
     manifest = a_manifest(changes)
     assert studies.find_refusal(manifest) == ""
-    with pytest.raises(StudyInvalidError) as told:
+    with pytest.raises(StudyInvalidError) as reported:
         parse_study(manifest)
-    assert sentence in "\n".join(told.value.problems)
+    assert sentence in "\n".join(reported.value.problems)
 
 
 def rules_of(schema: Any) -> Iterator[str]:
@@ -514,8 +518,8 @@ def rules_of(schema: Any) -> Iterator[str]:
 
 
 def test_every_rule_of_the_schema_refuses_one_of_them(studies: Studies) -> None:
-    told = "\n".join(studies.find_refusal(a_manifest(changes)) for _, changes, _ in REFUSED_BY_THE_SERVER)
-    assert [message for message in dict.fromkeys(rules_of(SCHEMA)) if message not in told] == []
+    reported = "\n".join(studies.find_refusal(a_manifest(changes)) for _, changes, _ in REFUSED_BY_THE_SERVER)
+    assert [message for message in dict.fromkeys(rules_of(SCHEMA)) if message not in reported] == []
 
 
 @pytest.mark.parametrize("path", ["spec.suspend", "spec.baseline", "spec.budget", "spec.storage.endpoint"])

@@ -193,13 +193,13 @@ def a_largest_status(study: Study, *, running: int) -> dict[str, Any]:
         for i in range(done, study.num_trials)
         for t in [a_largest_trial(study, i)]
     ]
-    said = "<" * MESSAGE_BYTES
+    message = "<" * MESSAGE_BYTES
     stage = Stage(
         state=StageState.FAILED,
         attempts=attempts(STAGE_ATTEMPTS_KEPT, 0),
         earlier=EARLIER,
         reason="R" * 64,
-        message=said,
+        message=message,
     )
     ledger = Ledger(
         trials=tuple(trials),
@@ -207,11 +207,11 @@ def a_largest_status(study: Study, *, running: int) -> dict[str, Any]:
         prepare=stage,
         dataset=DatasetCounts(fingerprint="f" * 200, train=10**9, validation=10**9, test=10**9),
         search_end=SearchEnd.NO_MORE_PROPOSALS,
-        search_message=said,
+        search_message=message,
         winner=0,
-        judge=stage,
+        final_evaluation=stage,
         test_gain=GainOnTest(mean="hand_labelled", difference=LONG, low=-LONG, high=LONG, n=10**9),
-        outcome=Outcome(failed=True, reason="R" * 64, message=said),
+        outcome=Outcome(failed=True, reason="R" * 64, message=message),
         cleaned_at=NOW,
     )
     progress = Progress(
@@ -228,7 +228,7 @@ def a_largest_status(study: Study, *, running: int) -> dict[str, Any]:
         ledger,
         now=NOW,
         reported=Reported(key="k" * 1000, at=NOW),
-        storage_problem=("R" * 64, said),
+        storage_problem=("R" * 64, message),
         progress=[TrialProgress(trial=t.name, rung=1, progress=progress) for t in trials[done:]],
         report_uri=f"{study.storage.uri}/{study.namespace}/{study.name}-01234567/report/index.html",
     )

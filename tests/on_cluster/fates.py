@@ -173,10 +173,8 @@ class Trouble:
     struck: int = 0
 
     def __str__(self) -> str:
-        what = f"{self.server} {self.kind}".strip()
-        return (
-            f"{what}: {self.fate} ({self.share:.0%} for {self.seconds:.1f} s, after {self.after}; struck {self.struck})"
-        )
+        subject = f"{self.server} {self.kind}".strip()
+        return f"{subject}: {self.fate} ({self.share:.0%} for {self.seconds:.1f} s, after {self.after}; struck {self.struck})"
 
     @property
     def is_over(self) -> bool:

@@ -139,7 +139,7 @@ class Proxy:
         for answer in list(self._watches):
             if (connected := getattr(answer.connection, "sock", None)) is not None:
                 with contextlib.suppress(OSError):
-                    # Of the socket, not of TLS, whose state the reading thread is in the middle of.
+                    # Of the socket, not of TLS, whose state the measurement thread is in the middle of.
                     socket.socket.shutdown(connected, socket.SHUT_RDWR)
 
     def stop(self) -> None:
@@ -243,8 +243,8 @@ class _Handler(BaseHTTPRequestHandler):
     def _refuse(self, refusal: Refusal) -> None:
         status, code = refusal
         if self.is_kubernetes:
-            said = {"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure", "code": status}
-            text = json.dumps({**said, "reason": code, "message": "by the proxy"})
+            message = {"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure", "code": status}
+            text = json.dumps({**message, "reason": code, "message": "by the proxy"})
             return self._answer(Instead(status=status, body=text))
         text = f"<Error><Code>{code}</Code><Message>by the proxy</Message></Error>"
         return self._answer(Instead(status=status, content_type="application/xml", body=text))

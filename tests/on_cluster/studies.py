@@ -138,7 +138,7 @@ class StudyOnCluster:
         conditions = [
             f"{c['type']}={c['status']} {c['reason']}: {c['message']}" for c in self.status.get("conditions", ())
         ]
-        stages = [f"{name}: {json.dumps(self.status.get(name))}" for name in ("prepare", "judge")]
+        stages = [f"{name}: {json.dumps(self.status.get(name))}" for name in ("prepare", "finalEvaluation")]
         return "\n".join([*conditions, *stages, *map(json.dumps, self.trials)])
 
     def wait_until_gone(self, *, seconds: float = PATIENCE_SECONDS) -> None:

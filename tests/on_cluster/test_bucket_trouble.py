@@ -49,7 +49,7 @@ def test_each_trouble_with_a_bucket_is_said_and_passes_without_a_trace(
 
     proxy = Proxy(s3.endpoint, name="s3", decide=decide)
     trainer = ScriptedTrainer()
-    # A trial ends when it may, so that its reading is there when the bucket is not.
+    # A trial ends when it may, so that its measurement is there when the bucket is not.
     may_end: set[str] = set()
     waiting = scripts.Script(
         work=lambda environment: wait_for_leave(environment, may_end) or trainer(environment),
@@ -67,8 +67,8 @@ def test_each_trouble_with_a_bucket_is_said_and_passes_without_a_trace(
             trouble.append(fate)
             may_end.add(f"t{number:03d}")
             study.wait(lambda study, reason=reason: study.condition("StorageReady")["reason"] == reason)
-            told = study.condition("StorageReady")
-            assert (told["status"], sentence in told["message"]) == ("False", True), told
+            reported = study.condition("StorageReady")
+            assert (reported["status"], sentence in reported["message"]) == ("False", True), reported
             assert "Traceback" not in operator.log, operator.log
             # Nothing is decided meanwhile.
             assert study.trial(number)["state"] == "Running"
@@ -86,7 +86,7 @@ def test_each_trouble_with_a_bucket_is_said_and_passes_without_a_trace(
 
 
 def wait_for_leave(environment: dict[str, str], may_end: set[str]) -> None:
-    """Wait until a trial may end; what prepares and what judges may at once."""
+    """Wait until a trial may end; what prepares and what evaluates may at once."""
     config = environment.get("TRIAL_CONFIG", "")
     if config:
         wait_until(lambda: "all" in may_end or any(f'"{trial}"' in config for trial in may_end))

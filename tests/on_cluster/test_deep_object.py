@@ -33,8 +33,8 @@ def test_a_study_deeper_than_pythons_stack_hides_no_other(
     # It is in the first list of an operator, and then in its watch.
     operator = make_operator()
     place = ("-n", namespace, "fts/deep")
-    told = "jsonpath={.status.conditions[?(@.type=='Accepted')].message}"
-    wait_until(lambda: "targetModules" in cluster.kubectl("get", *place, "-o", told).stdout)
+    reported = "jsonpath={.status.conditions[?(@.type=='Accepted')].message}"
+    wait_until(lambda: "targetModules" in cluster.kubectl("get", *place, "-o", reported).stdout)
     cluster.kubectl("label", *place, "touched=yes")
     study.apply(spec)
     study.wait_for_condition("Complete")

@@ -319,7 +319,7 @@ def check_ledger(study: StudyOnCluster, created: Mapping[str, int], s3: S3Server
             )
         for measured in trial.get("measurements", ()):
             if not measured.get("diverged"):
-                key = f"{study.prefix()}trials/t{trial['index']:03d}/rungs/{measured['rung']}/reading.json"
+                key = f"{study.prefix()}trials/t{trial['index']:03d}/rungs/{measured['rung']}/measurement.json"
                 assert repr(read_json(s3, key)["metrics"]["accuracy"]["value"]) == measured["value"], study.describe()
     if study.condition("Complete")["reason"] == "Completed":
         assert study.trial(study.status["winner"])["state"] == "Completed", study.describe()

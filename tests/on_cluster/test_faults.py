@@ -19,7 +19,7 @@ from testcluster.kube import Cluster
 from testcluster.node import StandIn
 
 DIVERGES, CANNOT_RUN, OUT_OF_MEMORY = 1, 2, 3
-KILLED, INTERRUPTED, EVICTED, PREEMPTED, CRASHED, NO_READING = range(4, 10)
+KILLED, INTERRUPTED, EVICTED, PREEMPTED, CRASHED, NO_MEASUREMENT = range(4, 10)
 
 
 @pytest.mark.slow
@@ -42,7 +42,7 @@ def test_each_end_of_a_pod_is_counted_as_whose_fault_it_was(
         EVICTED: scripts.Script(ending=scripts.Ending.EVICTED, stop_seconds=None),
         PREEMPTED: scripts.is_preempted(),
         CRASHED: scripts.exits(1),
-        NO_READING: scripts.exits(0),
+        NO_MEASUREMENT: scripts.exits(0),
     }
     for number, script in firsts.items():
         stage.play[f"t{number:03d}-r0"] = [script]
@@ -57,9 +57,9 @@ def test_each_end_of_a_pod_is_counted_as_whose_fault_it_was(
 
     # The arm's: measured at the worst value, or abandoned.
     assert study.states()[:4] == ["Completed", "Stopped", "Abandoned", "Abandoned"], study.describe()
-    [reading] = study.trial(DIVERGES)["measurements"]
-    assert (reading["value"], reading["diverged"]) == ("0.0", True)
-    assert reading["metrics"]["invalid_output_rate"] == "1.0"
+    [measurement] = study.trial(DIVERGES)["measurements"]
+    assert (measurement["value"], measurement["diverged"]) == ("0.0", True)
+    assert measurement["metrics"]["invalid_output_rate"] == "1.0"
     assert "20Gi" in study.trial(OUT_OF_MEMORY)["message"]
     ends = {
         t["index"]: [(a["reason"], a.get("exitCode")) for a in t["attempts"] if a["rung"] == 0] for t in study.trials
@@ -75,14 +75,14 @@ def test_each_end_of_a_pod_is_counted_as_whose_fault_it_was(
         EVICTED: ("Evicted", 137),
         PREEMPTED: ("Interrupted", 143),
         CRASHED: ("Crashed", 1),
-        NO_READING: ("NoReading", 0),
+        NO_MEASUREMENT: ("NoMeasurement", 0),
     }
     assert all(each[1:] == [("Succeeded", 0)] for number, each in ends.items() if number >= KILLED), ends
     assert all(study.trial(number)["state"] in ("Stopped", "Completed") for number in range(KILLED, 10))
     # A Job whose policy ignores a pod goes on by itself; the others were deleted and made again under the same name.
     made = created_jobs(cluster, namespace)
     again = {name for name in made if made.count(name) > 1}
-    assert again == {f"shop-t{number:03d}-r0" for number in (CRASHED, NO_READING)}
+    assert again == {f"shop-t{number:03d}-r0" for number in (CRASHED, NO_MEASUREMENT)}
     assert told_to_ax(study) == {
         **dict.fromkeys(range(10), ("COMPLETED", True)),
         CANNOT_RUN: ("ABANDONED", False),
@@ -193,8 +193,8 @@ def test_a_study_may_be_mended_that_names_what_is_not_there(
     spec["trainer"]["template"]["spec"]["containers"][0]["resorces"] = {}
     study.apply(spec)
     study.wait(lambda study: study.condition("Accepted")["status"] == "False")
-    said = study.condition("Accepted")["message"]
-    assert "`spec.storage.secretName` must name a Secret" in said and "resorces" in said
+    message = study.condition("Accepted")["message"]
+    assert "`spec.storage.secretName` must name a Secret" in message and "resorces" in message
     assert study.condition("Stalled")["status"] == "True"
     assert not study.jobs()
     study.apply(a_spec(s3, arms=2))

@@ -50,14 +50,14 @@ def test_the_commands_of_the_page_take_its_study_to_the_winner(
         assert program == "kubectl"
         return cluster.kubectl(*words, directory=tmp_path).stdout
 
-    said = {command: run(command) for command in COMMANDS[:-1]}
+    message = {command: run(command) for command in COMMANDS[:-1]}
 
     # After its end a study tidies up.
     seen = StudyOnCluster(cluster, namespace, "first").wait(lambda study: study.status.get("cleanedAt"))
     assert seen.condition("Complete")["reason"] == "Completed"
     winner = f"t{seen.status['winner']:03d}"
-    assert f'"trial":"{winner}"' in next(text for command, text in said.items() if "status.best" in command)
-    uri = next(text for command, text in said.items() if "reportURI" in command)
+    assert f'"trial":"{winner}"' in next(text for command, text in message.items() if "status.best" in command)
+    uri = next(text for command, text in message.items() if "reportURI" in command)
     _, _, key = uri.removeprefix("s3://").partition("/")
     keys = {*read_keys(s3)}
     assert {key, f"{key.rpartition('/')[0]}/index.html"} <= keys

@@ -85,10 +85,10 @@ def check_end(cluster: Cluster, study: StudyOnCluster, s3: S3Server, *, is_calm:
     twice = {name for name, count in jobs.items() if count > max(1, len(attempts.get(name, ())))}
     assert not twice, study.describe()
     assert len({name for name in jobs if name.startswith(f"{study.name}-")}) == ARMS + 7 + 2
-    # Each reading of the bucket is in the ledger, as it was read.
+    # Each measurement of the bucket is in the ledger, as it was read.
     for (number, rung), value in measured.items():
-        reading = read_json(s3, f"{study.prefix()}trials/t{number:03d}/rungs/{rung}/reading.json")
-        assert repr(reading["metrics"]["accuracy"]["value"]) == value
+        measurement = read_json(s3, f"{study.prefix()}trials/t{number:03d}/rungs/{rung}/measurement.json")
+        assert repr(measurement["metrics"]["accuracy"]["value"]) == value
     # With pods that never fail, each rung took one attempt.
     assert not is_calm or all(set(ends) <= {"Succeeded"} and len(ends) < 2 for ends in attempts.values()), attempts
 
@@ -422,7 +422,7 @@ def test_a_pod_that_has_lost_its_job_keeps_its_place_also_after_a_restart(
     assert command[-1] in {pod["metadata"]["name"] for pod in study.live_pods("t000")}
     cluster.kubectl(*command, "--wait=false")
     study.wait(lambda study: not study.condition("Complete")["message"])
-    assert "PodLeftBehind" in study.reasons()
+    assert "PodOrphaned" in study.reasons()
     study.patch(suspend=False)
     [pod] = study.live_pods("t001")
     stage.nodes.evict(namespace, pod["metadata"]["name"])

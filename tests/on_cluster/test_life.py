@@ -92,7 +92,7 @@ def test_a_budget_lowered_while_it_runs_ends_the_search_and_a_time_to_live_takes
     assert study.condition("Complete")["reason"] == "BudgetExhausted"
     assert study.condition("SearchComplete")["reason"] == "BudgetExhausted"
     assert study.states() == ["Completed", "Completed", "Stopped"]
-    assert {"shop-prepare", "shop-t000-r0", "shop-t001-r1", "shop-judge"} <= {*study.jobs()}
+    assert {"shop-prepare", "shop-t000-r0", "shop-t001-r1", "shop-final-evaluation"} <= {*study.jobs()}
     assert float(study.status["usage"]["acceleratorHours"]) > 0.0005
     # Checkpoints that nobody needs went with the end; Jobs go when their time is over, the study stays.
     study.wait(lambda study: study.status.get("cleanedAt"))

@@ -1,4 +1,4 @@
-"""Who may scrape an operator, as a real API server judges tokens and rights."""
+"""Who may scrape an operator, as a real API server evaluates tokens and rights."""
 
 from __future__ import annotations
 

@@ -28,9 +28,9 @@ def test_a_quota_on_jobs_and_pods_holds_a_study_up_and_never_stops_it(
     study.wait(lambda study: "QuotaExceeded" in study.condition("Complete")["message"])
     assert study.condition("Accepted")["status"] == "True"
     assert "exceeded quota: few, requested: count/jobs.batch=1" in study.condition("Complete")["message"]
-    [told] = wait_until(lambda: [event for event in study.events() if event["reason"] == "JobWaits"])
-    assert told["type"] == "Warning"
-    assert "exceeded quota: few" in told["message"]
+    [reported] = wait_until(lambda: [event for event in study.events() if event["reason"] == "JobWaits"])
+    assert reported["type"] == "Warning"
+    assert "exceeded quota: few" in reported["message"]
     assert not created_jobs(cluster, namespace)
     # That there is no room now is nothing that somebody must act on.
     assert study.condition("JobsRefused")["status"] == study.condition("Stalled")["status"] == "False"

@@ -64,12 +64,14 @@ def test_the_operators_own_identity_is_for_the_prefixes_of_a_namespace_only(
         study = StudyOnCluster(cluster, namespace, name)
         study.apply(spec)
         study.wait(lambda study: study.condition("Accepted")["status"] == "False")
-        said = study.condition("Accepted")["message"]
+        message = study.condition("Accepted")["message"]
         if name in ("climber", "doubled"):
-            assert "`spec.storage.uri` must not hold '..' or an empty part" in said, (name, said)
+            assert "`spec.storage.uri` must not hold '..' or an empty part" in message, (name, message)
         else:
-            assert f"`spec.storage.secretName` must be given: in namespace {namespace} the operator's own" in said, name
-            assert f"{OWN} at {s3.endpoint}" in said
+            assert f"`spec.storage.secretName` must be given: in namespace {namespace} the operator's own" in message, (
+                name
+            )
+            assert f"{OWN} at {s3.endpoint}" in message
         assert not study.jobs()
     # With a prefix of its own a study runs; its pods have an identity of their own.
     spec = a_spec_without_secret(s3, f"{OWN}/search")

@@ -46,7 +46,7 @@ def test_the_trainer_of_the_page_takes_its_study_to_the_winner(
     assert study.states() == ["Completed", "Completed", "Stopped"]
     assert study.status["winner"] == 1
     assert study.trial(2)["measurements"][0]["diverged"]
-    reading = read_json(s3, f"{study.prefix()}trials/t001/rungs/1/reading.json")
+    measurement = read_json(s3, f"{study.prefix()}trials/t001/rungs/1/measurement.json")
     # Fifty steps of 1e-2, in two parts that are as one.
-    assert reading["step"] == 50
-    assert reading["metrics"]["validation_loss"]["value"] == pytest.approx(3 * (1 - 6e-2) ** 100, rel=1e-9)
+    assert measurement["step"] == 50
+    assert measurement["metrics"]["validation_loss"]["value"] == pytest.approx(3 * (1 - 6e-2) ** 100, rel=1e-9)

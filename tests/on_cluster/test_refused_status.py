@@ -95,9 +95,9 @@ def check_shortened(study: StudyOnCluster, words: str) -> None:
 
     The condition says it for as long as the whole status is refused, and what was cut may be all that was too much.
     """
-    [told] = wait_until(lambda: [event for event in study.events() if event["reason"] == "StatusShortened"])
-    assert told["type"] == "Warning"
-    assert words in told["message"]
+    [reported] = wait_until(lambda: [event for event in study.events() if event["reason"] == "StatusShortened"])
+    assert reported["type"] == "Warning"
+    assert words in reported["message"]
 
 
 def a_ledger(*trials: Trial) -> Ledger:

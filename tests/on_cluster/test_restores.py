@@ -1,4 +1,4 @@
-"""After a restore of a status no reading is taken for another arm; a study without a status goes on from its ledger."""
+"""After a restore of a status no measurement is taken for another arm; a study without a status goes on from its ledger."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def accuracy_of_rate(rate: float, rung: int) -> float:
     return 0.5 + rate + 0.1 * rung
 
 
-def test_a_status_that_is_rolled_back_or_lost_takes_no_reading_for_another_arm(
+def test_a_status_that_is_rolled_back_or_lost_takes_no_measurement_for_another_arm(
     cluster: Cluster,
     namespace: str,
     stage: Stage,
@@ -71,12 +71,12 @@ def test_a_status_that_is_rolled_back_or_lost_takes_no_reading_for_another_arm(
     assert study.measurements() == expected, study.describe()
     assert study.status["winner"] == 3
     wait_until(lambda: "StudyCompleted" in study.reasons())
-    said = {e["message"].split(" is of ")[0] for e in study.events() if e["reason"] == "ResultRefused"}
+    message = {e["message"].split(" is of ")[0] for e in study.events() if e["reason"] == "ResultRefused"}
     assert {
-        "trial t001: refused: trials/t001/rungs/0/reading.json",
-        "trial t002: refused: trials/t002/rungs/0/reading.json",
+        "trial t001: refused: trials/t001/rungs/0/measurement.json",
+        "trial t002: refused: trials/t002/rungs/0/measurement.json",
         "trial t003: refused: job shop-t003-r0",
-    } <= said
+    } <= message
     # The Job of the other arm was cleared away first.
     deleted = cluster.audited(verb="delete", resource="jobs", namespace=namespace)
     assert "shop-t003-r0" in {event["objectRef"]["name"] for event in deleted}

@@ -123,13 +123,13 @@ def use_everything(plane: ControlPlane, namespace: str, s3: S3Server, operator: 
     }
     study.apply(spec)
     study.wait(lambda study: study.condition("Accepted")["status"] == "False")
-    said = study.condition("Accepted")["message"].splitlines()
-    assert [line.partition(" must ")[0] for line in said] == [
+    message = study.condition("Accepted")["message"].splitlines()
+    assert [line.partition(" must ")[0] for line in message] == [
         "`spec.storage.secretName`",
         "`spec.trainer.template.spec.serviceAccountName`",
         "`spec.trainer.template.spec.volumes`",
     ]
-    assert "before a role that allows it is bound there" in said[0]
+    assert "before a role that allows it is bound there" in message[0]
     for name in ("serviceAccountName", "volumes"):
         del pod[name]
     [binding] = read_manifests(MANIFESTS / "operator/per-namespace/secrets.yaml")

@@ -71,7 +71,7 @@ def test_a_study_goes_from_apply_to_its_winner(
         "shop-prepare",
         *(f"shop-t00{number}-r0" for number in range(4)),
         *(f"shop-t00{number}-r1" for number in (0, 1, 3)),
-        "shop-judge",
+        "shop-final-evaluation",
     }
     assert all(job["metadata"]["ownerReferences"][0]["uid"] == study.uid for job in study.jobs().values())
     assert sorted(trainer.resumed) == [("t000", 1, 12), ("t001", 1, 12), ("t003", 1, 12)]
@@ -84,20 +84,22 @@ def test_a_study_goes_from_apply_to_its_winner(
     assert "finalizers" not in study.seen["metadata"]
 
     # What Prometheus is told agrees with all that.
-    told = operator.scrape()
+    reported = operator.scrape()
     of_study = (("namespace", namespace), ("study", "shop"))
-    assert told["finetune_study_operator_leader"] == {(): 1}
-    assert told["finetune_study_condition"][("condition", "Complete"), *of_study] == 1
-    assert told["finetune_study_trials"][*of_study[:1], ("state", "completed"), of_study[1]] == 3
-    assert told["finetune_study_attempts"][*of_study[:1], ("reason", "Succeeded"), of_study[1]] == 7
-    assert told["finetune_study_accelerator_hours"][of_study] == float(study.status["usage"]["acceleratorHours"])
+    assert reported["finetune_study_operator_leader"] == {(): 1}
+    assert reported["finetune_study_condition"][("condition", "Complete"), *of_study] == 1
+    assert reported["finetune_study_trials"][*of_study[:1], ("state", "completed"), of_study[1]] == 3
+    assert reported["finetune_study_attempts"][*of_study[:1], ("reason", "Succeeded"), of_study[1]] == 7
+    assert reported["finetune_study_accelerator_hours"][of_study] == float(study.status["usage"]["acceleratorHours"])
     created = ("code", "201"), ("resource", "jobs"), ("verb", "create")
     # Two more were only tried, when the study was accepted: one that prepares, one that trains.
-    assert told["finetune_study_operator_api_request_seconds_count"][created] == sum(jobs.values()) + 2
+    assert reported["finetune_study_operator_api_request_seconds_count"][created] == sum(jobs.values()) + 2
     # Of the first trials two took a place that another had left, and so did all that went on.
-    assert told["finetune_study_slot_idle_seconds_count"][of_study[:1]] == 5
-    assert sum(told["finetune_study_queue_wait_seconds_count"].values()) == sum(jobs.values())
-    assert told["finetune_study_operator_bucket_request_seconds_count"][("operation", "read"), ("outcome", "ok")] > 0
+    assert reported["finetune_study_slot_idle_seconds_count"][of_study[:1]] == 5
+    assert sum(reported["finetune_study_queue_wait_seconds_count"].values()) == sum(jobs.values())
+    assert (
+        reported["finetune_study_operator_bucket_request_seconds_count"][("operation", "read"), ("outcome", "ok")] > 0
+    )
     assert operator.stop() == 0
 
 
@@ -129,10 +131,10 @@ def test_the_real_trainer_in_pods_takes_a_study_to_its_winner(
     study.apply(spec)
     study.wait_for_condition("Complete", seconds=240)
     assert study.states() == ["Completed", "Completed"]
-    readings = [read_json(s3, f"{study.prefix()}trials/t001/rungs/{rung}/reading.json") for rung in (0, 1)]
-    assert [(r["step"], r["total_steps"]) for r in readings] == [(r["stop"], r["total"]) for r in _ends(study)]
+    measurements = [read_json(s3, f"{study.prefix()}trials/t001/rungs/{rung}/measurement.json") for rung in (0, 1)]
+    assert [(r["step"], r["total_steps"]) for r in measurements] == [(r["stop"], r["total"]) for r in _ends(study)]
     # The second rung began where the first had stopped.
-    assert readings[1]["samples_seen"] == readings[1]["step"] * 16
+    assert measurements[1]["samples_seen"] == measurements[1]["step"] * 16
     assert study.status["usage"]["acceleratorHours"] > "0.0"
 
 

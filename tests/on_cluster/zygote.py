@@ -56,10 +56,10 @@ def main() -> None:
     boto3.client("s3", region_name="us-east-1", aws_access_key_id="none", aws_secret_access_key="none")
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     for line in sys.stdin:
-        told = json.loads(line)
+        reported = json.loads(line)
         process = os.fork()
         if process == 0:
-            _become_operator(told["arguments"], told["log"], operator.main)
+            _become_operator(reported["arguments"], reported["log"], operator.main)
         print(process, flush=True)
 
 

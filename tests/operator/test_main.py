@@ -105,10 +105,10 @@ class Bench:
             return []
         return [line.split()[0] for line in self.starts.read_text().splitlines() if line.split()[1] == word]
 
-    def until(self, what: str, condition: Any) -> None:
+    def until(self, subject: str, condition: Any) -> None:
         deadline = time.monotonic() + PATIENCE_SECONDS
         while not condition():
-            assert time.monotonic() < deadline, f"waited {PATIENCE_SECONDS:.0f} s for {what}"
+            assert time.monotonic() < deadline, f"waited {PATIENCE_SECONDS:.0f} s for {subject}"
             time.sleep(0.01)
 
     def most_at_once(self) -> int:
@@ -116,7 +116,7 @@ class Bench:
         running = most = 0
         for line in self.starts.read_text().splitlines():
             name, word = line.split()[:2]
-            if name not in ("prepare", "judge"):
+            if name not in ("prepare", "finalEvaluation"):
                 running += 1 if word == "start" else -1
                 most = max(most, running)
         return most
@@ -137,25 +137,25 @@ def bench(tmp_path: Path) -> Iterator[Bench]:
 EVERY_JOB = ["prepare", *(f"t{i:03d}-r0" for i in range(6))]
 
 
-def test_a_study_runs_from_pages_to_a_judged_winner(bench):
+def test_a_study_runs_from_pages_to_a_evaluated_winner(bench):
     code, output, errors = bench.call()
 
     assert (code, errors) == (0, "")
-    assert bench.lines("start")[0] == "prepare" and bench.lines("start")[-1] == "judge"
+    assert bench.lines("start")[0] == "prepare" and bench.lines("start")[-1] == "finalEvaluation"
     starts = bench.lines("start")
     assert sorted(starts[:7]) == sorted(EVERY_JOB)
     # Two promoted, one audited, the baseline.
     assert sum(name.endswith("r1") for name in starts) == 4
     assert max(Counter(starts).values()) == 1
     assert bench.most_at_once() == 2
-    said = output.splitlines()
+    message = output.splitlines()
     assert "launched job toy-prepare to prepare the dataset" in output
-    assert any(line.startswith("The winner beats the rule extractor on the test pages: 52.0 %") for line in said)
-    assert any(line.startswith("Accelerator time: ") for line in said)
+    assert any(line.startswith("The winner beats the rule extractor on the test pages: 52.0 %") for line in message)
+    assert any(line.startswith("Accelerator time: ") for line in message)
     assert "model = PeftModel.from_pretrained(model, " in output
     prefix = next((bench.directory / "runs" / "default").iterdir())
     report = json.loads((prefix / "report" / "report.json").read_text())
-    assert report["stage"] == "Completed" and report["judgement"]["winner"] == report["winner"]
+    assert report["stage"] == "Completed" and report["finalEvaluation"]["winner"] == report["winner"]
     assert (prefix / "report" / "index.html").read_text().startswith("<!doctype html>")
     assert json.loads((prefix / "ledger.json").read_text())["outcome"]["reason"] == "Completed"
 
@@ -391,7 +391,7 @@ def test_a_calibrated_plan_prepares_the_data_once(bench):
     assert "0.73 accelerator-hours" in output
     # 6 × (10 + 3 × 80 × 2 + 40 × 0.5) + 10 + 3 × 140 × 0.5 seconds.
     assert "full-length runs of every trial would take 0.91" in output
-    assert "batch size 16: 3 epochs × ⌊320 / 16⌋ = 60 steps, the first reading after 12" in output
+    assert "batch size 16: 3 epochs × ⌊320 / 16⌋ = 60 steps, the first measurement after 12" in output
     assert bench.call()[0] == 0
     assert Counter(bench.lines("start"))["prepare"] == 1
 
@@ -466,8 +466,8 @@ def test_a_bad_manifest_is_refused_with_sentences_and_no_traceback(bench, capsys
     errors = capsys.readouterr().err.splitlines()
     assert errors and all(line.startswith("finetune-study: ") for line in errors)
     if sentences is not None:
-        said = [line.removeprefix("finetune-study: ").removeprefix(f"{bench.manifest}: ") for line in errors]
-        assert said == [sentence.format(directory=bench.directory) for sentence in sentences]
+        message = [line.removeprefix("finetune-study: ").removeprefix(f"{bench.manifest}: ") for line in errors]
+        assert message == [sentence.format(directory=bench.directory) for sentence in sentences]
 
 
 @pytest.mark.parametrize(

@@ -20,11 +20,11 @@ def read(client: Any, key: str) -> bytes:
 def test_an_object_that_must_be_new_is_written_once(s3: S3Server) -> None:
     s3.make_bucket("studies")
     client = s3.client()
-    client.put_object(Bucket="studies", Key="reading.json", Body=b"first", IfNoneMatch="*")
+    client.put_object(Bucket="studies", Key="measurement.json", Body=b"first", IfNoneMatch="*")
     with pytest.raises(ClientError) as refused:
-        client.put_object(Bucket="studies", Key="reading.json", Body=b"second", IfNoneMatch="*")
+        client.put_object(Bucket="studies", Key="measurement.json", Body=b"second", IfNoneMatch="*")
     assert code_of(refused) == "PreconditionFailed"
-    assert read(client, "reading.json") == b"first"
+    assert read(client, "measurement.json") == b"first"
 
 
 def test_a_user_is_denied_what_no_policy_gives_them(s3: S3Server) -> None:

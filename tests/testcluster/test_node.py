@@ -652,9 +652,9 @@ def test_a_pod_has_an_address_before_its_containers_start(place: Workplace, make
     waiting = place.wait_for_pod(lambda pod: "CreateContainerConfigError" in json.dumps(pod["status"]), "waits")
     ended = place.wait_for_pod(is_over, "ends")
     assert all(pod["status"]["podIP"] for pod in (waiting, ended))
-    said = ended["status"]["containerStatuses"][0]["state"]["terminated"]["message"]
-    assert said.startswith("failed to create containerd task: ")
-    assert said.endswith('exec: "/no/such/program": stat /no/such/program: no such file or directory')
+    message = ended["status"]["containerStatuses"][0]["state"]["terminated"]["message"]
+    assert message.startswith("failed to create containerd task: ")
+    assert message.endswith('exec: "/no/such/program": stat /no/such/program: no such file or directory')
 
 
 def test_a_container_that_is_restarted_is_seen_to_have_ended_first(place: Workplace, make_nodes: Nodes) -> None:

@@ -1,4 +1,4 @@
-"""The scripted trainer keeps the contract: readings last and once, checkpoints found, wrong keys refused."""
+"""The scripted trainer keeps the contract: measurements last and once, checkpoints found, wrong keys refused."""
 
 import json
 from collections.abc import Callable
@@ -13,7 +13,7 @@ from testcluster.kube import Cluster
 from testcluster.node import StandIn
 from testcluster.trainer import Prefix, ScriptedTrainer
 from trial_trainer import contract
-from trial_trainer.contract import BaseModel, Reading, TrainerSettings, TrialConfig
+from trial_trainer.contract import BaseModel, RungMeasurement, TrainerSettings, TrialConfig
 
 ROOT = "s3://studies/shop/s1"
 
@@ -39,10 +39,10 @@ def an_environment(server: S3Server, config: TrialConfig, attempt: str = "a") ->
     return {**server.environment(), contract.TRIAL_CONFIG: contract.to_json(config), contract.ATTEMPT: attempt}
 
 
-def read_reading(server: S3Server, config: TrialConfig) -> Reading:
-    text = Prefix(server.client(), config.output).read(contract.READING)
+def read_measurement(server: S3Server, config: TrialConfig) -> RungMeasurement:
+    text = Prefix(server.client(), config.output).read(contract.MEASUREMENT)
     assert text is not None
-    return contract.from_json(Reading, text)
+    return contract.from_json(RungMeasurement, text)
 
 
 @pytest.fixture
@@ -56,26 +56,26 @@ def test_a_promoted_trial_goes_on_from_the_checkpoint_of_its_first_rung(bucket: 
     assert trainer(an_environment(bucket, a_config())) == 0
     assert trainer(an_environment(bucket, a_config(rung=1))) == 0
     assert trainer.resumed == [("t003", 1, 20)]
-    early, late = read_reading(bucket, a_config()), read_reading(bucket, a_config(rung=1))
+    early, late = read_measurement(bucket, a_config()), read_measurement(bucket, a_config(rung=1))
     assert (early.step, late.step) == (20, 100)
     assert late.metrics["accuracy"].value > early.metrics["accuracy"].value
     assert Prefix(bucket.client(), a_config().output).read(f"{early.checkpoint}/state") == "weights"
 
 
-def test_a_second_attempt_leaves_the_reading_alone(bucket: S3Server) -> None:
+def test_a_second_attempt_leaves_the_measurement_alone(bucket: S3Server) -> None:
     trainer = ScriptedTrainer()
     assert trainer(an_environment(bucket, a_config(), "a")) == trainer(an_environment(bucket, a_config(), "b")) == 0
-    assert read_reading(bucket, a_config()).checkpoint == "checkpoints/20-a"
+    assert read_measurement(bucket, a_config()).checkpoint == "checkpoints/20-a"
 
 
 def test_a_promoted_trial_without_a_checkpoint_is_the_studys_fault(bucket: S3Server) -> None:
     assert ScriptedTrainer()(an_environment(bucket, a_config(rung=1))) == 12
 
 
-def test_an_ending_leaves_no_reading(bucket: S3Server) -> None:
+def test_an_ending_leaves_no_measurement(bucket: S3Server) -> None:
     trainer = ScriptedTrainer(ends={"t003": 11})
     assert trainer(an_environment(bucket, a_config())) == 11
-    assert Prefix(bucket.client(), a_config().output).read(contract.READING) is None
+    assert Prefix(bucket.client(), a_config().output).read(contract.MEASUREMENT) is None
 
 
 def test_wrong_keys_are_refused(bucket: S3Server) -> None:
@@ -84,7 +84,7 @@ def test_wrong_keys_are_refused(bucket: S3Server) -> None:
         ScriptedTrainer()(environment)
 
 
-def test_a_pod_writes_its_reading(
+def test_a_pod_writes_its_measurement(
     cluster: Cluster, namespace: str, make_nodes: Callable[..., StandIn], bucket: S3Server
 ) -> None:
     trainer = ScriptedTrainer(accuracy=lambda config: 0.25)
@@ -98,6 +98,6 @@ def test_a_pod_writes_its_reading(
     pod = cluster.api.create(pods, {"metadata": {"name": "a"}, "spec": spec})
     ended = cluster.api.wait_for(pods, "a", lambda pod: pod is not None and pod["status"]["phase"] == "Succeeded")
     assert ended is not None, json.dumps(pod)
-    reading = read_reading(bucket, a_config())
-    assert reading.metrics["accuracy"].value == 0.25
-    assert reading.checkpoint == f"checkpoints/20-{pod['metadata']['uid']}"
+    measurement = read_measurement(bucket, a_config())
+    assert measurement.metrics["accuracy"].value == 0.25
+    assert measurement.checkpoint == f"checkpoints/20-{pod['metadata']['uid']}"

@@ -81,19 +81,19 @@ def fill(store: ArtifactStore, *keys: str) -> None:
 
 @pytest.mark.parametrize("data", [b"", b"one", bytes(range(256)) * 300], ids=["empty", "short", "binary"])
 def test_what_is_written_is_read(store, data):
-    store.write("trials/t1/reading.json", b"what was there before, and longer than one")
-    store.write("trials/t1/reading.json", data)
+    store.write("trials/t1/measurement.json", b"what was there before, and longer than one")
+    store.write("trials/t1/measurement.json", data)
 
-    assert store.read("trials/t1/reading.json") == data
+    assert store.read("trials/t1/measurement.json") == data
 
 
 def test_what_is_missing_is_none(store):
-    fill(store, "trials/t1/reading.json")
+    fill(store, "trials/t1/measurement.json")
 
     assert store.read("nothing") is None
     # Neither is a prefix an object, nor is there one under an object.
     assert store.read("trials/t1") is None
-    assert store.read("trials/t1/reading.json/more") is None
+    assert store.read("trials/t1/measurement.json/more") is None
 
 
 def test_nothing_is_listed_where_nothing_was_written(store):
@@ -103,11 +103,11 @@ def test_nothing_is_listed_where_nothing_was_written(store):
 
 
 def test_a_new_object_is_written_once_and_the_first_one_stays(store):
-    assert store.write_new("reading.json", b"first") is True
-    assert store.write_new("reading.json", b"second") is False
+    assert store.write_new("measurement.json", b"first") is True
+    assert store.write_new("measurement.json", b"second") is False
 
-    assert store.read("reading.json") == b"first"
-    assert list(store.list()) == ["reading.json"]
+    assert store.read("measurement.json") == b"first"
+    assert list(store.list()) == ["measurement.json"]
 
 
 def test_of_many_writers_of_a_new_object_one_wins(tmp_path):
@@ -117,7 +117,7 @@ def test_of_many_writers_of_a_new_object_one_wins(tmp_path):
 
     def write(data: bytes) -> None:
         gate.wait()
-        if store.write_new("rungs/0/reading.json", data):
+        if store.write_new("rungs/0/measurement.json", data):
             won.append(data)
 
     threads = [threading.Thread(target=write, args=(bytes([number]),)) for number in range(8)]
@@ -127,7 +127,7 @@ def test_of_many_writers_of_a_new_object_one_wins(tmp_path):
         thread.join()
 
     assert len(won) == 1
-    assert store.read("rungs/0/reading.json") == won[0]
+    assert store.read("rungs/0/measurement.json") == won[0]
 
 
 def test_a_new_object_is_asked_for_by_if_none_match(s3):
@@ -135,8 +135,8 @@ def test_a_new_object_is_asked_for_by_if_none_match(s3):
     sent: list[Any] = []
     store._client.meta.events.register("before-send.s3.PutObject", lambda request, **_: sent.append(request))
 
-    store.write_new("reading.json", b"{}")
-    store.write("reading.json", b"{}")
+    store.write_new("measurement.json", b"{}")
+    store.write("measurement.json", b"{}")
 
     assert [request.headers.get("If-None-Match") for request in sent] == [b"*", None]
 
@@ -195,7 +195,7 @@ def test_deleting_the_empty_prefix_deletes_everything_of_the_store_and_nothing_b
         assert list(neighbour.list()) == ["kept"]
 
 
-@pytest.mark.parametrize("key", ["/etc/passwd", "../neighbour/reading.json", "trials/../../x"])
+@pytest.mark.parametrize("key", ["/etc/passwd", "../neighbour/measurement.json", "trials/../../x"])
 @pytest.mark.parametrize(
     "use",
     [
@@ -314,12 +314,12 @@ def test_an_object_cannot_take_the_place_of_a_directory(tmp_path):
 
 def test_listing_a_prefix_walks_its_directory_alone(tmp_path, monkeypatch):
     store = DirectoryStore(str(tmp_path))
-    fill(store, *(f"trials/t{number:03d}/rungs/0/reading.json" for number in range(50)))
+    fill(store, *(f"trials/t{number:03d}/rungs/0/measurement.json" for number in range(50)))
     walked: list[str] = []
     scandir = os.scandir
     monkeypatch.setattr(os, "scandir", lambda path: walked.append(str(path)) or scandir(path))
 
-    assert list(store.list("trials/t007/rungs/0/rea")) == ["trials/t007/rungs/0/reading.json"]
+    assert list(store.list("trials/t007/rungs/0/rea")) == ["trials/t007/rungs/0/measurement.json"]
     assert walked == [str(tmp_path / "trials/t007/rungs/0")]
     assert store.delete("trials/t007") == 1
     assert not any("t008" in directory for directory in walked)
@@ -360,9 +360,9 @@ def test_wrong_credentials_are_an_error_that_does_not_tell_them(s3, endpoint, fi
             use(store, file)
     finally:
         ask(f"{endpoint}/moto-api/reset-auth", b"inf")
-    said = str(refusal.value)
-    assert said.startswith(f"s3://{BUCKET}/") and ("InvalidAccessKeyId" in said or "Forbidden" in said)
-    assert "a-secret" not in said and "an-id" not in said
+    message = str(refusal.value)
+    assert message.startswith(f"s3://{BUCKET}/") and ("InvalidAccessKeyId" in message or "Forbidden" in message)
+    assert "a-secret" not in message and "an-id" not in message
 
 
 @pytest.mark.parametrize("use", EVERY_USE)

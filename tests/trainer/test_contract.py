@@ -17,12 +17,12 @@ from trial_trainer.contract import (
     BaseModel,
     Candidate,
     ContractError,
-    JudgeConfig,
+    FinalEvaluationConfig,
     Metric,
     Precision,
     PrepareConfig,
     Progress,
-    Reading,
+    RungMeasurement,
     TrainerSettings,
     TrialConfig,
     digest_of,
@@ -166,18 +166,18 @@ def test_a_digest_depends_on_the_trainers_settings(change):
 def test_a_digest_is_the_same_after_a_round_trip_and_in_every_version():
     trial = a_trial()
     assert digest_of(from_json(TrialConfig, to_json(trial))) == digest_of(trial)
-    # Written down in checkpoints and readings: a change of it lets every running study train anew.
+    # Written down in checkpoints and measurements: a change of it lets every running study train anew.
     assert digest_of(trial) == "3b6d059ca2838322"
 
 
-def test_a_judgements_digest_depends_on_who_is_judged():
-    config = JudgeConfig(
+def test_a_final_evaluation_digest_depends_on_who_is_evaluated():
+    config = FinalEvaluationConfig(
         study="toy",
         winner=Candidate(trial="t003", adapter="/runs/t003/adapter", digest="a"),
         baseline=None,
         base_model=BaseModel(uri="/model"),
         dataset="/runs/dataset",
-        output="/runs/judge",
+        output="/runs/final evaluation",
         trainer=a_trial().trainer,
         seed=0,
     )
@@ -358,20 +358,20 @@ def test_unknown_fields_are_passed_over_where_that_is_asked_for_and_nothing_else
     # In what may be null too.
     trial = a_trial()
     winner = Candidate(trial="t003", adapter="/adapter")
-    judging = JudgeConfig(
+    evaluating = FinalEvaluationConfig(
         study="toy",
         winner=winner,
         baseline=winner,
         base_model=trial.base_model,
         dataset="/dataset",
-        output="/judge",
+        output="/final evaluation",
         trainer=trial.trainer,
         seed=0,
     )
-    raw = json.loads(to_json(judging))
+    raw = json.loads(to_json(evaluating))
     raw["baseline"]["newer"] = 1
-    assert from_json(JudgeConfig, json.dumps(raw), ignored=ignored) == judging
-    assert ignored[3:] == ["JudgeConfig.baseline.newer"]
+    assert from_json(FinalEvaluationConfig, json.dumps(raw), ignored=ignored) == evaluating
+    assert ignored[3:] == ["FinalEvaluationConfig.baseline.newer"]
 
 
 def test_of_another_version_only_that_is_said():
@@ -400,7 +400,7 @@ def test_another_version_of_the_contract_is_refused(cls, version):
 
 
 def test_every_document_that_crosses_the_boundary_carries_its_version():
-    assert {PrepareConfig, TrialConfig, JudgeConfig, Reading} <= set(VERSIONED)
+    assert {PrepareConfig, TrialConfig, FinalEvaluationConfig, RungMeasurement} <= set(VERSIONED)
     assert contract.VERSION == 1
 
 
@@ -482,10 +482,10 @@ def test_the_exit_codes_are_those_of_the_contract():
     ],
     ids=["above one", "below zero", "huge", "tiny", "a negative error", "a huge error"],
 )
-def test_a_reading_that_nothing_can_have_measured_is_refused(
+def test_a_measurement_that_nothing_can_have_measured_is_refused(
     name: str, value: float, error: float | None, sentence: str
 ) -> None:
-    reading = Reading(
+    measurement = RungMeasurement(
         study="s",
         trial="t000",
         rung=0,
@@ -499,11 +499,11 @@ def test_a_reading_that_nothing_can_have_measured_is_refused(
         seconds={},
     )
     with pytest.raises(ContractError) as refusal:
-        from_json(Reading, to_json(reading))
-    assert str(refusal.value) == f"Reading.{sentence}"
+        from_json(RungMeasurement, to_json(measurement))
+    assert str(refusal.value) == f"RungMeasurement.{sentence}"
 
 
 @pytest.mark.parametrize("text", ["[" * 100_000, '{"study":' * 100_000], ids=["lists", "objects"])
 def test_what_is_nested_too_deeply_is_refused_like_anything_else(text: str) -> None:
-    with pytest.raises(ContractError, match="Reading must be JSON that is not nested so deeply"):
-        from_json(Reading, text)
+    with pytest.raises(ContractError, match="RungMeasurement must be JSON that is not nested so deeply"):
+        from_json(RungMeasurement, text)

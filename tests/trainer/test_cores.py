@@ -100,5 +100,5 @@ def test_a_process_that_is_bound_to_one_core_counts_one() -> None:
         "import os; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))}); "
         "from trial_trainer.cores import count_cores; print(count_cores())"
     )
-    said = subprocess.run([sys.executable, "-c", one], capture_output=True, text=True, check=True).stdout
-    assert said == "1\n"
+    message = subprocess.run([sys.executable, "-c", one], capture_output=True, text=True, check=True).stdout
+    assert message == "1\n"

@@ -17,7 +17,7 @@ from builders import tiny_study
 from builders.tiny_study import Trainer, wait_until, with_processes
 from trial_trainer import contract
 from trial_trainer.artifacts import ArtifactError
-from trial_trainer.contract import READING, ContractError, ExitCode, TrialConfig, to_json
+from trial_trainer.contract import MEASUREMENT, ContractError, ExitCode, TrialConfig, to_json
 from trial_trainer.errors import ArmError, Diverged, StudyError, TrainerError
 from trial_trainer.process.ranks import End, decide
 
@@ -36,7 +36,7 @@ def trial(study, tmp_path) -> TrialConfig:
 
 def run(config: TrialConfig, **environment: str) -> tiny_study.Ended:
     ended = Trainer(config, **environment).wait()
-    assert not ended.left_behind
+    assert not ended.orphans
     return ended
 
 
@@ -74,14 +74,21 @@ def run_lightly(*arguments: str, **environment: str) -> subprocess.CompletedProc
             [], {}, "TRIAL_CONFIG must hold a TrialConfig as JSON, or the argument name a file", id="no trial"
         ),
         pytest.param(["prepare"], {}, "PREPARE_CONFIG must hold a PrepareConfig as JSON", id="nothing to prepare"),
-        pytest.param(["judge"], {}, "JUDGE_CONFIG must hold a JudgeConfig as JSON", id="nothing to judge"),
+        pytest.param(
+            ["final-evaluation"],
+            {},
+            "FINAL_EVALUATION_CONFIG must hold a FinalEvaluationConfig as JSON",
+            id="nothing to evaluate",
+        ),
         pytest.param(["calibrate"], {}, "TRIAL_CONFIG must hold a TrialConfig as JSON", id="nothing to calibrate"),
         pytest.param([], {"TRIAL_CONFIG": "{"}, "TrialConfig must be JSON", id="half a document"),
         pytest.param([], {"TRIAL_CONFIG": "[]"}, "TrialConfig must be an object, got []", id="a list"),
         pytest.param(
             [], {"TRIAL_CONFIG": "{}"}, "TrialConfig.study must be given; TrialConfig.trial", id="all missing"
         ),
-        pytest.param(["tarin"], {}, "must be one of prepare, judge, calibrate or a file", id="a misspelt command"),
+        pytest.param(
+            ["tarin"], {}, "must be one of prepare, final evaluation, calibrate or a file", id="a misspelt command"
+        ),
         pytest.param(["/"], {}, "got '/': Is a directory", id="a directory as file"),
         pytest.param(["prepare", "a", "b"], {}, "must be at most one of prepare", id="two files"),
     ],
@@ -103,7 +110,7 @@ def test_every_wrong_field_is_named_at_once(study) -> None:
 
 def test_what_a_later_operator_adds_to_a_configuration_is_passed_over_and_said(trial) -> None:
     Path(trial.output).mkdir()
-    (Path(trial.output) / READING).write_text("{}")
+    (Path(trial.output) / MEASUREMENT).write_text("{}")
     document = json.loads(to_json(trial)) | {"later": {"a": 1}}
     document["trainer"]["newer"] = True
     ended = run_lightly(TRIAL_CONFIG=json.dumps(document))
@@ -126,16 +133,16 @@ def test_a_store_of_an_unknown_scheme_is_the_environments_fault(study) -> None:
 
 
 @both
-def test_a_reading_that_is_there_ends_it_before_torch_is_imported(trial, processes) -> None:
+def test_a_measurement_that_is_there_ends_it_before_torch_is_imported(trial, processes) -> None:
     Path(trial.output).mkdir()
-    (Path(trial.output) / READING).write_text("{}")
+    (Path(trial.output) / MEASUREMENT).write_text("{}")
     ended = run_lightly(TRIAL_CONFIG=to_json(with_processes(trial, processes)))
     assert (ended.returncode, ended.stderr) == (0, "")
 
 
 def test_the_configuration_may_be_a_file(trial, tmp_path) -> None:
     Path(trial.output).mkdir()
-    (Path(trial.output) / READING).write_text("{}")
+    (Path(trial.output) / MEASUREMENT).write_text("{}")
     (tmp_path / "trial.json").write_text(to_json(trial))
     assert run_lightly(str(tmp_path / "trial.json")).returncode == 0
 
@@ -151,7 +158,7 @@ def test_a_stop_before_training_ends_at_once_and_writes_nothing(trial, processes
     ended = trainer.wait()
     assert ended.code == ExitCode.ASKED_TO_STOP, ended
     assert time.monotonic() - asked_at < tiny_study.PATIENCE_SECONDS / 10
-    assert not ended.left_behind
+    assert not ended.orphans
     assert not Path(trial.output).exists()
 
 
@@ -207,7 +214,7 @@ def test_the_exit_code_says_whose_fault_it_was(trial, processes, changes, code, 
     assert ended.code == code, ended
     assert sentence in last_line(ended.errors)
     assert "Traceback" not in ended.errors
-    assert not (Path(trial.output) / READING).exists()
+    assert not (Path(trial.output) / MEASUREMENT).exists()
     # The pod goes, and its log with it.
     assert sentence in last_line((Path(trial.output) / "logs/pod-1.txt").read_text())
 
@@ -227,7 +234,7 @@ def test_a_killed_rank_is_the_environments_fault(trial) -> None:
     os.kill(random.choice(trainer.ranks()), signal.SIGKILL)
     ended = trainer.wait()
     assert ended.code == 1, ended
-    assert not ended.left_behind
+    assert not ended.orphans
 
 
 @pytest.mark.slow

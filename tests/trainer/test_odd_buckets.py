@@ -12,7 +12,7 @@ from builders.odd_buckets import OddBucket, Oddity
 from builders.tiny_study import build_study
 from trial_trainer import artifacts
 from trial_trainer.artifacts import ArtifactError, DirectoryStore, S3Access, S3Store, open_store
-from trial_trainer.contract import ExitCode, Reading, from_json
+from trial_trainer.contract import ExitCode, RungMeasurement, from_json
 from trial_trainer.stop import StopRequest
 from trial_trainer.training.train import train
 
@@ -65,10 +65,10 @@ def store(server: OddBucket, monkeypatch: pytest.MonkeyPatch) -> S3Store:
 
 
 def test_what_is_written_once_stays_as_it_was_first(store: S3Store) -> None:
-    assert store.write_new("reading.json", b"first") is True
-    assert store.read("reading.json") == b"first"
-    assert store.write_new("reading.json", b"second") is False
-    assert store.read("reading.json") == b"first"
+    assert store.write_new("measurement.json", b"first") is True
+    assert store.read("measurement.json") == b"first"
+    assert store.write_new("measurement.json", b"second") is False
+    assert store.read("measurement.json") == b"first"
 
 
 def test_an_object_is_written_read_and_replaced(store: S3Store) -> None:
@@ -170,10 +170,10 @@ def test_a_server_without_conditions_is_named_once_an_object_was_put_without_one
 ) -> None:
     monkeypatch.setattr(artifacts, "CONFLICT_WAITS_SECONDS", (0.0, 0.0))
     server = OddBucket(oddity)
-    assert a_store(server).write_new("reading.json", b"first")
+    assert a_store(server).write_new("measurement.json", b"first")
     server.close()
     assert [r.getMessage() for r in caplog.records] == [
-        "the server of s3://runs takes no If-None-Match: reading.json is written without it"
+        "the server of s3://runs takes no If-None-Match: measurement.json is written without it"
     ]
 
 
@@ -182,7 +182,7 @@ def test_a_conflict_where_nothing_stands_is_tried_again_with_the_condition(
 ) -> None:
     monkeypatch.setattr(artifacts, "CONFLICT_WAITS_SECONDS", (0.0, 0.0))
     server = OddBucket(Oddity.CONFLICT_ONCE)
-    assert a_store(server).write_new("reading.json", b"first")
+    assert a_store(server).write_new("measurement.json", b"first")
     server.close()
     assert (server.seen["PUT object"], caplog.records) == (2, [])
 
@@ -192,17 +192,17 @@ def test_whose_object_was_replaced_at_the_same_moment_learns_that_he_was_not_fir
     store = a_store(server, "one-at-a-time")
 
     def interfere(**_: object) -> None:
-        server.objects["one-at-a-time/reading.json"] = b"theirs"
+        server.objects["one-at-a-time/measurement.json"] = b"theirs"
 
     store._client.meta.events.register("after-call.s3.PutObject", interfere)
-    assert store.write_new("reading.json", b"mine") is False
-    assert store.read("reading.json") == b"theirs"
+    assert store.write_new("measurement.json", b"mine") is False
+    assert store.read("measurement.json") == b"theirs"
     server.close()
 
 
 def test_a_put_whose_answer_was_lost_is_still_the_writers_own() -> None:
     server = OddBucket(Oddity.PUT_IS_UNANSWERED)
-    assert a_store(server).write_new("reading.json", b"mine") is True
+    assert a_store(server).write_new("measurement.json", b"mine") is True
     server.close()
     assert server.seen["PUT object"] == 2
 
@@ -215,10 +215,10 @@ def test_a_file_system_without_hard_links_keeps_the_first_object(
 
     monkeypatch.setattr("os.link", refuse)
     store = DirectoryStore(str(tmp_path))
-    assert store.write_new("a/reading.json", b"first") is True
-    assert store.write_new("a/reading.json", b"second") is False
-    assert store.read("a/reading.json") == b"first"
-    assert list(store.list()) == ["a/reading.json"]
+    assert store.write_new("a/measurement.json", b"first") is True
+    assert store.write_new("a/measurement.json", b"second") is False
+    assert store.read("a/measurement.json") == b"first"
+    assert list(store.list()) == ["a/measurement.json"]
 
 
 # --- A trial ------------------------------------------------------------------------------------------------------
@@ -236,13 +236,13 @@ def test_a_trial_saves_cleans_up_and_is_read_once_on_a_server_that_knows_little(
 
     assert train(config, StopRequest()) is ExitCode.STOP_STEP_REACHED
 
-    reading = server.objects["t000/reading.json"]
-    checkpoint = from_json(Reading, reading).checkpoint
+    measurement = server.objects["t000/measurement.json"]
+    checkpoint = from_json(RungMeasurement, measurement).checkpoint
     assert {key.split("/")[2] for key in server.objects if "/checkpoints/" in key} == {checkpoint.rpartition("/")[2]}
     # A second attempt finds it, and a third that did not look does not replace it.
     assert train(config, StopRequest()) is ExitCode.STOP_STEP_REACHED
-    assert open_store(config.output).write_new("reading.json", b"{}") is False
-    assert server.objects["t000/reading.json"] == reading
+    assert open_store(config.output).write_new("measurement.json", b"{}") is False
+    assert server.objects["t000/measurement.json"] == measurement
     server.close()
 
 

@@ -95,7 +95,7 @@ def test_a_read_ends_in_time_however_slow_the_answer_is(behave: Behaviour) -> No
     with a_server(behave) as port:
         store, begun = a_store(port), time.monotonic()
         with pytest.raises(ArtifactError), within(0.5):
-            store.read("reading.json")
+            store.read("measurement.json")
         # Far from the twenty seconds that one read of a socket may take.
         assert time.monotonic() - begun < 10
 
@@ -157,7 +157,7 @@ def test_an_object_that_is_too_large_is_not_read() -> None:
 
     with a_server(pours) as port:
         with pytest.raises(ArtifactError, match="must have at most 1000 bytes") as caught:
-            a_store(port).read("reading.json", 1000)
+            a_store(port).read("measurement.json", 1000)
         assert caught.value.reason == "ObjectTooLarge"
     # What fits into the buffers of two sockets.
     assert sent < 64 * 1024 * 1024
@@ -171,7 +171,7 @@ def test_an_answer_that_is_cut_off_is_no_object(most_bytes: int | None) -> None:
 
     with a_server(hangs_up) as port:
         with pytest.raises(ArtifactError) as caught:
-            a_store(port).read("reading.json", most_bytes)
+            a_store(port).read("measurement.json", most_bytes)
         assert caught.value.reason == "ObjectTruncated"
 
 
@@ -183,7 +183,7 @@ def test_an_address_that_is_refused_gets_not_a_byte_whatever_its_name(host: str)
         heard.append(connection.recv(65536))
 
     with a_server(listens) as port, pytest.raises(ArtifactError, match="which is not talked to") as caught:
-        a_store(port, host, ("127.0.0.0/8", "::1/128")).read("reading.json")
+        a_store(port, host, ("127.0.0.0/8", "::1/128")).read("measurement.json")
     assert caught.value.reason == "EndpointRefused"
     assert not any(heard)
 

@@ -180,12 +180,12 @@ def make_job(case: Case, image: str) -> Object:
     }
 
 
-def act(api: Api, namespace: str, what: str, pod: str) -> None:
+def act(api: Api, namespace: str, subject: str, pod: str) -> None:
     """Do something to a running pod."""
     path = f"/api/v1/namespaces/{namespace}/pods/{pod}"
-    if what == "delete":
+    if subject == "delete":
         api.delete(path)
-    elif what == "evict":
+    elif subject == "evict":
         eviction = {"apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": pod, "namespace": namespace}}
         api.create(f"{path}/eviction", eviction)
     else:
@@ -243,28 +243,28 @@ class Seen:
         except (ApiError, UnreachableError) as error:
             self.lines[kind].append(f"watch: {error}")
 
-    def _see(self, kind: str, what: str, found: Object) -> None:
+    def _see(self, kind: str, subject: str, found: Object) -> None:
         name = found["metadata"]["name"]
         if kind == "pod":
             self._first = self._first or name
             if name != self._first:
                 return
             self.pods.append(found)
-            self.first_is_gone |= what == "DELETED"
+            self.first_is_gone |= subject == "DELETED"
             self.is_waiting |= waits(found)
         else:
             self.jobs.append(found)
-        for line in describe(what, found):
+        for line in describe(subject, found):
             key, _, value = line.partition(" = ")
             if self._last[kind].get(key) != value:
                 self._last[kind][key] = value
                 self.lines[kind].append(line)
 
 
-def describe(what: str, found: Object) -> list[str]:
+def describe(subject: str, found: Object) -> list[str]:
     """Return an object's status, one line a field, without what differs from run to run."""
     metadata, status = found["metadata"], dict(found.get("status", {}))
-    lines = [f"exists = {what != 'DELETED'}"]
+    lines = [f"exists = {subject != 'DELETED'}"]
     lines.append(f"deletion = {metadata.get('deletionGracePeriodSeconds', '')}")
     lines.append(f"finalizers = {metadata.get('finalizers', [])}")
     for condition in status.pop("conditions", ()):

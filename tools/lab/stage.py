@@ -229,9 +229,9 @@ class Stage:
     def kubectl(self, *arguments: str, text: str | None = None) -> str:
         """Run kubectl as a person would, shown with what it says."""
         print(f"$ kubectl {' '.join(arguments)}", flush=True)
-        said = self.ask(*arguments, text=text)
-        print(said, end="", flush=True)
-        return said
+        message = self.ask(*arguments, text=text)
+        print(message, end="", flush=True)
+        return message
 
     def apply(self, *objects: Mapping[str, Any], note: str) -> None:
         """Apply manifests on the server."""

@@ -28,8 +28,10 @@ def tell_apply(stage: Stage) -> None:
     stage.kubectl("get", "jobs", "-n", NAMESPACE, "-L", "finetune.study/trial,finetune.study/rung")
     say(f"{time.monotonic() - begun:.0f} s from apply to the winner, trial t{study.status['winner']:03d}")
     assert [trial["origin"] for trial in study.trials] == ["Baseline", "StartingArm", "StartingArm", "Suggested"]
-    readings = [read_json(stage.server, f"{study.prefix()}trials/t000/rungs/{rung}/reading.json") for rung in (0, 1)]
-    assert [r["step"] for r in readings] == [m["step"] for m in study.trial(0)["measurements"]]
+    measurements = [
+        read_json(stage.server, f"{study.prefix()}trials/t000/rungs/{rung}/measurement.json") for rung in (0, 1)
+    ]
+    assert [r["step"] for r in measurements] == [m["step"] for m in study.trial(0)["measurements"]]
     # What the restricted standard asks for, and no service account's token.
     for pod in study.pods():
         assert not pod["spec"]["automountServiceAccountToken"]
@@ -152,7 +154,7 @@ def tell_lost_node(stage: Stage) -> None:
     assert len(study.live_pods("t000")) == 1
     stage.start_kubelet()
     stage.offer_gpus()
-    stage.wait_for_log(study, "t000", "goes on from|reading")
+    stage.wait_for_log(study, "t000", "goes on from|measurement")
     finish_first_trial(stage, study)
     ends = stage.attempts(study, 0)
     assert ends[-1] == ("Succeeded", 0), ends

@@ -254,5 +254,5 @@ class Watch:
         connection = self._response.connection
         if (connected := getattr(connection, "sock", None)) is not None:
             with contextlib.suppress(OSError):
-                # Of the socket, not of TLS, whose state the reading thread is in the middle of.
+                # Of the socket, not of TLS, whose state the measurement thread is in the middle of.
                 socket.socket.shutdown(connected, socket.SHUT_RDWR)

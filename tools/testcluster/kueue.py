@@ -135,10 +135,10 @@ class Kueue:
             if self._is_ready():
                 return
             time.sleep(0.05)
-        said = self.log.read_text(errors="replace")
-        if "address already in use" in said:
-            raise PortTakenError(said[-2000:])
-        raise AssertionError(f"kueue did not come up: {said[-2000:]}")
+        message = self.log.read_text(errors="replace")
+        if "address already in use" in message:
+            raise PortTakenError(message[-2000:])
+        raise AssertionError(f"kueue did not come up: {message[-2000:]}")
 
     def _is_ready(self) -> bool:
         try:

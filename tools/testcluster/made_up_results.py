@@ -11,7 +11,16 @@ import math
 from datetime import UTC, datetime
 
 from trial_trainer import contract
-from trial_trainer.contract import DatasetSummary, Interval, Judged, Judgement, Metric, Progress, Reading, SplitSummary
+from trial_trainer.contract import (
+    DatasetSummary,
+    FinalEvaluation,
+    Interval,
+    Metric,
+    PredictorScores,
+    Progress,
+    RungMeasurement,
+    SplitSummary,
+)
 
 ATTRIBUTES = ("name", "price")
 
@@ -39,16 +48,18 @@ def make_summary(config: contract.PrepareConfig) -> DatasetSummary:
         splits=splits,
         skipped_pages={"empty": 2},
         dropped_labels={"price": 7},
-        pages_in_test_shops=5,
+        pages_of_test_sites=5,
         warnings=("validation of brand has a standard error of 6 points",),
         fingerprint="00ff",
         digest=config.digest,
     )
 
 
-def make_reading(config: contract.TrialConfig, accuracy: float, checkpoint: str, *, seconds: float = 0.0) -> Reading:
-    """Return a reading of this accuracy."""
-    return Reading(
+def make_measurement(
+    config: contract.TrialConfig, accuracy: float, checkpoint: str, *, seconds: float = 0.0
+) -> RungMeasurement:
+    """Return a measurement of this accuracy."""
+    return RungMeasurement(
         study=config.study,
         trial=config.trial,
         rung=config.rung,
@@ -89,7 +100,7 @@ def make_progress(config: contract.TrialConfig, step: int) -> Progress:
     )
 
 
-def make_judgement(config: contract.JudgeConfig, *, rules: float = 0.47) -> Judgement:
+def make_final_evaluation(config: contract.FinalEvaluationConfig, *, rules: float = 0.47) -> FinalEvaluation:
     """Return how a test set was read that does not exist."""
     values = {"winner": 0.52, "untrained": 0.02, "rules": rules, "constants": 0.2}
     if config.baseline is not None:
@@ -102,21 +113,21 @@ def make_judgement(config: contract.JudgeConfig, *, rules: float = 0.47) -> Judg
         for other, value in values.items()
         if other != "winner"
     }
-    return Judgement(
+    return FinalEvaluation(
         study=config.study,
         winner=config.winner.trial,
-        predictors={name: _judged(value) for name, value in values.items()},
+        predictors={name: _scores(value) for name, value in values.items()},
         gains=gains,
         seconds={"winner": 1.0},
         digest=config.digest,
     )
 
 
-def _judged(value: float) -> Judged:
+def _scores(value: float) -> PredictorScores:
     """Return one predictor's row, the same for every attribute."""
     low, high = max(value - 0.06, 0.0), min(value + 0.06, 1.0)
     metric = Metric(value=value, standard_error=0.03, n=140, sites=60, low=low, high=high)
-    return Judged(
+    return PredictorScores(
         hand_labelled=metric,
         all_asked=metric,
         by_attribute=dict.fromkeys(ATTRIBUTES, metric),

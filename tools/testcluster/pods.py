@@ -666,12 +666,12 @@ class ScriptedPod:
         code = script.exit_code
         if script.work is not None:
             try:
-                told = script.work(self._environment)
+                reported = script.work(self._environment)
             except Exception:  # whatever a test's function raises is what its pod died of
                 log.exception("pod %s: its script failed", worker.pod["metadata"]["name"])
                 self._end(1, message=traceback.format_exc()[-TERMINATION_MESSAGE_BYTES:])
                 return
-            code = code if told is None else told
+            code = code if reported is None else reported
         match script.ending:
             case Ending.EXIT:
                 self._end(code, message=script.message)

@@ -60,7 +60,7 @@ def exits(code: int, *, after_seconds: float = 0.0, work: Work | None = None) ->
 
 
 def works(work: Work, *, after_seconds: float = 0.0) -> Script:
-    """Do something, such as writing a reading into the bucket, and end with 0."""
+    """Do something, such as writing a measurement into the bucket, and end with 0."""
     return Script(work=work, after_seconds=after_seconds)
 
 

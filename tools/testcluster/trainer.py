@@ -23,11 +23,11 @@ from trial_trainer.contract import ExitCode
 
 
 class ScriptedTrainer:
-    """What prepare, trial and judge pods do.
+    """What prepare, trial and final evaluation pods do.
 
     Args:
         accuracy: What a rung of a trial measures.
-        ends: Exit code by trial (or `prepare`, `judge`) for those that end without a result.
+        ends: Exit code by trial (or `prepare`, `final-evaluation`) for those that end without a result.
     """
 
     def __init__(
@@ -47,8 +47,8 @@ class ScriptedTrainer:
         """Do what the pod's environment asks; return the exit code of the contract."""
         if (text := environment.get(contract.PREPARE_CONFIG)) is not None:
             return self._prepare(environment, contract.from_json(contract.PrepareConfig, text))
-        if (text := environment.get(contract.JUDGE_CONFIG)) is not None:
-            return self._judge(environment, contract.from_json(contract.JudgeConfig, text))
+        if (text := environment.get(contract.FINAL_EVALUATION_CONFIG)) is not None:
+            return self._final_evaluation(environment, contract.from_json(contract.FinalEvaluationConfig, text))
         return self._train(environment, contract.from_json(contract.TrialConfig, environment[contract.TRIAL_CONFIG]))
 
     def _prepare(self, environment: Mapping[str, str], config: contract.PrepareConfig) -> int:
@@ -61,7 +61,7 @@ class ScriptedTrainer:
     def _train(self, environment: Mapping[str, str], config: contract.TrialConfig) -> int:
         client = self._client(environment)
         output = Prefix(client, config.output)
-        if made_up_results.is_ours(output.read(contract.READING), config.digest):
+        if made_up_results.is_ours(output.read(contract.MEASUREMENT), config.digest):
             return ExitCode.STOP_STEP_REACHED
         if not self._resume(client, config):
             return ExitCode.STUDY_CANNOT_RUN
@@ -72,8 +72,8 @@ class ScriptedTrainer:
         latest = {"step": config.stop_step, "checkpoint": checkpoint, "digest": config.digest}
         output.write(contract.LATEST, json.dumps(latest))
         output.write(f"{contract.ADAPTER}/adapter_config.json", "{}")
-        reading = made_up_results.make_reading(config, self._accuracy(config), checkpoint)
-        output.write_new(contract.READING, contract.to_json(reading))
+        measurement = made_up_results.make_measurement(config, self._accuracy(config), checkpoint)
+        output.write_new(contract.MEASUREMENT, contract.to_json(measurement))
         return ExitCode.STOP_STEP_REACHED
 
     def _resume(self, client: Any, config: contract.TrialConfig) -> bool:
@@ -89,11 +89,13 @@ class ScriptedTrainer:
                 return True
         return config.resume_from is None
 
-    def _judge(self, environment: Mapping[str, str], config: contract.JudgeConfig) -> int:
-        if "judge" in self._ends:
-            return self._ends["judge"]
-        judgement = made_up_results.make_judgement(config)
-        Prefix(self._client(environment), config.output).write(contract.JUDGEMENT, contract.to_json(judgement))
+    def _final_evaluation(self, environment: Mapping[str, str], config: contract.FinalEvaluationConfig) -> int:
+        if "final-evaluation" in self._ends:
+            return self._ends["final-evaluation"]
+        final_evaluation = made_up_results.make_final_evaluation(config)
+        Prefix(self._client(environment), config.output).write(
+            contract.FINAL_EVALUATION, contract.to_json(final_evaluation)
+        )
         return ExitCode.STOP_STEP_REACHED
 
     def _client(self, environment: Mapping[str, str]) -> Any:

@@ -1,1 +1,1 @@
-"""Trains, continues and judges one LoRA trial; knows nothing of the operator."""
+"""Trains, continues and evaluates one LoRA trial; knows nothing of the operator."""

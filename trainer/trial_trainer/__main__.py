@@ -1,9 +1,9 @@
-"""The container's entry point: `python -m trial_trainer [prepare|judge|calibrate] [CONFIG.json]`.
+"""The container's entry point: `python -m trial_trainer [prepare|final-evaluation|calibrate] [CONFIG.json]`.
 
-Reads one configuration, from a file or from the environment (`TRIAL_CONFIG`, `PREPARE_CONFIG`, `JUDGE_CONFIG`), does
+Reads one configuration, from a file or from the environment (`TRIAL_CONFIG`, `PREPARE_CONFIG`, `FINAL_EVALUATION_CONFIG`), does
 what it orders, and ends with an exit code of the contract. The order of things here is the point:
 
-    handlers for SIGTERM → configuration → a reading that exists ends it → several ranks → torch
+    handlers for SIGTERM → configuration → a measurement that exists ends it → several ranks → torch
 
 so that a process can be stopped at any moment, and a wrong configuration is answered before anything heavy is imported.
 """
@@ -21,7 +21,7 @@ from typing import TypeVar
 
 from trial_trainer import contract
 from trial_trainer.artifacts import ArtifactError, open_store
-from trial_trainer.contract import ContractError, ExitCode, JudgeConfig, PrepareConfig, TrialConfig
+from trial_trainer.contract import ContractError, ExitCode, FinalEvaluationConfig, PrepareConfig, TrialConfig
 from trial_trainer.cores import count_cores
 from trial_trainer.errors import ENVIRONMENT, ArmError, TrainerError
 from trial_trainer.process import ranks
@@ -31,7 +31,7 @@ from trial_trainer.stop import StopRequest
 
 log = logging.getLogger("trial_trainer")
 
-COMMANDS = ("prepare", "judge", "calibrate")
+COMMANDS = ("prepare", "final-evaluation", "calibrate")
 
 T = TypeVar("T")
 
@@ -77,10 +77,10 @@ def _run(arguments: Sequence[str], stop: StopRequest, speaker: _Speaker, tail: L
             preparation = _read(PrepareConfig, contract.PREPARE_CONFIG, path)
             tail.keep_under(preparation.dataset)
             _prepare(preparation)
-        case "judge":
-            judging = _read(JudgeConfig, contract.JUDGE_CONFIG, path)
-            tail.keep_under(judging.output)
-            _judge(judging)
+        case "final-evaluation":
+            evaluating = _read(FinalEvaluationConfig, contract.FINAL_EVALUATION_CONFIG, path)
+            tail.keep_under(evaluating.output)
+            _run_final_evaluation(evaluating)
         case "calibrate":
             _calibrate(_read(TrialConfig, contract.TRIAL_CONFIG, path))
         case _:
@@ -91,7 +91,7 @@ def _run(arguments: Sequence[str], stop: StopRequest, speaker: _Speaker, tail: L
             if ranks.is_rank():
                 speaker.membership = ranks.join(config.trainer.ranks)
                 return _train(config, stop, speaker.membership)
-            if is_there(open_store(config.output), contract.READING, config.digest):
+            if is_there(open_store(config.output), contract.MEASUREMENT, config.digest):
                 return ExitCode.STOP_STEP_REACHED
             _share_cores(config.trainer.processes)
             if config.trainer.ranks > 1:
@@ -177,11 +177,11 @@ def _prepare(config: PrepareConfig) -> None:
     prepare(config)
 
 
-def _judge(config: JudgeConfig) -> None:
+def _run_final_evaluation(config: FinalEvaluationConfig) -> None:
     _share_cores(1)
-    from trial_trainer.evaluation.judging import judge_with_models
+    from trial_trainer.evaluation.with_models import evaluate_with_models
 
-    judge_with_models(config)
+    evaluate_with_models(config)
 
 
 def _calibrate(config: TrialConfig) -> None:

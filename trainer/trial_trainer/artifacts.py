@@ -1,4 +1,4 @@
-"""Where datasets, checkpoints and readings live: one bucket prefix, or one directory on a laptop.
+"""Where datasets, checkpoints and measurements live: one bucket prefix, or one directory on a laptop.
 
 Keys are relative to the store's URI and use ``/``. A write is atomic: a reader sees the whole object or none.
 The only importer of boto3, which is loaded when the first ``s3://`` URI is opened.
@@ -505,8 +505,8 @@ class S3Store:
                 self._client.delete_object(Bucket=self._bucket, Key=key)
             return
         for refusal in answer.get("Errors", []):
-            said = refusal.get("Message") or refusal.get("Code")
-            raise ArtifactError(f"s3://{self._bucket}/{refusal['Key']} cannot be deleted: {said}")
+            message = refusal.get("Message") or refusal.get("Code")
+            raise ArtifactError(f"s3://{self._bucket}/{refusal['Key']} cannot be deleted: {message}")
 
     def _key(self, key: str) -> str:
         _check_key(key)
@@ -525,10 +525,10 @@ class S3Store:
             reason, hint = _explain(error)
             # Not what a parser says of an answer: it repeats all of it, and it may be anything's.
             why = "its server's answer is none of S3" if isinstance(error, ResponseParserError) else str(error)
-            said = f"s3://{self._bucket}/{self._key(key)} cannot be used: {f'{hint}: ' if hint else ''}{why:.1000}"
+            message = f"s3://{self._bucket}/{self._key(key)} cannot be used: {f'{hint}: ' if hint else ''}{why:.1000}"
             for word in self._secrets:
-                said = said.replace(word, "…")
-            raise ArtifactError(said, reason) from error
+                message = message.replace(word, "…")
+            raise ArtifactError(message, reason) from error
 
 
 class _Put(Enum):

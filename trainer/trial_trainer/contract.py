@@ -3,8 +3,8 @@
 Standard library only, because the operator imports it. Any image may be a trainer if it keeps this:
 
 * ``python -m trial_trainer prepare`` with ``PREPARE_CONFIG`` writes a dataset and its ``summary.json``;
-* ``python -m trial_trainer`` with ``TRIAL_CONFIG`` trains up to ``stop_step`` and writes ``reading.json`` last;
-* ``python -m trial_trainer judge`` with ``JUDGE_CONFIG`` reads the test set once and writes ``judgement.json``.
+* ``python -m trial_trainer`` with ``TRIAL_CONFIG`` trains up to ``stop_step`` and writes ``measurement.json`` last;
+* ``python -m trial_trainer final-evaluation`` with ``FINAL_EVALUATION_CONFIG`` reads the test set once and writes ``final-evaluation.json``.
 
 Every configuration and result is one JSON document. Parsing reports every wrong field at once. Within a version a field
 may be added to a configuration if a trainer that passes it over computes the same.
@@ -35,7 +35,7 @@ no standard errors and no intervals: of a share they would be wider than half of
 
 TRIAL_CONFIG = "TRIAL_CONFIG"
 PREPARE_CONFIG = "PREPARE_CONFIG"
-JUDGE_CONFIG = "JUDGE_CONFIG"
+FINAL_EVALUATION_CONFIG = "FINAL_EVALUATION_CONFIG"
 ATTEMPT = "TRIAL_ATTEMPT"
 """Environment variable that tells attempts of one job apart (a pod's UID); a random word where it is not set."""
 
@@ -47,22 +47,22 @@ NODE_INDEX = "JOB_COMPLETION_INDEX"
 """Environment variable: which of many nodes this is, from 0; an Indexed Job sets it."""
 
 # Keys under the output prefix of a rung.
-READING = "reading.json"
+MEASUREMENT = "measurement.json"
 LATEST = "latest.json"
 ADAPTER = "adapter"
 CHECKPOINTS = "checkpoints"
-READINGS = "readings"
+MEASUREMENTS = "measurements"
 PREDICTIONS = "predictions.jsonl"
 LOGS = "logs"
-# Keys under the dataset prefix and under the judge's output prefix.
+# Keys under the dataset prefix and under the final evaluation's output prefix.
 SUMMARY = "summary.json"
-JUDGEMENT = "judgement.json"
+FINAL_EVALUATION = "final-evaluation.json"
 
 ParameterValue = float | int | str
 
 
 class ExitCode(IntEnum):
-    """What the end of the container means. Anything else, and 0 without a reading, is the environment's fault."""
+    """What the end of the container means. Anything else, and 0 without a measurement, is the environment's fault."""
 
     STOP_STEP_REACHED = 0
     DIVERGED = 10
@@ -139,10 +139,10 @@ class TrialConfig:
     total_steps: int
     """Optimizer steps of the full length; the schedule depends on it and never on ``stop_step``."""
     stop_step: int
-    """Optimizer step after which this rung ends, evaluates and writes its reading."""
+    """Optimizer step after which this rung ends, evaluates and writes its measurement."""
     trainer: TrainerSettings
     evaluate_at_steps: tuple[int, ...] = ()
-    """Steps at which the validation set is read on the way; each writes ``readings/<step>.json``."""
+    """Steps at which the validation set is read on the way; each writes ``measurements/<step>.json``."""
     resume_from: str | None = None
     """URI of an earlier rung's output prefix. A newer whole checkpoint under ``output`` wins over it."""
     progress: str | None = None
@@ -151,7 +151,7 @@ class TrialConfig:
     """The dataset's, as its summary has it: another dataset at that place is refused. Empty: any will do."""
     digest: str = ""
     """Of all that decides the result (`digest_of`). Whatever the trial writes carries it, and nothing that carries
-    another counts: no checkpoint, no reading. Empty where a person starts a trial by hand."""
+    another counts: no checkpoint, no measurement. Empty where a person starts a trial by hand."""
     contract_version: int = VERSION
 
 
@@ -205,17 +205,17 @@ class PrepareConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class Candidate:
-    """One adapter that the judge reads the test set with."""
+    """One adapter that the evaluate reads the test set with."""
 
     trial: str
     adapter: str
     """URI of the adapter's prefix."""
     digest: str = ""
-    """Of the trial, which the reading beside the adapter carries too."""
+    """Of the trial, which the measurement beside the adapter carries too."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class JudgeConfig:
+class FinalEvaluationConfig:
     """Read the test set once: for the winner, the baseline and the untrained model."""
 
     study: str
@@ -230,7 +230,7 @@ class JudgeConfig:
     dataset_fingerprint: str = ""
     """The dataset's, as its summary has it: another dataset at that place is refused. Empty: any will do."""
     digest: str = ""
-    """Of all that decides the result (`digest_of`); the judgement carries it."""
+    """Of all that decides the result (`digest_of`); the final evaluation carries it."""
     contract_version: int = VERSION
 
 
@@ -251,7 +251,7 @@ class Metric:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Reading:
+class RungMeasurement:
     """What one rung of one trial measured. That it exists means that its checkpoint is whole."""
 
     study: str
@@ -319,8 +319,8 @@ class DatasetSummary:
     """Pages left out, by the name of the reason."""
     dropped_labels: Mapping[str, int]
     """Labels whose value cannot be derived from the cut text, by attribute."""
-    pages_in_test_shops: int
-    """Training and validation pages dropped because their shop is in the test set."""
+    pages_of_test_sites: int
+    """Training and validation pages dropped because their site is in the test set."""
     warnings: tuple[str, ...]
     fingerprint: str
     """Digest of the samples: the same pages, settings and tokenizer give the same."""
@@ -353,7 +353,7 @@ class Interval:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Judged:
+class PredictorScores:
     """How one predictor did on the test set."""
 
     hand_labelled: Metric
@@ -363,16 +363,16 @@ class Judged:
     invalid_output_rate: Metric
     false_value_rate: Metric
     cut_answer_rate: Metric | None = None
-    """Share of answers that were cut off at the limit of tokens; None in judgements of earlier versions."""
+    """Share of answers that were cut off at the limit of tokens; None in final evaluations of earlier versions."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Judgement:
+class FinalEvaluation:
     """The test set, read once. Predictors: ``winner``, ``baseline``, ``untrained``, ``rules``, ``constants``."""
 
     study: str
     winner: str
-    predictors: Mapping[str, Judged]
+    predictors: Mapping[str, PredictorScores]
     gains: Mapping[str, Interval]
     """``<measure>/winner-<other>``, for those of the measures ``hand_labelled`` and ``all_asked`` that any question of
     the test set has."""
@@ -394,7 +394,7 @@ _PLACES = frozenset(
 or read on the way, is the same run."""
 
 
-def digest_of(config: TrialConfig | PrepareConfig | JudgeConfig) -> str:
+def digest_of(config: TrialConfig | PrepareConfig | FinalEvaluationConfig) -> str:
     """Return the digest of all in a configuration that decides the result.
 
     Of a trial: arm, seed, data (by their fingerprint), base model, full length and the trainer's settings. It is the
@@ -537,7 +537,7 @@ def _broken_rules(value: Any) -> list[str]:
             }
         case TrialConfig():
             limits = {"total_steps": (1, math.inf)}
-        case Reading():
+        case RungMeasurement():
             return [*_broken_metrics(value.metrics)]
     problems = []
     for name, (low, high) in limits.items():

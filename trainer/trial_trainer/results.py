@@ -10,7 +10,7 @@ import json
 import logging
 
 from trial_trainer.artifacts import ArtifactStore
-from trial_trainer.contract import Judgement, Reading, to_json
+from trial_trainer.contract import FinalEvaluation, RungMeasurement, to_json
 
 log = logging.getLogger(__name__)
 
@@ -32,7 +32,7 @@ def is_there(store: ArtifactStore, key: str, digest: str) -> bool:
     return False
 
 
-def write_once(store: ArtifactStore, key: str, result: Reading | Judgement) -> bool:
+def write_once(store: ArtifactStore, key: str, result: RungMeasurement | FinalEvaluation) -> bool:
     """Write a result unless one of the same configuration stands; say whether it was written."""
     text = to_json(result).encode()
     if store.write_new(key, text):

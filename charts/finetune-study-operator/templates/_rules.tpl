@@ -21,7 +21,7 @@
   - list  # every Job of a study at the start, and before what a study leaves is deleted
   - watch  # how they go on
   - get  # whether one is gone that a watch calls gone
-  - create  # prepare, trials, judge; also for a try, when a study is accepted
+  - create  # prepare, trials, final evaluation; also for a try, when a study is accepted
   - delete  # suspended studies, attempts that make way for the next, deleted studies
 - apiGroups: [""]
   resources: [pods]

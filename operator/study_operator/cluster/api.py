@@ -327,8 +327,8 @@ def _read_whole(response: urllib3.BaseHTTPResponse, most_bytes: int) -> bytes:
         if size > most_bytes:
             raise AnswerTooLargeError(most_bytes)
         if time.monotonic() > deadline:
-            said = f"must be whole within {REQUEST_SECONDS:g} s, got {size} bytes by then"
-            raise KubeError(0, "Unreachable", f"an answer of the API server {said}")
+            message = f"must be whole within {REQUEST_SECONDS:g} s, got {size} bytes by then"
+            raise KubeError(0, "Unreachable", f"an answer of the API server {message}")
     return b"".join(parts)
 
 
@@ -374,8 +374,8 @@ def find_following(path: str, page: Page, before: str, deadline: float) -> str:
         KubeError: where the pages do not end.
     """
     if page.following and page.following == before:
-        said = f"the API server must answer with another page of {path}, got the same one again"
-        raise KubeError(0, NOT_UNDERSTOOD, said)
+        message = f"the API server must answer with another page of {path}, got the same one again"
+        raise KubeError(0, NOT_UNDERSTOOD, message)
     if page.following and time.monotonic() > deadline:
         raise KubeError(0, "Unreachable", f"the list of {path} must be whole within {LIST_SECONDS:g} s")
     return page.following
@@ -392,8 +392,8 @@ def read_event(line: bytes) -> tuple[str, Raw]:
         # The status of an error, if the server keeps to its own rules.
         status = body if isinstance(body, dict) else {}
         code = status.get("code") if isinstance(status.get("code"), int) else 500
-        said = str(status.get("message") or "the watch failed")[:SAID_CHARACTERS]
-        raise WatchBrokenError(code or 500, str(status.get("reason") or ""), said)
+        message = str(status.get("message") or "the watch failed")[:SAID_CHARACTERS]
+        raise WatchBrokenError(code or 500, str(status.get("reason") or ""), message)
     is_object = _are_objects([body]) if kind in _CHANGES else kind == "BOOKMARK" and isinstance(body, dict)
     metadata = body.get("metadata") if is_object else None
     # Of an object that is odd the watch goes on; a bookmark tells nothing else.
@@ -445,8 +445,8 @@ def _are_objects(items: Any) -> bool:
 def _not_understood(wanted: str, got: Any) -> KubeError:
     """Return the error of an answer that is none: something between here and the API server may have made it."""
     # Of a large one no second copy.
-    said = got[: 4 * SAID_CHARACTERS].decode(errors="replace") if isinstance(got, bytes) else repr(got)
-    return KubeError(0, NOT_UNDERSTOOD, f"the API server must answer with {wanted}, got {said[:SAID_CHARACTERS]!r}")
+    message = got[: 4 * SAID_CHARACTERS].decode(errors="replace") if isinstance(got, bytes) else repr(got)
+    return KubeError(0, NOT_UNDERSTOOD, f"the API server must answer with {wanted}, got {message[:SAID_CHARACTERS]!r}")
 
 
 def unreachable(error: Exception) -> KubeError:
@@ -462,10 +462,10 @@ def read_error(status: int, content: bytes) -> KubeError:
         body = {}
     if not isinstance(body, dict):
         body = {}
-    said = str(
+    message = str(
         body.get("message") or content[: 4 * SAID_CHARACTERS].decode(errors="replace") or f"HTTP status {status}"
     )
-    return KubeError(status, str(body.get("reason") or ""), said[:SAID_CHARACTERS])
+    return KubeError(status, str(body.get("reason") or ""), message[:SAID_CHARACTERS])
 
 
 def _parse_warning(text: str) -> str:

@@ -117,7 +117,7 @@ class Buckets:
         if ".." in storage.uri.split("/") or "//" in storage.uri.removeprefix("s3://"):
             problems.append(f"`spec.storage.uri` must not hold '..' or an empty part, got {storage.uri!r}")
         if storage.endpoint is not None:
-            problems += self._judge_endpoint(storage.endpoint)
+            problems += self._check_endpoint(storage.endpoint)
         access = S3Access(
             is_from_environment=False,
             refused_networks=self._refused if self._endpoints is None else (),
@@ -127,7 +127,7 @@ class Buckets:
         ).impatient()
         credentials = None
         if storage.secret_name is None:
-            problems += self._judge_place(study)
+            problems += self._check_prefix(study)
         else:
             keys, values = self._read_secret(study.namespace, storage.secret_name, problems)
             credentials = Credentials(secret=storage.secret_name, keys=keys)
@@ -153,7 +153,7 @@ class Buckets:
             with self._lock:
                 self._known.pop(("secrets", study.namespace, study.storage.secret_name), None)
 
-    def _judge_endpoint(self, endpoint: str) -> list[str]:
+    def _check_endpoint(self, endpoint: str) -> list[str]:
         """Say why the operator sends no request to an endpoint. A name is looked at again where it is connected."""
         if self._endpoints is None:
             host = urlsplit(endpoint).hostname or ""
@@ -171,7 +171,7 @@ class Buckets:
             rule = f"must be one that this installation allows ({', '.join(self._endpoints) or 'none but AWS'})"
         return [f"`spec.storage.endpoint` {rule}, got {endpoint!r}"] if is_refused else []
 
-    def _judge_place(self, study: Study) -> list[str]:
+    def _check_prefix(self, study: Study) -> list[str]:
         """Say why the operator's own identity may not be used for a study."""
         storage = study.storage
         allowed = self._allowances.get(study.namespace, ())
@@ -181,8 +181,8 @@ class Buckets:
                 return []
         places = ", ".join(map(_say_allowance, allowed)) or "none"
         asked = _say_allowance(Allowance(uri=storage.uri, endpoint=storage.endpoint))
-        said = f"in namespace {study.namespace} the operator's own identity may be used for {places}, got {asked}"
-        return [f"`spec.storage.secretName` must be given: {said}"]
+        message = f"in namespace {study.namespace} the operator's own identity may be used for {places}, got {asked}"
+        return [f"`spec.storage.secretName` must be given: {message}"]
 
     def _read_secret(self, namespace: str, name: str, problems: list[str]) -> tuple[dict[str, str], dict[str, str]]:
         """Return where the Secret holds what, and the values."""
@@ -196,13 +196,13 @@ class Buckets:
             key = next((k for k in alternatives if k in data), None)
             if key is None:
                 if variable not in OPTIONAL:
-                    said = f"the key {alternatives[0]} or {alternatives[1]}, got {sorted(data)}"
-                    problems.append(f"{field} must name a Secret with {said}")
+                    message = f"the key {alternatives[0]} or {alternatives[1]}, got {sorted(data)}"
+                    problems.append(f"{field} must name a Secret with {message}")
                 continue
             value = _decode(data[key])
             if not value or value != value.strip():
-                said = "must hold a value without blanks and line breaks around it"
-                problems.append(f"{field}: key {key} of Secret {name} {said}")
+                message = "must hold a value without blanks and line breaks around it"
+                problems.append(f"{field}: key {key} of Secret {name} {message}")
                 continue
             keys[variable], values[variable] = key, value
         return keys, values
@@ -223,20 +223,20 @@ class Buckets:
     def _read_bundle(self, namespace: str, bundle: CaBundle, problems: list[str]) -> str | None:
         """Return the file in which the certificates lie now."""
         if bundle.config_map_name is not None:
-            field, what = "`spec.storage.caBundle.configMapName`", f"ConfigMap {bundle.config_map_name}"
+            field, subject = "`spec.storage.caBundle.configMapName`", f"ConfigMap {bundle.config_map_name}"
             found = self._look_up("configmaps", namespace, bundle.config_map_name, field, problems)
             if found is None:
                 return None
             text = str((found.get("data") or {}).get(bundle.key) or "")
         else:
             name = bundle.secret_name or ""
-            field, what = "`spec.storage.caBundle.secretName`", f"Secret {name}"
+            field, subject = "`spec.storage.caBundle.secretName`", f"Secret {name}"
             data = self._read_labelled_secret(namespace, name, field, problems)
             if data is None:
                 return None
             text = _decode(str(data.get(bundle.key) or ""))
         if "-----BEGIN CERTIFICATE-----" not in text:
-            problems.append(f"{field} must hold certificates in PEM form under the key {bundle.key} of {what}")
+            problems.append(f"{field} must hold certificates in PEM form under the key {bundle.key} of {subject}")
             return None
         return self._keep(text)
 
@@ -266,8 +266,8 @@ class Buckets:
         except KubeError as error:
             if error.status != 403:
                 raise
-            said = f"it may read none of namespace {namespace} before a role that allows it is bound there"
-            problems.append(f"{field} must name a {kind} that the operator may read, got {name!r}: {said}")
+            message = f"it may read none of namespace {namespace} before a role that allows it is bound there"
+            problems.append(f"{field} must name a {kind} that the operator may read, got {name!r}: {message}")
             return None
         if raw is None:
             problems.append(f"{field} must name a {kind} of namespace {namespace}, got {name!r}, which does not exist")

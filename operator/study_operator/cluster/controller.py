@@ -43,24 +43,24 @@ from trial_trainer.artifacts import within
 log = logging.getLogger(__name__)
 
 BUCKET_SECONDS = 30.0
-"""For all that one visit asks a bucket for, a handful of requests of milliseconds each. What is not answered by then is
-asked for again at the next visit."""
+"""For all that one reconciliation asks a bucket for, a handful of requests of milliseconds each. What is not answered by then is
+asked for again at the next reconciliation."""
 
 FIRST_REFUSED_SECONDS = 1.0
 """Between two tries to launch a job that the cluster does not take; the wait doubles, up to `SLOW_SECONDS`."""
 
 SLOW_SECONDS = 60.0
-"""A visit without any news, for what nobody tells: a deadline, a bucket that is back, a Secret that was made."""
+"""A reconciliation without any news, for what nobody tells: a deadline, a bucket that is back, a Secret that was made."""
 
 DONE_SECONDS = 3600.0
-"""A visit of a study that has ended, about: what can happen to it is told by a watch, or has a time that is known."""
+"""A reconciliation of a study that has ended, about: what can happen to it is told by a watch, or has a time that is known."""
 
 COMPONENT = "finetune-study-operator"
 
 
 @dataclass(frozen=True)
 class Controller:
-    """Visits studies. May be used by many threads."""
+    """Reconciles studies. May be used by many threads."""
 
     kube: Kube
     studies: Studies
@@ -77,16 +77,16 @@ class Controller:
     ledgers: dict[StudyKey, LedgerKeeper] = field(default_factory=dict)
     parsed: ParsedStudies = field(default_factory=ParsedStudies)
     refusals: dict[StudyKey, int] = field(default_factory=dict)
-    """How many visits ago the cluster last took a job of a study."""
+    """How many reconciliations ago the cluster last took a job of a study."""
 
-    def visit(self, key: StudyKey) -> float | None:
+    def reconcile(self, key: StudyKey) -> float | None:
         """Bring a study one step further.
 
         Returns:
-            Seconds until the next visit without news; None where the study is gone.
+            Seconds until the next reconciliation without news; None where the study is gone.
 
         Raises:
-            TransientError: where the API server does not answer or the visit must be made again.
+            TransientError: where the API server does not answer or the reconciliation must be made again.
         """
         body = self.studies.get(key)
         if body is None:
@@ -94,11 +94,11 @@ class Controller:
             return None
         try:
             with within(BUCKET_SECONDS):
-                return self._visit(key, body)
+                return self._reconcile(key, body)
         except ConflictError:
             # What was seen of the study is old: look at it.
             if self._refresh(key) is None:
-                return self.visit(key)
+                return self.reconcile(key)
             return 0.0
         except StatusRefusedError as error:
             log.warning("study %s/%s: no form of its status is taken: %s", *key, error)
@@ -123,7 +123,7 @@ class Controller:
         except KubeError as error:
             raise TransientError(str(error)) from error
 
-    def _visit(self, key: StudyKey, body: Raw) -> float | None:
+    def _reconcile(self, key: StudyKey, body: Raw) -> float | None:
         if "deletionTimestamp" in body["metadata"]:
             return self._take_leave(key, body)
         statuses = ClusterStatuses(self.kube, self.studies, body)
@@ -208,7 +208,7 @@ class Controller:
         self.refusals.pop(key, None)
 
     def _count_refusal(self, key: StudyKey, *, is_refused: bool) -> float:
-        """Return after how long to visit a study again, in whose cluster there may be room for its next job then."""
+        """Return after how long to reconcile a study again, in whose cluster there may be room for its next job then."""
         if not is_refused:
             self.refusals.pop(key, None)
             return SLOW_SECONDS

@@ -71,8 +71,8 @@ class Farewell:
             until += timedelta(seconds=self.settings.deletion_limit_seconds)
             if now < until:
                 raise WaitsError(str(error)) from error
-            said = f"what the study left in its bucket could not be deleted, and stays there: {error}"
-            events.append(Event(reason="BucketNotDeleted", message=said, is_warning=True))
+            message = f"what the study left in its bucket could not be deleted, and stays there: {error}"
+            events.append(Event(reason="BucketNotDeleted", message=message, is_warning=True))
         self._write_finalizer(body, is_wanted=False)
         return events
 

@@ -207,8 +207,8 @@ class Memory:
         """
         namespace = raw["metadata"]["namespace"]
         with self._lock:
-            left_behind = self._jobs_of_pods.get((namespace, raw["metadata"]["uid"]), "")
-        pod = _read(lambda raw: read_pod(raw, left_behind), raw)
+            former_job = self._jobs_of_pods.get((namespace, raw["metadata"]["uid"]), "")
+        pod = _read(lambda raw: read_pod(raw, former_job), raw)
         if pod is None or isinstance(pod, _Unreadable):
             return
         job = (namespace, pod.job)

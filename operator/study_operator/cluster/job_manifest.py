@@ -38,12 +38,12 @@ RENDEZVOUS_PORT = 29500
 CONFIG_VARIABLES: Mapping[JobKind, str] = {
     JobKind.PREPARE: contract.PREPARE_CONFIG,
     JobKind.TRIAL: contract.TRIAL_CONFIG,
-    JobKind.JUDGE: contract.JUDGE_CONFIG,
+    JobKind.FINAL_EVALUATION: contract.FINAL_EVALUATION_CONFIG,
 }
 SUBCOMMANDS: Mapping[JobKind, tuple[str, ...]] = {
     JobKind.PREPARE: ("prepare",),
     JobKind.TRIAL: (),
-    JobKind.JUDGE: ("judge",),
+    JobKind.FINAL_EVALUATION: ("final-evaluation",),
 }
 RESERVED_VARIABLES = (*CONFIG_VARIABLES.values(), contract.ATTEMPT)
 """Set by the operator alone; a template must not give them."""

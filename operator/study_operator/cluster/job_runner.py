@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class ClusterRunner:
-    """The jobs of one study as Kubernetes Jobs, for one visit."""
+    """The jobs of one study as Kubernetes Jobs, for one reconciliation."""
 
     kube: Kube
     memory: Memory
@@ -94,6 +94,6 @@ class ClusterRunner:
             raise KubeError(0, "Vanished", f"{plural} {name} has just been deleted")
         owners = found["metadata"].get("ownerReferences") or ()
         if not any(owner.get("controller") and owner.get("uid") == self.study.uid for owner in owners):
-            said = f"{body['kind']} {name} belongs to somebody else; delete it, or give the study another name"
-            raise LaunchRefusedError("NameTaken", said)
+            message = f"{body['kind']} {name} belongs to somebody else; delete it, or give the study another name"
+            raise LaunchRefusedError("NameTaken", message)
         return found

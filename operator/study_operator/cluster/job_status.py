@@ -69,7 +69,7 @@ class PodState:
     is_deleting: bool
     is_gone: bool = False
     """The object is gone; this is what was last seen of it."""
-    is_left_behind: bool = False
+    is_orphaned: bool = False
     """No Job controls it any more."""
     scheduled_at: datetime | None = None
     unscheduled_since: datetime | None = None
@@ -145,16 +145,16 @@ def read_job(raw: Raw) -> JobState | None:
     )
 
 
-def read_pod(raw: Raw, left_behind: str = "") -> PodState | None:
+def read_pod(raw: Raw, former_job: str = "") -> PodState | None:
     """Keep what matters of a pod; None where no Job controls it, or ever did.
 
     Args:
         raw: the pod.
-        left_behind: UID of the Job that controlled it once, which counts where none does now.
+        former_job: UID of the Job that controlled it once, which counts where none does now.
     """
     metadata, spec, status = raw["metadata"], raw["spec"], raw.get("status") or {}
     controller = _controller_of(metadata, "Job")
-    job = controller or left_behind or str(_labels_of(metadata).get(_JOB_UID_LABEL) or "")
+    job = controller or former_job or str(_labels_of(metadata).get(_JOB_UID_LABEL) or "")
     if not job:
         return None
     conditions = {c["type"]: c for c in status.get("conditions") or ()}
@@ -187,7 +187,7 @@ def read_pod(raw: Raw, left_behind: str = "") -> PodState | None:
         created_at=created,
         phase=intern(str(status.get("phase") or "Pending")),
         is_deleting="deletionTimestamp" in metadata,
-        is_left_behind=not controller,
+        is_orphaned=not controller,
         scheduled_at=scheduled_at,
         unscheduled_since=read_time(scheduled.get("lastTransitionTime")) if is_unscheduled else None,
         disrupted_at=read_time(disrupted.get("lastTransitionTime")) if is_disrupted else None,
@@ -327,7 +327,7 @@ def describe_job(job: JobState, pods: Sequence[PodState], refusal: Refusal | Non
         attempt=current.uid if current else job.uid,
         digest=job.digest,
         earlier=earlier,
-        left_behind=tuple(p.name for p in pods if p.is_left_behind and not p.is_deleting and not p.has_ended),
+        orphans=tuple(p.name for p in pods if p.is_orphaned and not p.is_deleting and not p.has_ended),
     )
     if current is None or current.started_at is None:
         return _describe_wait(status, job, _find_blocked(pods, current), refusal)
@@ -434,9 +434,9 @@ def _describe_end(
             earlier=earlier,
         )
     end = _end_of(job, pod)
-    code, said = (end.exit_code, end.message)
+    code, sentence = (end.exit_code, end.message)
     if code is None and job.has_failed:
-        code, said = _read_failure(job.message)
+        code, sentence = _read_failure(job.message)
     elif job.ended_at is not None and not job.has_failed:
         code = 0
     return JobStatus(
@@ -450,7 +450,7 @@ def _describe_end(
         finished_at=end.finished_at or job.ended_at,
         exit_code=code,
         reason=end.reason if code != 0 else "",
-        message=said or end.message,
+        message=sentence or end.message,
         earlier=earlier,
     )
 

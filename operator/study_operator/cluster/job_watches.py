@@ -90,7 +90,7 @@ class Watches:
         """Return the collections that could not be listed yet."""
         return [kind.path for kind in self._all() if not kind.is_synced.is_set()]
 
-    def silence_seconds(self) -> float:
+    def idle_seconds(self) -> float:
         """Return how long ago the quietest watch was told anything."""
         return time.monotonic() - min(self._told_at.values())
 

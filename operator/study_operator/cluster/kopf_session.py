@@ -158,8 +158,8 @@ def _check_event(line: bytes) -> None:
     """
     _, raw = read_event(line)
     if not has_version(raw["metadata"]):
-        said = f"a study must have a version, got {raw['metadata']['resourceVersion']!r:.80}"
-        raise WatchBrokenError(0, NOT_UNDERSTOOD, said)
+        message = f"a study must have a version, got {raw['metadata']['resourceVersion']!r:.80}"
+        raise WatchBrokenError(0, NOT_UNDERSTOOD, message)
 
 
 class _Content:

@@ -152,7 +152,7 @@ def serve_metrics(
         port: where to listen; 0 means any free one.
         registry: what is told.
         certificates: what TLS is spoken with; None means plain HTTP.
-        review: judges the header ``Authorization``; None means that anybody may ask.
+        review: evaluates the header ``Authorization``; None means that anybody may ask.
         host: the address to listen at; empty means all.
 
     Raises:

@@ -36,7 +36,7 @@ from study_operator.cluster.study_metrics import StudyCollector
 from study_operator.cluster.study_store import Studies
 from study_operator.cluster.study_watch import run_kopf
 from study_operator.cluster.uninstall import delete_all_studies
-from study_operator.cluster.work_queue import Visits
+from study_operator.cluster.work_queue import WorkQueue
 from study_operator.logs import log_to_stderr
 from study_operator.metrics import Metrics
 from study_operator.names import StudyKey
@@ -49,7 +49,7 @@ STOPPED, BROKEN, UNUSABLE = 0, 1, 2
 LEASE = "finetune-study-operator"
 NAMESPACE_FILE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 STOP_SECONDS = 20.0
-"""How long visits under way may take after a request to stop; the API server and the bucket answer within that."""
+"""How long reconciliations under way may take after a request to stop; the API server and the bucket answer within that."""
 UNSYNCED_SECONDS = 60.0
 """Between two complaints that a namespace cannot be listed; its studies are woken when it is."""
 SWEEP_SECONDS = 120.0
@@ -57,7 +57,7 @@ SWEEP_SECONDS = 120.0
 API_SECONDS = 2.0
 """Between two looks whether the API server knows studies already. Where it no longer does, kopf gives up."""
 STUCK_SECONDS = 900.0
-"""A visit that takes so long will not end: every request in it has a timeout. The process is then not well."""
+"""A reconciliation that takes so long will not end: every request in it has a timeout. The process is then not well."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -77,8 +77,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments.delete_all_studies:
         return _clear(kube)
     if arguments.metrics_authentication and arguments.metrics_certificates is None:
-        said = "--metrics-authentication must be given with --metrics-certificates: tokens would be sent in the clear"
-        print(f"finetune-study-operator: {said}", file=sys.stderr)
+        message = (
+            "--metrics-authentication must be given with --metrics-certificates: tokens would be sent in the clear"
+        )
+        print(f"finetune-study-operator: {message}", file=sys.stderr)
         return UNUSABLE
     operator = Operator(kube, installation, arguments.namespace, arguments.threads, metrics)
     try:
@@ -178,7 +180,7 @@ class Operator:
             settings=installation.settings,
             clock=kube.clock.now,
         )
-        self._visits = Visits(self._visit, metrics, threads=threads)
+        self._queue = WorkQueue(self._reconcile, metrics, threads=threads)
         metrics.registry.register(StudyCollector(self._studies.bodies))
 
     def run(self, *, lease_namespace: str, health_port: int) -> int:
@@ -204,10 +206,10 @@ class Operator:
         use_small_buffers()
         self._watches.start()
         self._is_working = True
-        self._metrics.watch_silence.set_function(self._watches.silence_seconds)
+        self._metrics.watch_idle.set_function(self._watches.idle_seconds)
         threading.Thread(target=self._complain_of_unsynced, name="sync", daemon=True).start()
         threading.Thread(target=self._sweep, name="sweep", daemon=True).start()
-        self._visits.start()
+        self._queue.start()
         try:
             if self._wait_for_api():
                 run_kopf(self._kube, self._studies, self._wake, namespaces=self._namespaces)
@@ -216,22 +218,22 @@ class Operator:
             log.exception("studies can't be watched any more")
             code = BROKEN
         log.info("stopping")
-        self._visits.stop(STOP_SECONDS)
+        self._queue.stop(STOP_SECONDS)
         election.resign()
         return code
 
     def _wake(self, key: StudyKey) -> None:
-        self._visits.wake(key)
+        self._queue.wake(key)
 
-    def _visit(self, key: StudyKey) -> float | None:
-        """Visit a study, but not before everything of its namespace was listed once: then all of them are woken."""
-        return self._controller.visit(key) if self._watches.is_synced(key[0]) else UNSYNCED_SECONDS
+    def _reconcile(self, key: StudyKey) -> float | None:
+        """Reconcile a study, but not before everything of its namespace was listed once: then all of them are woken."""
+        return self._controller.reconcile(key) if self._watches.is_synced(key[0]) else UNSYNCED_SECONDS
 
     def _wake_namespace(self, namespace: str | None) -> None:
         log.info("working in %s", "all namespaces" if namespace is None else f"namespace {namespace}")
         for key in self._studies.list_keys():
             if namespace in (None, key[0]):
-                self._visits.wake(key)
+                self._queue.wake(key)
 
     def _complain_of_unsynced(self) -> None:
         """Say once a minute what cannot be listed: a namespace that is gone, a role that is not bound there."""
@@ -251,7 +253,7 @@ class Operator:
                     log.debug("studies cannot be listed: %s", error)
                     continue
                 for key in changed:
-                    self._visits.wake(key)
+                    self._queue.wake(key)
 
     def _wait_for_api(self) -> bool:
         """Wait until the API server knows studies; False where this process is asked to stop meanwhile."""
@@ -274,9 +276,9 @@ class Operator:
         return True
 
     def _find_trouble(self) -> str:
-        seconds = self._visits.longest_running_seconds()
+        seconds = self._queue.longest_running_seconds()
         if seconds > STUCK_SECONDS:
-            return f"a study has been visited for {seconds:.0f} s"
+            return f"a study has been reconciled for {seconds:.0f} s"
         return self._watches.find_trouble() if self._is_working else ""
 
 

@@ -1,4 +1,4 @@
-"""Studies as parsed, for as long as their objects stay as they are: a visit that finds nothing new parses nothing.
+"""Studies as parsed, for as long as their objects stay as they are: a reconciliation that finds nothing new parses nothing.
 
 Called by `cluster/controller.py`. A ledger of 500 trials takes ten milliseconds to parse, and pods tell much that
 changes none.
@@ -23,7 +23,7 @@ _Version = tuple[str, str]
 
 
 class ParsedStudies:
-    """The studies that were visited last. May be used by many threads."""
+    """The studies that were reconciled last. May be used by many threads."""
 
     def __init__(self, most_trials: int = MOST_TRIALS) -> None:
         self._most_trials = most_trials
@@ -57,7 +57,7 @@ class ParsedStudies:
         return len(self._known)
 
     def forget(self, key: StudyKey) -> None:
-        """Forget a study that will not be visited soon."""
+        """Forget a study that will not be reconciled soon."""
         with self._lock:
             self._drop(key)
 

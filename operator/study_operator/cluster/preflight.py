@@ -129,8 +129,8 @@ def _try_jobs(study: Study, kube: Kube, credentials: Credentials | None, default
             # what is wrong of the template as it is.
             template = dict(_templates_of(study)).get(field) or study.trainer_template
             bare = build_bare_job(study, spec, template or {})
-            said = [*_try(study, kube, "batch/v1", "jobs", bare, field)]
-            yield from said or [f"`{field}` must be a PodTemplateSpec: {error}"]
+            message = [*_try(study, kube, "batch/v1", "jobs", bare, field)]
+            yield from message or [f"`{field}` must be a PodTemplateSpec: {error}"]
             continue
         yield from _try(study, kube, "batch/v1", "jobs", body, field)
 

@@ -44,7 +44,7 @@ from study_operator.cluster.api import (
     url_of,
 )
 
-WATCH_SILENCE_SECONDS = 80.0
+WATCH_IDLE_SECONDS = 80.0
 """The API server sends a bookmark about once a minute: a watch that is silent for longer is dead."""
 WATCH_SECONDS = 600
 """How long the API server keeps one watch open."""
@@ -129,7 +129,7 @@ class Streams:
             "timeoutSeconds": str(WATCH_SECONDS),
         }
         try:
-            async with self._answer(path, asked, WATCH_SILENCE_SECONDS) as response:
+            async with self._answer(path, asked, WATCH_IDLE_SECONDS) as response:
                 async for line in read_lines(response.content):
                     yield read_event(line)
         except KubeError as error:
@@ -189,8 +189,8 @@ async def read_whole(response: aiohttp.ClientResponse) -> bytes:
         if size > ANSWER_BYTES:
             raise AnswerTooLargeError(ANSWER_BYTES)
         if time.monotonic() > deadline:
-            said = f"must be whole within {REQUEST_SECONDS:g} s, got {size} bytes by then"
-            raise KubeError(0, "Unreachable", f"an answer of the API server {said}")
+            message = f"must be whole within {REQUEST_SECONDS:g} s, got {size} bytes by then"
+            raise KubeError(0, "Unreachable", f"an answer of the API server {message}")
     return b"".join(parts)
 
 
@@ -202,7 +202,7 @@ async def read_lines(content: aiohttp.StreamReader) -> AsyncIterator[bytes]:
     """
     parts: list[bytes] = []
     length = 0
-    deadline = time.monotonic() + WATCH_SILENCE_SECONDS
+    deadline = time.monotonic() + WATCH_IDLE_SECONDS
     async for chunk in content.iter_any():
         first, *others = chunk.split(b"\n")
         parts.append(first)
@@ -210,9 +210,9 @@ async def read_lines(content: aiohttp.StreamReader) -> AsyncIterator[bytes]:
         if length > LINE_BYTES:
             raise WatchBrokenError(0, NOT_UNDERSTOOD, f"a watch told an event of more than {LINE_BYTES} bytes")
         if not others and time.monotonic() > deadline:
-            raise WatchBrokenError(0, "Unreachable", f"a watch told no event within {WATCH_SILENCE_SECONDS:g} s")
+            raise WatchBrokenError(0, "Unreachable", f"a watch told no event within {WATCH_IDLE_SECONDS:g} s")
         if others:
-            deadline = time.monotonic() + WATCH_SILENCE_SECONDS
+            deadline = time.monotonic() + WATCH_IDLE_SECONDS
             lines = [b"".join(parts), *others[:-1]]
             parts, length = [others[-1]], len(others[-1])
             for line in lines:

@@ -61,7 +61,7 @@ class _Families:
         self.saved = family("saved_accelerator_hours", "Accelerator-hours that full-length runs would have cost more.")
         self.best = family("best_value", "The objective's metric of the best trial so far.", "metric")
         self.baseline = family("baseline_value", "The objective's metric of the baseline.", "metric")
-        self.news = family("last_news_timestamp_seconds", "When anything was last heard of the study's trials.")
+        self.news = family("last_activity_timestamp_seconds", "When anything was last heard of the study's trials.")
 
     def all(self) -> list[GaugeMetricFamily]:
         """Return every family."""
@@ -89,7 +89,7 @@ class _Families:
         for family, value in ((self.best, status.get("best")), (self.baseline, status.get("baseline"))):
             if value:
                 family.add_metric([*key, str(value["metric"])], float(value["value"]))
-        self.news.add_metric(key, _find_last_news(metadata, status))
+        self.news.add_metric(key, _find_last_activity(metadata, status))
 
 
 _STATES = tuple(state.lower() for state in TrialState)
@@ -108,7 +108,7 @@ def _count_ends(trials: Iterable[Raw]) -> Counter[str]:
     return ends
 
 
-def _find_last_news(metadata: Raw, status: Raw) -> float:
+def _find_last_activity(metadata: Raw, status: Raw) -> float:
     """Return when an attempt last began, ended or told how far it is; seconds since 1970."""
     times = [metadata["creationTimestamp"]]
     for trial in status.get("trials") or ():

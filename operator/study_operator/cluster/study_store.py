@@ -61,11 +61,11 @@ class Studies:
         """Take in a study, unless a newer state of it is known."""
         metadata = {name: value for name, value in body["metadata"].items() if name != "managedFields"}
         key = (metadata["namespace"], metadata["name"])
-        told = _Known.pack({**body, "metadata": metadata})
+        reported = _Known.pack({**body, "metadata": metadata})
         with self._lock:
             known = self._known.get(key)
-            if known is None or known.uid != told.uid or known.version < told.version:
-                self._known[key] = told
+            if known is None or known.uid != reported.uid or known.version < reported.version:
+                self._known[key] = reported
 
     def drop(self, key: StudyKey, uid: str) -> None:
         """Forget a study that is gone."""
@@ -116,7 +116,7 @@ class Studies:
 
 
 class _Known(NamedTuple):
-    """One study as last seen. As a dictionary it would take thirty times as much memory, and few are visited often."""
+    """One study as last seen. As a dictionary it would take thirty times as much memory, and few are reconciled often."""
 
     uid: str
     version: int

@@ -28,7 +28,7 @@ def delete_all_studies(kube: Kube, sleep: Callable[[float], None]) -> None:
     Raises:
         KubeError: where the API server refuses, or does not answer.
     """
-    told: frozenset[str] = frozenset()
+    reported: frozenset[str] = frozenset()
     while True:
         studies = _list_studies(kube)
         waiting = frozenset(f"{body['metadata']['namespace']}/{body['metadata']['name']}" for body in studies)
@@ -40,9 +40,9 @@ def delete_all_studies(kube: Kube, sleep: Callable[[float], None]) -> None:
         if not waiting:
             log.info("there is no study any more")
             return
-        if waiting != told:
+        if waiting != reported:
             log.info("waiting for %s", ", ".join(sorted(waiting)))
-            told = waiting
+            reported = waiting
         sleep(LOOK_SECONDS)
 
 

@@ -1,12 +1,12 @@
-"""Who is visited next: a queue of studies, worked off by a few threads.
+"""Who is reconciled next: a queue of studies, worked off by a few threads.
 
-A study is visited by one thread at a time. It is woken by news, or visited again when its last visit said so; a visit
-that failed is made again after a wait that doubles. Called by `cluster/operator.py`; knows nothing of what a visit
+A study is reconciled by one thread at a time. It is woken by news, or reconciled again when its last reconciliation said so; a reconciliation
+that failed is made again after a wait that doubles. Called by `cluster/operator.py`; knows nothing of what a reconciliation
 does.
 
-A visit may hang for as long as a tenant's bucket lets it, and must not hold up another tenant's. So a visit that has
+A reconciliation may hang for as long as a tenant's bucket lets it, and must not hold up another tenant's. So a reconciliation that has
 become slow no longer counts among the threads: another one starts in its place. The namespace that it is of is on
-probation from then on, with no more than `ON_PROBATION` visits at a time, until one of its visits is quick again.
+probation from then on, with no more than `ON_PROBATION` reconciliations at a time, until one of its reconciliations is quick again.
 """
 
 from __future__ import annotations
@@ -28,24 +28,24 @@ log = logging.getLogger(__name__)
 
 FIRST_RETRY_SECONDS, LONGEST_RETRY_SECONDS = 1.0, 60.0
 SLOW_SECONDS = 3.0
-"""A visit takes tens of milliseconds, and a few seconds where a bucket is far away."""
+"""A reconciliation takes tens of milliseconds, and a few seconds where a bucket is far away."""
 ON_PROBATION = 2
-"""Visits at a time of a namespace whose visits have become slow."""
+"""Reconciliations at a time of a namespace whose reconciliations have become slow."""
 MOST_SLOW = 64
-"""Visits that other threads are started for. Beyond that the threads are shared with slow ones after all."""
+"""Reconciliations that other threads are started for. Beyond that the threads are shared with slow ones after all."""
 
 
 class TransientError(Exception):
-    """A visit could not be finished for a reason that passes: one sentence, and no trace."""
+    """A reconciliation could not be finished for a reason that passes: one sentence, and no trace."""
 
 
 @dataclass
 class _Entry:
     due: float | None = None
-    """When it is to be visited; None where it is not waiting."""
+    """When it is to be reconciled; None where it is not waiting."""
     is_running: bool = False
     is_woken: bool = False
-    """News came while it was visited."""
+    """News came while it was reconciled."""
     failures: int = 0
     not_before: float = field(default=0.0)
 
@@ -53,12 +53,12 @@ class _Entry:
 _Item = tuple[float, int, StudyKey]
 
 
-class Visits:
+class WorkQueue:
     """The queue and its threads."""
 
     def __init__(
         self,
-        visit: Callable[[StudyKey], float | None],
+        reconcile: Callable[[StudyKey], float | None],
         metrics: Metrics,
         *,
         threads: int = 8,
@@ -68,14 +68,14 @@ class Visits:
         """Make a queue; `start` starts its threads.
 
         Args:
-            visit: visits a study, and returns after how many seconds it wants to be visited again without news; None
+            reconcile: reconciles a study, and returns after how many seconds it wants to be reconciled again without news; None
                 where the study is gone.
-            metrics: where visits are counted.
-            threads: how many studies are visited at the same time, slow visits aside.
-            slow_seconds: how long a visit may take before it is a slow one.
+            metrics: where reconciliations are counted.
+            threads: how many studies are reconciled at the same time, slow reconciliations aside.
+            slow_seconds: how long a reconciliation may take before it is a slow one.
             clock: seconds.
         """
-        self._visit = visit
+        self._reconcile = reconcile
         self._metrics = metrics
         self._threads_wanted = threads
         self._slow_seconds = slow_seconds
@@ -84,12 +84,12 @@ class Visits:
         self._entries: dict[StudyKey, _Entry] = {}
         self._heap: list[_Item] = []
         self._held: defaultdict[str, list[_Item]] = defaultdict(list)
-        """By namespace on probation: studies that were due while it had its visits under way."""
+        """By namespace on probation: studies that were due while it had its reconciliations under way."""
         self._begun: dict[StudyKey, float] = {}
-        """When the visits under way began that are not slow yet, in that order."""
+        """When the reconciliations under way began that are not slow yet, in that order."""
         self._slow: set[StudyKey] = set()
         self._busy: Counter[str] = Counter()
-        """Visits under way by namespace."""
+        """Reconciliations under way by namespace."""
         self._on_probation: set[str] = set()
         self._counter = itertools.count()
         self._is_stopping = False
@@ -97,13 +97,13 @@ class Visits:
 
     def start(self) -> None:
         """Start the threads."""
-        threading.Thread(target=self._watch_clock, name="visit-clock", daemon=True).start()
+        threading.Thread(target=self._watch_clock, name="reconciliation-clock", daemon=True).start()
         with self._changed:
             for _ in range(self._threads_wanted):
                 self._start_thread()
 
     def stop(self, timeout_seconds: float) -> bool:
-        """Begin no more visits, and wait for those under way; say whether they ended."""
+        """Begin no more reconciliations, and wait for those under way; say whether they ended."""
         with self._changed:
             self._is_stopping = True
             self._changed.notify_all()
@@ -114,7 +114,7 @@ class Visits:
         return not any(thread.is_alive() for thread in threads)
 
     def wake(self, key: StudyKey) -> None:
-        """Visit a study soon: there is news."""
+        """Reconcile a study soon: there is news."""
         with self._changed:
             entry = self._entries.setdefault(key, _Entry())
             if entry.is_running:
@@ -123,7 +123,7 @@ class Visits:
                 self._schedule(key, entry, self._clock())
 
     def longest_running_seconds(self) -> float:
-        """Return for how long the oldest visit under way has gone on, for a health check."""
+        """Return for how long the oldest reconciliation under way has gone on, for a health check."""
         with self._changed:
             now = self._clock()
             return max((now - e.not_before for e in self._entries.values() if e.is_running), default=0.0)
@@ -137,7 +137,7 @@ class Visits:
         self._changed.notify_all()
 
     def _start_thread(self) -> None:
-        thread = threading.Thread(target=self._work, name=f"visit-{next(self._counter)}", daemon=True)
+        thread = threading.Thread(target=self._work, name=f"reconciliation-{next(self._counter)}", daemon=True)
         self._threads.add(thread)
         thread.start()
 
@@ -165,7 +165,7 @@ class Visits:
                     return
 
     def _take(self) -> StudyKey | None:
-        """Wait for the next study that is due; None where no more are to be visited."""
+        """Wait for the next study that is due; None where no more are to be reconciled."""
         with self._changed:
             while True:
                 if self._is_stopping:
@@ -194,7 +194,7 @@ class Visits:
             self._changed.notify_all()
 
     def _end(self, key: StudyKey) -> bool:
-        """Note that a visit has ended; say whether another thread has taken the place of the one that made it."""
+        """Note that a reconciliation has ended; say whether another thread has taken the place of the one that made it."""
         namespace = key[0]
         self._busy[namespace] -= 1
         if not self._busy[namespace]:
@@ -211,7 +211,7 @@ class Visits:
         return is_slow and len(self._threads) > self._threads_wanted
 
     def _watch_clock(self) -> None:
-        """Find visits that have become slow, and start other threads in their place."""
+        """Find reconciliations that have become slow, and start other threads in their place."""
         with self._changed:
             while not self._is_stopping:
                 now = self._clock()
@@ -234,13 +234,13 @@ class Visits:
     def _try(self, key: StudyKey) -> tuple[float | None, bool]:
         begun, outcome = time.perf_counter(), "ok"
         try:
-            return self._visit(key), False
+            return self._reconcile(key), False
         except TransientError as error:
             outcome = "again"
-            log.info("study %s/%s is visited again: %s", *key, error)
+            log.info("study %s/%s is reconciled again: %s", *key, error)
         except Exception:  # a bug in one study must not stop the others
             outcome = "error"
-            log.exception("study %s/%s could not be visited", *key)
+            log.exception("study %s/%s could not be reconciled", *key)
         finally:
-            self._metrics.observe_visit(outcome, time.perf_counter() - begun)
+            self._metrics.observe_reconcile(outcome, time.perf_counter() - begun)
         return None, True

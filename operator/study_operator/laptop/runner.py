@@ -43,11 +43,11 @@ GRACE_SECONDS = 120
 MEMORY_KILLS = "/proc/vmstat"
 """Where Linux counts the processes that it killed for lack of memory."""
 
-_SUBCOMMAND = {JobKind.PREPARE: ("prepare",), JobKind.TRIAL: (), JobKind.JUDGE: ("judge",)}
+_SUBCOMMAND = {JobKind.PREPARE: ("prepare",), JobKind.TRIAL: (), JobKind.FINAL_EVALUATION: ("final-evaluation",)}
 _CONFIG_VARIABLE = {
     JobKind.PREPARE: contract.PREPARE_CONFIG,
     JobKind.TRIAL: contract.TRIAL_CONFIG,
-    JobKind.JUDGE: contract.JUDGE_CONFIG,
+    JobKind.FINAL_EVALUATION: contract.FINAL_EVALUATION_CONFIG,
 }
 
 

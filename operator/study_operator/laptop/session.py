@@ -446,8 +446,8 @@ def _prepare(study: Study, workspace: Workspace, trainer: Sequence[str]) -> Data
     summary = read_result(DatasetSummary, artifacts, f"{names.DATASET}/{SUMMARY}")
     if summary is None:
         status = next((status for status in runner.jobs() if status.name == job.name), None)
-        said = f"exit code {status.exit_code}: {status.message}" if status is not None else "it was deleted"
-        raise UsageError(f"the data must be preparable, but {job.name} ended with {said}")
+        message = f"exit code {status.exit_code}: {status.message}" if status is not None else "it was deleted"
+        raise UsageError(f"the data must be preparable, but {job.name} ended with {message}")
     return summary
 
 

@@ -1,4 +1,4 @@
-"""How well first-rung readings foretold the final ones: concordance, missed winners, top-k kept.
+"""How well first-rung measurements foretold the final ones: concordance, missed winners, top-k kept.
 
 Estimates for the whole study from the trials that ran to their end. Promoted trials and the baseline ran for certain,
 audited ones with the probability that the ledger keeps, so each pair of trials weighs 1 / (probability that both were
@@ -41,7 +41,7 @@ class MissedWinners:
 
 @dataclass(frozen=True, kw_only=True)
 class LeftOut:
-    """Trials with a first reading, or none, that say nothing of agreement."""
+    """Trials with a first measurement, or none, that say nothing of agreement."""
 
     diverged: int = 0
     """On either rung."""
@@ -53,18 +53,18 @@ class LeftOut:
 
 @dataclass(frozen=True, kw_only=True)
 class Agreement:
-    """Early against final readings; each part is None where it cannot be estimated."""
+    """Early against final measurements; each part is None where it cannot be estimated."""
 
     audited: int
-    """Audited trials that have both readings, diverged ones among them."""
+    """Audited trials that have both measurements, diverged ones among them."""
     full_length: int
-    """Trials that have both readings and did not diverge: those that pairs are made of."""
+    """Trials that have both measurements and did not diverge: those that pairs are made of."""
     promoted: int = 0
     has_baseline: bool = False
     """Whether the baseline is one of them."""
     left_out: LeftOut = LeftOut()
     concordance: float | None = None
-    """Share of pairs that both readings order alike; a tie counts one half."""
+    """Share of pairs that both measurements order alike; a tie counts one half."""
     concordance_low: float = 0.0
     concordance_high: float = 1.0
     """Its 95 % interval."""
@@ -75,7 +75,7 @@ class Agreement:
 
 
 def measure_agreement(study: Study, trials: Sequence[Trial]) -> Agreement:
-    """Compare the readings of both rungs."""
+    """Compare the measurements of both rungs."""
     both = [t for t in trials if t.measurement(0) and t.measurement(1)]
     sound = [t for t in both if not t.has_diverged]
     audited, paired = [t for t in both if _is_audited(t)], sum(_is_audited(t) for t in sound)
@@ -114,7 +114,7 @@ def describe_agreement(agreement: Agreement) -> list[str]:
             f"Of the early top {agreement.k}, {agreement.top_k_kept:.0%} are in the final top {agreement.k}."
         )
     if agreement.concordance is not None or missed is not None or agreement.top_k_kept is not None:
-        sentences.append("Both readings are of the same validation pages, so their page noise is shared.")
+        sentences.append("Both measurements are of the same validation pages, so their page noise is shared.")
     return sentences
 
 
@@ -123,12 +123,12 @@ def _describe_concordance(agreement: Agreement) -> str:
     left_out = _describe_left_out(agreement.left_out)
     if agreement.concordance is None:
         return (
-            f"Agreement of early and final readings: not estimable, n = {audited} audited "
+            f"Agreement of early and final measurements: not estimable, n = {audited} audited "
             f"(at least {LEAST_AUDITED} are needed).{left_out}"
         )
     baseline = ", the baseline" if agreement.has_baseline else ""
     return (
-        f"Early and final readings order {agreement.concordance:.0%} of the pairs of trials alike (95 % interval "
+        f"Early and final measurements order {agreement.concordance:.0%} of the pairs of trials alike (95 % interval "
         f"{agreement.concordance_low:.0%} to {agreement.concordance_high:.0%}; {agreement.pairs} pairs of "
         f"{agreement.full_length} full-length trials: {agreement.promoted} promoted, {audited} audited{baseline}; the "
         f"audited ones weigh for those that were not drawn).{left_out}"
@@ -137,8 +137,8 @@ def _describe_concordance(agreement: Agreement) -> str:
 
 def _describe_left_out(left_out: LeftOut) -> str:
     counts = {"diverged": left_out.diverged, "failed": left_out.failed, "still running": left_out.under_way}
-    told = ", ".join(f"{count} {word}" for word, count in counts.items() if count)
-    return f" Left out of the pairs: {told}." if told else ""
+    reported = ", ".join(f"{count} {word}" for word, count in counts.items() if count)
+    return f" Left out of the pairs: {reported}." if reported else ""
 
 
 def concordance_interval(concordance: float, audited: int) -> tuple[float, float]:
@@ -146,7 +146,7 @@ def concordance_interval(concordance: float, audited: int) -> tuple[float, float
 
     That of Clopper and Pearson (1934) for three independent comparisons by every two audited trials: pairs that share
     a trial tell less than their number, and the many that were stopped are known by the audited alone. With so many it
-    covers in at least 96 of 100 simulated studies, whatever the readings are like (`benchmarks/selection.py`).
+    covers in at least 96 of 100 simulated studies, whatever the measurements are like (`benchmarks/selection.py`).
     """
     n = audited + audited // 2
     x = concordance * n
@@ -209,10 +209,10 @@ def _concordance(study: Study, sound: Sequence[Trial], population: int, drawn: i
     # Two drawn from one urn are not independent: the probability of both is that of drawing both.
     joint = single * (drawn - 1) / (population - 1) if population > 1 else 1.0
     weights = [[1.0, 1 / single], [1 / single, 1 / joint]]
-    readings = sorted((_merit(study, t, 0), _merit(study, t, 1), _is_audited(t)) for t in sound)
+    measurements = sorted((_merit(study, t, 0), _merit(study, t, 1), _is_audited(t)) for t in sound)
     agreeing = total = 0.0
     worse_before: tuple[list[float], list[float]] = [], []
-    for _, tied in itertools.groupby(readings, key=lambda reading: reading[0]):
+    for _, tied in itertools.groupby(measurements, key=lambda measurement: measurement[0]):
         alike = list(tied)
         # Hundreds of trials are tens of thousands of pairs: those with all that began worse are counted at once.
         for _, final, is_audited in alike:

@@ -85,7 +85,7 @@ def _identify(study: Study) -> dict[str, str]:
     return {"namespace": study.namespace, "name": study.name, "uid": study.uid, "digest": digest}
 
 
-def _name(who: Any) -> str:
-    if not isinstance(who, dict):
+def _name(writer: Any) -> str:
+    if not isinstance(writer, dict):
         return "nobody"
-    return f"{who.get('namespace')!s:.63}/{who.get('name')!s:.63} with the UID {who.get('uid')!s:.128}"
+    return f"{writer.get('namespace')!s:.63}/{writer.get('name')!s:.63} with the UID {writer.get('uid')!s:.128}"

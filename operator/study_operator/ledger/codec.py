@@ -222,7 +222,7 @@ def parse_ledger(raw: Raw) -> Ledger:
         search_end=SearchEnd(search["end"]) if search else None,
         search_message=search["message"] if search else _parse_search_trouble(raw["conditions"]),
         winner=raw.get("winner"),
-        judge=_parse_stage(raw["judge"]),
+        final_evaluation=_parse_stage(raw["finalEvaluation"]),
         test_gain=_parse_test_gain(raw.get("testGain")),
         outcome=Outcome(**outcome) if outcome else None,
         cleaned_at=datetime.fromisoformat(cleaned_at) if cleaned_at else None,

@@ -35,7 +35,7 @@ def derive_conditions(
     *,
     storage_problem: tuple[str, str],
     refusal: tuple[str, str] = NO_REFUSAL,
-    left_behind: str = "",
+    orphans: str = "",
     now: datetime,
     before: Mapping[str, Condition],
     settings: Settings = DEFAULTS,
@@ -46,7 +46,7 @@ def derive_conditions(
     has_failed = outcome is not None and outcome.failed
     failure, failure_message = (outcome.reason, outcome.message) if outcome and outcome.failed else ("NotFailed", "")
     # What to type comes first: a message that is too long is cut at its end.
-    said = "; ".join(filter(None, (left_behind, _say_stage(study, ledger, stage))))
+    message = "; ".join(filter(None, (orphans, _say_stage(study, ledger, stage))))
     refused = _dated(_jobs_refused(refusal), before.get("JobsRefused"), now)
     conditions = (
         _accepted(study, ledger),
@@ -59,7 +59,7 @@ def derive_conditions(
         _prepared(ledger.prepare),
         Condition(type="Suspended", is_true=study.suspend, reason="Suspended" if study.suspend else "NotSuspended"),
         _search_complete(ledger),
-        Condition(type="Complete", is_true=outcome is not None and not has_failed, reason=stage, message=said),
+        Condition(type="Complete", is_true=outcome is not None and not has_failed, reason=stage, message=message),
         Condition(type="Failed", is_true=has_failed, reason=failure, message=failure_message),
         refused,
         Condition(type="Stalled", is_true=True, reason=failure, message=failure_message)
@@ -73,17 +73,17 @@ def derive_refusal(
     before: Mapping[str, Condition], reason: str, problems: Sequence[str], now: datetime
 ) -> tuple[Condition, ...]:
     """Return the conditions of a study that is not accepted; what else is known of it stays."""
-    said = "\n".join(problems)
+    message = "\n".join(problems)
     fresh = (
-        Condition(type="Accepted", is_true=False, reason=reason, message=said),
+        Condition(type="Accepted", is_true=False, reason=reason, message=message),
         Condition(type="StorageReady", is_true=False, reason="NotAccepted"),
         Condition(type="Prepared", is_true=False, reason="NotAccepted"),
         Condition(type="Suspended", is_true=False, reason="NotSuspended"),
         Condition(type="SearchComplete", is_true=False, reason="NotAccepted"),
-        Condition(type="Complete", is_true=False, reason="NotAccepted", message=said),
+        Condition(type="Complete", is_true=False, reason="NotAccepted", message=message),
         Condition(type="Failed", is_true=False, reason="NotFailed"),
         Condition(type="JobsRefused", is_true=False, reason="NotRefused"),
-        Condition(type="Stalled", is_true=True, reason=reason, message=said),
+        Condition(type="Stalled", is_true=True, reason=reason, message=message),
     )
     was_accepted = "Accepted" in before and (before["Accepted"].is_true or before["Prepared"].reason != "NotAccepted")
     kept = {} if not was_accepted else {t: c for t, c in before.items() if t not in ("Accepted", "Stalled")}
@@ -99,7 +99,7 @@ def name_stage(study: Study, ledger: Ledger) -> str:
     if ledger.prepare.state is not StageState.COMPLETED:
         return "Preparing"
     if ledger.winner is not None:
-        return "Judging"
+        return "Evaluating"
     return "Promoting" if is_promoting(ledger.trials) else "Exploring"
 
 
@@ -140,12 +140,12 @@ def _jobs_refused(refusal: tuple[str, str]) -> Condition:
 def _stalled(ledger: Ledger, refused: Condition, now: datetime, settings: Settings) -> Condition:
     """Say whether a study waits in vain for the cluster to take its jobs, while none of them runs."""
     is_running = any(t.state is TrialState.RUNNING for t in ledger.trials)
-    is_running |= StageState.RUNNING in (ledger.prepare.state, ledger.judge.state)
+    is_running |= StageState.RUNNING in (ledger.prepare.state, ledger.final_evaluation.state)
     limit = timedelta(seconds=settings.refusal_limit_seconds)
     if not refused.is_true or is_running or now - datetime.fromisoformat(refused.since) < limit:
         return Condition(type="Stalled", is_true=False, reason="Progressing")
-    said = f"the cluster has refused its jobs since {refused.since}, and is asked again: {refused.message}"
-    return Condition(type="Stalled", is_true=True, reason=refused.reason, message=said)
+    message = f"the cluster has refused its jobs since {refused.since}, and is asked again: {refused.message}"
+    return Condition(type="Stalled", is_true=True, reason=refused.reason, message=message)
 
 
 def _search_complete(ledger: Ledger) -> Condition:
@@ -167,7 +167,7 @@ def _say_stage(study: Study, ledger: Ledger, stage: str) -> str:
     if stage == "Promoting":
         running = sum(t.is_busy for t in ledger.trials)
         return f"{running} trials are on their way to full length{_say_waiting(ledger.trials)}"
-    return ledger.judge.message if stage == "Judging" else ""
+    return ledger.final_evaluation.message if stage == "Evaluating" else ""
 
 
 def _say_waiting(trials: Sequence[Trial]) -> str:

@@ -34,7 +34,7 @@ def events_between(before: Ledger, after: Ledger) -> list[Event]:
     if before.prepare.state is not after.prepare.state and after.prepare.state is StageState.COMPLETED:
         events.append(Event(reason="DatasetPrepared", message=_say_dataset(after.dataset)))
     events.extend(_events_of_refusal(before.prepare.message, after.prepare.message, "the dataset"))
-    events.extend(_events_of_refusal(before.judge.message, after.judge.message, "the test set"))
+    events.extend(_events_of_refusal(before.final_evaluation.message, after.final_evaluation.message, "the test set"))
     known = {t.index: t for t in before.trials}
     for trial in after.trials:
         if trial is not known.get(trial.index):
@@ -49,8 +49,8 @@ def events_between(before: Ledger, after: Ledger) -> list[Event]:
         events.append(Event(reason="WinnerChosen", message=f"trial t{after.winner:03d} won by validation"))
     if before.outcome is None and after.outcome is not None:
         reason = "StudyFailed" if after.outcome.failed else "StudyCompleted"
-        said = f"{after.outcome.reason}: {after.outcome.message}"
-        events.append(Event(reason=reason, message=said, is_warning=after.outcome.failed))
+        message = f"{after.outcome.reason}: {after.outcome.message}"
+        events.append(Event(reason=reason, message=message, is_warning=after.outcome.failed))
     return events
 
 
@@ -62,14 +62,14 @@ def _events_of_trial(before: Trial | None, trial: Trial) -> Iterator[Event]:
     for measurement in trial.measurements[len(before.measurements) if before else 0 :]:
         value = "diverged" if measurement.diverged else f"measured {measurement.value:.6g}"
         value += " (gibberish)" if measurement.gibberish else ""
-        said = (
+        message = (
             f"trial {trial.name} {value} on rung {measurement.rung} at step {measurement.step} of {trial.total_steps}"
         )
-        yield Event(reason="TrialMeasured", message=said)
+        yield Event(reason="TrialMeasured", message=message)
     if trial.continuation is not None and (before is None or before.continuation is None):
         reason = "TrialPromoted" if trial.continuation is Continuation.PROMOTED else "TrialContinued"
-        said = f"trial {trial.name} goes on to step {trial.total_steps} ({trial.continuation})"
-        yield Event(reason=reason, message=said)
+        message = f"trial {trial.name} goes on to step {trial.total_steps} ({trial.continuation})"
+        yield Event(reason=reason, message=message)
     if before is None or before.state is not trial.state:
         yield from _events_of_state(before, trial)
     yield from _events_of_refusal(before.message if before else "", trial.message, f"trial {trial.name}")
@@ -95,7 +95,7 @@ def _waiting(ledger: Ledger) -> Iterator[tuple[str, Trial | Stage]]:
     of: list[tuple[str, Trial | Stage]] = [
         ("prepare", ledger.prepare),
         *((f"trial {t.name}", t) for t in ledger.trials if t.is_busy),
-        ("judge", ledger.judge),
+        ("the final evaluation", ledger.final_evaluation),
     ]
     yield from ((name, each) for name, each in of if each.message.startswith(WAITS))
 

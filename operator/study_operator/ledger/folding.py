@@ -25,7 +25,7 @@ ATTEMPTS_KEPT = 200
 preempted every hour for a weekend, or suspended every night, makes thousands."""
 
 STAGE_ATTEMPTS_KEPT = 20
-"""Of prepare and of judge, each."""
+"""Of prepare and of final evaluation, each."""
 
 
 def fold_attempts(ledger: Ledger, most: int = ATTEMPTS_KEPT, most_of_stage: int = STAGE_ATTEMPTS_KEPT) -> Ledger:
@@ -34,9 +34,11 @@ def fold_attempts(ledger: Ledger, most: int = ATTEMPTS_KEPT, most_of_stage: int 
     No usage changes by it, and no count. What runs stays, and so does the last attempt of a rung that is not over: the
     wait for the next one begins with its end.
     """
-    prepare, judge = (_fold_stage(stage, most_of_stage) for stage in (ledger.prepare, ledger.judge))
-    if prepare is not ledger.prepare or judge is not ledger.judge:
-        ledger = replace(ledger, prepare=prepare, judge=judge)
+    prepare, final_evaluation = (
+        _fold_stage(stage, most_of_stage) for stage in (ledger.prepare, ledger.final_evaluation)
+    )
+    if prepare is not ledger.prepare or final_evaluation is not ledger.final_evaluation:
+        ledger = replace(ledger, prepare=prepare, final_evaluation=final_evaluation)
     excess = sum(len(t.attempts) for t in ledger.trials) - most
     if excess <= 0:
         return ledger

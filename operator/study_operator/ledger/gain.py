@@ -1,14 +1,14 @@
 """How much better than the baseline the best arm is, corrected for its having been chosen as the best.
 
-The best of many readings is too good by chance: with 24 equal arms and a hundred questions it lies seven points
+The best of many measurements is too good by chance: with 24 equal arms and a hundred questions it lies seven points
 above the baseline's. Called by the status and by the report with the ledger alone.
 
 Once the test set is read, the gain is the paired difference on it: the winner was chosen by validation, so nothing has
-to be corrected. Before, the estimate is the best arm's reading, drawn towards the mean of the arms that cannot be told
+to be corrected. Before, the estimate is the best arm's measurement, drawn towards the mean of the arms that cannot be told
 from it as far as noise explains how they differ (James and Stein, 1961; which arms: Gupta, 1965), minus the baseline's.
 The interval is simultaneous over all arms that were read (Bonferroni), so it covers whichever was chosen, at either
 rung. A standard error of few sites is itself a guess, so quantiles are Student's with one degree of freedom less than
-there are sites. Readings carry standard errors and no covariances: the noise that all arms share, being asked the same
+there are sites. Measurements carry standard errors and no covariances: the noise that all arms share, being asked the same
 questions, is counted as if it were each arm's own, which makes the interval too wide and never too narrow.
 """
 
@@ -25,12 +25,12 @@ from study_operator.ledger.ranking import choose_winner, rank
 from study_operator.ledger.trial import GainOnTest, Ledger, Measurement, Origin, Trial
 from study_operator.spec.metrics import is_share
 from study_operator.spec.study import Study
-from trial_trainer.contract import Judgement
+from trial_trainer.contract import FinalEvaluation
 
 CONFIDENCE = 0.95
 CARRIED = 0.5
 """Share of an arm's first-rung noise that is expected again at full length: it answers the same questions, as another
-model. Nobody can know it from two readings; the simulations go from none to nine tenths."""
+model. Nobody can know it from two measurements; the simulations go from none to nine tenths."""
 
 NORMAL_FROM = 200
 """Degrees of freedom from which Student's quantiles are taken for the normal ones."""
@@ -42,7 +42,7 @@ class GainSource(StrEnum):
     TEST = "Test"
     """Unbiased: the winner was chosen before, by validation."""
     VALIDATION = "Validation"
-    """The readings that the arm was chosen by; corrected for that."""
+    """The measurements that the arm was chosen by; corrected for that."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,17 +52,17 @@ class Gain:
     trial: str
     estimate: float
     low: float | None
-    """Of the 95 % interval; None where the readings have no standard errors, and then nothing is corrected either."""
+    """Of the 95 % interval; None where the measurements have no standard errors, and then nothing is corrected either."""
     high: float | None
     source: GainSource
-    largest_of: int | None
+    best_of: int | None
     """On validation: how many arms were read, of which this is the best."""
-    as_read: float | None
-    """On validation: the difference of the two readings."""
+    uncorrected: float | None
+    """On validation: the difference of the two measurements."""
 
 
 def find_best(study: Study, trials: Sequence[Trial]) -> Trial | None:
-    """Return the best trial so far: the winner by validation, or else the best first reading."""
+    """Return the best trial so far: the winner by validation, or else the best first measurement."""
     return choose_winner(study, trials) or next((t for t in rank(study, trials, 0) if not t.has_diverged), None)
 
 
@@ -80,31 +80,31 @@ def find_gain(study: Study, ledger: Ledger) -> Gain | None:
             low=test.low,
             high=test.high,
             source=GainSource.TEST,
-            largest_of=None,
-            as_read=None,
+            best_of=None,
+            uncorrected=None,
         )
     return measure_validation_gain(study, ledger.trials, best, baseline)
 
 
 def measure_validation_gain(study: Study, trials: Sequence[Trial], best: Trial, baseline: Trial) -> Gain | None:
-    """Estimate the best arm's gain from the readings that it was chosen by."""
-    reading = best.measurements[-1]
-    reference = baseline.measurement(reading.rung)
+    """Estimate the best arm's gain from the measurements that it was chosen by."""
+    measurement = best.measurements[-1]
+    reference = baseline.measurement(measurement.rung)
     if reference is None or reference.diverged:
         return None
     searched = [t for t in trials if t is not baseline and not t.has_diverged and t.measurements]
-    as_read = reading.value - reference.value
-    estimate, low, high = as_read, None, None
+    uncorrected = measurement.value - reference.value
+    estimate, low, high = uncorrected, None, None
     errors = _Errors.of((*searched, baseline))
     if errors is not None:
-        sign, merit = study.objective.merit(1.0), study.objective.merit(as_read)
-        sites = min((m.sites for m in (reading, reference) if m.sites), default=None)
+        sign, merit = study.objective.merit(1.0), study.objective.merit(uncorrected)
+        sites = min((m.sites for m in (measurement, reference) if m.sites), default=None)
         tail = (1 - CONFIDENCE) / 2
         critical = student_quantile(1 - tail / len(searched), sites)
-        error = math.hypot(errors.find(reading), errors.find(reference))
+        error = math.hypot(errors.find(measurement), errors.find(reference))
         # Noise of the best is more likely up than down: upwards no arm but itself is allowed for.
         worst, most = merit - critical * error, merit + student_quantile(1 - tail, sites) * error
-        corrected = _correct(study, searched, best, baseline, reading.rung, critical, errors)
+        corrected = _correct(study, searched, best, baseline, measurement.rung, critical, errors)
         estimate = sign * min(max(corrected, worst), merit)
         low, high = sorted((sign * worst, sign * most))
     return Gain(
@@ -113,8 +113,8 @@ def measure_validation_gain(study: Study, trials: Sequence[Trial], best: Trial, 
         low=low,
         high=high,
         source=GainSource.VALIDATION,
-        largest_of=len(searched),
-        as_read=as_read,
+        best_of=len(searched),
+        uncorrected=uncorrected,
     )
 
 
@@ -126,13 +126,13 @@ def describe_gain(gain: Gain, metric: str) -> str:
         text += f" ({format(gain.low * scale, form)} to {format(gain.high * scale, form)})"
     else:
         text += " (no interval)"
-    return f"{text} on test" if gain.source is GainSource.TEST else f"{text} best of {gain.largest_of}"
+    return f"{text} on test" if gain.source is GainSource.TEST else f"{text} best of {gain.best_of}"
 
 
-def find_test_gain(judgement: Judgement) -> GainOnTest | None:
+def find_test_gain(final_evaluation: FinalEvaluation) -> GainOnTest | None:
     """Return what the test set says of winner and baseline, by the hand-labelled mean where people labelled it."""
     for mean in ("hand_labelled", "all_asked"):
-        gain = judgement.gains.get(f"{mean}/winner-baseline")
+        gain = final_evaluation.gains.get(f"{mean}/winner-baseline")
         if gain is not None and gain.n:
             return GainOnTest(mean=mean, difference=gain.difference, low=gain.low, high=gain.high, n=gain.n)
     return None
@@ -151,7 +151,7 @@ def _correct(
     arms = (*searched, baseline)
     points = _points(study, arms, rung, errors)
     if rung:
-        # Who was promoted was chosen by the first reading, and answers the same questions again.
+        # Who was promoted was chosen by the first measurement, and answers the same questions again.
         read = _points(study, arms, 0, errors)
         first = _draw_together(read, critical)
         points |= {
@@ -183,8 +183,8 @@ class _Drawn:
 
 
 def _points(study: Study, trials: Sequence[Trial], rung: int, errors: _Errors) -> dict[int, _Point]:
-    readings = {t.index: m for t in trials if (m := t.measurement(rung)) is not None and not m.diverged}
-    return {i: _Point(study.objective.merit(m.value), errors.find(m)) for i, m in readings.items()}
+    measurements = {t.index: m for t in trials if (m := t.measurement(rung)) is not None and not m.diverged}
+    return {i: _Point(study.objective.merit(m.value), errors.find(m)) for i, m in measurements.items()}
 
 
 @dataclass(frozen=True)

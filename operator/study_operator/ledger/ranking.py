@@ -74,7 +74,7 @@ def choose_winner(study: Study, trials: Iterable[Trial]) -> Trial | None:
 
 
 def satisfies_constraints(study: Study, measurement: Measurement | None) -> bool:
-    """Say whether a reading keeps every outcome constraint of the study."""
+    """Say whether a measurement keeps every outcome constraint of the study."""
     return measurement is not None and all(c.holds(measurement.metrics) for c in study.outcome_constraints)
 
 

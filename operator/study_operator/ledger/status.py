@@ -91,7 +91,7 @@ def render_status(
     reported: Reported | None = None,
     storage_problem: tuple[str, str] = ("", ""),
     refusal: tuple[str, str] = NO_REFUSAL,
-    left_behind: str = "",
+    orphans: str = "",
     progress: Sequence[TrialProgress] = (),
     report_uri: str = "",
     settings: Settings = DEFAULTS,
@@ -103,7 +103,7 @@ def render_status(
         ledger,
         storage_problem=storage_problem,
         refusal=refusal,
-        left_behind=left_behind,
+        orphans=orphans,
         now=now,
         before=recorded.conditions,
         settings=settings,
@@ -129,7 +129,7 @@ def _render_ledger(ledger: Ledger, recorded: Recorded) -> dict[str, Any]:
         if ledger.search_end
         else None,
         "winner": ledger.winner,
-        "judge": render_stage(ledger.judge),
+        "finalEvaluation": render_stage(ledger.final_evaluation),
         "testGain": render_test_gain(ledger.test_gain),
         "outcome": render_outcome(ledger.outcome),
         "cleanedAt": render_time(ledger.cleaned_at) if ledger.cleaned_at is not None else None,
@@ -183,8 +183,8 @@ def render_refused_status(recorded: Recorded, why: str, generation: int, now: da
     accepted = recorded.conditions.get("Accepted")
     if accepted is not None and accepted.reason == STATUS_REFUSED:
         return recorded.raw
-    said = f"the API server refuses every form of the study's status: {cut(why, SERVER_BYTES)}"
-    return render_refusal(recorded, STATUS_REFUSED, [said], generation, now)
+    message = f"the API server refuses every form of the study's status: {cut(why, SERVER_BYTES)}"
+    return render_refusal(recorded, STATUS_REFUSED, [message], generation, now)
 
 
 def render_refusal(
@@ -214,15 +214,15 @@ SHORT_TRIAL_BYTES, SHORT_BYTES, SERVER_BYTES = 60, 300, 500
 def shorten_status(status: Raw, recorded: Recorded, why: str) -> dict[str, Any]:
     """Return a status without what only people read, and the condition that says so; the ledger is whole."""
     accepted = recorded.conditions.get("Accepted")
-    said = f"the API server refuses the whole status, which is cut short: {cut(why, SERVER_BYTES)}"
+    message = f"the API server refuses the whole status, which is cut short: {cut(why, SERVER_BYTES)}"
     if accepted is not None and accepted.reason == STATUS_SHORTENED:
         # The same in other words is no news.
-        said = accepted.message
+        message = accepted.message
     conditions = [
-        {**c, "reason": STATUS_SHORTENED, "message": said} if c["type"] == "Accepted" else _shorten(c, SHORT_BYTES)
+        {**c, "reason": STATUS_SHORTENED, "message": message} if c["type"] == "Accepted" else _shorten(c, SHORT_BYTES)
         for c in status["conditions"]
     ]
-    parts = {name: _shorten(status[name], SHORT_BYTES) for name in ("prepare", "judge", "search", "outcome")}
+    parts = {name: _shorten(status[name], SHORT_BYTES) for name in ("prepare", "finalEvaluation", "search", "outcome")}
     trials = [_shorten(trial, SHORT_TRIAL_BYTES) for trial in status["trials"]]
     return {**status, **parts, "conditions": conditions, "trials": trials, "agreement": None, "progress": None}
 
@@ -328,8 +328,8 @@ def _render_best(study: Study, trial: Trial | None, gain: Gain | None) -> dict[s
         "gainLow": render_number(gain.low if gain is not None else None),
         "gainHigh": render_number(gain.high if gain is not None else None),
         "gainOn": gain.source.value if gain is not None else None,
-        "gainAsRead": render_number(gain.as_read if gain is not None else None),
-        "largestOf": gain.largest_of if gain is not None else None,
+        "gainUncorrected": render_number(gain.uncorrected if gain is not None else None),
+        "bestOf": gain.best_of if gain is not None else None,
     }
 
 

@@ -62,14 +62,14 @@ class EndReason(StrEnum):
     STORAGE_FAILED = "StorageFailed"
     """It left nothing, and the bucket could not be used: counts against nobody."""
     JOB_GONE = "JobGone"
-    NO_READING = "NoReading"
+    NO_MEASUREMENT = "NoMeasurement"
     """It said that it was done, and left nothing."""
     CRASHED = "Crashed"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Measurement:
-    """A reading of one rung, as the ledger keeps it."""
+    """A measurement of one rung, as the ledger keeps it."""
 
     rung: int
     step: int
@@ -82,7 +82,7 @@ class Measurement:
     """Sites that those are of; None where the trial diverged, its trainer does not tell, or there are a thousand."""
     metrics: Mapping[str, float]
     """The other metrics that hold for every answer, and those that the study constrains, by name, finite. All that was
-    measured, with standard errors, stands in the reading in the bucket."""
+    measured, with standard errors, stands in the measurement in the bucket."""
     checkpoint: str
     """Key under the study's prefix; empty where the trial diverged."""
     diverged: bool = False
@@ -218,7 +218,7 @@ def move(trial: Trial, state: TrialState, *, message: str = "") -> Trial:
 
 
 class StageState(StrEnum):
-    """Where a job of the study itself (prepare, judge) stands."""
+    """Where a job of the study itself (prepare, final evaluation) stands."""
 
     PENDING = "Pending"
     RUNNING = "Running"
@@ -228,7 +228,7 @@ class StageState(StrEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class Stage:
-    """A job of the study itself: prepare or judge."""
+    """A job of the study itself: prepare or final evaluation."""
 
     state: StageState = StageState.PENDING
     attempts: tuple[Attempt, ...] = ()
@@ -248,7 +248,7 @@ class DatasetCounts:
     """Samples."""
     validation: int
     test: int
-    """Samples; zero where there is no test set, and then nothing is judged."""
+    """Samples; zero where there is no test set, and then nothing is evaluated."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -295,7 +295,7 @@ class Ledger:
     search_message: str = ""
     winner: int | None = None
     """Index of the trial that validation chose. Written before the test set is read, and never changed."""
-    judge: Stage = Stage()
+    final_evaluation: Stage = Stage()
     test_gain: GainOnTest | None = None
     """None until the test set is read, and where there is no baseline."""
     outcome: Outcome | None = None

@@ -1,6 +1,6 @@
 """Accelerator time spent, saved and reserved, summed from the attempts in the ledger.
 
-Called by settle (what a reading's rung took), by the planner (budgets) and by the status. Hours are
+Called by settle (what a measurement's rung took), by the planner (budgets) and by the status. Hours are
 accelerator-hours; seconds are wall seconds.
 """
 
@@ -12,7 +12,7 @@ from datetime import datetime
 
 from study_operator.ledger.trial import GIVEN_UP, Attempt, Ledger, Measurement, Origin, Trial, TrialState
 from study_operator.spec.study import Study
-from trial_trainer.contract import Reading
+from trial_trainer.contract import RungMeasurement
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,7 +58,7 @@ def is_budget_exhausted(study: Study, ledger: Ledger, now: datetime) -> bool:
     return deadline is not None and usage.active_seconds + each * rounds >= deadline
 
 
-def with_seconds(measurement: Measurement, trial: Trial, reading: Reading) -> Measurement:
+def with_seconds(measurement: Measurement, trial: Trial, result: RungMeasurement) -> Measurement:
     """Return a measurement with what its rung took, as far as the trainer tells.
 
     A trainer tells what its last attempt took. Where that went on from a checkpoint, its steps tell the speed; what
@@ -68,17 +68,17 @@ def with_seconds(measurement: Measurement, trial: Trial, reading: Reading) -> Me
     steps = measurement.step - (first.step if trial.rung and first is not None else 0)
     attempts = [a for a in trial.attempts if a.rung == trial.rung]
     is_only = len(attempts) <= 1 and not (trial.earlier is not None and trial.earlier.rung == trial.rung)
-    trained = reading.trained_steps if reading.trained_steps is not None else steps if is_only else 0
-    train = reading.seconds.get("train", -1.0)
+    trained = result.trained_steps if result.trained_steps is not None else steps if is_only else 0
+    train = result.seconds.get("train", -1.0)
     if trained <= 0 or steps <= 0 or train < 0:
         return measurement
-    told = sum(seconds for phase, seconds in reading.seconds.items() if phase != "train")
+    reported = sum(seconds for phase, seconds in result.seconds.items() if phase != "train")
     wall = seconds_of(attempts[-1], None) if attempts else 0.0
     return replace(
         measurement,
         train_seconds=round(train / trained * steps, 1) if trial.rung == 0 else None,
-        # The process starts before its first phase does. An attempt that only found the reading took less.
-        fixed_seconds=round(max(told, wall - train, 0.0), 1),
+        # The process starts before its first phase does. An attempt that only found the measurement took less.
+        fixed_seconds=round(max(reported, wall - train, 0.0), 1),
     )
 
 

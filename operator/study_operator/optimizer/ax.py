@@ -418,7 +418,7 @@ def _build_generation_strategy(study: Study) -> GenerationStrategy:
     initialization = GenerationNode(
         name=INITIALIZATION_NODE,
         generator_specs=[GeneratorSpec(generator_enum=Generators.SOBOL, generator_kwargs={"seed": seed})],
-        # Both must hold before a model is fitted. There is no criterion to pause: where readings are late, a slot is
+        # Both must hold before a model is fitted. There is no criterion to pause: where measurements are late, a slot is
         # better filled with one more spread-out arm than left idle.
         transition_criteria=[
             MinTrials(
@@ -446,7 +446,7 @@ def _build_generation_strategy(study: Study) -> GenerationStrategy:
                     "transforms": [AddExecutionViability, *MBM_X_trans, *Y_trans],
                     "transform_configs": {
                         "AddExecutionViability": {"min_abandoned_trials": 1},
-                        # Fenced in already; among equal readings Ax would make a diverged trial one of them.
+                        # Fenced in already; among equal measurements Ax would make a diverged trial one of them.
                         "Winsorize": {"winsorization_config": {study.objective.metric: WinsorizationConfig()}},
                     },
                 },

@@ -20,8 +20,8 @@ from study_operator.reconcile.actions import (
     CleanUp,
     DeleteJob,
     EndSearch,
+    EvaluateWinner,
     Finish,
-    Judge,
     Launch,
     Prepare,
     Promote,
@@ -33,7 +33,7 @@ from study_operator.reconcile.runner import QUOTA_EXCEEDED, JobKind, JobSpec, Tr
 from study_operator.settings import Settings
 from study_operator.spec.study import Arm, Study
 from trial_trainer.artifacts import ArtifactStore
-from trial_trainer.contract import CHECKPOINTS, JUDGEMENT, READING, SUMMARY
+from trial_trainer.contract import CHECKPOINTS, FINAL_EVALUATION, MEASUREMENT, SUMMARY
 
 log = logging.getLogger(__name__)
 
@@ -67,19 +67,19 @@ def act(
                 trial = ledger.trials[index]
                 if not written.trial(index):
                     continue
-                result = f"{names.rung_key(trial.name, trial.rung)}/{READING}"
+                result = f"{names.rung_key(trial.name, trial.rung)}/{MEASUREMENT}"
                 refusal = hands.launch(build_job_of(study, ledger, trial), result, _say_rung(study, trial))
                 ledger = _with_trial(ledger, _with_refusal(trial, refusal))
-            case Judge():
+            case EvaluateWinner():
                 winner = ledger.trials[ledger.winner or 0]
-                if not written.judge():
+                if not written.final_evaluation():
                     continue
-                result = f"{names.JUDGE}/{JUDGEMENT}"
-                job = build_job_of(study, ledger, JobKind.JUDGE)
-                refusal = hands.launch(job, result, f"to judge trial {winner.name} on the test set")
-                ledger = replace(ledger, judge=_with_refusal(ledger.judge, refusal))
+                result = f"{names.FINAL_EVALUATION}/{FINAL_EVALUATION}"
+                job = build_job_of(study, ledger, JobKind.FINAL_EVALUATION)
+                refusal = hands.launch(job, result, f"to evaluate trial {winner.name} on the test set")
+                ledger = replace(ledger, final_evaluation=_with_refusal(ledger.final_evaluation, refusal))
             case DeleteJob(name=name, index=None):
-                if not (written.prepare() if name == names.prepare_job(study.name) else written.judge()):
+                if not (written.prepare() if name == names.prepare_job(study.name) else written.final_evaluation()):
                     continue
                 hands.delete(name)
             case DeleteJob(name=name, index=int(index)):
@@ -118,9 +118,13 @@ class _Written:
         is_accepted = accepted is not None and accepted.is_true
         return is_accepted and self.recorded.ledger.prepare == self.ledger.prepare
 
-    def judge(self) -> bool:
+    def final_evaluation(self) -> bool:
         known = self.recorded.ledger
-        return known.winner is not None and known.winner == self.ledger.winner and known.judge == self.ledger.judge
+        return (
+            known.winner is not None
+            and known.winner == self.ledger.winner
+            and known.final_evaluation == self.ledger.final_evaluation
+        )
 
 
 def _checkpoints_of(key: str) -> str:
@@ -224,7 +228,7 @@ def _decide(study: Study, ledger: Ledger, action: Action) -> Ledger:
             return replace(ledger, winner=index)
         case Finish(outcome=outcome):
             return replace(ledger, outcome=outcome)
-        case Prepare() | Launch() | Judge() | DeleteJob() | Suggest() | CleanUp():
+        case Prepare() | Launch() | EvaluateWinner() | DeleteJob() | Suggest() | CleanUp():
             raise TypeError(f"{type(action).__name__} must be carried out, not decided")
         case _:
             assert_never(action)
@@ -255,8 +259,8 @@ def _enter(study: Study, ledger: Ledger, arm: Arm, origin: Origin, node: str) ->
         index=len(ledger.trials), arm=dict(arm), origin=origin, generation_node=node, total_steps=max(1, total)
     )
     if total < 1:
-        said = f"batch_size must be at most {samples}, the number of training samples, got {arm.get('batch_size')}"
-        trial = move(trial, TrialState.ABANDONED, message=said)
+        message = f"batch_size must be at most {samples}, the number of training samples, got {arm.get('batch_size')}"
+        trial = move(trial, TrialState.ABANDONED, message=message)
     return replace(ledger, trials=(*ledger.trials, trial))
 
 

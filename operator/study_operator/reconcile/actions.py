@@ -62,7 +62,7 @@ class Promote:
 
 @dataclass(frozen=True, kw_only=True)
 class Stop:
-    """Let a trial end with its first reading."""
+    """Let a trial end with its first measurement."""
 
     index: int
     reason: str
@@ -77,7 +77,7 @@ class ChooseWinner:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Judge:
+class EvaluateWinner:
     """Launch the job that reads the test set."""
 
     reason: str
@@ -89,7 +89,7 @@ class DeleteJob:
 
     name: str
     index: int | None
-    """The trial that it belongs to; None for prepare and judge."""
+    """The trial that it belongs to; None for prepare and final evaluation."""
     reason: str
 
 
@@ -119,7 +119,7 @@ Action = (
     | Promote
     | Stop
     | ChooseWinner
-    | Judge
+    | EvaluateWinner
     | DeleteJob
     | Finish
     | CleanUp

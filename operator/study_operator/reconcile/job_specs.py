@@ -12,7 +12,7 @@ from trial_trainer.artifacts import join
 from trial_trainer.contract import (
     ADAPTER,
     Candidate,
-    JudgeConfig,
+    FinalEvaluationConfig,
     PrepareConfig,
     TrialConfig,
     count_total_steps,
@@ -97,7 +97,7 @@ def build_trial_job(study: Study, trial: Trial, fingerprint: str) -> JobSpec:
     return replace(job, trial=trial.name, rung=trial.rung, processes=study.trainer.processes)
 
 
-def build_judge_job(study: Study, winner: Trial, baseline: Trial | None, fingerprint: str) -> JobSpec:
+def build_final_evaluation_job(study: Study, winner: Trial, baseline: Trial | None, fingerprint: str) -> JobSpec:
     """Build the job that reads the test set; a winner that is the baseline is not read twice."""
 
     def candidate(trial: Trial) -> Candidate:
@@ -105,35 +105,35 @@ def build_judge_job(study: Study, winner: Trial, baseline: Trial | None, fingerp
         return Candidate(trial=trial.name, adapter=adapter_uri(study, trial), digest=digest)
 
     has_baseline = baseline is not None and baseline.index != winner.index
-    config = JudgeConfig(
+    config = FinalEvaluationConfig(
         study=study.name,
         winner=candidate(winner),
         baseline=candidate(baseline) if baseline is not None and has_baseline else None,
         base_model=study.base_model,
         dataset=join(artifacts_uri(study), names.DATASET),
-        output=join(artifacts_uri(study), names.JUDGE),
+        output=join(artifacts_uri(study), names.FINAL_EVALUATION),
         trainer=study.trainer,
         seed=study.seed,
         dataset_fingerprint=fingerprint,
     )
-    return _spec(names.judge_job(study.name), JobKind.JUDGE, config)
+    return _spec(names.final_evaluation_job(study.name), JobKind.FINAL_EVALUATION, config)
 
 
-def _spec(name: str, kind: JobKind, config: PrepareConfig | TrialConfig | JudgeConfig) -> JobSpec:
+def _spec(name: str, kind: JobKind, config: PrepareConfig | TrialConfig | FinalEvaluationConfig) -> JobSpec:
     """Return a job whose configuration carries its own digest."""
     digest = digest_of(config)
     return JobSpec(name=name, kind=kind, config=to_json(replace(config, digest=digest)), digest=digest)
 
 
 def build_job_of(study: Study, ledger: Ledger, of: Trial | JobKind) -> JobSpec:
-    """Build the job of a trial's present rung, the one that prepares, or the one that judges the ledger's winner."""
+    """Build the job of a trial's present rung, the one that prepares, or the one that evaluates the ledger's winner."""
     fingerprint = ledger.dataset.fingerprint if ledger.dataset is not None else ""
     match of:
         case JobKind.PREPARE:
             return build_prepare_job(study)
-        case JobKind.JUDGE:
+        case JobKind.FINAL_EVALUATION:
             winner = ledger.trials[ledger.winner or 0]
-            return build_judge_job(study, winner, find_finished_baseline(ledger.trials), fingerprint)
+            return build_final_evaluation_job(study, winner, find_finished_baseline(ledger.trials), fingerprint)
         case Trial():
             return build_trial_job(study, of, fingerprint)
         case _:

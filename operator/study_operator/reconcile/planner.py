@@ -33,8 +33,8 @@ from study_operator.reconcile.actions import (
     CleanUp,
     DeleteJob,
     EndSearch,
+    EvaluateWinner,
     Finish,
-    Judge,
     Launch,
     Prepare,
     Promote,
@@ -119,7 +119,7 @@ def _find_kept(study: Study, trials: Sequence[Trial]) -> tuple[tuple[str, int], 
 
 def _find_failure(study: Study, ledger: Ledger, trials: Sequence[Trial]) -> tuple[str, str] | None:
     """Return why the study cannot go on: a CamelCase word and a sentence."""
-    for stage, reason in ((ledger.prepare, "PrepareFailed"), (ledger.judge, "JudgeFailed")):
+    for stage, reason in ((ledger.prepare, "PrepareFailed"), (ledger.final_evaluation, "FinalEvaluationFailed")):
         if stage.state is StageState.FAILED:
             return reason, stage.message
     for trial in trials:
@@ -154,7 +154,7 @@ def _plan_deletions(
     """Delete jobs that must stop, that stand in the way of the next attempt, or whose result is in the ledger."""
     actions = _plan_deletions_of_foreign(study, trials, jobs)
     stages: list[tuple[str, Stage]] = [(names.prepare_job(study.name), ledger.prepare)]
-    stages.append((names.judge_job(study.name), ledger.judge))
+    stages.append((names.final_evaluation_job(study.name), ledger.final_evaluation))
     for name, stage in stages:
         if name not in jobs or jobs[name].is_foreign:
             continue
@@ -177,7 +177,7 @@ def _plan_deletions(
         if reason:
             actions.append(DeleteJob(name=name, index=trial.index, reason=reason))
     # A namespace may have a quota on Jobs: where there is no room for the next one, none is kept any longer.
-    messages = [ledger.prepare.message, ledger.judge.message, *(t.message for t in trials)]
+    messages = [ledger.prepare.message, ledger.final_evaluation.message, *(t.message for t in trials)]
     is_room_wanted = any(message.startswith(f"{WAITS}{QUOTA_EXCEEDED}") for message in messages)
     return actions + [
         DeleteJob(name=name, index=index, reason="its result is in the ledger")
@@ -194,7 +194,10 @@ def find_settled_jobs(
         return
     kept = timedelta(seconds=study.ttl_seconds_after_finished or 0)
     settled: list[tuple[str, int | None, Trial | Stage]] = []
-    stages = ((names.prepare_job(study.name), ledger.prepare), (names.judge_job(study.name), ledger.judge))
+    stages = (
+        (names.prepare_job(study.name), ledger.prepare),
+        (names.final_evaluation_job(study.name), ledger.final_evaluation),
+    )
     settled += [
         (name, None, stage) for name, stage in stages if stage.state in (StageState.COMPLETED, StageState.FAILED)
     ]
@@ -298,11 +301,11 @@ def _plan_promotion(study: Study, ledger: Ledger, trials: Sequence[Trial], end: 
     if not choices:
         counts = {s: sum(t.state is s for t in trials) for s in (TrialState.ABANDONED, TrialState.FAILED)}
         diverged = sum(t.has_diverged for t in trials)
-        said = (
+        message = (
             f"none of {len(trials)} trials can continue: {diverged} diverged, "
             f"{counts[TrialState.ABANDONED]} cannot run, {counts[TrialState.FAILED]} failed"
         )
-        return [_fail("NothingTrains", f"{said}. {ledger.search_message}".strip())]
+        return [_fail("NothingTrains", f"{message}. {ledger.search_message}".strip())]
     actions: list[Action] = [] if ledger.search_end else [EndSearch(end=end, reason=_SAY_END[end])]
     actions += [
         Promote(
@@ -347,16 +350,16 @@ def _plan_end(
         winner = choose_winner(study, trials)
         if winner is None:
             return [_fail("NoWinner", "no trial reached its full length with a usable model")]
-        return [ChooseWinner(index=winner.index, reason="the best validation reading at full length")]
+        return [ChooseWinner(index=winner.index, reason="the best validation measurement at full length")]
     has_test = ledger.dataset is not None and ledger.dataset.test > 0
-    if has_test and ledger.judge.state is not StageState.COMPLETED:
-        name = names.judge_job(study.name)
-        if _is_launchable(ledger.judge, jobs.get(name), now, settings):
-            return [Judge(reason="the winner is chosen")]
+    if has_test and ledger.final_evaluation.state is not StageState.COMPLETED:
+        name = names.final_evaluation_job(study.name)
+        if _is_launchable(ledger.final_evaluation, jobs.get(name), now, settings):
+            return [EvaluateWinner(reason="the winner is chosen")]
         return []
     is_short = ledger.search_end is SearchEnd.BUDGET_EXHAUSTED
-    said = f"trial t{ledger.winner:03d} is the winner of {len(trials)} trials"
+    message = f"trial t{ledger.winner:03d} is the winner of {len(trials)} trials"
     if ledger.search_end is not SearchEnd.ALL_TRIALS_MEASURED and ledger.search_end is not None:
-        said += f"; {_SAY_END[ledger.search_end]}"
-    outcome = Outcome(failed=False, reason="BudgetExhausted" if is_short else "Completed", message=said)
-    return [Finish(outcome=outcome, reason=said)]
+        message += f"; {_SAY_END[ledger.search_end]}"
+    outcome = Outcome(failed=False, reason="BudgetExhausted" if is_short else "Completed", message=message)
+    return [Finish(outcome=outcome, reason=message)]

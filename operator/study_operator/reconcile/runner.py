@@ -17,7 +17,7 @@ class JobKind(StrEnum):
 
     PREPARE = "Prepare"
     TRIAL = "Trial"
-    JUDGE = "Judge"
+    FINAL_EVALUATION = "FinalEvaluation"
 
 
 class JobPhase(StrEnum):
@@ -82,7 +82,7 @@ class JobStatus:
     """What it was created with; empty where it was created by an earlier version."""
     is_foreign: bool = False
     """Whether it has another digest than the job of its name must have: it is another arm's, or another winner's."""
-    left_behind: tuple[str, ...] = ()
+    orphans: tuple[str, ...] = ()
     """Pods that go on although the job was deleted from under them: whoever runs jobs cannot stop these."""
     is_refused: bool = False
     """Whether the cluster does not take its pod: a quota, Pod Security, a policy."""

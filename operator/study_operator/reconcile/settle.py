@@ -1,4 +1,4 @@
-"""What happened since the last tick: job statuses and readings into a new ledger. Whose fault an end was is told here.
+"""What happened since the last tick: job statuses and measurements into a new ledger. Whose fault an end was is told here.
 
 Called by `reconcile.tick`; imports nothing that can act. Seeing the same thing twice changes nothing: an attempt is
 known by the runner's own word for it, and what was settled is not settled again.
@@ -37,7 +37,7 @@ from study_operator.spec import limits
 from study_operator.spec.metrics import METRICS, WORST_VALUES, is_share
 from study_operator.spec.study import Arm, Study
 from trial_trainer.artifacts import join
-from trial_trainer.contract import DatasetSummary, ExitCode, Judgement, Reading
+from trial_trainer.contract import DatasetSummary, ExitCode, FinalEvaluation, RungMeasurement
 
 OUT_OF_MEMORY_KILL = "OOMKilled"
 """The environment's word for a process that the kernel killed because it used too much memory."""
@@ -53,10 +53,10 @@ MANY_SITES = 1_000
 class Results:
     """What the awaited jobs have written so far."""
 
-    readings: Mapping[tuple[int, int], Reading] = field(default_factory=dict)
+    measurements: Mapping[tuple[int, int], RungMeasurement] = field(default_factory=dict)
     """By index of the trial and rung."""
     summary: DatasetSummary | None = None
-    judgement: Judgement | None = None
+    final_evaluation: FinalEvaluation | None = None
     problems: Mapping[str, str] = field(default_factory=dict)
     """By name of the job: why what it has written cannot be used."""
     refused: Mapping[str, str] = field(default_factory=dict)
@@ -64,7 +64,7 @@ class Results:
 
 
 def list_awaited(study: Study, ledger: Ledger, jobs: Mapping[str, JobStatus]) -> Iterator[Trial]:
-    """Yield the trials whose job is over or not there: a reading of theirs may have been written."""
+    """Yield the trials whose job is over or not there: a measurement of theirs may have been written."""
     for trial in ledger.trials:
         if trial.is_busy and not is_live(jobs.get(names.trial_job(study.name, trial.name, trial.rung))):
             yield trial
@@ -85,13 +85,13 @@ def settle(
 
     A run that went well, over three ticks:
 
-        seen              job runs         job is over, reading.json    (trial paused; nothing is awaited)
+        seen              job runs         job is over, measurement.json    (trial paused; nothing is awaited)
         trial    Pending ─────────> Running ─────────────────────> Paused
         attempt           opened           closed: Succeeded
 
     One that was evicted, and whose next attempt diverged:
 
-        seen              job runs        job is over, no reading,    job runs       job is over,
+        seen              job runs        job is over, no measurement,    job runs       job is over,
                                           pod says Evicted                           exit code 10
         trial    Pending ────────> Running ─────────────> Pending ────────> Running ─────────────> Paused, diverged
         attempt           opened          closed: Evicted           opened          closed: Diverged
@@ -125,12 +125,14 @@ def settle(
     )
     trials = tuple(_say_refused(_settle_trial(trial, seen), seen) for trial in ledger.trials)
     prepare = _settle_stage(ledger.prepare, names.prepare_job(study.name), seen, is_done=results.summary is not None)
-    judge = ledger.judge
+    final_evaluation = ledger.final_evaluation
     test_gain = ledger.test_gain
     if ledger.winner is not None:
-        judge = _settle_stage(judge, names.judge_job(study.name), seen, is_done=results.judgement is not None)
-        if results.judgement is not None and judge.state is StageState.COMPLETED:
-            test_gain = find_test_gain(results.judgement)
+        final_evaluation = _settle_stage(
+            final_evaluation, names.final_evaluation_job(study.name), seen, is_done=results.final_evaluation is not None
+        )
+        if results.final_evaluation is not None and final_evaluation.state is StageState.COMPLETED:
+            test_gain = find_test_gain(results.final_evaluation)
     dataset = ledger.dataset
     if dataset is None and results.summary is not None and prepare.state is StageState.COMPLETED:
         dataset = _count_samples(results.summary)
@@ -139,7 +141,7 @@ def settle(
             ledger,
             trials=give_worst_values(study, trials),
             prepare=prepare,
-            judge=judge,
+            final_evaluation=final_evaluation,
             test_gain=test_gain,
             dataset=dataset,
         )
@@ -148,7 +150,11 @@ def settle(
 
 def find_new_faults(study: Study, before: Ledger, after: Ledger) -> frozenset[str]:
     """Return the jobs of which an attempt has newly ended without a result, and without a word whose fault it was."""
-    attempts = [*before.prepare.attempts, *before.judge.attempts, *(a for t in before.trials for a in t.attempts)]
+    attempts = [
+        *before.prepare.attempts,
+        *before.final_evaluation.attempts,
+        *(a for t in before.trials for a in t.attempts),
+    ]
     known = {(a.id, a.rung) for a in attempts if not a.is_open}
 
     def has_fault(of: Trial | Stage) -> bool:
@@ -157,7 +163,10 @@ def find_new_faults(study: Study, before: Ledger, after: Ledger) -> frozenset[st
             for a in of.attempts
         )
 
-    stages = ((names.prepare_job(study.name), after.prepare), (names.judge_job(study.name), after.judge))
+    stages = (
+        (names.prepare_job(study.name), after.prepare),
+        (names.final_evaluation_job(study.name), after.final_evaluation),
+    )
     found = {name for name, stage in stages if has_fault(stage)}
     found |= {names.trial_job(study.name, t.name, t.rung) for t in after.trials if has_fault(t)}
     return frozenset(found)
@@ -169,7 +178,7 @@ def is_live(job: JobStatus | None) -> bool:
 
 
 def give_worst_values(study: Study, trials: tuple[Trial, ...]) -> tuple[Trial, ...]:
-    """Give every diverged measurement the objective's worst value, which moves while worse readings come in."""
+    """Give every diverged measurement the objective's worst value, which moves while worse measurements come in."""
     if not any(t.has_diverged for t in trials):
         return trials
     worst = _find_worst_value(study, trials)
@@ -177,12 +186,12 @@ def give_worst_values(study: Study, trials: tuple[Trial, ...]) -> tuple[Trial, .
 
 
 def why_it_ended(job: JobStatus | EndedAttempt) -> str:
-    """Return the reason of an end without a reading: whose fault it was follows from it."""
+    """Return the reason of an end without a measurement: whose fault it was follows from it."""
     if job.reason == OUT_OF_MEMORY_KILL:
         return EndReason.OUT_OF_MEMORY
     match job.exit_code:
         case ExitCode.STOP_STEP_REACHED:
-            return EndReason.NO_READING
+            return EndReason.NO_MEASUREMENT
         case ExitCode.DIVERGED:
             return EndReason.DIVERGED
         case ExitCode.ARM_CANNOT_RUN:
@@ -241,9 +250,9 @@ def _settle_trial(trial: Trial, seen: _Seen) -> Trial:
         return _settle_given_up(trial, job, seen)
     if job is not None and is_live(job):
         return _settle_live(trial, job, seen)
-    reading = seen.results.readings.get((trial.index, trial.rung))
-    if reading is not None:
-        return _settle_reading(trial, job, reading, seen)
+    result = seen.results.measurements.get((trial.index, trial.rung))
+    if result is not None:
+        return _settle_measurement(trial, job, result, seen)
     ended = _close(trial.attempts, trial.rung, job, seen)
     if ended is None:
         return trial
@@ -262,8 +271,8 @@ def _say_refused(trial: Trial, seen: _Seen) -> Trial:
     """Say of a trial that waits for its job what of another arm was found in its place."""
     if not trial.is_busy or not seen.results.refused:
         return trial
-    said = seen.results.refused.get(names.trial_job(seen.study.name, trial.name, trial.rung), trial.message)
-    return trial if said == trial.message else replace(trial, message=said)
+    message = seen.results.refused.get(names.trial_job(seen.study.name, trial.name, trial.rung), trial.message)
+    return trial if message == trial.message else replace(trial, message=message)
 
 
 def _settle_past(trial: Trial, past: EndedAttempt, seen: _Seen) -> Trial:
@@ -304,8 +313,8 @@ def _settle_live(trial: Trial, job: JobStatus, seen: _Seen) -> Trial:
         return trial
     if attempt is not None and job.phase is JobPhase.RUNNING and trial.state is TrialState.PENDING:
         return move(trial, TrialState.RUNNING)
-    said = _say_waiting(trial.message, job, seen)
-    return trial if said == trial.message else replace(trial, message=said)
+    message = _say_waiting(trial.message, job, seen)
+    return trial if message == trial.message else replace(trial, message=message)
 
 
 def _give_up_stuck(attempts: tuple[Attempt, ...], rung: int, job: JobStatus, seen: _Seen) -> tuple[Attempt, ...] | None:
@@ -320,67 +329,67 @@ def _give_up_stuck(attempts: tuple[Attempt, ...], rung: int, job: JobStatus, see
     return (*_without_open(attempts, seen.now), attempt)
 
 
-def _say_waiting(said: str, job: JobStatus, seen: _Seen) -> str:
+def _say_waiting(message: str, job: JobStatus, seen: _Seen) -> str:
     """Return what is said of a job that does not run: why it waits, if it has waited for long; else what was said."""
     if job.waits_since is None or not job.reason:
-        return "" if said.startswith(WAITS) else said
+        return "" if message.startswith(WAITS) else message
     if seen.now - job.waits_since < timedelta(seconds=seen.settings.waiting_said_after_seconds):
-        return said
+        return message
     # What the environment says of one and the same reason changes every minute; each change would be a write.
-    if said.startswith(f"{WAITS}{job.reason}"):
-        return said
+    if message.startswith(f"{WAITS}{job.reason}"):
+        return message
     return f"{WAITS}{job.reason}" + (f": {job.message}" if job.message else "")
 
 
-def _settle_reading(trial: Trial, job: JobStatus | None, reading: Reading, seen: _Seen) -> Trial:
+def _settle_measurement(trial: Trial, job: JobStatus | None, result: RungMeasurement, seen: _Seen) -> Trial:
     ended = _close(trial.attempts, trial.rung, job, seen, reason=EndReason.SUCCEEDED)
     trial = replace(trial, attempts=ended) if ended is not None else trial
     metric = seen.study.objective.metric
-    if metric not in reading.metrics:
-        said = f"the reading must hold the objective's metric {metric}, got {', '.join(sorted(reading.metrics))}"
-        return move(_blame(trial, EndReason.STUDY_CANNOT_RUN, seen), TrialState.FAILED, message=said)
-    empty = [name for name in needed_metrics(seen.study) if name in reading.metrics and reading.metrics[name].n == 0]
+    if metric not in result.metrics:
+        message = f"the measurement must hold the objective's metric {metric}, got {', '.join(sorted(result.metrics))}"
+        return move(_blame(trial, EndReason.STUDY_CANNOT_RUN, seen), TrialState.FAILED, message=message)
+    empty = [name for name in needed_metrics(seen.study) if name in result.metrics and result.metrics[name].n == 0]
     if empty:
-        said = f"the validation set must hold at least 1 question that {empty[0]} is a mean of, got none"
-        return move(_blame(trial, EndReason.STUDY_CANNOT_RUN, seen), TrialState.FAILED, message=said)
-    if len(reading.checkpoint) > limits.CHECKPOINT_LENGTH:
-        said = f"the reading's checkpoint must have at most {limits.CHECKPOINT_LENGTH} characters"
-        said += f", got {len(reading.checkpoint)}"
-        return move(_blame(trial, EndReason.STUDY_CANNOT_RUN, seen), TrialState.FAILED, message=said)
-    objective = reading.metrics[metric]
+        message = f"the validation set must hold at least 1 question that {empty[0]} is a mean of, got none"
+        return move(_blame(trial, EndReason.STUDY_CANNOT_RUN, seen), TrialState.FAILED, message=message)
+    if len(result.checkpoint) > limits.CHECKPOINT_LENGTH:
+        message = f"the measurement's checkpoint must have at most {limits.CHECKPOINT_LENGTH} characters"
+        message += f", got {len(result.checkpoint)}"
+        return move(_blame(trial, EndReason.STUDY_CANNOT_RUN, seen), TrialState.FAILED, message=message)
+    objective = result.metrics[metric]
     measurement = Measurement(
         rung=trial.rung,
-        step=reading.step,
+        step=result.step,
         value=objective.value,
         standard_error=None if (error := objective.standard_error) is None else float(f"{error:.6g}"),
         n=objective.n,
         sites=objective.sites if objective.sites is not None and objective.sites < MANY_SITES else None,
         # In as many digits as tell anything: a ledger of hundreds of trials has its bound.
         metrics={
-            name: float(f"{reading.metrics[name].value:.9g}")
+            name: float(f"{result.metrics[name].value:.9g}")
             for name in kept_metrics(seen.study)
-            if name in reading.metrics and reading.metrics[name].n
+            if name in result.metrics and result.metrics[name].n
         },
-        checkpoint=join(names.rung_key(trial.name, trial.rung), reading.checkpoint),
+        checkpoint=join(names.rung_key(trial.name, trial.rung), result.checkpoint),
     )
-    measurement = with_seconds(measurement, trial, reading)
-    share = _find_gibberish(reading)
+    measurement = with_seconds(measurement, trial, result)
+    share = _find_gibberish(result)
     if share is None:
-        return _measured(trial, measurement, message=_say_begun(trial, reading))
-    said = f"gibberish: no answer is right, and {share:.0%} of them are invalid or repeat themselves"
-    return _measured(trial, replace(measurement, gibberish=True), message=said)
+        return _measured(trial, measurement, message=_say_begun(trial, result))
+    message = f"gibberish: no answer is right, and {share:.0%} of them are invalid or repeat themselves"
+    return _measured(trial, replace(measurement, gibberish=True), message=message)
 
 
-def _say_begun(trial: Trial, reading: Reading) -> str:
+def _say_begun(trial: Trial, result: RungMeasurement) -> str:
     """Say of a trial that continued that it began anew; its result is the same, and took longer."""
-    is_anew = trial.rung > 0 and reading.trained_steps is not None and reading.trained_steps >= reading.step
+    is_anew = trial.rung > 0 and result.trained_steps is not None and result.trained_steps >= result.step
     return "it began at its first step: it found no checkpoint of its own to go on from" if is_anew else ""
 
 
-def _find_gibberish(reading: Reading) -> float | None:
+def _find_gibberish(result: RungMeasurement) -> float | None:
     """Return the share of answers without sense of a model that makes none. It trained, so that it did not diverge."""
-    accuracy = reading.metrics.get("accuracy")
-    senseless = reading.metrics.get("gibberish_rate") or reading.metrics.get("invalid_output_rate")
+    accuracy = result.metrics.get("accuracy")
+    senseless = result.metrics.get("gibberish_rate") or result.metrics.get("invalid_output_rate")
     if accuracy is None or senseless is None or not accuracy.n or not senseless.n:
         return None
     return senseless.value if accuracy.value == 0 and senseless.value >= GIBBERISH_SHARE else None
@@ -394,8 +403,8 @@ def _settle_end(trial: Trial, attempt: Attempt, message: str, seen: _Seen) -> Tr
         case EndReason.ARM_CANNOT_RUN:
             return move(trial, TrialState.ABANDONED, message=message or "the arm cannot run")
         case EndReason.OUT_OF_MEMORY:
-            smaller, said = _find_smaller(trial, seen.trials)
-            message = f"{message}; {said}" if message else said
+            smaller, sentence = _find_smaller(trial, seen.trials)
+            message = f"{message}; {sentence}" if message else sentence
             if smaller is not None:
                 return move(trial, TrialState.ABANDONED, message=message)
         case EndReason.STUDY_CANNOT_RUN:
@@ -451,14 +460,14 @@ def _blame(trial: Trial, reason: EndReason, seen: _Seen) -> Trial:
 
 
 def _settle_stage(stage: Stage, name: str, seen: _Seen, *, is_done: bool) -> Stage:
-    """Settle prepare or judge: as a trial, but there is no arm to be at fault."""
+    """Settle prepare or final evaluation: as a trial, but there is no arm to be at fault."""
     if stage.state in (StageState.COMPLETED, StageState.FAILED) or name in seen.held:
         return stage
     stage = _settle_unfinished(stage, seen.jobs.get(name), seen, is_done=is_done)
-    said = seen.results.refused.get(name, stage.message)
-    if stage.state in (StageState.COMPLETED, StageState.FAILED) or said == stage.message:
+    message = seen.results.refused.get(name, stage.message)
+    if stage.state in (StageState.COMPLETED, StageState.FAILED) or message == stage.message:
         return stage
-    return replace(stage, message=said)
+    return replace(stage, message=message)
 
 
 def _settle_unfinished(stage: Stage, job: JobStatus | None, seen: _Seen, *, is_done: bool) -> Stage:
@@ -487,23 +496,23 @@ def _settle_live_stage(stage: Stage, job: JobStatus, seen: _Seen) -> Stage:
     if attempt is not None and not attempt.is_open:
         return stage
     is_new = job.phase is JobPhase.RUNNING and stage.state is not StageState.RUNNING
-    said = "" if is_new else _say_waiting(stage.message, job, seen)
-    if attempts is stage.attempts and not is_new and said == stage.message:
+    message = "" if is_new else _say_waiting(stage.message, job, seen)
+    if attempts is stage.attempts and not is_new and message == stage.message:
         return stage
-    return replace(stage, attempts=attempts, state=StageState.RUNNING if is_new else stage.state, message=said)
+    return replace(stage, attempts=attempts, state=StageState.RUNNING if is_new else stage.state, message=message)
 
 
 def _settle_end_of_stage(stage: Stage, message: str, seen: _Seen) -> Stage:
     attempt = stage.attempts[-1]
     if attempt.reason in (EndReason.STUDY_CANNOT_RUN, EndReason.ARM_CANNOT_RUN, EndReason.DIVERGED):
-        said = message or "the data or the model cannot be used"
-        return replace(stage, state=StageState.FAILED, reason=attempt.reason, message=said)
+        sentence = message or "the data or the model cannot be used"
+        return replace(stage, state=StageState.FAILED, reason=attempt.reason, message=sentence)
     problem = _find_limit(stage, 0, seen.settings)
     if problem is not None:
-        said = f"{problem}, the last with {_say(attempt, message)}"
-        return replace(stage, state=StageState.FAILED, reason=attempt.reason, message=said)
-    said = "" if attempt.reason == EndReason.ASKED_TO_STOP else f"an attempt ended with {_say(attempt, message)}"
-    return replace(stage, state=StageState.PENDING, message=said)
+        sentence = f"{problem}, the last with {_say(attempt, message)}"
+        return replace(stage, state=StageState.FAILED, reason=attempt.reason, message=sentence)
+    sentence = "" if attempt.reason == EndReason.ASKED_TO_STOP else f"an attempt ended with {_say(attempt, message)}"
+    return replace(stage, state=StageState.PENDING, message=sentence)
 
 
 def _open(attempts: tuple[Attempt, ...], rung: int, job: JobStatus, *, is_halted: bool) -> tuple[Attempt, ...]:
@@ -570,7 +579,7 @@ def _without_open(attempts: tuple[Attempt, ...], now: datetime) -> tuple[Attempt
     )
 
 
-_MAYBE_THE_BUCKETS = (EndReason.CRASHED, EndReason.NO_READING)
+_MAYBE_THE_BUCKETS = (EndReason.CRASHED, EndReason.NO_MEASUREMENT)
 """How an attempt ends that could not write its result, among others."""
 
 _FAULTS_OF_ITS_OWN = frozenset(

@@ -53,14 +53,14 @@ from study_operator.settings import DEFAULTS, Settings
 from study_operator.spec.study import Study
 from trial_trainer.artifacts import ArtifactError, ArtifactStore, join
 from trial_trainer.contract import (
-    JUDGEMENT,
-    READING,
+    FINAL_EVALUATION,
+    MEASUREMENT,
     SUMMARY,
     ContractError,
     DatasetSummary,
-    Judgement,
+    FinalEvaluation,
     Progress,
-    Reading,
+    RungMeasurement,
     from_json,
 )
 
@@ -74,14 +74,14 @@ MOST_NAMED = 10
 
 MOST_BYTES: Mapping[type, int] = {
     Progress: 64 * 1024,
-    Reading: 1024 * 1024,
+    RungMeasurement: 1024 * 1024,
     DatasetSummary: 4 * 1024 * 1024,
-    Judgement: 4 * 1024 * 1024,
+    FinalEvaluation: 4 * 1024 * 1024,
 }
 """How much of what jobs write is read into the operator's memory; the largest seen had a twentieth of it."""
 
 T = TypeVar("T")
-OfResult = TypeVar("OfResult", Reading, DatasetSummary, Judgement)
+OfResult = TypeVar("OfResult", RungMeasurement, DatasetSummary, FinalEvaluation)
 
 
 class StatusStore(Protocol):
@@ -233,7 +233,7 @@ def tick(
         refusal = _find_refusal(study, recorded, ledger, ours, kept_out, hands)
     # 5. Report.
     reported, problem = _report(study, recorded, reporter, now, settings, problem)
-    left_behind = _say_left_behind(study, ledger, jobs)
+    orphans = _say_orphaned(study, ledger, jobs)
 
     # 6. Record: once, last, and only if nobody wrote in between.
     status: Mapping[str, Any] = render_status(
@@ -244,7 +244,7 @@ def tick(
         reported=reported,
         storage_problem=problem,
         refusal=refusal,
-        left_behind=left_behind,
+        orphans=orphans,
         progress=progress,
         report_uri=join(artifacts_uri(study), names.REPORT),
         settings=settings,
@@ -258,8 +258,8 @@ def tick(
         return TickResult(status=status, ledger=recorded.ledger, events=written.events, is_idle=not launched)
     events = [*events_between(recorded.ledger, ledger), *events_of_stall(recorded.conditions, status), *written.events]
     known = recorded.conditions.get("Complete")
-    if left_behind and is_changed and (known is None or left_behind not in known.message):
-        events.append(Event(reason="PodLeftBehind", message=left_behind, is_warning=True))
+    if orphans and is_changed and (known is None or orphans not in known.message):
+        events.append(Event(reason="PodOrphaned", message=orphans, is_warning=True))
     for event in events:
         log.log(logging.WARNING if event.is_warning else logging.INFO, "%s", event.message)
     is_reported = reporter is None or (reported is not None and reported.key == report_key(ledger))
@@ -291,9 +291,9 @@ def _take_up(
         return _dropped(copy, error)
     trials = copy.ledger.trials
     measured = sum(bool(t.measurements) for t in trials)
-    said = f"{artifacts.uri}/{names.LEDGER} is taken up: {len(trials)} trials, {measured} measured"
-    log.info("study %s: %s", study.name, said)
-    events = [Event(reason="LedgerTakenUp", message=said)]
+    message = f"{artifacts.uri}/{names.LEDGER} is taken up: {len(trials)} trials, {measured} measured"
+    log.info("study %s: %s", study.name, message)
+    events = [Event(reason="LedgerTakenUp", message=message)]
     return TickResult(status=status, ledger=copy.ledger, events=events, is_idle=False)
 
 
@@ -402,8 +402,8 @@ def _mark_foreign(study: Study, ledger: Ledger, jobs: Mapping[str, JobStatus]) -
     of: dict[str, Trial | JobKind] = {}
     if ledger.prepare.state is not StageState.COMPLETED:
         of[names.prepare_job(study.name)] = JobKind.PREPARE
-    if ledger.winner is not None and ledger.judge.state is not StageState.COMPLETED:
-        of[names.judge_job(study.name)] = JobKind.JUDGE
+    if ledger.winner is not None and ledger.final_evaluation.state is not StageState.COMPLETED:
+        of[names.final_evaluation_job(study.name)] = JobKind.FINAL_EVALUATION
     for trial in ledger.trials:
         for rung in (0, 1):
             name = names.trial_job(study.name, trial.name, rung)
@@ -440,33 +440,41 @@ def _read_results(study: Study, ledger: Ledger, jobs: Mapping[str, JobStatus], a
             return None
         return value
 
-    summary, judgement, readings = None, None, {}
-    prepare, judge = ledger.prepare, ledger.judge
+    summary, final_evaluation, measurements = None, None, {}
+    prepare, evaluation_stage = ledger.prepare, ledger.final_evaluation
     name = names.prepare_job(study.name)
     if prepare.state is not StageState.COMPLETED and not is_live(ours.get(name)):
         key = f"{names.DATASET}/{SUMMARY}"
         summary = read(DatasetSummary, name, key, JobKind.PREPARE, has_run=bool(prepare.attempts))
-    name = names.judge_job(study.name)
-    if ledger.winner is not None and judge.state is not StageState.COMPLETED and not is_live(ours.get(name)):
-        key = f"{names.JUDGE}/{JUDGEMENT}"
-        judgement = read(Judgement, name, key, JobKind.JUDGE, has_run=bool(judge.attempts))
+    name = names.final_evaluation_job(study.name)
+    if ledger.winner is not None and evaluation_stage.state is not StageState.COMPLETED and not is_live(ours.get(name)):
+        key = f"{names.FINAL_EVALUATION}/{FINAL_EVALUATION}"
+        final_evaluation = read(
+            FinalEvaluation, name, key, JobKind.FINAL_EVALUATION, has_run=bool(evaluation_stage.attempts)
+        )
     for trial in list_awaited(study, ledger, ours):
         has_run = any(a.rung == trial.rung for a in trial.attempts)
         has_run |= trial.earlier is not None and trial.earlier.rung == trial.rung
         name = names.trial_job(study.name, trial.name, trial.rung)
-        key = f"{names.rung_key(trial.name, trial.rung)}/{READING}"
-        reading = read(Reading, name, key, trial, has_run=has_run)
-        if reading is None:
+        key = f"{names.rung_key(trial.name, trial.rung)}/{MEASUREMENT}"
+        measurement = read(RungMeasurement, name, key, trial, has_run=has_run)
+        if measurement is None:
             continue
-        why = _why_no_reading(study, trial, reading)
+        why = _why_no_measurement(study, trial, measurement)
         if why:
             refused[name] = f"{REFUSED}{key} {why}"
         else:
-            readings[trial.index, trial.rung] = reading
-    return Results(readings=readings, summary=summary, judgement=judgement, problems=problems, refused=refused)
+            measurements[trial.index, trial.rung] = measurement
+    return Results(
+        measurements=measurements,
+        summary=summary,
+        final_evaluation=final_evaluation,
+        problems=problems,
+        refused=refused,
+    )
 
 
-def _why_refused(result: Reading | DatasetSummary | Judgement, job: JobSpec, *, has_run: bool) -> str:
+def _why_refused(result: RungMeasurement | DatasetSummary | FinalEvaluation, job: JobSpec, *, has_run: bool) -> str:
     """Say why a result is not that of its job. One without a digest, as trainers that know none write it, is taken
     where the job is known to have run."""
     if result.digest == job.digest or (not result.digest and has_run):
@@ -476,12 +484,14 @@ def _why_refused(result: Reading | DatasetSummary | Judgement, job: JobSpec, *, 
     return f"is of another arm, data or model: its digest must be {job.digest}, got {result.digest:.32}"
 
 
-def _why_no_reading(study: Study, trial: Trial, reading: Reading) -> str:
-    """Say why a reading is not that of the rung that a trial is on."""
-    if (reading.trial, reading.rung) != (trial.name, trial.rung):
-        return f"must be of trial {trial.name} and rung {trial.rung}, got {reading.trial:.20} and {reading.rung}"
+def _why_no_measurement(study: Study, trial: Trial, measurement: RungMeasurement) -> str:
+    """Say why a measurement is not that of the rung that a trial is on."""
+    if (measurement.trial, measurement.rung) != (trial.name, trial.rung):
+        return (
+            f"must be of trial {trial.name} and rung {trial.rung}, got {measurement.trial:.20} and {measurement.rung}"
+        )
     end = stop_step(study, trial.total_steps, trial.rung)
-    return "" if reading.step == end else f"must be read at step {end}, got {reading.step}"
+    return "" if measurement.step == end else f"must be read at step {end}, got {measurement.step}"
 
 
 def _read_progress(study: Study, ledger: Ledger, artifacts: ArtifactStore) -> tuple[TrialProgress, ...]:
@@ -553,16 +563,19 @@ def _find_write_problem(artifacts: ArtifactStore) -> StorageProblem:
 # --- Act --------------------------------------------------------------------------------------------------------
 
 
-def _say_left_behind(study: Study, ledger: Ledger, jobs: Mapping[str, JobStatus]) -> str:
+def _say_orphaned(study: Study, ledger: Ledger, jobs: Mapping[str, JobStatus]) -> str:
     """Say which pods run on that ought to stop, and that nobody but a person can stop; empty where there are none."""
-    if not any(job.left_behind for job in jobs.values()):
+    if not any(job.orphans for job in jobs.values()):
         return ""
     wanted = {names.trial_job(study.name, t.name, t.rung) for t in ledger.trials if t.is_busy}
-    stages = ((names.prepare_job(study.name), ledger.prepare), (names.judge_job(study.name), ledger.judge))
+    stages = (
+        (names.prepare_job(study.name), ledger.prepare),
+        (names.final_evaluation_job(study.name), ledger.final_evaluation),
+    )
     wanted |= {name for name, stage in stages if stage.state in (StageState.PENDING, StageState.RUNNING)}
     if study.suspend or ledger.outcome is not None:
         wanted.clear()
-    pods = [pod for job in jobs.values() if job.is_foreign or job.name not in wanted for pod in job.left_behind]
+    pods = [pod for job in jobs.values() if job.is_foreign or job.name not in wanted for pod in job.orphans]
     if not pods:
         return ""
     command = f"kubectl delete pod -n {study.namespace} {' '.join(sorted(pods)[:MOST_NAMED])}"
@@ -588,9 +601,9 @@ def _find_refusal(
     A quota is no such rule: it says that there is no room now.
     """
     word, message = _refusal_as_before(recorded)
-    told = [(hands.refusal.word, str(hands.refusal))] if hands.refusal is not None else []
-    told += [(job.reason, job.message) for job in kept_out]
-    found = next(((reason, said) for reason, said in told if reason != QUOTA_EXCEEDED), NO_REFUSAL)
+    reported = [(hands.refusal.word, str(hands.refusal))] if hands.refusal is not None else []
+    reported += [(job.reason, job.message) for job in kept_out]
+    found = next(((reason, sentence) for reason, sentence in reported if reason != QUOTA_EXCEEDED), NO_REFUSAL)
     if found[0]:
         # The same in other words is no news.
         return (word, message) if found[0] == word else found
@@ -599,8 +612,8 @@ def _find_refusal(
     # A job that nobody tried to launch now is refused for as long as its trial says so.
     waiting = [(names.trial_job(study.name, t.name, t.rung), t.message) for t in ledger.trials if t.is_busy]
     waiting += [(names.prepare_job(study.name), ledger.prepare.message)]
-    waiting += [(names.judge_job(study.name), ledger.judge.message)]
-    still = any(said.startswith(f"{WAITS}{word}") and name not in jobs for name, said in waiting)
+    waiting += [(names.final_evaluation_job(study.name), ledger.final_evaluation.message)]
+    still = any(sentence.startswith(f"{WAITS}{word}") and name not in jobs for name, sentence in waiting)
     return (word, message) if still else NO_REFUSAL
 
 
@@ -661,7 +674,7 @@ def _find_wake(
     settings: Settings,
 ) -> datetime | None:
     waits = [retry_at(t, settings) for t in ledger.trials if t.state is TrialState.PENDING]
-    waits += [retry_at(s, settings) for s in (ledger.prepare, ledger.judge) if s.state is StageState.PENDING]
+    waits += [retry_at(s, settings) for s in (ledger.prepare, ledger.final_evaluation) if s.state is StageState.PENDING]
     for job in jobs.values():
         if job.waits_since is not None:
             limits = (settings.waiting_said_after_seconds, settings.stuck_limit_seconds if job.is_stuck else 0)

@@ -105,20 +105,20 @@ def build_plan(study: Study, summary: DatasetSummary | None, calibration: Calibr
     """Add up a study's phases; seconds only where both the dataset and the machine are known."""
     trials, going_on = study.num_trials, count_continuing(study)
     early = study.early_evaluation.checkpoint_percent / 100
-    readings = 1 + len(study.early_evaluation.extra_percents)
+    measurements = 1 + len(study.early_evaluation.extra_percents)
     predictors = 3 if study.baseline is not None else 2
     epochs = study.trainer.epochs
     costs = _Costs(summary, calibration)
     phases = (
-        costs.phase("explore", trials, early * epochs, readings, 0),
+        costs.phase("explore", trials, early * epochs, measurements, 0),
         costs.phase("promote", going_on, (1 - early) * epochs, 1, 0),
-        costs.phase("judge", 1, 0.0, 0, predictors),
+        costs.phase("final evaluation", 1, 0.0, 0, predictors),
     )
-    full, judging = costs.phase("full length", trials, epochs, readings, 0).seconds, phases[-1].seconds
+    full, evaluating = costs.phase("full length", trials, epochs, measurements, 0).seconds, phases[-1].seconds
     return Plan(
         phases=phases,
         full_passes=float(trials * epochs),
-        full_seconds=None if full is None or judging is None else full + judging,
+        full_seconds=None if full is None or evaluating is None else full + evaluating,
         wall_seconds=_wall(study, phases),
     )
 
@@ -176,5 +176,5 @@ def describe_steps(study: Study, summary: DatasetSummary) -> Iterator[str]:
         total = count_steps(study, {"batch_size": size}, samples)
         yield (
             f"batch size {size}: {study.trainer.epochs} epochs × ⌊{samples} / {size}⌋ = {total} steps, "
-            f"the first reading after {stop_step(study, total, 0)}"
+            f"the first measurement after {stop_step(study, total, 0)}"
         )

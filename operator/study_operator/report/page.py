@@ -20,7 +20,7 @@ from study_operator.report.report import (
     describe_measurement,
     describe_metric,
     describe_value,
-    judgement_rows,
+    final_evaluation_rows,
     lines_of,
     loading_lines,
     ranked,
@@ -56,8 +56,8 @@ def render_page(report: Report) -> str:
         f'<p class="headline">{escape(lines[0])}</p>',
         *(f"<p>{escape(line)}</p>" for line in lines[1:]),
     ]
-    if report.judgement is not None:
-        parts += ["<h2>Test set</h2>", _judgement_table(report)]
+    if report.final_evaluation is not None:
+        parts += ["<h2>Test set</h2>", _final_evaluation_table(report)]
     if report.adapter is not None:
         parts += [
             "<h2>The adapter</h2>",
@@ -88,15 +88,16 @@ def _table(header: Sequence[str], rows: Iterable[Sequence[str]], numbers_from: i
     return f'<div class="wide"><table>\n<tr>{row(header, "th")}</tr>\n{body}\n</table></div>'
 
 
-def _judgement_table(report: Report) -> str:
-    judgement = report.judgement
-    if judgement is None:
+def _final_evaluation_table(report: Report) -> str:
+    final_evaluation = report.final_evaluation
+    if final_evaluation is None:
         return ""
-    names = [name for name in PREDICTORS if name in judgement.predictors]
+    names = [name for name in PREDICTORS if name in final_evaluation.predictors]
     rows = [
-        [label, *(describe_metric(metrics[name]) for name in names)] for label, metrics in judgement_rows(judgement)
+        [label, *(describe_metric(metrics[name]) for name in names)]
+        for label, metrics in final_evaluation_rows(final_evaluation)
     ]
-    cells = describe_cells(judgement)
+    cells = describe_cells(final_evaluation)
     note = f"<p class=soft>{escape(cells[0].upper() + cells[1:])}.</p>"
     return _table(["", *(PREDICTOR_NAMES[name] for name in names)], rows, 1) + note
 
@@ -127,14 +128,14 @@ def _data_table(report: Report) -> str:
         [name, f"{split.pages:,}", f"{split.sites:,}", f"{split.samples:,}", f"{split.tokens:,}"]
         for name, split in summary.splits.items()
     ]
-    table = _table(["split", "pages", "shops", "questions", "tokens"], rows, 1)
+    table = _table(["split", "pages", "sites", "questions", "tokens"], rows, 1)
     skipped = ", ".join(f"{name} {count}" for name, count in summary.skipped_pages.items()) or "none"
     dropped = ", ".join(f"{name} {count}" for name, count in summary.dropped_labels.items()) or "none"
     guessed = ", ".join(f"{name} {count}" for name, count in summary.guessed_encodings.items()) or "none"
     return (
         f"{table}<p class=soft>Pages left out: {escape(skipped)}. Encodings that were guessed: {escape(guessed)}. "
         f"Labels that the text does not hold: "
-        f"{escape(dropped)}. Pages dropped because their shop is in the test set: {summary.pages_in_test_shops}; "
+        f"{escape(dropped)}. Pages dropped because their site is in the test set: {summary.pages_of_test_sites}; "
         f"because they stand in it themselves: {summary.repeats_of_test}. "
         f"Labels that contradict others of the same text: {summary.conflicting_labels}.</p>"
     )
@@ -170,7 +171,7 @@ def _axis(measurements: Sequence[Measurement], start: float, end: float) -> _Axi
 
 
 def _arms_chart(report: Report) -> str:
-    """Early (open) and full-length (filled) readings of every measured arm, best first, with standard errors."""
+    """Early (open) and full-length (filled) measurements of every measured arm, best first, with standard errors."""
     trials = [trial for trial in ranked(report.study, report.trials) if _known(trial)]
     if not trials:
         return "<p class=soft>No trial is measured yet.</p>"
@@ -182,12 +183,12 @@ def _arms_chart(report: Report) -> str:
         y = 24 * row + 24
         marks.append(f'<text x="0" y="{y + 4}">{trial.name}</text>')
         marks += [_dot(axis, m, y, trial) for m in _known(trial)]
-    legend = f"open: early reading, filled: full length, orange: baseline; bars: {describe_errors(report)}"
+    legend = f"open: early measurement, filled: full length, orange: baseline; bars: {describe_errors(report)}"
     return _svg(720, height, marks, f"{metric} by arm") + f"<p class=soft>{escape(metric)} by arm; {legend}.</p>"
 
 
 def _known(trial: Trial) -> list[Measurement]:
-    """Return the readings that are a mean of anything. Of a model that diverged nothing was read."""
+    """Return the measurements that are a mean of anything. Of a model that diverged nothing was read."""
     return [measurement for measurement in trial.measurements if measurement.n != 0 and not measurement.diverged]
 
 
@@ -205,7 +206,7 @@ def _dot(axis: _Axis, measurement: Measurement, y: float, trial: Trial) -> str:
 
 
 def _agreement_chart(report: Report) -> str:
-    """Every trial that ran to full length: early reading across, final reading up."""
+    """Every trial that ran to full length: early measurement across, final measurement up."""
     pairs = [
         (trial, early, final)
         for trial in report.trials
@@ -214,7 +215,7 @@ def _agreement_chart(report: Report) -> str:
         and (final := trial.measurement(1)) is not None
     ]
     if not pairs:
-        return "<p class=soft>No trial has both readings.</p>"
+        return "<p class=soft>No trial has both measurements.</p>"
     metric = report.study.objective.metric
     across = _axis([early for _, early, _ in pairs], 70, 440)
     up = _axis([final for _, _, final in pairs], 310, 20)
@@ -229,7 +230,7 @@ def _agreement_chart(report: Report) -> str:
         kind = "baseline" if trial.origin == "Baseline" else "full"
         marks.append(f'<circle class="{kind}" cx="{x:.1f}" cy="{y:.1f}" r="5"/>')
         marks.append(f'<text x="{x + 8:.1f}" y="{y - 6:.1f}">{trial.name}</text>')
-    note = f"{metric}: early reading across, full length up. Both are read on the same validation pages."
+    note = f"{metric}: early measurement across, full length up. Both are read on the same validation pages."
     return _svg(480, 340, marks, "early against final") + f"<p class=soft>{escape(note)}</p>"
 
 

@@ -22,7 +22,15 @@ from study_operator.ledger.gain import Gain, measure_validation_gain
 from study_operator.ledger.trial import Measurement, Trial
 from study_operator.spec.metrics import is_share
 from study_operator.spec.study import Study
-from trial_trainer.contract import LEAST_SITES, DatasetSummary, Interval, Judged, Judgement, Metric, Precision
+from trial_trainer.contract import (
+    LEAST_SITES,
+    DatasetSummary,
+    FinalEvaluation,
+    Interval,
+    Metric,
+    Precision,
+    PredictorScores,
+)
 
 HAND_LABELLED, ALL_ASKED = "hand_labelled", "all_asked"
 MEAN_NAMES = {HAND_LABELLED: "mean of the hand-labelled attributes", ALL_ASKED: "mean of all asked attributes"}
@@ -72,9 +80,9 @@ class Report:
     adapter: str | None
     """URI of the winner's adapter."""
     summary: DatasetSummary | None
-    judgement: Judgement | None
+    final_evaluation: FinalEvaluation | None
     agreement: Sequence[str]
-    """Sentences about early against final readings."""
+    """Sentences about early against final measurements."""
     spent_hours: float
     saved_hours: float | None
     """Accelerator-hours that full-length runs of every measured trial would have taken more; None if not known."""
@@ -93,20 +101,20 @@ def render_json(report: Report) -> dict[str, Any]:
         "writtenAt": report.written_at.isoformat(),
         "objective": {"metric": study.objective.metric, "direction": study.objective.direction},
         "headline": headline(report),
-        "comparison": _comparison_as_json(report.judgement),
+        "comparison": _comparison_as_json(report.final_evaluation),
         "winner": report.winner,
         "gain": _gain_as_json(report.gain) if report.gain else None,
         "adapter": report.adapter,
         "trials": [_trial_as_json(trial) for trial in report.trials],
         "dataset": asdict(report.summary) if report.summary else None,
-        "judgement": _judgement_as_json(report.judgement),
+        "finalEvaluation": _final_evaluation_as_json(report.final_evaluation),
         "agreement": list(report.agreement),
         "acceleratorHours": {"spent": report.spent_hours, "saved": report.saved_hours},
     }
 
 
 def render_trials(report: Report) -> Table:
-    """Return the table of all trials, the best first reading on top."""
+    """Return the table of all trials, the best first measurement on top."""
     metric = report.study.objective.metric
     title = f"{report.study.name}: trials ({describe_errors(report)})"
     table = Table(title=title, title_justify="left")
@@ -135,8 +143,8 @@ def render_summary(report: Report) -> RenderableType:
     parts: list[RenderableType] = [
         Text(line, style="bold" if i == 0 else "") for i, line in enumerate(lines_of(report))
     ]
-    if report.judgement is not None:
-        parts += [Text(""), render_judgement(report.judgement)]
+    if report.final_evaluation is not None:
+        parts += [Text(""), render_final_evaluation(report.final_evaluation)]
     if report.adapter is not None:
         parts += [Text(""), Text(f"The adapter is in {report.adapter}. To load it:"), Text("")]
         parts.append(Syntax(loading_lines(report), "python", background_color="default", word_wrap=True))
@@ -150,8 +158,8 @@ def lines_of(report: Report) -> list[str]:
     if winner is not None:
         lines.append(f"Winner: {winner.name}, {describe_arm(winner)}.")
         lines.append(_describe_validation(report, winner))
-    if report.judgement is not None:
-        lines += _describe_test(report.judgement)
+    if report.final_evaluation is not None:
+        lines += _describe_test(report.final_evaluation)
     lines += report.agreement
     lines.append(f"Accelerator time: {_hours(report.spent_hours)} spent, {_describe_saved(report.saved_hours)}.")
     if report.summary is not None:
@@ -161,19 +169,21 @@ def lines_of(report: Report) -> list[str]:
 
 def headline(report: Report) -> str:
     """Return one sentence: whether the study taught the model anything, or how far it is."""
-    judgement = report.judgement
-    if judgement is None:
+    final_evaluation = report.final_evaluation
+    if final_evaluation is None:
         measured = sum(bool(trial.measurements) for trial in report.trials)
         progress = f"{report.study.name}: {report.stage}, {measured} of {report.study.num_trials} trials measured."
         return f"{progress} {report.message}".strip()
-    found = compare(judgement)
+    found = compare(final_evaluation)
     if found is None:
-        nothing = "has a value" if find_mean(judgement) is None else "was answered by an independent baseline too"
-        return f"{report.study.name}: {judgement.winner} is the winner; no question of the test set {nothing}."
-    baseline = _describe_baseline(judgement, found)
+        nothing = (
+            "has a value" if find_mean(final_evaluation) is None else "was answered by an independent baseline too"
+        )
+        return f"{report.study.name}: {final_evaluation.winner} is the winner; no question of the test set {nothing}."
+    baseline = _describe_baseline(final_evaluation, found)
     values = f"{_percent(found.winner_value)} against {_percent(found.baseline_value)} ({MEAN_NAMES[found.mean]})"
     figures = values + (f", {describe_interval(found.gain)}" if found.gain else "")
-    note = f" {SHARED_MARKUP}" if found.mean == ALL_ASKED and "rules" in judgement.predictors else ""
+    note = f" {SHARED_MARKUP}" if found.mean == ALL_ASKED and "rules" in final_evaluation.predictors else ""
     match found.is_better:
         case True:
             return f"The winner beats the {baseline} on the test pages: {figures}.{note}"
@@ -183,26 +193,26 @@ def headline(report: Report) -> str:
             return f"Whether the winner beats the {baseline} on the test pages is not known: {figures}.{note}"
 
 
-def find_mean(judgement: Judgement) -> str | None:
+def find_mean(final_evaluation: FinalEvaluation) -> str | None:
     """Return the mean that the test set is read by: of the hand-labelled attributes where it has any."""
-    winner = judgement.predictors.get("winner")
+    winner = final_evaluation.predictors.get("winner")
     return next((mean for mean in MEAN_NAMES if winner is not None and _mean(winner, mean).n), None)
 
 
-def compare(judgement: Judgement) -> Comparison | None:
+def compare(final_evaluation: FinalEvaluation) -> Comparison | None:
     """Choose what the headline compares the winner with; None where there is nothing.
 
     The rules, the untrained model or the constants, whichever is better, or else the baseline arm. Labels of markup are
     what the rules read: there the rules are no independent baseline. Ready samples have none.
     """
-    mean = find_mean(judgement)
+    mean = find_mean(final_evaluation)
     if mean is None:
         return None
-    means = {name: _mean(judged, mean) for name, judged in judgement.predictors.items()}
+    means = {name: _mean(scores, mean) for name, scores in final_evaluation.predictors.items()}
     means = {name: metric for name, metric in means.items() if metric.n}
     if not_trained := [name for name in _independent(mean) if name in means]:
         baseline = max(not_trained, key=lambda name: means[name].value)
-    elif "baseline" in means and f"{mean}/winner-baseline" in judgement.gains:
+    elif "baseline" in means and f"{mean}/winner-baseline" in final_evaluation.gains:
         baseline = "baseline"
     else:
         return None
@@ -211,34 +221,34 @@ def compare(judgement: Judgement) -> Comparison | None:
         baseline=baseline,
         winner_value=means["winner"].value,
         baseline_value=means[baseline].value,
-        gain=_gain(judgement, mean, baseline),
+        gain=_gain(final_evaluation, mean, baseline),
     )
 
 
-def render_judgement(judgement: Judgement) -> Table:
+def render_final_evaluation(final_evaluation: FinalEvaluation) -> Table:
     """Return the test set's table: attributes down, predictors across."""
-    names = [name for name in PREDICTORS if name in judgement.predictors]
-    table = Table(title=f"Test set: {describe_cells(judgement)}", title_justify="left")
+    names = [name for name in PREDICTORS if name in final_evaluation.predictors]
+    table = Table(title=f"Test set: {describe_cells(final_evaluation)}", title_justify="left")
     table.add_column("")
     for name in names:
         table.add_column(PREDICTOR_NAMES[name], justify="right")
-    for label, metrics in judgement_rows(judgement):
+    for label, metrics in final_evaluation_rows(final_evaluation):
         table.add_row(Text(label), *(Text(describe_metric(metrics[name])) for name in names))
     return table
 
 
-def judgement_rows(judgement: Judgement) -> Iterator[tuple[str, dict[str, Metric]]]:
+def final_evaluation_rows(final_evaluation: FinalEvaluation) -> Iterator[tuple[str, dict[str, Metric]]]:
     """Yield the rows of the test set's table that any question was asked for: two means, each attribute, two rates."""
-    predictors = judgement.predictors
-    attributes = dict.fromkeys(a for judged in predictors.values() for a in judged.by_attribute)
+    predictors = final_evaluation.predictors
+    attributes = dict.fromkeys(a for scores in predictors.values() for a in scores.by_attribute)
     missing = Metric(value=float("nan"), standard_error=None, n=0)
     rows = {
-        "mean of hand-labelled": {name: judged.hand_labelled for name, judged in predictors.items()},
-        "mean of all asked": {name: judged.all_asked for name, judged in predictors.items()},
-        **{a: {name: judged.by_attribute.get(a, missing) for name, judged in predictors.items()} for a in attributes},
-        "values where there are none": {name: judged.false_value_rate for name, judged in predictors.items()},
-        "invalid output": {name: judged.invalid_output_rate for name, judged in predictors.items()},
-        "answers cut at the limit": {name: judged.cut_answer_rate or missing for name, judged in predictors.items()},
+        "mean of hand-labelled": {name: scores.hand_labelled for name, scores in predictors.items()},
+        "mean of all asked": {name: scores.all_asked for name, scores in predictors.items()},
+        **{a: {name: scores.by_attribute.get(a, missing) for name, scores in predictors.items()} for a in attributes},
+        "values where there are none": {name: scores.false_value_rate for name, scores in predictors.items()},
+        "invalid output": {name: scores.invalid_output_rate for name, scores in predictors.items()},
+        "answers cut at the limit": {name: scores.cut_answer_rate or missing for name, scores in predictors.items()},
     }
     for label, metrics in rows.items():
         if any(metric.n for metric in metrics.values()):
@@ -246,7 +256,7 @@ def judgement_rows(judgement: Judgement) -> Iterator[tuple[str, dict[str, Metric
 
 
 def ranked(study: Study, trials: Sequence[Trial]) -> list[Trial]:
-    """Return the trials in the order a person wants them: best early reading first, unmeasured ones last."""
+    """Return the trials in the order a person wants them: best early measurement first, unmeasured ones last."""
     sign = -1.0 if study.objective.direction == "Maximize" else 1.0
 
     def key(trial: Trial) -> tuple[bool, bool, float, int]:
@@ -264,7 +274,7 @@ def describe_arm(trial: Trial) -> str:
 
 
 def describe_measurement(metric: str, measurement: Measurement | None) -> str:
-    """Return a reading with its standard error, or a dash."""
+    """Return a measurement with its standard error, or a dash."""
     if measurement is None or measurement.n == 0:
         return "–"
     if measurement.diverged:
@@ -296,23 +306,23 @@ def describe_metric(metric: Metric) -> str:
     if metric.n == 0:
         return "–"
     if metric.low is None or metric.high is None:
-        # Judgements of earlier versions hold no intervals.
+        # Final evaluations of earlier versions hold no intervals.
         return describe_value("accuracy", metric.value, metric.standard_error)
     return f"{_percent(metric.value)} ({metric.low * 100:.1f}–{metric.high * 100:.1f})"
 
 
-def describe_cells(judgement: Judgement) -> str:
+def describe_cells(final_evaluation: FinalEvaluation) -> str:
     """Return what stands in the cells of the test set's table, and why some have no interval."""
-    metrics = [metric for _, row in judgement_rows(judgement) for metric in row.values() if metric.n]
+    metrics = [metric for _, row in final_evaluation_rows(final_evaluation) for metric in row.values() if metric.n]
     too_few = sorted({m.sites for m in metrics if m.low is None and m.sites is not None})
-    said = ["share of right values"]
+    message = ["share of right values"]
     if any(metric.low is not None for metric in metrics):
-        said.append("95 % interval in parentheses, clustered by site")
+        message.append("95 % interval in parentheses, clustered by site")
     if any(metric.low is None and metric.standard_error for metric in metrics):
-        said.append("± one standard error, clustered by site")
+        message.append("± one standard error, clustered by site")
     if too_few:
-        said.append(f"no interval where {_too_few(too_few[-1])}")
-    return "; ".join(said)
+        message.append(f"no interval where {_too_few(too_few[-1])}")
+    return "; ".join(message)
 
 
 def describe_interval(interval: Interval) -> str:
@@ -370,32 +380,32 @@ def _in_one_line(command: str) -> str:
 def _describe_validation(report: Report, winner: Trial) -> str:
     metric = report.study.objective.metric
     last = winner.measurement(1) or winner.measurement(0)
-    said = f"Validation {metric}: {describe_measurement(metric, last)}"
+    message = f"Validation {metric}: {describe_measurement(metric, last)}"
     if last is not None:
-        said += f" (n = {last.n or 0}, step {last.step} of {winner.total_steps})"
+        message += f" (n = {last.n or 0}, step {last.step} of {winner.total_steps})"
     baseline = next((trial for trial in report.trials if trial.origin == "Baseline"), None)
     if baseline is None or baseline is winner:
-        return said + ("; the winner is the baseline itself." if baseline is winner else ".")
+        return message + ("; the winner is the baseline itself." if baseline is winner else ".")
     gain = measure_validation_gain(report.study, report.trials, winner, baseline) if last is not None else None
     if last is None or gain is None:
-        return f"{said}."
+        return f"{message}."
     reference = describe_measurement(metric, baseline.measurement(last.rung))
-    return f"{said}, against {reference} of the baseline: {_describe_validation_gain(gain, metric)}."
+    return f"{message}, against {reference} of the baseline: {_describe_validation_gain(gain, metric)}."
 
 
 def _describe_validation_gain(gain: Gain, metric: str) -> str:
     scale, form, unit = (100, "+.1f", " points") if is_share(metric) else (1, "+.3g", "")
-    said = f"{format((gain.as_read or 0.0) * scale, form)}{unit} as read"
-    is_chosen = gain.largest_of is not None and gain.largest_of > 1
+    message = f"{format((gain.uncorrected or 0.0) * scale, form)}{unit} as read"
+    is_chosen = gain.best_of is not None and gain.best_of > 1
     if is_chosen:
-        said += f", the best of {gain.largest_of} arms"
+        message += f", the best of {gain.best_of} arms"
     if gain.low is None or gain.high is None:
         unknown = "without standard errors nobody knows by how much"
-        return f"{said}, which is too good by chance; {unknown}" if is_chosen else f"{said}; no standard errors"
+        return f"{message}, which is too good by chance; {unknown}" if is_chosen else f"{message}; no standard errors"
     low, high = format(gain.low * scale, form), format(gain.high * scale, form)
     corrected = f"{format(gain.estimate * scale, form)}{unit}"
     choice = "that choice" if is_chosen else "being the better of two"
-    return f"{said}; corrected for {choice} {corrected} (95 % interval {low} to {high})"
+    return f"{message}; corrected for {choice} {corrected} (95 % interval {low} to {high})"
 
 
 def _gain_as_json(gain: Gain) -> dict[str, Any]:
@@ -405,27 +415,27 @@ def _gain_as_json(gain: Gain) -> dict[str, Any]:
         "low": gain.low,
         "high": gain.high,
         "on": gain.source,
-        "largestOf": gain.largest_of,
-        "asRead": gain.as_read,
+        "bestOf": gain.best_of,
+        "uncorrected": gain.uncorrected,
     }
 
 
-def _describe_test(judgement: Judgement) -> Iterator[str]:
-    mean = find_mean(judgement)
+def _describe_test(final_evaluation: FinalEvaluation) -> Iterator[str]:
+    mean = find_mean(final_evaluation)
     if mean is None:
         return
-    winner = judgement.predictors["winner"]
+    winner = final_evaluation.predictors["winner"]
     metric = _mean(winner, mean)
     source = "" if mean == HAND_LABELLED else "; no label of the test set was made by a person"
     yield f"Test, {MEAN_NAMES[mean]}: {_describe_test_value(metric)}{source}."
     from_markup = winner.all_asked.n - winner.hand_labelled.n
-    if mean == HAND_LABELLED and from_markup > 0 and "rules" in judgement.predictors:
+    if mean == HAND_LABELLED and from_markup > 0 and "rules" in final_evaluation.predictors:
         yield (
             f"In the {MEAN_NAMES[ALL_ASKED]}, {from_markup} of {winner.all_asked.n} labels are the pages' own markup, "
             "which the rule extractor reads too."
         )
     for other in PREDICTORS[1:]:
-        gain = _gain(judgement, mean, other)
+        gain = _gain(final_evaluation, mean, other)
         if gain is not None:
             seed = "; one training seed" if other == "baseline" else ""
             shared = "; no independent baseline" if other == "rules" and mean == ALL_ASKED else ""
@@ -440,10 +450,12 @@ def _describe_test_value(metric: Metric) -> str:
     return f"{_percent(metric.value)} (95 % interval {low:.1f} to {high:.1f}, n = {metric.n}, {metric.sites} sites)"
 
 
-def _describe_baseline(judgement: Judgement, found: Comparison) -> str:
+def _describe_baseline(final_evaluation: FinalEvaluation, found: Comparison) -> str:
     name = PREDICTOR_NAMES[found.baseline]
     means = {
-        o: _mean(judgement.predictors[o], found.mean) for o in _independent(found.mean) if o in judgement.predictors
+        o: _mean(final_evaluation.predictors[o], found.mean)
+        for o in _independent(found.mean)
+        if o in final_evaluation.predictors
     }
     others = [PREDICTOR_NAMES[o] for o, metric in means.items() if metric.n and metric.value < found.baseline_value]
     if found.baseline in ("rules", "baseline") or not others:
@@ -461,30 +473,30 @@ def _too_few(sites: int) -> str:
     return f"{sites} site{'' if sites == 1 else 's'} {'is' if sites == 1 else 'are'} too few, {LEAST_SITES} are needed"
 
 
-def _mean(judged: Judged, mean: str) -> Metric:
-    return judged.hand_labelled if mean == HAND_LABELLED else judged.all_asked
+def _mean(scores: PredictorScores, mean: str) -> Metric:
+    return scores.hand_labelled if mean == HAND_LABELLED else scores.all_asked
 
 
-def _gain(judgement: Judgement, mean: str, other: str) -> Interval | None:
-    gain = judgement.gains.get(f"{mean}/winner-{other}")
+def _gain(final_evaluation: FinalEvaluation, mean: str, other: str) -> Interval | None:
+    gain = final_evaluation.gains.get(f"{mean}/winner-{other}")
     return gain if gain is not None and gain.n else None
 
 
-def _comparison_as_json(judgement: Judgement | None) -> dict[str, Any] | None:
-    found = compare(judgement) if judgement else None
+def _comparison_as_json(final_evaluation: FinalEvaluation | None) -> dict[str, Any] | None:
+    found = compare(final_evaluation) if final_evaluation else None
     if found is None:
         return None
     return {"mean": found.mean, "baseline": found.baseline, "isBetter": found.is_better}
 
 
-def _judgement_as_json(judgement: Judgement | None) -> dict[str, Any] | None:
-    """Return a judgement without the means of nothing."""
-    if judgement is None:
+def _final_evaluation_as_json(final_evaluation: FinalEvaluation | None) -> dict[str, Any] | None:
+    """Return a final evaluation without the means of nothing."""
+    if final_evaluation is None:
         return None
-    values = asdict(judgement)
-    for judged in values["predictors"].values():
-        judged["by_attribute"] = {a: m if m["n"] else None for a, m in judged["by_attribute"].items()}
-        judged |= {name: None for name, m in judged.items() if name != "by_attribute" and not (m and m["n"])}
+    values = asdict(final_evaluation)
+    for scores in values["predictors"].values():
+        scores["by_attribute"] = {a: m if m["n"] else None for a, m in scores["by_attribute"].items()}
+        scores |= {name: None for name, m in scores.items() if name != "by_attribute" and not (m and m["n"])}
     values["gains"] = {name: gain for name, gain in values["gains"].items() if gain["n"]}
     return values
 

@@ -24,7 +24,7 @@ from study_operator.report.page import render_page
 from study_operator.report.report import Report, render_json
 from study_operator.spec.study import Study
 from trial_trainer.artifacts import ArtifactError, ArtifactStore
-from trial_trainer.contract import JUDGEMENT, SUMMARY, DatasetSummary, Judgement
+from trial_trainer.contract import FINAL_EVALUATION, SUMMARY, DatasetSummary, FinalEvaluation
 
 log = logging.getLogger(__name__)
 
@@ -59,13 +59,13 @@ class LedgerKeeper:
 
 
 def build_report(study: Study, recorded: Recorded, artifacts: ArtifactStore) -> Report:
-    """Return all that is known of a study: its ledger, its dataset, its judgement."""
+    """Return all that is known of a study: its ledger, its dataset, its final evaluation."""
     ledger, raw = recorded.ledger, recorded.raw
     winner = ledger.trials[ledger.winner] if ledger.winner is not None else None
     usage: Mapping[str, str | None] = raw.get("usage") or {}
     agreement: Mapping[str, Any] = raw.get("agreement") or {}
     complete = recorded.conditions.get("Complete")
-    is_judged = ledger.judge.state is StageState.COMPLETED
+    is_evaluated = ledger.final_evaluation.state is StageState.COMPLETED
     return Report(
         study=study,
         stage=name_stage(study, ledger),
@@ -74,7 +74,9 @@ def build_report(study: Study, recorded: Recorded, artifacts: ArtifactStore) -> 
         winner=winner.name if winner is not None else None,
         adapter=adapter_uri(study, winner) if winner is not None else None,
         summary=read_result(DatasetSummary, artifacts, f"{names.DATASET}/{SUMMARY}"),
-        judgement=read_result(Judgement, artifacts, f"{names.JUDGE}/{JUDGEMENT}") if is_judged else None,
+        final_evaluation=read_result(FinalEvaluation, artifacts, f"{names.FINAL_EVALUATION}/{FINAL_EVALUATION}")
+        if is_evaluated
+        else None,
         agreement=tuple(agreement.get("sentences", ())),
         spent_hours=float(usage.get("acceleratorHours") or 0),
         saved_hours=float(saved) if (saved := usage.get("savedAcceleratorHours", "0")) is not None else None,

@@ -102,10 +102,10 @@ class Fields:
         """Return a path, or a URI of one of the schemes."""
         value = self.text(name)
         scheme, separator, rest = value.partition("://")
-        said = " or ".join(f"{s}://" for s in schemes)
+        message = " or ".join(f"{s}://" for s in schemes)
         is_known = bool(separator) and scheme in schemes and bool(rest.strip("/"))
         if re.match(SCHEME, value) and not is_known:
-            self.refuse(name, f"must be a path or start with {said} and name something")
+            self.refuse(name, f"must be a path or start with {message} and name something")
         return value
 
     def words(self, name: str, most: int, *, pattern: str, longest: int) -> tuple[str, ...]:

@@ -84,8 +84,8 @@ TEMPLATE_BYTES = 12 * 1024
 """Of a pod template as compact JSON: what a person writes takes a few thousand. `kubectl apply` keeps a second copy."""
 
 CHECKPOINT_LENGTH = 64
-"""Of the key of a checkpoint as a trainer writes it into its reading: ours take 30."""
+"""Of the key of a checkpoint as a trainer writes it into its measurement: ours take 30."""
 
 LEDGER_VALUES = 4_000
-"""Of all trials together: a trial's entry holds a value of each parameter, and the two readings of an attribute's
+"""Of all trials together: a trial's entry holds a value of each parameter, and the two measurements of an attribute's
 accuracy that a constraint bounds take the room of four."""

@@ -22,7 +22,7 @@ METRICS: Mapping[str, Direction] = {
     "invalid_output_rate": Direction.MINIMIZE,
     "false_value_rate": Direction.MINIMIZE,
 }
-"""What a reading measures, and which way each is better; ``accuracy/<attribute>`` is as ``accuracy``."""
+"""What a measurement measures, and which way each is better; ``accuracy/<attribute>`` is as ``accuracy``."""
 
 WORST_VALUES: Mapping[str, float] = {
     "accuracy": 0.0,

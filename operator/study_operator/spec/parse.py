@@ -166,8 +166,10 @@ def _direction_of(metric: str, attributes: Sequence[str]) -> Direction | None:
 
 
 def _say_metrics(attributes: Sequence[str]) -> str:
-    said = f"one of {', '.join(METRICS)}"
-    return f"{said}, or accuracy/ and one of the asked attributes ({', '.join(attributes)})" if attributes else said
+    message = f"one of {', '.join(METRICS)}"
+    return (
+        f"{message}, or accuracy/ and one of the asked attributes ({', '.join(attributes)})" if attributes else message
+    )
 
 
 def _parse_outcome_constraints(

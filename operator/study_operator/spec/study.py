@@ -199,7 +199,7 @@ class OutcomeConstraint:
     bound: float
 
     def holds(self, metrics: Mapping[str, float]) -> bool:
-        """Say whether a reading keeps the bound; a metric that was not measured does not."""
+        """Say whether a measurement keeps the bound; a metric that was not measured does not."""
         value = metrics.get(self.metric)
         return value is not None and (value <= self.bound if self.is_upper else value >= self.bound)
 

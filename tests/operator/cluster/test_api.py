@@ -191,7 +191,7 @@ def read_pages(kube: Kube) -> None:
 
 
 def test_a_watch_that_drips_and_tells_nothing_is_dead(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(streams, "WATCH_SILENCE_SECONDS", 0.3)
+    monkeypatch.setattr(streams, "WATCH_IDLE_SECONDS", 0.3)
 
     def drip(write: Write) -> None:
         write(b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n")

@@ -1,4 +1,4 @@
-"""A controller's visits on an API server of dicts: what it looks at, and how often."""
+"""A controller's reconciliations on an API server of dicts: what it looks at, and how often."""
 
 from __future__ import annotations
 
@@ -121,11 +121,11 @@ class World:
             raw["status"]["conditions"] = [{"type": "Complete", "status": "True", "lastTransitionTime": at(NOW)}]
             self.controller.memory.put_job(raw)
 
-    def visit_for(self, seconds: int, *, every: int) -> None:
-        """Visit the study again and again, while its trials go on."""
+    def reconcile_for(self, seconds: int, *, every: int) -> None:
+        """Reconcile the study again and again, while its trials go on."""
         for _ in range(0, seconds, every):
             self.store.step += 1
-            self.controller.visit(KEY)
+            self.controller.reconcile(KEY)
             self.now += timedelta(seconds=every)
 
     @property
@@ -191,13 +191,13 @@ def at(time: datetime) -> str:
     return time.strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
-def test_progress_is_read_and_written_once_a_minute_however_often_the_study_is_visited() -> None:
+def test_progress_is_read_and_written_once_a_minute_however_often_the_study_is_reconciled() -> None:
     world = World(Settings(progress_interval_seconds=60))
-    world.visit_for(2, every=1)
+    world.reconcile_for(2, every=1)
     # What was seen of the attempts is written at once.
     begun = world.written
 
-    world.visit_for(298, every=1)
+    world.reconcile_for(298, every=1)
 
     # After 60, 120, 180 and 240 seconds, of two trials.
     assert (world.reads, world.written - begun) == (4 * 2, 4)
@@ -208,28 +208,28 @@ def test_of_a_study_that_is_gone_nothing_is_kept_and_of_one_that_is_not_told_of_
     jobs = names.trial_job("s1", "t000", 0), names.trial_job("s1", "t001", 0)
     world.studies.drop(KEY, "study-1")
 
-    assert world.controller.visit(KEY) is None
+    assert world.controller.reconcile(KEY) is None
     assert all(world.controller.memory.find_job("team", job) for job in jobs)
 
     del world.kube.objects[study_path(KEY)]
-    assert world.controller.visit(KEY) is None
+    assert world.controller.reconcile(KEY) is None
     assert not any(world.controller.memory.find_job("team", job) for job in jobs)
 
 
-def test_a_study_without_news_is_visited_by_the_slow_timer_and_that_is_enough() -> None:
+def test_a_study_without_news_is_reconciled_by_the_slow_timer_and_that_is_enough() -> None:
     world = World(Settings(progress_interval_seconds=60))
 
-    world.visit_for(600, every=60)
+    world.reconcile_for(600, every=60)
 
     assert world.reads == 9 * 2
 
 
-def test_a_study_that_has_ended_is_visited_by_the_hour_or_when_its_jobs_expire() -> None:
+def test_a_study_that_has_ended_is_reconciled_by_the_hour_or_when_its_jobs_expire() -> None:
     def wait_of(**spec: Any) -> float | None:
         world = World(Settings(), **spec)
         world.finish()
         # What is left to be said of it, and that its Jobs are gone where they are not kept.
-        wait = next(wait for _ in range(5) if (wait := world.controller.visit(KEY)))
+        wait = next(wait for _ in range(5) if (wait := world.controller.reconcile(KEY)))
         assert len(world.controller.parsed) == 0
         return wait
 
@@ -241,17 +241,17 @@ def test_a_study_that_has_ended_is_visited_by_the_hour_or_when_its_jobs_expire()
 
 def test_a_study_is_parsed_again_when_it_has_changed_and_not_before(monkeypatch: pytest.MonkeyPatch) -> None:
     world = World(Settings(progress_interval_seconds=60))
-    world.visit_for(2, every=1)
+    world.reconcile_for(2, every=1)
     parsed = []
     monkeypatch.setattr(
         "study_operator.cluster.parsed_studies.parse_status", lambda raw: parsed.append(raw) or status.parse_status(raw)
     )
 
-    world.visit_for(30, every=1)
+    world.reconcile_for(30, every=1)
     assert not parsed
     body = world.kube.objects[study_path(KEY)]
     world.studies.put(world.kube.put(study_path(KEY), {**body, "spec": {**body["spec"], "seed": 7}}))
-    world.visit_for(3, every=1)
+    world.reconcile_for(3, every=1)
     assert len(parsed) == 1
 
 
@@ -268,12 +268,12 @@ def test_parsed_studies_are_bounded_by_their_trials() -> None:
 
 def test_what_a_job_wrote_and_nobody_can_use_is_counted() -> None:
     world = World(Settings())
-    world.visit_for(2, every=1)
-    world.store.wrong.add("reading.json")
+    world.reconcile_for(2, every=1)
+    world.store.wrong.add("measurement.json")
     raw = a_job(names.trial_job("s1", "t000", 0))
     raw["metadata"]["resourceVersion"] = "20"
     raw["status"]["conditions"] = [{"type": "Complete", "status": "True", "lastTransitionTime": at(NOW)}]
     world.controller.memory.put_job(raw)
-    world.controller.visit(KEY)
-    told = world.controller.metrics.registry
-    assert told.get_sample_value("finetune_study_refused_objects_total", {"namespace": "team"}) == 1
+    world.controller.reconcile(KEY)
+    reported = world.controller.metrics.registry
+    assert reported.get_sample_value("finetune_study_rejected_objects_total", {"namespace": "team"}) == 1

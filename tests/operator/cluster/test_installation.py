@@ -36,7 +36,7 @@ def test_limits_and_identities_are_taken_as_they_are_said(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         ("limits: [1]", "limits must be an object"),
         ("limits: {attempts: 3}", r"limits must be some of attemptsLimit, .*, got 'attempts'"),
@@ -50,6 +50,6 @@ def test_limits_and_identities_are_taken_as_they_are_said(tmp_path: Path) -> Non
         ("identities: {a: [{uri: 's3://'}]}", r"identities.a\[0\].uri must start with s3:// and name a bucket"),
     ],
 )
-def test_what_cannot_be_used_is_refused_with_its_place(tmp_path: Path, text: str, said: str) -> None:
-    with pytest.raises(ConfigurationError, match=said):
+def test_what_cannot_be_used_is_refused_with_its_place(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(ConfigurationError, match=message):
         read(tmp_path, text)

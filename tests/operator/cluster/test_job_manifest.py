@@ -25,7 +25,7 @@ SECRET = Credentials(
 )
 TRIAL = JobSpec(name="s1-t003-r1", kind=JobKind.TRIAL, config='{"study": "s1"}', trial="t003", rung=1)
 PREPARE = JobSpec(name="s1-prepare", kind=JobKind.PREPARE, config='{"study": "s1"}')
-JUDGE = JobSpec(name="s1-judge", kind=JobKind.JUDGE, config='{"study": "s1"}')
+FINAL_EVALUATION = JobSpec(name="s1-final-evaluation", kind=JobKind.FINAL_EVALUATION, config='{"study": "s1"}')
 TEMPLATE: dict[str, Any] = {
     "metadata": {
         "labels": {"team": "shop", "kueue.x-k8s.io/queue-name": "gpus", "kueue.x-k8s.io/priority-class": "low"},
@@ -80,7 +80,7 @@ def cases() -> dict[str, Any]:
         "trial": build_job(on_cluster(), TRIAL, SECRET, DEFAULTS),
         "trial-with-template": build_job(own, TRIAL, SECRET, DEFAULTS),
         "prepare-with-template": build_job(own, PREPARE, SECRET, DEFAULTS),
-        "judge": build_job(on_cluster(), JUDGE, SECRET, DEFAULTS),
+        "finalEvaluation": build_job(on_cluster(), FINAL_EVALUATION, SECRET, DEFAULTS),
         "trial-on-four-nodes": build_job(many, replace(TRIAL, processes=8), None, DEFAULTS),
         "service": build_service(many),
     }

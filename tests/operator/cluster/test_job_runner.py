@@ -77,8 +77,8 @@ class World:
         self.memory.see_pod("ADDED", RUNNING)
         self.memory.see_job("DELETED", a_job(version=30))
 
-    def visit(self, *, is_settled: bool = True) -> JobStatus | None:
-        """Return what one visit is told of the Job."""
+    def reconcile(self, *, is_settled: bool = True) -> JobStatus | None:
+        """Return what one reconciliation is told of the Job."""
         kube = cast(Kube, cast(Any, self.kube))
         runner = ClusterRunner(kube, self.memory, STUDY, None, PodDefaults(image="trainer"))
         jobs = runner.jobs()
@@ -90,24 +90,24 @@ class World:
 def test_a_job_that_is_gone_lives_while_its_pod_does_and_is_told_once_by_how_that_ended() -> None:
     world = World()
 
-    assert [getattr(world.visit(), "phase", None) for _ in range(2)] == [JobPhase.RUNNING] * 2
+    assert [getattr(world.reconcile(), "phase", None) for _ in range(2)] == [JobPhase.RUNNING] * 2
 
     world.memory.see_pod("MODIFIED", STOPPED)
-    end = world.visit()
+    end = world.reconcile()
     assert end is not None
     assert (end.phase, end.attempt, end.exit_code) == (JobPhase.FINISHED, "pod-1", 143)
-    assert world.visit() is None
+    assert world.reconcile() is None
 
 
 def test_how_a_job_ended_is_told_until_it_is_written_down() -> None:
     world = World()
     world.memory.see_pod("MODIFIED", STOPPED)
 
-    codes = [getattr(world.visit(is_settled=False), "exit_code", None) for _ in range(3)]
+    codes = [getattr(world.reconcile(is_settled=False), "exit_code", None) for _ in range(3)]
 
     assert codes == [143] * 3
-    world.visit()
-    assert world.visit() is None
+    world.reconcile()
+    assert world.reconcile() is None
 
 
 def test_a_pod_that_vanishes_lets_its_job_go() -> None:
@@ -115,25 +115,25 @@ def test_a_pod_that_vanishes_lets_its_job_go() -> None:
 
     world.memory.see_pod("DELETED", RUNNING)
 
-    end = world.visit()
+    end = world.reconcile()
     assert end is not None
     assert (end.phase, end.exit_code) == (JobPhase.FINISHED, None)
-    assert world.visit() is None
+    assert world.reconcile() is None
 
 
-def test_a_pod_that_its_job_left_behind_is_waited_for() -> None:
+def test_a_pod_that_its_job_orphaned_is_waited_for() -> None:
     world = World()
 
     world.memory.see_pod("MODIFIED", a_pod({"running": {"startedAt": "2026-01-01T12:00:03Z"}}, version=22, owned=False))
-    assert [getattr(world.visit(), "phase", None) for _ in range(2)] == [JobPhase.RUNNING] * 2
+    assert [getattr(world.reconcile(), "phase", None) for _ in range(2)] == [JobPhase.RUNNING] * 2
 
     world.memory.see_pod(
         "MODIFIED", a_pod(STOPPED["status"]["containerStatuses"][0]["state"], "Failed", version=23, owned=False)
     )
-    end = world.visit()
+    end = world.reconcile()
     assert end is not None
     assert (end.phase, end.exit_code) == (JobPhase.FINISHED, 143)
-    assert world.visit() is None
+    assert world.reconcile() is None
 
 
 def test_a_pod_of_another_namespace_that_names_the_job_is_none_of_its_pods() -> None:
@@ -144,7 +144,7 @@ def test_a_pod_of_another_namespace_that_names_the_job_is_none_of_its_pods() -> 
     world.memory.see_pod("ADDED", forged)
     world.memory.see_pod("ADDED", {**forged, "metadata": {**forged["metadata"], "uid": "pod-2"}})
 
-    assert [getattr(world.visit(), "phase", None) for _ in range(2)] == [JobPhase.RUNNING] * 2
+    assert [getattr(world.reconcile(), "phase", None) for _ in range(2)] == [JobPhase.RUNNING] * 2
 
 
 def test_a_job_that_lost_its_labels_is_followed_to_its_end() -> None:
@@ -152,9 +152,9 @@ def test_a_job_that_lost_its_labels_is_followed_to_its_end() -> None:
     bare = a_job(version=31)
     bare["metadata"]["labels"] = {}
     world.kube.put(JOB, bare)
-    assert [getattr(world.visit(), "phase", None) for _ in range(2)] == [JobPhase.RUNNING] * 2
+    assert [getattr(world.reconcile(), "phase", None) for _ in range(2)] == [JobPhase.RUNNING] * 2
 
-    # What a watch would have told is looked for at each visit.
+    # What a watch would have told is looked for at each reconciliation.
     world.memory.see_pod("MODIFIED", STOPPED)
     end = {
         "type": "Failed",
@@ -163,7 +163,7 @@ def test_a_job_that_lost_its_labels_is_followed_to_its_end() -> None:
         "lastTransitionTime": "2026-01-01T12:01:01Z",
     }
     world.kube.put(JOB, {**bare, "status": {**bare["status"], "conditions": [end]}})
-    job = world.visit()
+    job = world.reconcile()
     assert job is not None
     assert (job.phase, job.exit_code) == (JobPhase.FINISHED, 143)
 
@@ -172,28 +172,28 @@ def test_a_job_that_is_there_after_all_goes_on() -> None:
     world = World()
     world.kube.put(JOB, a_job())
 
-    assert [getattr(world.visit(), "phase", None) for _ in range(2)] == [JobPhase.RUNNING] * 2
+    assert [getattr(world.reconcile(), "phase", None) for _ in range(2)] == [JobPhase.RUNNING] * 2
 
 
 def test_of_a_study_that_is_gone_nothing_is_kept() -> None:
     world = World()
 
     world.memory.forget_study(("team", "other"))
-    assert world.visit() is not None
+    assert world.reconcile() is not None
     world.memory.forget_study(("team", "s1"))
 
-    assert world.visit() is None
+    assert world.reconcile() is None
     assert not world.memory.doubtful_of("team", "study-1")
     # What a watch tells afterwards of its last pod is of no Job that anybody knows.
     world.memory.see_pod("DELETED", STOPPED)
-    assert world.visit() is None
+    assert world.reconcile() is None
 
 
 def test_another_job_of_that_name_takes_its_place() -> None:
     world = World()
     world.kube.put(JOB, a_job("job-2"))
 
-    job = world.visit()
+    job = world.reconcile()
 
     assert job is not None
     assert (job.phase, job.attempt) == (JobPhase.PENDING, "job-2")

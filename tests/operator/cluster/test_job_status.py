@@ -119,7 +119,11 @@ def describe(job: Raw, *pods: Raw, gone: tuple[str, ...] = (), refusal: Refusal 
     ("job", "pod", "why", "message"),
     [
         pytest.param(
-            a_job(COMPLETE), ended(code=0), "NoReading", "", id="done: whether there is a reading says the bucket"
+            a_job(COMPLETE),
+            ended(code=0),
+            "NoMeasurement",
+            "",
+            id="done: whether there is a measurement says the bucket",
         ),
         pytest.param(
             a_job(failed()),

@@ -92,26 +92,26 @@ def test_what_is_no_event_ends_neither_a_watch_nor_its_thread_and_everything_is_
     server: Server, threads_that_died: list[str], monkeypatch: pytest.MonkeyPatch, tale: bytes
 ) -> None:
     monkeypatch.setattr(streams, "LINE_BYTES", 4096 if b"aaaa" in tale else streams.LINE_BYTES)
-    told = Told()
-    memory = Memory(Metrics(), told)
+    reported = Told()
+    memory = Memory(Metrics(), reported)
     for tales in server.tales.values():
         tales.append(tale)
     # What is told after the list, by the second watch.
     server.tales["jobs"].append(line("ADDED", a_job("s1-t002-r0", 13)))
     Watches(server.kube(), memory, ["team"]).start()
 
-    assert told.wait_for(lambda: names_of(memory) == {"s1-t000-r0", "s1-t002-r0"})
+    assert reported.wait_for(lambda: names_of(memory) == {"s1-t000-r0", "s1-t002-r0"})
     assert threads_that_died == []
     assert server.asked.count(("jobs", "")) == 2
 
 
 def test_a_version_that_is_refused_is_not_asked_for_for_ever(server: Server, threads_that_died: list[str]) -> None:
-    told = Told()
-    memory = Memory(Metrics(), told)
+    reported = Told()
+    memory = Memory(Metrics(), reported)
     server.tales["jobs"] += [(400, b'{"kind": "Status", "code": 400, "reason": "BadRequest"}'), added()]
     Watches(server.kube(), memory, ["team"]).start()
 
-    assert told.wait_for(lambda: len(names_of(memory)) == 2)
+    assert reported.wait_for(lambda: len(names_of(memory)) == 2)
     assert server.asked.count(("jobs", "")) == 2
     assert threads_that_died == []
 
@@ -144,12 +144,12 @@ def test_an_object_that_is_too_large_is_an_error(server: Server, monkeypatch: py
 def test_a_stream_that_ends_in_the_middle_of_a_line_goes_on_from_the_last_whole_event(
     server: Server, threads_that_died: list[str]
 ) -> None:
-    told = Told()
-    memory = Memory(Metrics(), told)
+    reported = Told()
+    memory = Memory(Metrics(), reported)
     server.tales["jobs"] += [added(11) + line("ADDED", a_job("lost", 12))[:-30], line("ADDED", a_job("seen", 12))]
     Watches(server.kube(), memory, ["team"]).start()
 
-    assert told.wait_for(lambda: names_of(memory) == {"s1-t000-r0", "s1-t001-r0", "seen"})
+    assert reported.wait_for(lambda: names_of(memory) == {"s1-t000-r0", "s1-t001-r0", "seen"})
     assert [version for plural, version in server.asked if plural == "jobs"][:3] == ["", "10", "11"]
     assert threads_that_died == []
 
@@ -209,8 +209,8 @@ def test_an_answer_that_is_no_object_is_an_error_of_the_way_there(server: Server
 def test_an_object_that_cannot_be_read_hides_no_other(
     server: Server, threads_that_died: list[str], strange: Raw
 ) -> None:
-    told = Told()
-    memory = Memory(Metrics(), told)
+    reported = Told()
+    memory = Memory(Metrics(), reported)
     server.lists["pods"] = [strange, a_pod("listed")]
     server.tales["pods"] = [line("ADDED", strange) + line("MODIFIED", strange) + line("ADDED", a_pod("told"))]
     Watches(server.kube(), memory, ["team"]).start()
@@ -218,7 +218,7 @@ def test_an_object_that_cannot_be_read_hides_no_other(
     def pods() -> set[str]:
         return {pod.name for _, pods, _ in memory.jobs_of("team", "study-1") for pod in pods}
 
-    assert told.wait_for(lambda: pods() == {"listed", "told"})
+    assert reported.wait_for(lambda: pods() == {"listed", "told"})
     assert threads_that_died == []
     # Nor is it listed again and again for it.
     assert server.asked.count(("pods", "")) == 1
@@ -319,8 +319,8 @@ def test_a_watch_that_nobody_follows_any_more_is_trouble(server: Server, threads
     kinds = Watches(server.kube(), Memory(Metrics()), ["team"], on_synced=end)
     assert kinds.find_trouble() == ""
     kinds.start()
-    said = wait_for_trouble(kinds, is_there=True)
-    assert said == "nobody follows /api/v1/namespaces/team/events any more"
+    message = wait_for_trouble(kinds, is_there=True)
+    assert message == "nobody follows /api/v1/namespaces/team/events any more"
 
 
 def test_what_ends_the_loop_is_seen_by_the_process(server: Server, threads_that_died: list[str]) -> None:
@@ -369,10 +369,10 @@ def test_a_pod_stands_for_its_job_that_nobody_has_seen_until_it_has_ended() -> N
     memory.find_job_again(job, None)
     [(job, pods, _)] = memory.jobs_of("team", "study-1")
     assert (job.name, job.is_gone, [pod.uid for pod in pods]) == ("s1-t000-r0", True, ["uid-of-p1"])
-    assert (describe_job(job, pods).phase, describe_job(job, pods).left_behind) == (JobPhase.RUNNING, ("p1",))
+    assert (describe_job(job, pods).phase, describe_job(job, pods).orphans) == (JobPhase.RUNNING, ("p1",))
     # One that is on its way out is left to itself, and one that its Job still controls to that.
-    leaving = [replace(pods[0], is_deleting=True)], [replace(pods[0], is_left_behind=False)]
-    assert [describe_job(job, each).left_behind for each in leaving] == [(), ()]
+    leaving = [replace(pods[0], is_deleting=True)], [replace(pods[0], is_orphaned=False)]
+    assert [describe_job(job, each).orphans for each in leaving] == [(), ()]
     # To another study of that name it is nothing.
     assert memory.jobs_of("team", "study-2") == []
     ended = {**orphan, "status": {"phase": "Succeeded"}}

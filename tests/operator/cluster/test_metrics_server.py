@@ -75,7 +75,7 @@ def test_who_may_read_the_path_may_scrape(reviews: Reviews, header: str, status:
     assert a_reviewer(reviews).review(header) == status
 
 
-def test_all_that_is_known_of_a_user_is_judged(reviews: Reviews) -> None:
+def test_all_that_is_known_of_a_user_is_evaluated(reviews: Reviews) -> None:
     a_reviewer(reviews).review("Bearer of-prometheus")
     _, access = reviews.asked
     assert access["spec"] == {
@@ -189,8 +189,8 @@ def served_as(port: int, ca: Path) -> str:
         socket.create_connection(("127.0.0.1", port), timeout=10) as plain,
         context.wrap_socket(plain, server_hostname="127.0.0.1") as connection,
     ):
-        said = cast(Any, connection.getpeercert())
-        return str(dict(pair for (pair,) in said["subject"])["commonName"])
+        message = cast(Any, connection.getpeercert())
+        return str(dict(pair for (pair,) in message["subject"])["commonName"])
 
 
 def test_plain_metrics_are_told_to_anybody_and_compressed_for_whom_wants_it(registry: CollectorRegistry) -> None:

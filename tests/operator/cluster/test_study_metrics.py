@@ -107,8 +107,8 @@ def test_a_study_is_told_by_its_status() -> None:
     assert (value("attempts", reason="Evicted"), value("attempts", reason="Folded")) == (1, 7)
     assert (value("accelerator_hours"), value("saved_accelerator_hours")) == (1.5, 12.25)
     assert (value("best_value", metric="accuracy"), value("baseline_value", metric="accuracy")) == (0.875, None)
-    assert value("last_news_timestamp_seconds") == datetime(2026, 1, 1, 11, 40, tzinfo=UTC).timestamp()
-    assert value("last_news_timestamp_seconds", "new") == datetime(2026, 1, 1, 10, tzinfo=UTC).timestamp()
+    assert value("last_activity_timestamp_seconds") == datetime(2026, 1, 1, 11, 40, tzinfo=UTC).timestamp()
+    assert value("last_activity_timestamp_seconds", "new") == datetime(2026, 1, 1, 10, tzinfo=UTC).timestamp()
     assert b"finetune_study_operator_leader 0.0" in generate_latest(metrics.registry)
 
 

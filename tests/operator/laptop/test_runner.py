@@ -53,11 +53,11 @@ class Bench:
         """Return what the runner says of a job."""
         return next((job for job in self.runner.jobs() if job.name == name), None)
 
-    def until(self, what: str, condition) -> None:
+    def until(self, subject: str, condition) -> None:
         """Wait for something that a signal or a process brings about."""
         deadline = time.monotonic() + PATIENCE_SECONDS
         while not condition():
-            assert time.monotonic() < deadline, f"waited {PATIENCE_SECONDS:.0f} s for: {what}"
+            assert time.monotonic() < deadline, f"waited {PATIENCE_SECONDS:.0f} s for: {subject}"
             self.changed.wait(0.02)
             self.changed.clear()
 
@@ -224,7 +224,7 @@ def test_killing_everything_waits_for_nobody(bench):
     assert job.exit_code == 137
 
 
-def test_what_a_job_left_behind_in_its_group_goes_with_it(bench):
+def test_what_a_job_orphaned_in_its_group_goes_with_it(bench):
     program = """
         import os, subprocess, sys
         child = subprocess.Popen([sys.executable, "-S", "-c", "import time; time.sleep(600)"])

@@ -85,10 +85,10 @@ class Bench:
             return []
         return [line.split()[0] for line in self.starts.read_text().splitlines() if line.split()[1] == word]
 
-    def until(self, what: str, condition: Any) -> None:
+    def until(self, subject: str, condition: Any) -> None:
         deadline = time.monotonic() + PATIENCE_SECONDS
         while not condition():
-            assert time.monotonic() < deadline, f"waited {PATIENCE_SECONDS:.0f} s for {what}"
+            assert time.monotonic() < deadline, f"waited {PATIENCE_SECONDS:.0f} s for {subject}"
             time.sleep(0.05)
 
     @property
@@ -132,23 +132,25 @@ def bench(tmp_path: Path, endpoint: str, monkeypatch: pytest.MonkeyPatch) -> Ben
     return Bench(tmp_path, endpoint)
 
 
-def test_a_study_runs_from_pages_to_a_judged_winner_in_a_bucket(bench, monkeypatch):
+def test_a_study_runs_from_pages_to_a_evaluated_winner_in_a_bucket(bench, monkeypatch):
     code, output, errors = bench.call()
 
     assert (code, errors) == (0, "")
     starts = Counter(bench.lines("start"))
-    assert starts == Counter(["prepare", "t000-r0", "t001-r0", "t002-r0", "t003-r0", *rung_one(starts), "judge"])
+    assert starts == Counter(
+        ["prepare", "t000-r0", "t001-r0", "t002-r0", "t003-r0", *rung_one(starts), "finalEvaluation"]
+    )
     # The promoted one and the baseline, which may be one and the same.
     assert 1 <= len(rung_one(starts)) <= 2
     store = bench.objects(monkeypatch)
     report = json.loads(store.read("report/report.json") or b"")
-    assert report["stage"] == "Completed" and report["judgement"]["winner"] == report["winner"]
+    assert report["stage"] == "Completed" and report["finalEvaluation"]["winner"] == report["winner"]
     assert (store.read("report/index.html") or b"").startswith(b"<!doctype html>")
     assert json.loads(store.read("ledger.json") or b"")["outcome"]["reason"] == "Completed"
     # The directory holds what is not an artifact, and the bucket all the rest.
-    assert not list(bench.directory.rglob("reading.json"))
-    readings = {key for key in store.list("trials/") if key.endswith("/reading.json")}
-    assert len(readings) == sum(name.startswith("t") for name in starts)
+    assert not list(bench.directory.rglob("measurement.json"))
+    measurements = {key for key in store.list("trials/") if key.endswith("/measurement.json")}
+    assert len(measurements) == sum(name.startswith("t") for name in starts)
     assert f"s3://{BUCKET}/shop/" in output
 
 

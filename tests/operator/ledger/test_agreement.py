@@ -1,4 +1,4 @@
-"""What early readings said of final ones: estimates with what they rest on, silence where that is too little."""
+"""What early measurements said of final ones: estimates with what they rest on, silence where that is too little."""
 
 import itertools
 import math
@@ -36,7 +36,7 @@ def test_with_fewer_than_three_audited_nothing_is_estimated() -> None:
     agreement = measure_agreement(STUDY, [BASELINE, *PROMOTED, *AUDITED[:2], *REST])
     assert (agreement.concordance, agreement.missed_winners) == (None, None)
     assert describe_agreement(agreement)[0] == (
-        "Agreement of early and final readings: not estimable, n = 2 audited (at least 3 are needed)."
+        "Agreement of early and final measurements: not estimable, n = 2 audited (at least 3 are needed)."
     )
 
 
@@ -83,7 +83,7 @@ def test_the_concordance_is_right_on_average_over_all_draws() -> None:
 
 
 def diverging(trial: Trial, rung: int = 1) -> Trial:
-    """Return the trial with its last reading diverged, at a value that would be the best of all."""
+    """Return the trial with its last measurement diverged, at a value that would be the best of all."""
     measurements = [
         replace(m, diverged=True, value=0.99, checkpoint="") if m.rung == rung else m for m in trial.measurements
     ]
@@ -91,7 +91,7 @@ def diverging(trial: Trial, rung: int = 1) -> Trial:
 
 
 def breaking(trial: Trial) -> Trial:
-    """Return the trial with a final reading that breaks the constraint of `CONSTRAINED`."""
+    """Return the trial with a final measurement that breaks the constraint of `CONSTRAINED`."""
     final = replace(trial.measurements[-1], metrics={"invalid_output_rate": 0.9})
     return replace(trial, measurements=(*trial.measurements[:-1], final))
 
@@ -230,7 +230,7 @@ def test_a_person_reads_what_it_rests_on_and_what_it_leaves_out() -> None:
     lost = [diverging(paused(10, 0.2), 0), continued(paused(11, 0.3), None), failed]
     pairs, missed, shared = describe_agreement(measure_agreement(STUDY, [BASELINE, *PROMOTED, *AUDITED, *REST, *lost]))
     assert pairs == (
-        "Early and final readings order 92% of the pairs of trials alike (95 % interval 19% to 100%; 15 pairs of 6 "
+        "Early and final measurements order 92% of the pairs of trials alike (95 % interval 19% to 100%; 15 pairs of 6 "
         "full-length trials: 2 promoted, 3 audited, the baseline; the audited ones weigh for those that were not "
         "drawn). Left out of the pairs: 1 diverged, 1 failed, 1 still running."
     )
@@ -238,7 +238,7 @@ def test_a_person_reads_what_it_rests_on_and_what_it_leaves_out() -> None:
         "Estimated missed winners: 0.0 (95 % interval 0 to 3) of the 6 trials that were not promoted: 0 of 3 audited "
         "ones ended better than t001, the best of the promoted trials and the baseline."
     )
-    assert shared == "Both readings are of the same validation pages, so their page noise is shared."
+    assert shared == "Both measurements are of the same validation pages, so their page noise is shared."
 
 
 def test_drawing_all_leaves_nobody_out() -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from builders.ledgers import NOW, a_ledger, a_study, continued, minimizing, paused, stopped
 from builders.noisy_studies import a_noisy_study, a_study_of_few_sites
-from builders.some_studies import a_gain, a_judgement
+from builders.some_studies import a_final_evaluation, a_gain
 from study_operator.ledger.gain import Gain, GainSource, describe_gain, find_gain, find_test_gain, student_quantile
 from study_operator.ledger.status import parse_status, render_status
 from study_operator.ledger.trial import Continuation, GainOnTest, Ledger, Trial
@@ -28,7 +28,7 @@ def gain_of(*trials: Trial, study: Study = STUDY) -> Gain:
 
 
 @pytest.mark.parametrize(
-    ("trials", "trial", "as_read", "estimate", "largest_of"),
+    ("trials", "trial", "uncorrected", "estimate", "best_of"),
     [
         pytest.param([BASELINE, paused(1, 0.40)], "t001", 0.10, 0.10, 1, id="who has no rival needs no correction"),
         pytest.param([BASELINE, paused(1, 0.40), paused(2, 0.36)], "t001", 0.10, 0.09, 2, id="two alike draw together"),
@@ -48,7 +48,7 @@ def gain_of(*trials: Trial, study: Study = STUDY) -> Gain:
             [BASELINE, paused(1, 0.34), paused(2, 0.33), paused(3, 0.32)], "t001", 0.04, 0.3225 - 0.30 - 0.0175 / 3, 3,
             id="the baseline is one that cannot be told from the best",
         ),
-        pytest.param([BASELINE, paused(1, 0.40), paused(2, 0.40)], "t001", 0.10, 0.10, 2, id="two equal readings"),
+        pytest.param([BASELINE, paused(1, 0.40), paused(2, 0.40)], "t001", 0.10, 0.10, 2, id="two equal measurements"),
         pytest.param(
             [paused(0, 0.30, **UNKNOWN), paused(1, 0.40, **UNKNOWN), paused(2, 0.36, **UNKNOWN)], "t001", 0.10, 0.10, 2,
             id="without standard errors nothing is corrected",
@@ -60,11 +60,11 @@ def gain_of(*trials: Trial, study: Study = STUDY) -> Gain:
     ],
 )  # fmt: skip
 def test_a_validation_gain_is_corrected_for_the_choice(
-    trials: Sequence[Trial], trial: str, as_read: float, estimate: float, largest_of: int
+    trials: Sequence[Trial], trial: str, uncorrected: float, estimate: float, best_of: int
 ) -> None:
     gain = gain_of(*trials)
-    assert (gain.trial, gain.source, gain.largest_of) == (trial, GainSource.VALIDATION, largest_of)
-    assert gain.as_read == pytest.approx(as_read)
+    assert (gain.trial, gain.source, gain.best_of) == (trial, GainSource.VALIDATION, best_of)
+    assert gain.uncorrected == pytest.approx(uncorrected)
     assert gain.estimate == pytest.approx(estimate, abs=1e-4)
 
 
@@ -100,7 +100,7 @@ def test_a_standard_error_of_few_sites_is_a_guess(sites: int | None, quantile: f
     assert gain.high == pytest.approx(0.10 + quantile * 0.02 * 2**0.5, abs=1e-6)
 
 
-def test_a_baseline_that_diverged_has_no_reading_to_show() -> None:
+def test_a_baseline_that_diverged_has_no_measurement_to_show() -> None:
     status = render_status(STUDY, a_ledger(paused(0, 0.0, diverged=True, **UNKNOWN), paused(1, 0.4)), now=NOW)
     assert status["baseline"] is None
 
@@ -112,7 +112,7 @@ def test_nothing_saved_is_never_less_than_nothing() -> None:
     assert status["summary"]["saved"] == "0.0 h"
 
 
-def test_the_reading_of_fewer_sites_decides() -> None:
+def test_the_measurement_of_fewer_sites_decides() -> None:
     few, many = gain_of(paused(0, 0.30, sites=5), paused(1, 0.40, sites=50)), gain_of(paused(0, 0.30), paused(1, 0.40))
     assert few.high == pytest.approx(0.10 + 2.776445 * 0.02 * 2**0.5, abs=1e-6)
     assert many.high is not None
@@ -129,8 +129,8 @@ def test_without_standard_errors_there_is_no_interval() -> None:
 def test_a_lower_loss_is_a_gain_below_zero() -> None:
     study = minimizing()
     gain = gain_of(paused(0, 1.5), paused(1, 1.2), paused(2, 1.23), study=study)
-    assert (gain.trial, gain.largest_of) == ("t001", 2)
-    assert gain.as_read == pytest.approx(-0.3)
+    assert (gain.trial, gain.best_of) == ("t001", 2)
+    assert gain.uncorrected == pytest.approx(-0.3)
     assert gain.low is not None and gain.high is not None
     assert gain.low < -0.3 < gain.estimate < gain.high < 0
 
@@ -138,8 +138,8 @@ def test_a_lower_loss_is_a_gain_below_zero() -> None:
 def test_at_full_length_arms_that_were_stopped_count_too() -> None:
     promoted = [continued(paused(i, 0.5), 0.6) for i in (1, 2)]
     gain = gain_of(continued(BASELINE, 0.5, Continuation.BASELINE), *promoted, *(stopped(i, 0.45) for i in (3, 4, 5)))
-    assert gain.largest_of == 5
-    # First readings vary by 0.00075 around 0.47, of which 0.0004 is noise; half of what that adds is expected again.
+    assert gain.best_of == 5
+    # First measurements vary by 0.00075 around 0.47, of which 0.0004 is noise; half of what that adds is expected again.
     added = 0.0004 / 0.00075 * (0.5 - 0.47)
     assert gain.estimate == pytest.approx(0.6 - 0.5 * added - 0.5)
 
@@ -165,39 +165,39 @@ def test_where_there_is_nothing_to_compare_there_is_no_gain(trials: Sequence[Tri
 # The test set ---------------------------------------------------------------------------------------------------------
 
 READ = GainOnTest(mean="hand_labelled", difference=0.027, low=-0.018, high=0.071, n=629)
-JUDGED = a_ledger(
+SCORES = a_ledger(
     continued(BASELINE, 0.5, Continuation.BASELINE), continued(paused(1, 0.4), 0.6), winner=1, test_gain=READ
 )
 
 
 def test_once_the_test_set_is_read_the_gain_is_what_it_says() -> None:
-    status = render_status(STUDY, JUDGED, now=NOW)
+    status = render_status(STUDY, SCORES, now=NOW)
     assert status["summary"]["gain"] == "+2.7 (-1.8 to +7.1) on test"
     best = status["best"]
     assert (best["gain"], best["gainLow"], best["gainHigh"]) == ("0.027", "-0.018", "0.071")
-    assert (best["gainOn"], best["largestOf"], best["gainAsRead"]) == ("Test", None, None)
-    assert parse_status(json.loads(json.dumps(status))).ledger == JUDGED
+    assert (best["gainOn"], best["bestOf"], best["gainUncorrected"]) == ("Test", None, None)
+    assert parse_status(json.loads(json.dumps(status))).ledger == SCORES
 
 
 def test_a_test_set_of_few_sites_gives_no_interval() -> None:
-    ledger = replace(JUDGED, test_gain=replace(READ, low=None, high=None))
+    ledger = replace(SCORES, test_gain=replace(READ, low=None, high=None))
     status = render_status(STUDY, ledger, now=NOW)
     assert status["summary"]["gain"] == "+2.7 (no interval) on test"
     assert parse_status(json.loads(json.dumps(status))).ledger == ledger
 
 
 def test_a_status_changes_with_the_test_set_alone() -> None:
-    before = parse_status(render_status(STUDY, replace(JUDGED, test_gain=None), now=NOW))
+    before = parse_status(render_status(STUDY, replace(SCORES, test_gain=None), now=NOW))
     after = render_status(STUDY, replace(before.ledger, test_gain=READ), now=NOW, recorded=before)
     assert before.raw["best"]["gainOn"] == "Validation"
     assert after["best"]["gainOn"] == "Test"
 
 
 def test_the_test_set_says_nothing_of_a_loss() -> None:
-    gain = find_gain(minimizing(), replace(JUDGED, winner=0))
+    gain = find_gain(minimizing(), replace(SCORES, winner=0))
     assert gain is None or gain.source is GainSource.VALIDATION
     study = replace(STUDY, objective=Objective(metric="accuracy/price", direction=STUDY.objective.direction))
-    gain = find_gain(study, JUDGED)
+    gain = find_gain(study, SCORES)
     assert gain is not None and gain.source is GainSource.VALIDATION
 
 
@@ -210,13 +210,13 @@ def test_the_test_gain_is_of_a_mean_that_exists(labelled: int, mean: str) -> Non
         "hand_labelled/winner-baseline": replace(a_gain(0.0), n=labelled),
         "all_asked/winner-baseline": a_gain(0.02),
     }
-    found = find_test_gain(replace(a_judgement(), gains=gains))
+    found = find_test_gain(replace(a_final_evaluation(), gains=gains))
     assert found is not None
     assert (found.mean, found.n) == (mean, 500)
 
 
 def test_without_a_baseline_the_test_set_gives_no_gain() -> None:
-    assert find_test_gain(replace(a_judgement(), gains={"hand_labelled/winner-rules": a_gain(0.1)})) is None
+    assert find_test_gain(replace(a_final_evaluation(), gains={"hand_labelled/winner-rules": a_gain(0.1)})) is None
 
 
 # What it is worth -----------------------------------------------------------------------------------------------------
@@ -244,14 +244,14 @@ def simulate(truths: Truths, promotion: Promotion | None) -> tuple[float, float,
         gain = find_gain(noisy.study, Ledger(trials=noisy.trials))
         if gain is None:
             continue
-        assert gain.as_read is not None and gain.low is not None and gain.high is not None
+        assert gain.uncorrected is not None and gain.low is not None and gain.high is not None
         truth = noisy.truths[int(gain.trial[1:])] - noisy.truths[0]
-        rows.append((truth, gain.as_read, gain.estimate, float(gain.low <= truth <= gain.high)))
+        rows.append((truth, gain.uncorrected, gain.estimate, float(gain.low <= truth <= gain.high)))
     truth, read, corrected, covered = np.array(rows).mean(axis=0).tolist()
     return truth, read, corrected, covered
 
 
-@pytest.mark.parametrize("promotion", [None, TWO_RUNGS], ids=["first reading", "full length"])
+@pytest.mark.parametrize("promotion", [None, TWO_RUNGS], ids=["first measurement", "full length"])
 def test_equal_arms_gain_nothing(promotion: Promotion | None) -> None:
     truth, read, corrected, covered = simulate(equal, promotion)
     assert truth == 0
@@ -260,7 +260,7 @@ def test_equal_arms_gain_nothing(promotion: Promotion | None) -> None:
     assert covered >= 0.93
 
 
-@pytest.mark.parametrize("promotion", [None, TWO_RUNGS], ids=["first reading", "full length"])
+@pytest.mark.parametrize("promotion", [None, TWO_RUNGS], ids=["first measurement", "full length"])
 def test_arms_that_are_better_are_said_to_be_better(promotion: Promotion | None) -> None:
     truth, _, corrected, covered = simulate(better, promotion)
     assert truth > 0.14

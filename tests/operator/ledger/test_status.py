@@ -113,7 +113,7 @@ LEDGERS = [
         search_end=SearchEnd.NO_MORE_PROPOSALS,
         search_message="the space is exhausted",
         winner=0,
-        judge=Stage(state=StageState.COMPLETED),
+        final_evaluation=Stage(state=StageState.COMPLETED),
         outcome=Outcome(failed=False, reason="Completed", message="trial t000 is the winner"),
     ),
 ]
@@ -142,12 +142,16 @@ def test_what_did_not_change_is_taken_as_it_was_and_what_did_is_rendered_anew() 
 
 @given(st.text(), st.integers(3, 60))
 def test_a_text_is_cut_to_the_bytes_that_an_api_server_stores(text: str, most: int) -> None:
-    said = cut(text, most)
+    message = cut(text, most)
     # Go escapes what HTML would read, and the two line ends of JavaScript.
-    stored = json.dumps(said, ensure_ascii=False)[1:-1]
-    assert len(stored.encode()) + 5 * sum(map(said.count, "<>&")) + 3 * sum(map(said.count, "\u2028\u2029")) <= most
-    assert cut(said, most) == said
-    assert said == text.encode("utf-8", "replace").decode() or (said.endswith("…") and text.startswith(said[:-1]))
+    stored = json.dumps(message, ensure_ascii=False)[1:-1]
+    assert (
+        len(stored.encode()) + 5 * sum(map(message.count, "<>&")) + 3 * sum(map(message.count, "\u2028\u2029")) <= most
+    )
+    assert cut(message, most) == message
+    assert message == text.encode("utf-8", "replace").decode() or (
+        message.endswith("…") and text.startswith(message[:-1])
+    )
 
 
 def test_half_a_character_is_replaced_because_no_api_server_would_take_it() -> None:
@@ -220,7 +224,7 @@ def test_all_conditions_are_there_from_the_first_status_on() -> None:
         pytest.param(Ledger(), "Preparing", id="preparing"),
         pytest.param(a_ledger(a_trial(0)), "Exploring", id="exploring"),
         pytest.param(a_ledger(continued(paused(0, 0.3), None), stopped(1, 0.1)), "Promoting", id="promoting"),
-        pytest.param(a_ledger(continued(paused(0, 0.3), 0.4), winner=0), "Judging", id="judging"),
+        pytest.param(a_ledger(continued(paused(0, 0.3), 0.4), winner=0), "Evaluating", id="final evaluation"),
         pytest.param(
             a_ledger(outcome=Outcome(failed=False, reason="BudgetExhausted", message="")),
             "BudgetExhausted",
@@ -279,8 +283,8 @@ def test_what_a_number_means_is_stated_with_it() -> None:
         "rung": 0,
         "gain": repr(0.45 - 0.3),
         "gainOn": "Validation",
-        "gainAsRead": repr(0.45 - 0.3),
-        "largestOf": 1,
+        "gainUncorrected": repr(0.45 - 0.3),
+        "bestOf": 1,
     }
 
 
@@ -320,21 +324,23 @@ def test_events_tell_what_happened_in_between() -> None:
     promoted = a_ledger(continued(paused(0, 0.3), None), measured.trials[1], search_end=SearchEnd.ALL_TRIALS_MEASURED)
     over = replace(promoted, winner=0, outcome=Outcome(failed=True, reason="NoWinner", message="none is left"))
 
-    def told(before: Ledger, after: Ledger) -> list[tuple[str, str, bool]]:
+    def reported(before: Ledger, after: Ledger) -> list[tuple[str, str, bool]]:
         return [(e.reason, e.message, e.is_warning) for e in events_between(before, after)]
 
-    assert told(Ledger(), a_ledger()) == [
+    assert reported(Ledger(), a_ledger()) == [
         ("DatasetPrepared", "320 training, 80 validation and 100 test samples", False)
     ]
-    assert told(a_ledger(a_trial(0), a_trial(1)), started) == [("TrialLaunched", "trial t000 runs on rung 0", False)]
-    reasons = [reason for reason, _, _ in told(started, measured)]
+    assert reported(a_ledger(a_trial(0), a_trial(1)), started) == [
+        ("TrialLaunched", "trial t000 runs on rung 0", False)
+    ]
+    reasons = [reason for reason, _, _ in reported(started, measured)]
     assert reasons == ["TrialLaunched", "TrialMeasured", "TrialAbandoned"]
-    assert told(measured, promoted) == [
+    assert reported(measured, promoted) == [
         ("TrialPromoted", "trial t000 goes on to step 100 (Promoted)", False),
         ("SearchEnded", "2 trials: AllTrialsMeasured", False),
     ]
-    assert told(promoted, over)[-1] == ("StudyFailed", "NoWinner: none is left", True)
-    assert told(over, over) == []
+    assert reported(promoted, over)[-1] == ("StudyFailed", "NoWinner: none is left", True)
+    assert reported(over, over) == []
 
 
 def test_the_dataset_is_told_in_samples() -> None:
@@ -355,6 +361,6 @@ def test_whatever_a_trainer_says_no_status_is_refused_for_it(eta: float, seconds
     )
     ledger = a_ledger(running(a_trial(0)))
     seen = [TrialProgress(trial="t000", rung=0, progress=progress)]
-    (told,) = render_status(a_study(), ledger, now=NOW, progress=seen)["progress"]
-    assert told["etaSeconds"] == seconds
-    assert len(told["phase"].encode()) <= 64 and len(told["updatedAt"].encode()) <= 64
+    (reported,) = render_status(a_study(), ledger, now=NOW, progress=seen)["progress"]
+    assert reported["etaSeconds"] == seconds
+    assert len(reported["phase"].encode()) <= 64 and len(reported["updatedAt"].encode()) <= 64

@@ -8,7 +8,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from builders.ledgers import NOW, a_ledger, a_measurement, a_reading, a_study, a_trial, continued, paused, stopped
+from builders.ledgers import (
+    NOW,
+    a_ledger,
+    a_measurement,
+    a_rung_measurement,
+    a_study,
+    a_trial,
+    continued,
+    paused,
+    stopped,
+)
 from study_operator.ledger.folding import fold_attempts
 from study_operator.ledger.status import render_status
 from study_operator.ledger.trial import Attempt, EndReason, Ledger, Stage, StageState, Trial, TrialState, retry_at
@@ -28,8 +38,10 @@ def what_it_took(
 ) -> tuple[float | None, ...]:
     """Return seconds of training and of everything else of a first rung that ended in the last of these attempts."""
     trial = a_trial(0, attempts=attempts)
-    reading = replace(a_reading(trial, 0), step=step, seconds=seconds, trained_steps=steps)
-    measured = with_seconds(a_measurement(0, 0.4, step=step, train_seconds=None, fixed_seconds=None), trial, reading)
+    measurement = replace(a_rung_measurement(trial, 0), step=step, seconds=seconds, trained_steps=steps)
+    measured = with_seconds(
+        a_measurement(0, 0.4, step=step, train_seconds=None, fixed_seconds=None), trial, measurement
+    )
     return measured.train_seconds, measured.fixed_seconds
 
 
@@ -62,7 +74,7 @@ EVICTED = an_attempt(9, reason="Evicted")
         pytest.param(what_it_took(an_attempt(10), load=60), None, None, id="phases without training"),
         pytest.param(
             what_it_took(EVICTED, an_attempt(0.1), steps=20, load=60, train=300, evaluate=40), 300, 100,
-            id="the last attempt only found the reading",
+            id="the last attempt only found the measurement",
         ),
         pytest.param(what_it_took(load=60, train=300), 300, 60, id="no attempt was seen"),
     ],
@@ -76,8 +88,8 @@ def test_training_is_told_from_everything_else(
 def test_on_the_second_rung_only_its_own_steps_count() -> None:
     trial = continued(paused(0, 0.3), None)
     trial = replace(trial, attempts=(*trial.attempts, an_attempt(40, rung=1)))
-    reading = replace(a_reading(trial, 1), seconds={"train": 2000.0}, trained_steps=80)
-    measured = with_seconds(a_measurement(1, 0.4, fixed_seconds=None), trial, reading)
+    measurement = replace(a_rung_measurement(trial, 1), seconds={"train": 2000.0}, trained_steps=80)
+    measured = with_seconds(a_measurement(1, 0.4, fixed_seconds=None), trial, measurement)
     assert (measured.train_seconds, measured.fixed_seconds) == (None, 400)
 
 

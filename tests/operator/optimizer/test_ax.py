@@ -75,7 +75,7 @@ def a_trial(index: int, arm: Arm, state: TrialState = TrialState.PENDING, **chan
 
 
 def measured(index: int, arm: Arm, value: float, *, diverged: bool = False, **metrics: float) -> Trial:
-    reading = Measurement(
+    measurement = Measurement(
         rung=0,
         step=20,
         value=value,
@@ -84,7 +84,7 @@ def measured(index: int, arm: Arm, value: float, *, diverged: bool = False, **me
         checkpoint="" if diverged else f"t{index:03d}",
         diverged=diverged,
     )
-    return a_trial(index, arm, TrialState.PAUSED, measurements=(reading,))
+    return a_trial(index, arm, TrialState.PAUSED, measurements=(measurement,))
 
 
 def a_random_arm(study: Study, dice: random.Random) -> Arm:
@@ -369,7 +369,7 @@ def test_what_comes_after_the_first_rung_teaches_nothing(state: TrialState) -> N
     assert suggest(study, [*trials[:3], promoted, *trials[4:]]) == suggest(study, trials)
 
 
-def test_a_diverged_trial_among_equal_readings_is_the_worst_that_ax_is_given_and_fits() -> None:
+def test_a_diverged_trial_among_equal_measurements_is_the_worst_that_ax_is_given_and_fits() -> None:
     study = a_study()
     dice = random.Random(0)
     points = [a_random_arm(study, dice) for _ in range(6)]

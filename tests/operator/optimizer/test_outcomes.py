@@ -14,7 +14,7 @@ from study_operator.spec.study import Objective, OutcomeConstraint, Study
 
 
 def read(index: int, value: float, **metrics: float) -> Trial:
-    """Return a trial with a first reading."""
+    """Return a trial with a first measurement."""
     measurement = a_measurement(0, value, metrics=metrics)
     return a_trial(index, state=TrialState.PAUSED, measurements=(measurement,))
 

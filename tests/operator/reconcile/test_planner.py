@@ -43,8 +43,8 @@ from study_operator.reconcile.actions import (
     ChooseWinner,
     DeleteJob,
     EndSearch,
+    EvaluateWinner,
     Finish,
-    Judge,
     Launch,
     Prepare,
     Promote,
@@ -81,7 +81,7 @@ def say(action: Action) -> str:
             return f"delete {name}"
         case Finish(outcome=outcome):
             return f"finish {outcome.reason}"
-        case Prepare() | Judge():
+        case Prepare() | EvaluateWinner():
             return type(action).__name__.lower()
 
 
@@ -157,27 +157,32 @@ FULL = [continued(paused(0, 0.3), 0.4, Continuation.BASELINE), stopped(1, 0.1), 
             id="the next best replaces a promoted trial that failed",
         ),
         pytest.param(decided(*FULL, stopped(3, 0.1)), [], ["winner t2"], id="validation chooses the winner"),
-        pytest.param(decided(*FULL, stopped(3, 0.1), winner=2), [], ["judge"], id="then the test set is read"),
         pytest.param(
-            decided(*FULL, winner=2, judge=Stage(state=StageState.RUNNING)),
-            [a_job("s1-judge", kind=JobKind.JUDGE)],
-            [],
-            id="the judge is waited for",
+            decided(*FULL, stopped(3, 0.1), winner=2), [], ["finalEvaluation"], id="then the test set is read"
         ),
         pytest.param(
-            decided(*FULL, winner=2, judge=Stage(state=StageState.COMPLETED)), [], ["finish Completed"], id="the end"
+            decided(*FULL, winner=2, final_evaluation=Stage(state=StageState.RUNNING)),
+            [a_job("s1-final-evaluation", kind=JobKind.FINAL_EVALUATION)],
+            [],
+            id="the final evaluation is waited for",
+        ),
+        pytest.param(
+            decided(*FULL, winner=2, final_evaluation=Stage(state=StageState.COMPLETED)),
+            [],
+            ["finish Completed"],
+            id="the end",
         ),
         pytest.param(
             decided(*FULL, winner=2, dataset=DatasetCounts(fingerprint="", train=1, validation=1, test=0)),
             [],
             ["finish Completed"],
-            id="without a test set nothing is judged",
+            id="without a test set nothing is evaluated",
         ),
         pytest.param(
-            decided(*FULL, winner=2, judge=Stage(state=StageState.FAILED, message="no adapter")),
+            decided(*FULL, winner=2, final_evaluation=Stage(state=StageState.FAILED, message="no adapter")),
             [],
-            ["finish JudgeFailed"],
-            id="a judge that cannot judge",
+            ["finish FinalEvaluationFailed"],
+            id="a final evaluation that cannot evaluate",
         ),
         pytest.param(
             a_ledger(*(a_trial(i, state=TrialState.ABANDONED, message="no memory") for i in range(4))),
@@ -346,7 +351,9 @@ def test_a_deadline_counts_time_with_a_trial_running_and_rounds_of_promotions() 
 
 
 def test_a_study_that_ran_out_of_budget_ends_complete_and_says_so() -> None:
-    ledger = a_ledger(*FULL, search_end=SearchEnd.BUDGET_EXHAUSTED, winner=2, judge=Stage(state=StageState.COMPLETED))
+    ledger = a_ledger(
+        *FULL, search_end=SearchEnd.BUDGET_EXHAUSTED, winner=2, final_evaluation=Stage(state=StageState.COMPLETED)
+    )
     actions = plan(a_study(num_trials=9), ledger, {}, NOW)
     assert [a.outcome for a in actions if isinstance(a, Finish)] == [
         Outcome(

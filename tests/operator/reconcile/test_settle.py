@@ -11,7 +11,7 @@ from builders.ledgers import (
     a_job,
     a_ledger,
     a_measurement,
-    a_reading,
+    a_rung_measurement,
     a_study,
     a_trial,
     by_name,
@@ -21,7 +21,7 @@ from builders.ledgers import (
     paused,
     running,
 )
-from builders.some_studies import a_judgement
+from builders.some_studies import a_final_evaluation
 from study_operator.ledger.trial import (
     Attempt,
     EndReason,
@@ -61,7 +61,7 @@ def settle_one(
             ended(137, reason="OOMKilled"), TrialState.PENDING, "OutOfMemory", id="killed for memory: not known whose"
         ),
         pytest.param(ended(12), TrialState.FAILED, "StudyCannotRun", id="data that cannot be used: the study"),
-        pytest.param(ended(0), TrialState.PENDING, "NoReading", id="done without a reading: the environment"),
+        pytest.param(ended(0), TrialState.PENDING, "NoMeasurement", id="done without a measurement: the environment"),
         pytest.param(ended(143), TrialState.PENDING, "Interrupted", id="stopped by somebody: the environment"),
         pytest.param(ended(137), TrialState.PENDING, "Crashed", id="killed after the grace period: the environment"),
         pytest.param(ended(1, reason="NodeLost"), TrialState.PENDING, "NodeLost", id="a lost node: the environment"),
@@ -75,9 +75,9 @@ def test_whose_fault_an_end_was(job: JobStatus | None, state: TrialState, reason
     assert not trial.attempts[-1].is_open
 
 
-def test_a_reading_is_a_measurement_whatever_the_exit_code_says() -> None:
+def test_a_measurement_is_a_measurement_whatever_the_exit_code_says() -> None:
     before = running(a_trial(0))
-    results = Results(readings={(0, 0): a_reading(before, 0, accuracy=0.43, validation_loss=1.2)})
+    results = Results(measurements={(0, 0): a_rung_measurement(before, 0, accuracy=0.43, validation_loss=1.2)})
     for job in (ended(0), ended(1), ended(143), None):
         trial = settle_one(before, job, results)
         assert trial.state is TrialState.PAUSED
@@ -90,7 +90,7 @@ def test_the_ledger_keeps_what_holds_for_every_answer_and_what_is_constrained() 
     study = a_study(outcome_constraints=(OutcomeConstraint(metric="accuracy/price", is_upper=False, bound=0.5),))
     read = {"accuracy": 0.4, "validation_loss": 1.2, "accuracy/price": 0.6, "accuracy/brand": 0.2}
     before = running(a_trial(0))
-    results = Results(readings={(0, 0): a_reading(before, 0, **read)})
+    results = Results(measurements={(0, 0): a_rung_measurement(before, 0, **read)})
     measurement = settle_one(before, ended(0), results, study=study).measurements[0]
     assert (measurement.value, measurement.standard_error, measurement.n) == (0.4, 0.02, 100)
     assert measurement.metrics == {"validation_loss": 1.2, "accuracy/price": 0.6}
@@ -107,9 +107,9 @@ def test_the_ledger_keeps_what_holds_for_every_answer_and_what_is_constrained() 
 )
 def test_the_ledger_keeps_how_few_sites_were_read(sites: int | None, kept: int | None) -> None:
     before = running(a_trial(0))
-    reading = a_reading(before, 0)
-    reading = replace(reading, metrics={"accuracy": replace(reading.metrics["accuracy"], sites=sites)})
-    assert settle_one(before, ended(0), Results(readings={(0, 0): reading})).measurements[0].sites == kept
+    measurement = a_rung_measurement(before, 0)
+    measurement = replace(measurement, metrics={"accuracy": replace(measurement.metrics["accuracy"], sites=sites)})
+    assert settle_one(before, ended(0), Results(measurements={(0, 0): measurement})).measurements[0].sites == kept
 
 
 @pytest.mark.parametrize(
@@ -125,9 +125,9 @@ def test_the_ledger_keeps_how_few_sites_were_read(sites: int | None, kept: int |
 )
 def test_a_mean_of_no_question_decides_nothing_and_is_the_studys_fault(constraints, empty) -> None:
     before = running(a_trial(0))
-    reading = a_reading(before, 0, accuracy=0.4, false_value_rate=0.0)
-    nothing = replace(reading.metrics[empty], value=0.0, n=0)
-    results = Results(readings={(0, 0): replace(reading, metrics={**reading.metrics, empty: nothing})})
+    measurement = a_rung_measurement(before, 0, accuracy=0.4, false_value_rate=0.0)
+    nothing = replace(measurement.metrics[empty], value=0.0, n=0)
+    results = Results(measurements={(0, 0): replace(measurement, metrics={**measurement.metrics, empty: nothing})})
     trial = settle_one(before, ended(0), results, study=a_study(outcome_constraints=constraints))
     assert trial.state is TrialState.FAILED
     assert trial.attempts[-1].reason == EndReason.STUDY_CANNOT_RUN
@@ -136,42 +136,46 @@ def test_a_mean_of_no_question_decides_nothing_and_is_the_studys_fault(constrain
 
 def test_a_mean_of_no_question_is_not_kept() -> None:
     before = running(a_trial(0))
-    reading = a_reading(before, 0, accuracy=0.4, false_value_rate=0.0, invalid_output_rate=0.1)
-    nothing = replace(reading.metrics["false_value_rate"], n=0)
-    results = Results(readings={(0, 0): replace(reading, metrics={**reading.metrics, "false_value_rate": nothing})})
+    measurement = a_rung_measurement(before, 0, accuracy=0.4, false_value_rate=0.0, invalid_output_rate=0.1)
+    nothing = replace(measurement.metrics["false_value_rate"], n=0)
+    results = Results(
+        measurements={(0, 0): replace(measurement, metrics={**measurement.metrics, "false_value_rate": nothing})}
+    )
     assert settle_one(before, ended(0), results).measurements[0].metrics == {"invalid_output_rate": 0.1}
 
 
-def test_a_reading_of_full_length_completes_the_trial() -> None:
+def test_a_measurement_of_full_length_completes_the_trial() -> None:
     before = running(continued(paused(0, 0.3), None))
-    results = Results(readings={(0, 1): a_reading(before, 1)})
+    results = Results(measurements={(0, 1): a_rung_measurement(before, 1)})
     trial = settle_one(before, ended(0, "s1-t000-r1"), results)
     assert trial.state is TrialState.COMPLETED
     assert [m.rung for m in trial.measurements] == [0, 1]
 
 
-def test_a_reading_without_the_objective_is_the_studys_fault() -> None:
+def test_a_measurement_without_the_objective_is_the_studys_fault() -> None:
     before = running(a_trial(0))
-    trial = settle_one(before, ended(0), Results(readings={(0, 0): a_reading(before, 0, validation_loss=1.0)}))
+    trial = settle_one(
+        before, ended(0), Results(measurements={(0, 0): a_rung_measurement(before, 0, validation_loss=1.0)})
+    )
     assert trial.state is TrialState.FAILED
     assert trial.attempts[-1].reason == EndReason.STUDY_CANNOT_RUN
-    assert trial.message == "the reading must hold the objective's metric accuracy, got validation_loss"
+    assert trial.message == "the measurement must hold the objective's metric accuracy, got validation_loss"
 
 
-def test_a_reading_whose_checkpoint_a_ledger_cannot_hold_is_the_studys_fault() -> None:
+def test_a_measurement_whose_checkpoint_a_ledger_cannot_hold_is_the_studys_fault() -> None:
     before = running(a_trial(0))
-    reading = replace(a_reading(before, 0), checkpoint="k" * 65)
-    trial = settle_one(before, ended(0), Results(readings={(0, 0): reading}))
+    measurement = replace(a_rung_measurement(before, 0), checkpoint="k" * 65)
+    trial = settle_one(before, ended(0), Results(measurements={(0, 0): measurement}))
     assert trial.state is TrialState.FAILED
-    assert trial.message == "the reading's checkpoint must have at most 64 characters, got 65"
+    assert trial.message == "the measurement's checkpoint must have at most 64 characters, got 65"
 
 
-def test_a_reading_that_is_there_is_found_although_the_job_was_never_seen() -> None:
-    trial = settle_one(a_trial(0), None, Results(readings={(0, 0): a_reading(a_trial(0), 0)}))
+def test_a_measurement_that_is_there_is_found_although_the_job_was_never_seen() -> None:
+    trial = settle_one(a_trial(0), None, Results(measurements={(0, 0): a_rung_measurement(a_trial(0), 0)}))
     assert trial.state is TrialState.PAUSED
 
 
-def test_a_live_job_is_not_asked_for_its_reading() -> None:
+def test_a_live_job_is_not_asked_for_its_measurement() -> None:
     ledger = a_ledger(running(a_trial(0)), a_trial(1), paused(2, 0.3))
     awaited = list_awaited(a_study(), ledger, by_name([a_job()]))
     assert [t.index for t in awaited] == [1]
@@ -306,11 +310,11 @@ def test_a_diverged_loss_is_the_worst_that_was_read_also_when_a_worse_one_comes_
     ],
     ids=["half are invalid", "they repeat themselves", "most are valid", "one is right", "a trainer that does not say"],
 )
-def test_gibberish_is_a_reading_like_any_other_and_said_to_be_no_divergence(
+def test_gibberish_is_a_measurement_like_any_other_and_said_to_be_no_divergence(
     metrics: dict[str, float], is_gibberish: bool
 ) -> None:
     before = running(a_trial(0))
-    trial = settle_one(before, ended(0), Results(readings={(0, 0): a_reading(before, 0, **metrics)}))
+    trial = settle_one(before, ended(0), Results(measurements={(0, 0): a_rung_measurement(before, 0, **metrics)}))
     measurement = trial.measurements[0]
     assert (trial.state, measurement.diverged) == (TrialState.PAUSED, False)
     assert (measurement.gibberish, measurement.value) == (is_gibberish, metrics["accuracy"])
@@ -318,7 +322,7 @@ def test_gibberish_is_a_reading_like_any_other_and_said_to_be_no_divergence(
     assert trial.message.startswith("gibberish: no answer is right, and") is is_gibberish
 
 
-def test_what_diverges_late_keeps_its_first_reading() -> None:
+def test_what_diverges_late_keeps_its_first_measurement() -> None:
     trial = settle_one(running(continued(paused(0, 0.3), None)), ended(10, "s1-t000-r1"))
     assert trial.state is TrialState.COMPLETED
     assert [(m.rung, m.value, m.diverged) for m in trial.measurements] == [(0, 0.3, False), (1, 0.0, True)]
@@ -329,7 +333,7 @@ def test_a_trial_that_is_measured_is_left_alone() -> None:
     assert settle_one(trial, ended(1, attempt="other")) is trial
 
 
-# --- Prepare and judge -------------------------------------------------------------------------------------------
+# --- Prepare and final evaluation -------------------------------------------------------------------------------------------
 
 
 def a_summary() -> DatasetSummary:
@@ -340,7 +344,7 @@ def a_summary() -> DatasetSummary:
         splits={"train": split, "validation": split},
         skipped_pages={},
         dropped_labels={},
-        pages_in_test_shops=0,
+        pages_of_test_sites=0,
         warnings=(),
         fingerprint="00ff",
     )
@@ -367,7 +371,10 @@ def test_a_summary_completes_the_preparation_and_tells_what_to_plan_with() -> No
             1, StageState.PENDING, "an attempt ended with Crashed (exit code 1): no page has a price", id="a crash"
         ),
         pytest.param(
-            0, StageState.PENDING, "an attempt ended with NoReading (exit code 0): no page has a price", id="no summary"
+            0,
+            StageState.PENDING,
+            "an attempt ended with NoMeasurement (exit code 0): no page has a price",
+            id="no summary",
         ),
     ],
 )
@@ -391,11 +398,11 @@ def test_a_suspended_preparation_counts_against_nobody() -> None:
     assert (ledger.prepare.state, ledger.prepare.message) == (StageState.PENDING, "")
 
 
-def test_a_judgement_completes_the_judging() -> None:
+def test_a_final_evaluation_completes_the_evaluating() -> None:
     trial = continued(paused(0, 0.3), 0.5)
-    ledger = a_ledger(trial, winner=0, judge=Stage(state=StageState.RUNNING))
-    settled = settle(a_study(), ledger, {}, Results(judgement=a_judgement()), LATER)
-    assert settled.judge.state is StageState.COMPLETED
+    ledger = a_ledger(trial, winner=0, final_evaluation=Stage(state=StageState.RUNNING))
+    settled = settle(a_study(), ledger, {}, Results(final_evaluation=a_final_evaluation()), LATER)
+    assert settled.final_evaluation.state is StageState.COMPLETED
     assert settled.test_gain is not None
     assert (settled.test_gain.mean, settled.test_gain.n) == ("hand_labelled", 500)
     assert settled.test_gain.difference == pytest.approx(0.04)
@@ -451,7 +458,7 @@ def sized(index: int, *, batch_size: int, lora_rank: int = 8, **changes: Any) ->
 
 
 def that_ran(trial: Trial) -> Trial:
-    """Return the trial with its first reading."""
+    """Return the trial with its first measurement."""
     return replace(trial, state=TrialState.PAUSED, measurements=(a_measurement(0, 0.3),))
 
 
@@ -485,7 +492,7 @@ KILL = ended(137, reason="OOMKilled", message="the kernel killed it for lack of 
     ids=[
         "a smaller batch has run",
         "a smaller rank has run",
-        "none has a reading yet",
+        "none has a measurement yet",
         "smaller in one, larger in one",
     ],
 )
@@ -615,10 +622,10 @@ def test_a_stage_that_is_stuck_fails_in_the_end() -> None:
     assert ledger.prepare.message == ("the environment ended 6 attempts, the last with ImagePullBackOff: no such image")
 
 
-@pytest.mark.parametrize(("trained_steps", "said"), [(100, "it began at its first step"), (80, ""), (None, "")])
-def test_a_promoted_trial_that_began_anew_says_so(trained_steps: int | None, said: str) -> None:
+@pytest.mark.parametrize(("trained_steps", "message"), [(100, "it began at its first step"), (80, ""), (None, "")])
+def test_a_promoted_trial_that_began_anew_says_so(trained_steps: int | None, message: str) -> None:
     trial = running(continued(paused(0, 0.3), None))
-    reading = replace(a_reading(trial, 1), trained_steps=trained_steps)
-    settled = settle(a_study(), a_ledger(trial), {}, Results(readings={(0, 1): reading}), NOW).trials[0]
+    measurement = replace(a_rung_measurement(trial, 1), trained_steps=trained_steps)
+    settled = settle(a_study(), a_ledger(trial), {}, Results(measurements={(0, 1): measurement}), NOW).trials[0]
     assert settled.state is TrialState.COMPLETED
-    assert settled.message.partition(": ")[0] == said
+    assert settled.message.partition(": ")[0] == message

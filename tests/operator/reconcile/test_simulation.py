@@ -36,7 +36,7 @@ def test_in_storms_every_study_ends_correctly(count: int) -> None:
     assert outcomes["Completed"] > count / 2
 
 
-def test_after_restores_of_the_status_no_reading_is_taken_for_another_arm_and_every_study_ends() -> None:
+def test_after_restores_of_the_status_no_measurement_is_taken_for_another_arm_and_every_study_ends() -> None:
     refused: list[int] = []
     for seed in range(100):
         run_study(seed, RESTORING, refused.append)
@@ -44,7 +44,7 @@ def test_after_restores_of_the_status_no_reading_is_taken_for_another_arm_and_ev
     assert sum(refused) > 30
 
 
-def test_the_onlooker_sees_a_reading_that_is_taken_for_another_arm(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_onlooker_sees_a_measurement_that_is_taken_for_another_arm(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tick, "_why_refused", lambda *_, **__: "")
     assert "its arm has" in _first_broken(range(100), RESTORING)
 
@@ -117,7 +117,9 @@ def test_the_onlooker_sees_a_broken_promise(
 
 def test_the_onlooker_sees_a_job_that_was_launched_before_it_was_written(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(act._Written, "trial", _launch_unwritten)
-    assert any(said in _first_broken(range(300)) for said in ("is in no ledger", "launched though its arm cannot run"))
+    assert any(
+        message in _first_broken(range(300)) for message in ("is in no ledger", "launched though its arm cannot run")
+    )
 
 
 def test_every_promise_is_looked_at_in_twice_as_bad_weather_too() -> None:

@@ -14,7 +14,7 @@ from builders.ledgers import (
     NOW,
     a_job,
     a_ledger,
-    a_reading,
+    a_rung_measurement,
     a_study,
     a_trial,
     continued,
@@ -49,8 +49,8 @@ from trial_trainer.artifacts import ArtifactError, DirectoryStore
 from trial_trainer.contract import (
     BaseModel,
     DatasetSummary,
-    JudgeConfig,
-    Judgement,
+    FinalEvaluation,
+    FinalEvaluationConfig,
     PrepareConfig,
     Progress,
     SplitSummary,
@@ -337,10 +337,10 @@ def test_a_bucket_that_cannot_be_opened_is_said_while_trials_run() -> None:
     assert not desk.launched
 
 
-def test_a_reading_is_settled_with_its_trial_and_rung() -> None:
+def test_a_measurement_is_settled_with_its_trial_and_rung() -> None:
     trial = running(a_trial(0))
     desk = a_desk(a_ledger(trial), ended(0))
-    desk.objects["trials/t000/rungs/0/reading.json"] = to_json(a_reading(trial, 0, accuracy=0.43)).encode()
+    desk.objects["trials/t000/rungs/0/measurement.json"] = to_json(a_rung_measurement(trial, 0, accuracy=0.43)).encode()
     run(desk)
     assert [m.value for m in desk.ledger.trials[0].measurements] == [0.43]
 
@@ -348,20 +348,20 @@ def test_a_reading_is_settled_with_its_trial_and_rung() -> None:
 @pytest.mark.parametrize(
     "content",
     [
-        pytest.param(b"{", id="half a reading"),
-        pytest.param(to_json(a_reading(a_trial(7), 0)).encode(), id="another trial's"),
-        pytest.param(to_json(a_reading(a_trial(0), 1)).encode(), id="another rung's"),
+        pytest.param(b"{", id="half a measurement"),
+        pytest.param(to_json(a_rung_measurement(a_trial(7), 0)).encode(), id="another trial's"),
+        pytest.param(to_json(a_rung_measurement(a_trial(0), 1)).encode(), id="another rung's"),
         pytest.param(b'{"accuracy": NaN}', id="not a number"),
     ],
 )
-def test_what_is_not_a_reading_of_this_rung_is_none(content: bytes) -> None:
+def test_what_is_not_a_measurement_of_this_rung_is_none(content: bytes) -> None:
     desk = a_desk(a_ledger(running(a_trial(0))), ended(0))
-    desk.objects["trials/t000/rungs/0/reading.json"] = content
+    desk.objects["trials/t000/rungs/0/measurement.json"] = content
     run(desk)
-    assert desk.ledger.trials[0].attempts[-1].reason == "NoReading"
+    assert desk.ledger.trials[0].attempts[-1].reason == "NoMeasurement"
 
 
-READING_KEY = "trials/t000/rungs/0/reading.json"
+MEASUREMENT_KEY = "trials/t000/rungs/0/measurement.json"
 
 
 def digest_of_trial(trial: Trial) -> str:
@@ -369,55 +369,58 @@ def digest_of_trial(trial: Trial) -> str:
     return build_job_of(a_study(), a_ledger(trial), trial).digest
 
 
-def put_reading(desk: Desk, trial: Trial, **changes: Any) -> None:
-    """Lay a reading of 0.43 where the trial's must be."""
-    desk.objects[READING_KEY] = to_json(replace(a_reading(trial, 0, accuracy=0.43), **changes)).encode()
+def put_measurement(desk: Desk, trial: Trial, **changes: Any) -> None:
+    """Lay a measurement of 0.43 where the trial's must be."""
+    desk.objects[MEASUREMENT_KEY] = to_json(replace(a_rung_measurement(trial, 0, accuracy=0.43), **changes)).encode()
 
 
-def test_a_reading_of_another_arm_is_said_deleted_and_read_again() -> None:
+def test_a_measurement_of_another_arm_is_said_deleted_and_read_again() -> None:
     trial = a_trial(0)
     desk = a_desk(a_ledger(trial))
-    put_reading(desk, trial, digest="of another")
+    put_measurement(desk, trial, digest="of another")
     study = a_study(num_trials=1)
     result = run(desk, study)
     assert desk.log == ["write"]
-    said = f"must be {digest_of_trial(trial)}, got of another"
-    assert desk.ledger.trials[0].message.startswith(f"refused: {READING_KEY} is of another arm, data or model")
-    assert desk.ledger.trials[0].message.endswith(said)
+    message = f"must be {digest_of_trial(trial)}, got of another"
+    assert desk.ledger.trials[0].message.startswith(f"refused: {MEASUREMENT_KEY} is of another arm, data or model")
+    assert desk.ledger.trials[0].message.endswith(message)
     assert [(e.reason, e.is_warning) for e in result.events] == [("ResultRefused", True)]
     assert result.events[0].message == f"trial t000: {desk.ledger.trials[0].message}"
     # Once it is written, and once.
     result = run(desk, study)
-    assert desk.log == ["write", f"delete {READING_KEY}", "launch s1-t000-r0"]
+    assert desk.log == ["write", f"delete {MEASUREMENT_KEY}", "launch s1-t000-r0"]
     assert result.events == []
     config = from_json(TrialConfig, desk.launched[0].config)
     assert config.digest == desk.launched[0].digest == digest_of_trial(trial)
     assert config.dataset_fingerprint == "00ff"
     # Its own is taken, and nothing is said any more.
-    put_reading(desk, trial, digest=config.digest)
+    put_measurement(desk, trial, digest=config.digest)
     desk.statuses.append(ended(0, digest=config.digest))
     run(desk, study)
     assert [m.value for m in desk.ledger.trials[0].measurements] == [0.43]
     assert desk.ledger.trials[0].message == ""
 
 
-def test_a_reading_without_a_digest_counts_where_the_trial_is_known_to_have_run() -> None:
+def test_a_measurement_without_a_digest_counts_where_the_trial_is_known_to_have_run() -> None:
     new, ran = a_desk(a_ledger(a_trial(0))), a_desk(a_ledger(running(a_trial(0))))
     has_job = a_desk(a_ledger(a_trial(0)), ended(0))
     for desk in (new, ran, has_job):
-        put_reading(desk, a_trial(0))
+        put_measurement(desk, a_trial(0))
         run(desk)
     assert [len(desk.ledger.trials[0].measurements) for desk in (new, ran, has_job)] == [0, 1, 1]
-    assert new.ledger.trials[0].message == f"refused: {READING_KEY} has no digest, and was there before the job had run"
+    assert (
+        new.ledger.trials[0].message
+        == f"refused: {MEASUREMENT_KEY} has no digest, and was there before the job had run"
+    )
 
 
-def test_a_reading_of_another_step_is_none_of_this_rung() -> None:
+def test_a_measurement_of_another_step_is_none_of_this_rung() -> None:
     trial = running(a_trial(0))
     desk = a_desk(a_ledger(trial), ended(0))
-    put_reading(desk, trial, step=40)
+    put_measurement(desk, trial, step=40)
     run(desk)
-    assert desk.ledger.trials[0].message == f"refused: {READING_KEY} must be read at step 20, got 40"
-    assert desk.ledger.trials[0].attempts[-1].reason == "NoReading"
+    assert desk.ledger.trials[0].message == f"refused: {MEASUREMENT_KEY} must be read at step 20, got 40"
+    assert desk.ledger.trials[0].attempts[-1].reason == "NoMeasurement"
 
 
 @pytest.mark.parametrize("phase", [JobPhase.PENDING, JobPhase.RUNNING, JobPhase.FINISHED])
@@ -429,8 +432,8 @@ def test_a_job_of_another_arm_is_not_adopted_and_makes_way(phase: JobPhase) -> N
     assert [e.reason for e in result.events] == ["ResultRefused"]
     trial = desk.ledger.trials[0]
     assert (trial.state, trial.attempts) == (TrialState.PENDING, ())
-    said = "refused: job s1-t000-r0 is of another arm, data or model, with the digest of another"
-    assert trial.message == said
+    message = "refused: job s1-t000-r0 is of another arm, data or model, with the digest of another"
+    assert trial.message == message
     run(desk)
     assert [line for line in desk.log if "t000" in line] == ["delete s1-t000-r0"]
     desk.statuses.clear()
@@ -476,18 +479,24 @@ def test_a_dataset_of_another_source_is_said_deleted_and_prepared_again() -> Non
 def test_a_final_evaluation_of_another_winner_is_said_deleted_and_made_again() -> None:
     trials = (continued(paused(0, 0.3), 0.4), continued(paused(1, 0.2), 0.6))
     desk = a_desk(a_ledger(*trials, search_end=SearchEnd.ALL_TRIALS_MEASURED, winner=1))
-    judgement = Judgement(study="s1", winner="t001", predictors={}, gains={}, seconds={}, digest="of another")
-    desk.objects["judge/judgement.json"] = to_json(judgement).encode()
+    final_evaluation = FinalEvaluation(
+        study="s1", winner="t001", predictors={}, gains={}, seconds={}, digest="of another"
+    )
+    desk.objects["final-evaluation/final-evaluation.json"] = to_json(final_evaluation).encode()
     result = run(desk)
     assert [e.reason for e in result.events] == ["ResultRefused"]
-    assert desk.ledger.judge.message.startswith("refused: judge/judgement.json is of another arm, data or model")
+    assert desk.ledger.final_evaluation.message.startswith(
+        "refused: final-evaluation/final-evaluation.json is of another arm, data or model"
+    )
     run(desk)
-    assert desk.log == ["write", "delete judge/judgement.json", "launch s1-judge"]
-    config = from_json(JudgeConfig, desk.launched[0].config)
+    assert desk.log == ["write", "delete final-evaluation/final-evaluation.json", "launch s1-final-evaluation"]
+    config = from_json(FinalEvaluationConfig, desk.launched[0].config)
     assert config.winner.digest == build_job_of(a_study(), a_ledger(*trials), trials[1]).digest
-    desk.objects["judge/judgement.json"] = to_json(replace(judgement, digest=config.digest)).encode()
+    desk.objects["final-evaluation/final-evaluation.json"] = to_json(
+        replace(final_evaluation, digest=config.digest)
+    ).encode()
     run(desk)
-    assert desk.ledger.judge.state is StageState.COMPLETED
+    assert desk.ledger.final_evaluation.state is StageState.COMPLETED
 
 
 def put_copy(desk: Desk, ledger: Ledger) -> None:
@@ -610,8 +619,8 @@ def test_the_ledger_is_kept_in_the_bucket_after_each_news_and_not_else(tmp_path:
     keeper.keep(a_study(), run(desk), store)
     assert {t.state for t in desk.ledger.trials} == {TrialState.RUNNING}
     assert kept() == ()
-    reading = replace(a_reading(a_trial(0), 0), step=12, total_steps=60)
-    desk.objects[READING_KEY] = to_json(reading).encode()
+    measurement = replace(a_rung_measurement(a_trial(0), 0), step=12, total_steps=60)
+    desk.objects[MEASUREMENT_KEY] = to_json(measurement).encode()
     desk.statuses = [ended(0), a_job("s1-t001-r0")]
     keeper.keep(a_study(), run(desk), store)
     assert [len(t.measurements) for t in kept()] == [1, 0, 0]
@@ -625,7 +634,7 @@ def a_summary() -> DatasetSummary:
         splits={"train": split, "validation": split, "test": split},
         skipped_pages={},
         dropped_labels={},
-        pages_in_test_shops=0,
+        pages_of_test_sites=0,
         warnings=(),
         fingerprint="00ff",
     )
@@ -679,18 +688,18 @@ def test_the_test_set_is_read_only_after_the_winner_is_written() -> None:
     run(desk, study)
     assert (desk.log, desk.ledger.winner) == (["write"], 1)
     run(desk, study)
-    assert desk.log == ["write", "launch s1-judge"]
-    config = from_json(JudgeConfig, desk.launched[0].config)
+    assert desk.log == ["write", "launch s1-final-evaluation"]
+    config = from_json(FinalEvaluationConfig, desk.launched[0].config)
     assert config.winner.adapter == "/bucket/team/s1-01234567/trials/t001/rungs/1/adapter"
     assert config.baseline is not None
     assert config.baseline.trial == "t000"
 
 
-def test_a_winning_baseline_is_judged_once() -> None:
+def test_a_winning_baseline_is_evaluated_once() -> None:
     ledger = a_ledger(continued(paused(0, 0.3), 0.4), search_end=SearchEnd.ALL_TRIALS_MEASURED, winner=0)
     desk = a_desk(ledger)
     run(desk, a_study(num_trials=1))
-    assert from_json(JudgeConfig, desk.launched[0].config).baseline is None
+    assert from_json(FinalEvaluationConfig, desk.launched[0].config).baseline is None
 
 
 def test_a_study_is_done_when_its_end_is_written_and_none_of_its_jobs_lives() -> None:
@@ -726,7 +735,7 @@ def test_after_the_end_the_checkpoints_that_nobody_needs_go_and_full_length_ones
     assert run(desk, settings=settings).is_done
 
 
-def test_of_a_study_without_a_full_length_trial_the_best_first_reading_stays() -> None:
+def test_of_a_study_without_a_full_length_trial_the_best_first_measurement_stays() -> None:
     failed = Outcome(failed=True, reason="NoWinner", message="")
     desk = a_desk(a_ledger(stopped(0, 0.3), stopped(1, 0.4), outcome=failed))
     for trial in ("t000", "t001"):
@@ -762,7 +771,7 @@ def test_jobs_go_when_their_time_to_live_is_over_and_the_study_stays() -> None:
 def test_a_job_is_not_deleted_by_the_tick_that_writes_its_result_but_by_the_next() -> None:
     trial = running(a_trial(0))
     desk = a_desk(a_ledger(trial), ended(0))
-    desk.objects["trials/t000/rungs/0/reading.json"] = to_json(a_reading(trial, 0, accuracy=0.5)).encode()
+    desk.objects["trials/t000/rungs/0/measurement.json"] = to_json(a_rung_measurement(trial, 0, accuracy=0.5)).encode()
     run(desk)
     assert "delete s1-t000-r0" not in desk.log
     run(desk)
@@ -886,23 +895,23 @@ def test_a_study_that_is_suspended_while_it_is_stalled_has_not_resumed() -> None
     assert "StudyResumed" not in [e.reason for e in result.events]
 
 
-def test_a_pod_that_is_left_behind_is_told_once_it_should_stop_with_the_command_that_ends_it() -> None:
+def test_a_pod_that_is_orphaned_is_told_once_it_should_stop_with_the_command_that_ends_it() -> None:
     study = a_study(parallel_trials=1, num_trials=1)
-    desk = a_desk(a_ledger(running(a_trial(0))), a_job(left_behind=("s1-t000-r0-abcde",)))
+    desk = a_desk(a_ledger(running(a_trial(0))), a_job(orphans=("s1-t000-r0-abcde",)))
     command = "1 pod runs on without its Job, until somebody types: kubectl delete pod -n team s1-t000-r0-abcde"
     complete = next(c for c in run(desk, study).status["conditions"] if c["type"] == "Complete")
     assert "kubectl" not in complete["message"], "it is the trial's attempt, and awaited"
     result = run(desk, replace(study, suspend=True))
     complete = next(c for c in result.status["conditions"] if c["type"] == "Complete")
     assert (complete["reason"], complete["message"]) == ("Suspended", command)
-    assert [(e.message, e.is_warning) for e in result.events if e.reason == "PodLeftBehind"] == [(command, True)]
+    assert [(e.message, e.is_warning) for e in result.events if e.reason == "PodOrphaned"] == [(command, True)]
     again = run(desk, replace(study, suspend=True))
     assert (again.is_idle, list(again.events)) == (True, [])
     desk.statuses.clear()
     complete = next(c for c in run(desk, replace(study, suspend=True)).status["conditions"] if c["type"] == "Complete")
     assert complete["message"] == ""
     # Of a study whose status is lost it is all that is known.
-    desk = a_desk(None, a_job(left_behind=("s1-t000-r0-abcde",)))
+    desk = a_desk(None, a_job(orphans=("s1-t000-r0-abcde",)))
     assert [event.message for event in run(desk, study).events] == [command]
 
 
@@ -976,7 +985,7 @@ def test_reports_are_written_of_what_is_recorded_at_most_once_a_minute_and_alway
     study = a_study(num_trials=2)
     run(desk, study, reporter=reporter, settings=settings)
     assert reports == ["s1 1 None"]
-    desk.objects["trials/t001/rungs/0/reading.json"] = to_json(a_reading(a_trial(1), 0)).encode()
+    desk.objects["trials/t001/rungs/0/measurement.json"] = to_json(a_rung_measurement(a_trial(1), 0)).encode()
     desk.statuses[:] = [ended(0, "s1-t001-r0")]
     result = run(desk, study, reporter=reporter, settings=settings)
     assert result.wake_at == NOW + timedelta(seconds=60)

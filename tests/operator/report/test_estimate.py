@@ -25,14 +25,14 @@ def test_the_training_that_stopping_early_saves_needs_no_measurement():
 def test_seconds_follow_from_pages_and_a_calibration():
     plan = build_plan(a_study(), a_summary(), CALIBRATION)
 
-    explore, promote, judge = plan.phases
+    explore, promote, final_evaluation = plan.phases
     # 80 training pages, 40 validation pages, 140 test pages.
     assert explore.seconds == pytest.approx(8 * (10 + 0.6 * 80 * 2 + 40 * 0.5))
     assert promote.seconds == pytest.approx(4 * (10 + 2.4 * 80 * 2 + 40 * 0.5))
-    assert judge.seconds == pytest.approx(10 + 3 * 140 * 0.5)
+    assert final_evaluation.seconds == pytest.approx(10 + 3 * 140 * 0.5)
     assert plan.seconds == pytest.approx(sum(phase.seconds for phase in plan.phases))
     # Every trial in one go: one start, one evaluation, and three epochs.
-    assert plan.full_seconds == pytest.approx(8 * (10 + 3 * 80 * 2 + 40 * 0.5) + judge.seconds)
+    assert plan.full_seconds == pytest.approx(8 * (10 + 3 * 80 * 2 + 40 * 0.5) + final_evaluation.seconds)
     assert plan.wall_seconds == pytest.approx(plan.seconds)
     assert explore.arithmetic == (
         "8 × (10.0 s to start + 0.6 × 80 pages trained × 2.00 s + 1 × 40 pages read × 0.50 s)"
@@ -43,8 +43,8 @@ def test_parallel_trials_shorten_the_wall_time_by_whole_rounds():
     alone = build_plan(a_study(), a_summary(), CALIBRATION)
     three = build_plan(replace(a_study(), parallel_trials=3), a_summary(), CALIBRATION)
 
-    explore, promote, judge = (phase.seconds / phase.jobs for phase in alone.phases)
-    assert three.wall_seconds == pytest.approx(3 * explore + 2 * promote + judge)
+    explore, promote, final_evaluation = (phase.seconds / phase.jobs for phase in alone.phases)
+    assert three.wall_seconds == pytest.approx(3 * explore + 2 * promote + final_evaluation)
 
 
 @pytest.mark.parametrize(
@@ -62,8 +62,8 @@ def test_who_continues(promoted, audited, trials, continuing):
 
 def test_steps_are_said_for_each_batch_size():
     assert list(describe_steps(a_study(), a_summary())) == [
-        "batch size 8: 3 epochs × ⌊320 / 8⌋ = 120 steps, the first reading after 24",
-        "batch size 16: 3 epochs × ⌊320 / 16⌋ = 60 steps, the first reading after 12",
+        "batch size 8: 3 epochs × ⌊320 / 8⌋ = 120 steps, the first measurement after 24",
+        "batch size 16: 3 epochs × ⌊320 / 16⌋ = 60 steps, the first measurement after 12",
     ]
 
 

@@ -11,7 +11,7 @@ from html.parser import HTMLParser
 import pytest
 from rich.console import Console
 
-from builders.some_studies import a_judgement, a_report, a_row, a_study, a_summary, a_trial, measured
+from builders.some_studies import a_final_evaluation, a_report, a_row, a_study, a_summary, a_trial, measured
 from study_operator.ledger.gain import Gain, GainSource
 from study_operator.ledger.trial import TrialState
 from study_operator.report.live import Snapshot, duration, lines_of_progress, render_live
@@ -31,7 +31,7 @@ from study_operator.report.report import (
 )
 from study_operator.spec.metrics import Direction
 from study_operator.spec.study import Objective, Storage
-from trial_trainer.contract import BaseModel, Interval, Judged, Judgement, Metric, Precision, Progress
+from trial_trainer.contract import BaseModel, FinalEvaluation, Interval, Metric, Precision, PredictorScores, Progress
 
 
 def drawn(renderable: object) -> str:
@@ -42,7 +42,7 @@ def drawn(renderable: object) -> str:
 
 
 def test_a_winner_that_does_not_beat_the_rules_is_said_first():
-    report = a_report(judgement=a_judgement(winner=0.44, rules=0.47))
+    report = a_report(final_evaluation=a_final_evaluation(winner=0.44, rules=0.47))
 
     assert lines_of(report)[0] == (
         "THE WINNER DOES NOT BEAT THE RULE EXTRACTOR on the test pages: 44.0 % against 47.0 % "
@@ -51,8 +51,12 @@ def test_a_winner_that_does_not_beat_the_rules_is_said_first():
 
 
 def test_a_gain_whose_interval_holds_zero_is_no_win():
-    assert headline(a_report(judgement=a_judgement(winner=0.50, rules=0.47))).startswith("THE WINNER DOES NOT BEAT")
-    assert headline(a_report(judgement=a_judgement(winner=0.52, rules=0.47))).startswith("The winner beats")
+    assert headline(a_report(final_evaluation=a_final_evaluation(winner=0.50, rules=0.47))).startswith(
+        "THE WINNER DOES NOT BEAT"
+    )
+    assert headline(a_report(final_evaluation=a_final_evaluation(winner=0.52, rules=0.47))).startswith(
+        "The winner beats"
+    )
 
 
 # Which mean, against what -----------------------------------------------------------------------------------------
@@ -60,24 +64,24 @@ def test_a_gain_whose_interval_holds_zero_is_no_win():
 NOTHING = Metric(value=0.0, standard_error=None, n=0)
 
 
-def without_hand_labels(judgement: Judgement) -> Judgement:
-    """Return the judgement of a test set that only markup labels; means of nothing as they are written."""
-    gains = {name.replace("hand_labelled", "all_asked"): gain for name, gain in judgement.gains.items()}
+def without_hand_labels(final_evaluation: FinalEvaluation) -> FinalEvaluation:
+    """Return the final evaluation of a test set that only markup labels; means of nothing as they are written."""
+    gains = {name.replace("hand_labelled", "all_asked"): gain for name, gain in final_evaluation.gains.items()}
     gains["hand_labelled/winner-rules"] = Interval(difference=0.0, low=-1.0, high=1.0, n=0, sites=0)
-    predictors = {name: replace(judged, hand_labelled=NOTHING) for name, judged in judgement.predictors.items()}
-    return replace(judgement, predictors=predictors, gains=gains)
+    predictors = {name: replace(scores, hand_labelled=NOTHING) for name, scores in final_evaluation.predictors.items()}
+    return replace(final_evaluation, predictors=predictors, gains=gains)
 
 
-def only(judgement: Judgement, *names: str) -> Judgement:
-    return replace(judgement, predictors={name: judgement.predictors[name] for name in names})
+def only(final_evaluation: FinalEvaluation, *names: str) -> FinalEvaluation:
+    return replace(final_evaluation, predictors={name: final_evaluation.predictors[name] for name in names})
 
 
-MARKUP_ONLY = without_hand_labels(a_judgement(winner=0.946, rules=0.546))
+MARKUP_ONLY = without_hand_labels(a_final_evaluation(winner=0.946, rules=0.546))
 """A winner that learnt the markup nearly by heart."""
 
 
 @pytest.mark.parametrize(
-    ("judgement", "said"),
+    ("finalEvaluation", "message"),
     [
         pytest.param(
             MARKUP_ONLY,
@@ -101,14 +105,14 @@ MARKUP_ONLY = without_hand_labels(a_judgement(winner=0.946, rules=0.546))
             id="labels of markup and a baseline arm alone",
         ),
         pytest.param(
-            only(a_judgement(winner=0.19), "winner", "baseline", "untrained", "constants"),
+            only(a_final_evaluation(winner=0.19), "winner", "baseline", "untrained", "constants"),
             "THE WINNER DOES NOT BEAT THE CONSTANTS (BETTER THAN THE UNTRAINED MODEL) on the test pages: 19.0 % "
             "against 20.0 % (mean of the hand-labelled attributes), "
             "-1.0 points (95 % interval -5.0 to +3.0, n = 500, 60 sites).",
             id="ready samples, where the most frequent answer is as good",
         ),
         pytest.param(
-            a_judgement(winner=0.15, rules=0.0),
+            a_final_evaluation(winner=0.15, rules=0.0),
             "THE WINNER DOES NOT BEAT THE CONSTANTS (BETTER THAN THE RULE EXTRACTOR AND THE UNTRAINED MODEL) on the "
             "test pages: 15.0 % against 20.0 % (mean of the hand-labelled attributes), "
             "-5.0 points (95 % interval -9.0 to -1.0, n = 500, 60 sites).",
@@ -131,21 +135,21 @@ MARKUP_ONLY = without_hand_labels(a_judgement(winner=0.946, rules=0.546))
         ),
         pytest.param(
             replace(
-                a_judgement(),
+                a_final_evaluation(),
                 predictors=dict.fromkeys(PREDICTORS, replace(a_row(0.5), hand_labelled=NOTHING, all_asked=NOTHING)),
             ),
             "laptop: t002 is the winner; no question of the test set has a value.",
             id="no question has a value",
         ),
         pytest.param(
-            replace(a_judgement(), gains={}),
+            replace(a_final_evaluation(), gains={}),
             "Whether the winner beats the rule extractor on the test pages is not known: 52.0 % against 47.0 % "
             "(mean of the hand-labelled attributes).",
             id="nobody compared them",
         ),
         pytest.param(
             replace(
-                a_judgement(),
+                a_final_evaluation(),
                 gains={"hand_labelled/winner-rules": Interval(difference=0.05, low=None, high=None, n=9, sites=3)},
             ),
             "Whether the winner beats the rule extractor on the test pages is not known: 52.0 % against 47.0 % "
@@ -155,12 +159,12 @@ MARKUP_ONLY = without_hand_labels(a_judgement(winner=0.946, rules=0.546))
         ),
     ],
 )
-def test_the_headline_reads_a_mean_that_exists_against_an_independent_baseline(judgement, said) -> None:
-    assert headline(a_report(judgement=judgement)) == said
+def test_the_headline_reads_a_mean_that_exists_against_an_independent_baseline(final_evaluation, message) -> None:
+    assert headline(a_report(final_evaluation=final_evaluation)) == message
 
 
 def test_every_form_of_the_report_reads_the_same_mean() -> None:
-    report = a_report(judgement=MARKUP_ONLY)
+    report = a_report(final_evaluation=MARKUP_ONLY)
     values = json.loads(json.dumps(render_json(report), allow_nan=False))
 
     assert values["comparison"] == {"mean": "all_asked", "baseline": "constants", "isBetter": True}
@@ -173,27 +177,31 @@ def test_every_form_of_the_report_reads_the_same_mean() -> None:
 
 
 def test_markup_in_the_other_mean_is_said_beside_hand_labels() -> None:
-    more = {name: replace(j, all_asked=replace(j.all_asked, n=200)) for name, j in a_judgement().predictors.items()}
-    said = (
+    more = {
+        name: replace(j, all_asked=replace(j.all_asked, n=200)) for name, j in a_final_evaluation().predictors.items()
+    }
+    message = (
         "In the mean of all asked attributes, 60 of 200 labels are the pages' own markup, "
         "which the rule extractor reads too."
     )
-    assert said in lines_of(a_report(judgement=replace(a_judgement(), predictors=more)))
-    assert said not in lines_of(a_report())
+    assert message in lines_of(a_report(final_evaluation=replace(a_final_evaluation(), predictors=more)))
+    assert message not in lines_of(a_report())
 
 
 def test_a_mean_of_nothing_is_never_a_number() -> None:
     """Everywhere where the accuracies of the fixture are, replaced by means of no question."""
-    empty = Judged(
+    empty = PredictorScores(
         hand_labelled=NOTHING,
         all_asked=replace(a_row(0.5).all_asked),
         by_attribute={"name": a_row(0.5).all_asked, "rating": NOTHING},
         invalid_output_rate=NOTHING,
         false_value_rate=NOTHING,
     )
-    judgement = replace(MARKUP_ONLY, predictors=dict.fromkeys(PREDICTORS, empty))
+    final_evaluation = replace(MARKUP_ONLY, predictors=dict.fromkeys(PREDICTORS, empty))
     nothing_read = replace(measured(a_trial(0), 0.0).measurements[0], n=0)
-    report = a_report(judgement=judgement, trials=(replace(a_trial(0), measurements=(nothing_read,)),), winner=None)
+    report = a_report(
+        final_evaluation=final_evaluation, trials=(replace(a_trial(0), measurements=(nothing_read,)),), winner=None
+    )
     console = Console(file=io.StringIO(), width=250, color_system=None)
     print_report(console, report)
     values = render_json(report)
@@ -201,10 +209,10 @@ def test_a_mean_of_nothing_is_never_a_number() -> None:
     for text in (console.file.getvalue(), render_page(report)):
         assert not re.search(r"(?<![0-9.])0\.0 %|nan|n = 0\b", text)
         assert "rating" not in text and "hand-labelled" not in text
-    winner = values["judgement"]["predictors"]["winner"]
+    winner = values["finalEvaluation"]["predictors"]["winner"]
     assert winner["hand_labelled"] is winner["false_value_rate"] is winner["by_attribute"]["rating"] is None
     assert winner["all_asked"]["value"] == 0.5
-    assert all(gain["n"] for gain in values["judgement"]["gains"].values())
+    assert all(gain["n"] for gain in values["finalEvaluation"]["gains"].values())
     assert values["trials"][0]["measurements"][0]["value"] is None
 
 
@@ -228,15 +236,17 @@ def test_a_cell_shows_an_interval_and_no_certainty(metric, cell) -> None:
 
 def test_what_the_figures_mean_stands_above_them() -> None:
     few = Metric(value=0.5, standard_error=None, n=9, sites=3)
-    judgement = a_judgement()
-    with_few = {name: replace(judged, by_attribute={"price": few}) for name, judged in judgement.predictors.items()}
+    final_evaluation = a_final_evaluation()
+    with_few = {
+        name: replace(scores, by_attribute={"price": few}) for name, scores in final_evaluation.predictors.items()
+    }
     words = "share of right values; 95 % interval in parentheses, clustered by site"
-    assert describe_cells(judgement) == words
-    assert describe_cells(replace(judgement, predictors=with_few)) == (
+    assert describe_cells(final_evaluation) == words
+    assert describe_cells(replace(final_evaluation, predictors=with_few)) == (
         f"{words}; no interval where 3 sites are too few, 5 are needed"
     )
     earlier = {name: replace(j, **dict.fromkeys(FIELDS, EARLIER)) for name, j in with_few.items()}
-    assert describe_cells(replace(judgement, predictors=earlier)) == (
+    assert describe_cells(replace(final_evaluation, predictors=earlier)) == (
         "share of right values; ± one standard error, clustered by site; "
         "no interval where 3 sites are too few, 5 are needed"
     )
@@ -263,7 +273,7 @@ def test_a_gain_without_standard_errors_is_said_to_be_too_good() -> None:
         replace(t, measurements=tuple(replace(m, standard_error=None) for m in t.measurements)) for t in report.trials
     ]
     assert lines_of(replace(report, trials=trials))[2].endswith(
-        "of the baseline: +7.0 points as read, the best of 2 arms, which is too good by chance; without standard "
+        "of the baseline: +7.0 points as measured, the best of 2 arms, which is too good by chance; without standard "
         "errors nobody knows by how much."
     )
 
@@ -274,8 +284,8 @@ def test_one_arm_beside_the_baseline_is_the_best_of_nothing() -> None:
     unknown = [
         replace(t, measurements=tuple(replace(m, standard_error=None) for m in t.measurements)) for t in alone.trials
     ]
-    assert "+7.0 points as read; corrected for being the better of two" in lines_of(alone)[2]
-    assert lines_of(replace(alone, trials=unknown))[2].endswith("+7.0 points as read; no standard errors.")
+    assert "+7.0 points as measured; corrected for being the better of two" in lines_of(alone)[2]
+    assert lines_of(replace(alone, trials=unknown))[2].endswith("+7.0 points as measured; no standard errors.")
 
 
 @pytest.mark.parametrize("direction", Direction)
@@ -283,7 +293,7 @@ def test_of_a_trial_that_diverged_no_value_is_shown_and_it_stands_below_the_othe
     study = replace(a_study(), objective=Objective(metric="validation_loss", direction=direction))
     trials = (measured(a_trial(0), 2.5, diverged=True), measured(a_trial(1), 2.5), measured(a_trial(2), 1.5))
     assert [t.name for t in ranked(study, trials)][-1] == "t000"
-    report = a_report(study=study, trials=trials, winner=None, judgement=None)
+    report = a_report(study=study, trials=trials, winner=None, final_evaluation=None)
     (row,) = (line for line in drawn(render_trials(report)).splitlines() if "t000" in line)
     assert "diverged" in row
     assert "2.5" not in row
@@ -316,8 +326,8 @@ def test_programs_read_the_gain_with_its_interval_and_what_it_is_of() -> None:
         low=-0.02,
         high=0.09,
         source=GainSource.VALIDATION,
-        largest_of=24,
-        as_read=0.07,
+        best_of=24,
+        uncorrected=0.07,
     )
     assert render_json(a_report(gain=gain))["gain"] == {
         "trial": "t002",
@@ -325,8 +335,8 @@ def test_programs_read_the_gain_with_its_interval_and_what_it_is_of() -> None:
         "low": -0.02,
         "high": 0.09,
         "on": "Validation",
-        "largestOf": 24,
-        "asRead": 0.07,
+        "bestOf": 24,
+        "uncorrected": 0.07,
     }
 
 
@@ -336,7 +346,7 @@ def test_the_end_says_validation_test_gain_agreement_and_time():
     assert lines[1] == "Winner: t002, learning_rate 0.001, lora_rank 16, batch_size 8."
     assert lines[2] == (
         "Validation accuracy: 55.0 % ± 2.0 (n = 160, step 120 of 120), "
-        "against 48.0 % ± 2.0 of the baseline: +7.0 points as read, the best of 2 arms; corrected for that choice +6.5 "
+        "against 48.0 % ± 2.0 of the baseline: +7.0 points as measured, the best of 2 arms; corrected for that choice +6.5 "
         "points (95 % interval +0.7 to +12.5)."
     )
     assert (
@@ -346,7 +356,7 @@ def test_the_end_says_validation_test_gain_agreement_and_time():
         "Gain over the baseline: +4.0 points (95 % interval +0.0 to +8.0, n = 500, 60 sites); one training seed."
         in lines
     )
-    assert "Early and final readings agree on 2 of 3 pairs." in lines
+    assert "Early and final measurements agree on 2 of 3 pairs." in lines
     assert (
         "Accelerator time: 30.0 minutes spent, 15.0 minutes saved against running every measured trial "
         "to its full length." in lines
@@ -357,8 +367,8 @@ def test_a_baseline_that_wins_is_not_compared_with_itself():
     assert "the winner is the baseline itself" in lines_of(a_report(winner="t000"))[2]
 
 
-def test_before_the_judgement_it_says_how_far_the_study_is():
-    report = a_report(judgement=None, winner=None, adapter=None, stage="Exploring", message="waiting for t003")
+def test_before_the_final_evaluation_it_says_how_far_the_study_is():
+    report = a_report(final_evaluation=None, winner=None, adapter=None, stage="Exploring", message="waiting for t003")
 
     assert headline(report) == "laptop: Exploring, 3 of 8 trials measured. waiting for t003"
 
@@ -471,7 +481,7 @@ def test_the_report_as_json_is_valid_and_whole():
 
     assert values["winner"] == "t002"
     assert [trial["name"] for trial in values["trials"]] == ["t000", "t001", "t002", "t003"]
-    assert values["judgement"]["gains"]["hand_labelled/winner-rules"]["low"] == pytest.approx(0.01)
+    assert values["finalEvaluation"]["gains"]["hand_labelled/winner-rules"]["low"] == pytest.approx(0.01)
     assert values["acceleratorHours"] == {"spent": 0.5, "saved": 0.25}
 
 
@@ -529,14 +539,16 @@ def test_what_comes_from_outside_is_escaped_in_the_page():
     trials = (a_trial(1, state=TrialState.FAILED, message=evil, arm={"kind": evil}),)
 
     text = render_page(
-        a_report(trials=trials, message=evil, adapter=evil, agreement=(evil,), winner=None, judgement=None)
+        a_report(trials=trials, message=evil, adapter=evil, agreement=(evil,), winner=None, final_evaluation=None)
     )
 
     assert "<script" not in text
 
 
 def test_a_page_of_a_study_that_has_just_begun_is_whole_too():
-    text = render_page(a_report(trials=(), winner=None, adapter=None, judgement=None, summary=None, agreement=()))
+    text = render_page(
+        a_report(trials=(), winner=None, adapter=None, final_evaluation=None, summary=None, agreement=())
+    )
     page = _Page()
     page.feed(text)
 

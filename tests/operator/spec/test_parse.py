@@ -542,9 +542,9 @@ def test_every_mistake_is_told_at_once() -> None:
     changes = {"spec.numTrials": 0, "spec.storage.uri": "ftp://host/x", "spec.trainer.epochs": "3", "spec.seed": 1.5}
     with pytest.raises(StudyInvalidError) as refused:
         parse_study(a_manifest(changes))
-    told = "\n".join(refused.value.problems)
-    assert all(f"`{path}`" in told for path in changes)
-    assert str(refused.value) == told
+    reported = "\n".join(refused.value.problems)
+    assert all(f"`{path}`" in reported for path in changes)
+    assert str(refused.value) == reported
 
 
 def test_a_good_manifest_becomes_typed_values() -> None:
@@ -663,7 +663,7 @@ def test_an_arm_is_completed_with_what_is_not_searched() -> None:
     assert complete_arm({"batch_size": 4})["batch_size"] == 4
 
 
-def test_a_reading_without_the_constrained_metric_does_not_keep_the_constraint() -> None:
+def test_a_measurement_without_the_constrained_metric_does_not_keep_the_constraint() -> None:
     constraint = parse_outcome_constraint("invalid_output_rate <= 0.2")
     assert constraint is not None
     assert constraint.holds({"invalid_output_rate": 0.2})

@@ -71,7 +71,7 @@ def config(model, tmp_path) -> PrepareConfig:
 
 
 def a_page(number: int, **changes) -> dict:
-    """One record of a page that says its name and price, in a shop of its own."""
+    """One record of a page that says its name and price, in a site of its own."""
     record = {
         "id": f"p{number}",
         "url": f"https://shop{number}.example/kettle",
@@ -357,7 +357,7 @@ def test_what_a_page_prints_of_a_longer_rating_is_right_too(config) -> None:
 # Splits ---------------------------------------------------------------------------------------------------------------
 
 
-def test_pages_of_a_test_shop_are_dropped_and_counted_under_any_suffix(config, tmp_path) -> None:
+def test_pages_of_a_test_site_are_dropped_and_counted_under_any_suffix(config, tmp_path) -> None:
     pages = some_pages()
     for page in pages[:3]:
         page["url"] = "https://www.shop100.co.uk/kettle"
@@ -365,13 +365,13 @@ def test_pages_of_a_test_shop_are_dropped_and_counted_under_any_suffix(config, t
     write_records(config, pages)
     write_records(config, some_pages(10, first=100), config.test_source)
     summary = prepare(config)
-    assert summary.pages_in_test_shops == 3
+    assert summary.pages_of_test_sites == 3
     splits = read_all(config)
     sites = {name: {page.site for page in pages} for name, pages in splits.items()}
     assert sites[TEST] & (sites[TRAIN] | sites[VALIDATION]) == set()
 
 
-def test_a_test_split_of_the_same_source_shares_no_shop(config) -> None:
+def test_a_test_split_of_the_same_source_shares_no_site(config) -> None:
     pages = [a_page(number, site=f"shop{number // 3}.example") for number in range(60)]
     config = replace(config, split=Split(validation_percent=25, test_percent=20))
     write_records(config, pages)
@@ -433,7 +433,7 @@ def test_a_prompt_of_two_groups_joins_them(config) -> None:
 
 
 @pytest.mark.parametrize("by", list(SplitBy))
-def test_pages_of_equal_text_are_in_one_split_whatever_their_shop(config, by) -> None:
+def test_pages_of_equal_text_are_in_one_split_whatever_their_site(config, by) -> None:
     html = a_page(4)["html"]
     write_records(
         config, [*some_pages(), *(a_page(4, id=f"copy{n}", url=f"https://m{n}.example/", html=html) for n in "ab")]
@@ -532,7 +532,7 @@ def test_prompts_that_are_all_equal_cannot_be_split(config) -> None:
     )
 
 
-def test_a_notice_that_many_shops_show_joins_none_of_them(config) -> None:
+def test_a_notice_that_many_sites_show_joins_none_of_them(config) -> None:
     notice = [a_page(99, id=f"n{number}", url=f"https://shop{number}.example/notice") for number in range(20)]
     write_records(config, [*some_pages(), *notice])
     summary = prepare(config)
@@ -589,12 +589,12 @@ def test_line_numbers_are_no_ids(config, tmp_path) -> None:
     assert prepare(config).repeats_of_test == 0
 
 
-def test_a_text_of_the_test_set_is_dropped_from_other_shops_too(config, tmp_path) -> None:
+def test_a_text_of_the_test_set_is_dropped_from_other_sites_too(config, tmp_path) -> None:
     config = replace(config, test_source=str(tmp_path / "test.jsonl"))
     write_records(config, some_pages())
     write_records(config, [a_page(4, id="copy", url="https://mirror.example/kettle")], config.test_source)
     summary = prepare(config)
-    assert (summary.pages_in_test_shops, summary.repeats_of_test) == (0, 1)
+    assert (summary.pages_of_test_sites, summary.repeats_of_test) == (0, 1)
 
 
 def test_labels_that_contradict_each_other_are_counted_and_shown_with_their_lines(config) -> None:
@@ -743,7 +743,7 @@ def test_the_sample_pages_have_enough_values_of_every_attribute_of_the_sample_st
             seed=seed,
         )
     )
-    assert summary.pages_in_test_shops == 13
+    assert summary.pages_of_test_sites == 13
     assert summary.splits[TEST].pages == 140
     assert summary.splits[TEST].samples_by_attribute["availability"] == 140
     assert min(summary.splits[VALIDATION].samples_by_attribute.values()) >= 8
@@ -1206,7 +1206,7 @@ def test_a_wrong_sidecar_is_refused(config, tmp_path) -> None:
     )
 
 
-def test_pages_without_a_shop_are_refused_where_the_split_is_by_site(config) -> None:
+def test_pages_without_a_site_are_refused_where_the_split_is_by_site(config) -> None:
     write_records(config, [*some_pages(), *some_pages(7, first=50, url=...)])
     assert sentences(config) == (
         (
@@ -1233,7 +1233,7 @@ def test_few_validation_values_are_refused_by_attribute(config) -> None:
     assert "of 'price'" in sentence
 
 
-def test_a_single_shop_cannot_be_split(config) -> None:
+def test_a_single_site_cannot_be_split(config) -> None:
     write_records(config, some_pages(site="one.example"))
     assert sentences(config) == (
         (
@@ -1243,7 +1243,7 @@ def test_a_single_shop_cannot_be_split(config) -> None:
     )
 
 
-def test_a_source_whose_shops_are_all_in_the_test_set_is_refused(config, tmp_path) -> None:
+def test_a_source_whose_sites_are_all_in_the_test_set_is_refused(config, tmp_path) -> None:
     config = replace(config, test_source=str(tmp_path / "test.jsonl"))
     write_records(config, some_pages())
     write_records(config, some_pages(), config.test_source)
@@ -1305,10 +1305,10 @@ def test_every_wrong_setting_is_said_at_once(config) -> None:
 
 def test_every_wrong_record_is_said_at_once_and_many_are_counted(config) -> None:
     write_records(config, some_pages(25, html=5))
-    said = sentences(config)
-    assert said[0] == "pages.jsonl line 1: `html` must be a string, got 5"
-    assert len(said) == 21
-    assert said[-1] == "pages.jsonl: 5 more records are wrong"
+    message = sentences(config)
+    assert message[0] == "pages.jsonl line 1: `html` must be a string, got 5"
+    assert len(message) == 21
+    assert message[-1] == "pages.jsonl: 5 more records are wrong"
 
 
 def test_a_template_that_refuses_everything_is_refused(config, tmp_path) -> None:
@@ -1444,7 +1444,7 @@ def test_every_label_that_is_kept_is_right_against_itself(config, attribute: str
     assert all(answers.is_correct(attribute, q.answer_text, q.gold) for q in asked if q.derived)
 
 
-def test_a_dollar_is_canadian_in_a_canadian_shop_and_open_elsewhere(config) -> None:
+def test_a_dollar_is_canadian_in_a_canadian_site_and_open_elsewhere(config) -> None:
     pages = some_pages()
     for number, page in enumerate(pages):
         page["labels"] = {"currency": ["CAD"]}
@@ -1457,7 +1457,7 @@ def test_a_dollar_is_canadian_in_a_canadian_shop_and_open_elsewhere(config) -> N
     trained = {q.answer_text for page in read_all(config)[TRAIN] for q in page.questions if q.attribute == "currency"}
     assert trained == {"$"}
     settled = [q for q in questions_of(config) if q.attribute == "currency" and q.derived]
-    assert all(answers.is_correct("currency", said, q.gold) for q in settled for said in ("$", "CAD"))
+    assert all(answers.is_correct("currency", message, q.gold) for q in settled for message in ("$", "CAD"))
     assert not any(answers.is_correct("currency", "USD", q.gold) for q in settled)
 
 

@@ -1,4 +1,4 @@
-"""Splits are by shop, drawn by the seed alone, and large enough in every attribute where that is possible."""
+"""Splits are by site, drawn by the seed alone, and large enough in every attribute where that is possible."""
 
 import math
 import random
@@ -19,7 +19,7 @@ from trial_trainer.dataset.splits import (
     draw,
     join_groups,
     rank,
-    shop_of,
+    site_of,
 )
 from trial_trainer.dataset.store import TEST, TRAIN, VALIDATION
 
@@ -63,8 +63,8 @@ from trial_trainer.dataset.store import TEST, TRAIN, VALIDATION
         ("https://acme.github.io/shop", "acme.github"),
     ],
 )
-def test_a_shop_is_the_registrable_name_without_its_suffix(given_name, shop) -> None:
-    assert shop_of(given_name) == shop
+def test_a_site_is_the_registrable_name_without_its_suffix(given_name, shop) -> None:
+    assert site_of(given_name) == shop
 
 
 @pytest.mark.parametrize(
@@ -101,8 +101,8 @@ def test_the_suffix_list_is_neither_fetched_nor_cached(monkeypatch, tmp_path) ->
     monkeypatch.setattr(socket, "create_connection", refuse)
     monkeypatch.setattr(socket.socket, "connect", refuse)
     monkeypatch.setenv("TLDEXTRACT_CACHE", str(tmp_path / "cache"))
-    shop_of.cache_clear()
-    assert shop_of("never.seen.before.co.jp") == "before"
+    site_of.cache_clear()
+    assert site_of("never.seen.before.co.jp") == "before"
     assert not (tmp_path / "cache").exists()
 
 
@@ -120,7 +120,7 @@ def test_the_draw_does_not_depend_on_the_order_of_pages() -> None:
     assert draw(candidates, Split(), seed=3) == draw(shuffled, Split(), seed=3)
 
 
-def test_another_seed_draws_other_shops() -> None:
+def test_another_seed_draws_other_sites() -> None:
     candidates = some_candidates(30)
     assert draw(candidates, Split(), seed=1) != draw(candidates, Split(), seed=2)
 
@@ -131,7 +131,7 @@ def test_another_seed_draws_other_shops() -> None:
     test=st.integers(0, 30),
     seed=st.integers(0, 5),
 )
-def test_every_shop_is_in_one_split_and_each_split_has_its_share(sites, validation, test, seed) -> None:
+def test_every_site_is_in_one_split_and_each_split_has_its_share(sites, validation, test, seed) -> None:
     drawn = draw(some_candidates(sites), Split(validation_percent=validation, test_percent=test), seed)
     counts = Counter(drawn.values())
     assert set(drawn) == {f"shop{site}" for site in range(sites)}
@@ -141,7 +141,7 @@ def test_every_shop_is_in_one_split_and_each_split_has_its_share(sites, validati
 
 
 def test_a_rare_attribute_gets_enough_validation_values_with_any_seed() -> None:
-    # 18 shops in a hundred have a rating: a plain draw of 20 shops has 8 of them once in a hundred times.
+    # 18 sites in a hundred have a rating: a plain draw of 20 sites has 8 of them once in a hundred times.
     candidates = some_candidates(82, pages_a_site=1) + [
         Candidate(id=f"rated{site}", group=f"shop{site}", attributes=("name", "rating")) for site in range(18)
     ]

@@ -47,7 +47,7 @@ def a_summary() -> DatasetSummary:
         splits={"train": split},
         skipped_pages={"Empty": 1},
         dropped_labels={},
-        pages_in_test_shops=0,
+        pages_of_test_sites=0,
         warnings=("few values",),
         fingerprint="f",
     )

@@ -1,4 +1,4 @@
-"""The judge: who is asked, what is written, and that the test set is read once."""
+"""The final evaluation: who is asked, what is written, and that the test set is read once."""
 
 import json
 import os
@@ -16,8 +16,8 @@ from trial_trainer.contract import (
     Candidate,
     ContractError,
     DatasetSummary,
-    JudgeConfig,
-    Judgement,
+    FinalEvaluation,
+    FinalEvaluationConfig,
     TrainerSettings,
     from_json,
 )
@@ -33,7 +33,7 @@ from trial_trainer.dataset.store import (
     write_summary,
 )
 from trial_trainer.errors import DatasetError, StudyError
-from trial_trainer.evaluation.final import judge
+from trial_trainer.evaluation.final import run_final_evaluation
 from trial_trainer.evaluation.measure import build_prediction
 
 BASELINE = Candidate(trial="t000", adapter="runs/t000/adapter")
@@ -77,21 +77,21 @@ def write_dataset(tmp_path, pages, split="test") -> None:
         splits={},
         skipped_pages={},
         dropped_labels={},
-        pages_in_test_shops=0,
+        pages_of_test_sites=0,
         warnings=(),
         fingerprint="f",
     )
     write_summary(store, summary)
 
 
-def a_config(tmp_path, **changes) -> JudgeConfig:
-    config = JudgeConfig(
+def a_config(tmp_path, **changes) -> FinalEvaluationConfig:
+    config = FinalEvaluationConfig(
         study="s",
         winner=WINNER,
         baseline=BASELINE,
         base_model=BaseModel(uri="model"),
         dataset=str(tmp_path / "dataset"),
-        output=str(tmp_path / "judge"),
+        output=str(tmp_path / "final-evaluation"),
         trainer=TrainerSettings(epochs=1, max_length_tokens=64),
         seed=0,
     )
@@ -113,7 +113,7 @@ class Models:
 
 
 def read_lines(tmp_path) -> list[dict]:
-    text = (tmp_path / "judge" / "predictions.jsonl").read_text(encoding="utf-8")
+    text = (tmp_path / "final-evaluation" / "predictions.jsonl").read_text(encoding="utf-8")
     return [json.loads(line) for line in text.split("\n")[:-1]]
 
 
@@ -124,9 +124,9 @@ def pages(tmp_path) -> list[Page]:
     return pages
 
 
-def test_the_winner_stands_beside_every_opponent(tmp_path, pages) -> None:
-    judgement = judge(a_config(tmp_path), answer=Models())
-    means = {name: (j.hand_labelled.value, j.all_asked.value) for name, j in judgement.predictors.items()}
+def test_the_winner_stands_beside_every_baseline(tmp_path, pages) -> None:
+    final_evaluation = run_final_evaluation(a_config(tmp_path), answer=Models())
+    means = {name: (j.hand_labelled.value, j.all_asked.value) for name, j in final_evaluation.predictors.items()}
     assert means == {
         "winner": (0.0, 0.5),
         "baseline": (1.0, 0.5),
@@ -134,12 +134,12 @@ def test_the_winner_stands_beside_every_opponent(tmp_path, pages) -> None:
         "rules": (0.0, 0.25),
         "constants": (1.0, 0.5),
     }
-    assert judgement.predictors["rules"].by_attribute["name"].value == 0.5
-    assert judgement.predictors["rules"].by_attribute["name"].n == 4
+    assert final_evaluation.predictors["rules"].by_attribute["name"].value == 0.5
+    assert final_evaluation.predictors["rules"].by_attribute["name"].n == 4
 
 
 def test_rules_may_be_silent_and_a_model_may_not(tmp_path, pages) -> None:
-    predictors = judge(a_config(tmp_path), answer=Models()).predictors
+    predictors = run_final_evaluation(a_config(tmp_path), answer=Models()).predictors
     assert predictors["untrained"].invalid_output_rate.value == 1.0
     assert predictors["rules"].invalid_output_rate.value == 0.0
     assert {name: j.false_value_rate.value for name, j in predictors.items()} == {
@@ -151,8 +151,8 @@ def test_rules_may_be_silent_and_a_model_may_not(tmp_path, pages) -> None:
     }
 
 
-def test_the_winner_is_compared_with_each_opponent_by_both_means(tmp_path, pages) -> None:
-    gains = judge(a_config(tmp_path), answer=Models()).gains
+def test_the_winner_is_compared_with_each_baseline_by_both_means(tmp_path, pages) -> None:
+    gains = run_final_evaluation(a_config(tmp_path), answer=Models()).gains
     others = ("baseline", "untrained", "rules", "constants")
     assert set(gains) == {f"{mean}/winner-{other}" for mean in ("hand_labelled", "all_asked") for other in others}
     assert gains["hand_labelled/winner-baseline"].difference == -1.0
@@ -164,9 +164,9 @@ def test_a_mean_that_no_question_has_has_no_gains(tmp_path) -> None:
     pages = [a_page(number) for number in range(6)]
     from_markup = [replace(p, questions=tuple(replace(q, origin=MARKUP) for q in p.questions)) for p in pages]
     write_dataset(tmp_path, from_markup)
-    judgement = judge(a_config(tmp_path), answer=Models())
-    assert judgement.predictors["winner"].hand_labelled.n == 0
-    assert {name.partition("/")[0] for name in judgement.gains} == {"all_asked"}
+    final_evaluation = run_final_evaluation(a_config(tmp_path), answer=Models())
+    assert final_evaluation.predictors["winner"].hand_labelled.n == 0
+    assert {name.partition("/")[0] for name in final_evaluation.gains} == {"all_asked"}
 
 
 @pytest.mark.parametrize(
@@ -179,21 +179,21 @@ def test_a_mean_that_no_question_has_has_no_gains(tmp_path) -> None:
 )
 def test_each_model_is_asked_once(tmp_path, pages, baseline, asked) -> None:
     models = Models()
-    judge(a_config(tmp_path, baseline=baseline), answer=models)
+    run_final_evaluation(a_config(tmp_path, baseline=baseline), answer=models)
     assert models.asked == asked
 
 
 def test_a_baseline_that_won_has_the_winners_numbers_and_no_gain(tmp_path, pages) -> None:
-    judgement = judge(a_config(tmp_path, baseline=WINNER), answer=Models())
-    assert judgement.predictors["baseline"] == judgement.predictors["winner"]
-    assert "all_asked/winner-untrained" in judgement.gains
-    assert not any("baseline" in name for name in judgement.gains)
+    final_evaluation = run_final_evaluation(a_config(tmp_path, baseline=WINNER), answer=Models())
+    assert final_evaluation.predictors["baseline"] == final_evaluation.predictors["winner"]
+    assert "all_asked/winner-untrained" in final_evaluation.gains
+    assert not any("baseline" in name for name in final_evaluation.gains)
 
 
 def test_without_a_baseline_nothing_is_said_of_one(tmp_path, pages) -> None:
-    judgement = judge(a_config(tmp_path, baseline=None), answer=Models())
-    assert "baseline" not in judgement.predictors
-    assert not any("baseline" in name for name in judgement.gains)
+    final_evaluation = run_final_evaluation(a_config(tmp_path, baseline=None), answer=Models())
+    assert "baseline" not in final_evaluation.predictors
+    assert not any("baseline" in name for name in final_evaluation.gains)
 
 
 def test_ready_samples_have_no_rules_to_be_beaten(tmp_path) -> None:
@@ -202,21 +202,21 @@ def test_ready_samples_have_no_rules_to_be_beaten(tmp_path) -> None:
         tmp_path,
         [replace(p, questions=tuple(replace(q, rule=None, constant=None) for q in p.questions)) for p in pages],
     )
-    judgement = judge(a_config(tmp_path), answer=Models())
-    assert set(judgement.predictors) == {"winner", "baseline", "untrained"}
+    final_evaluation = run_final_evaluation(a_config(tmp_path), answer=Models())
+    assert set(final_evaluation.predictors) == {"winner", "baseline", "untrained"}
 
 
 def test_two_samples_of_one_context_are_two_questions(tmp_path) -> None:
     completion = replace(a_page(0).questions[0], attribute="completion")
     samples = (completion, replace(completion, gold=("Pot",)))
     write_dataset(tmp_path, [a_page(number, questions=samples) for number in range(3)])
-    judgement = judge(a_config(tmp_path), answer=Models())
-    assert judgement.predictors["winner"].all_asked.value == 0.5
-    assert judgement.gains["all_asked/winner-untrained"].n == 6
+    final_evaluation = run_final_evaluation(a_config(tmp_path), answer=Models())
+    assert final_evaluation.predictors["winner"].all_asked.value == 0.5
+    assert final_evaluation.gains["all_asked/winner-untrained"].n == 6
 
 
 def test_every_answer_is_written_beside_its_gold(tmp_path, pages) -> None:
-    judge(a_config(tmp_path), answer=Models({"t003": "Käse\u2028\n", "t000": "Smeg", None: ""}))
+    run_final_evaluation(a_config(tmp_path), answer=Models({"t003": "Käse\u2028\n", "t000": "Smeg", None: ""}))
     lines = read_lines(tmp_path)
     assert len(lines) == 12
     assert lines[1] == {
@@ -234,14 +234,14 @@ def test_answers_that_were_cut_off_are_named(tmp_path, pages) -> None:
     def answer(candidate, pages, index):
         return [replace(p, finished=candidate is not None) for p in Models()(candidate, pages, index)]
 
-    judge(a_config(tmp_path), answer=answer)
+    run_final_evaluation(a_config(tmp_path), answer=answer)
     assert {tuple(line["unfinished"]) for line in read_lines(tmp_path)} == {("untrained",)}
 
 
 def test_the_seconds_are_those_of_each_model(tmp_path, pages) -> None:
     ticks = count(start=100.0, step=2.5)
-    judgement = judge(a_config(tmp_path), answer=Models(), clock=lambda: next(ticks))
-    assert judgement.seconds == {"winner": 2.5, "baseline": 2.5, "untrained": 2.5}
+    final_evaluation = run_final_evaluation(a_config(tmp_path), answer=Models(), clock=lambda: next(ticks))
+    assert final_evaluation.seconds == {"winner": 2.5, "baseline": 2.5, "untrained": 2.5}
 
 
 def test_the_models_get_the_test_pages_and_the_index(tmp_path, pages) -> None:
@@ -251,84 +251,87 @@ def test_the_models_get_the_test_pages_and_the_index(tmp_path, pages) -> None:
         seen.append((list(pages), index))
         return Models()(candidate, pages, index)
 
-    judge(a_config(tmp_path), answer=answer)
+    run_final_evaluation(a_config(tmp_path), answer=answer)
     assert seen[0] == (pages, read_index(DirectoryStore(str(tmp_path / "dataset"))))
 
 
-def test_the_judgement_that_is_written_is_the_one_returned(tmp_path, pages) -> None:
-    judgement = judge(a_config(tmp_path), answer=Models())
-    assert from_json(Judgement, (tmp_path / "judge" / "judgement.json").read_bytes()) == judgement
+def test_the_final_evaluation_that_is_written_is_the_one_returned(tmp_path, pages) -> None:
+    final_evaluation = run_final_evaluation(a_config(tmp_path), answer=Models())
+    assert (
+        from_json(FinalEvaluation, (tmp_path / "final-evaluation" / "final-evaluation.json").read_bytes())
+        == final_evaluation
+    )
 
 
 def test_the_test_set_is_read_once(tmp_path, pages) -> None:
-    first = judge(a_config(tmp_path), answer=Models())
+    first = run_final_evaluation(a_config(tmp_path), answer=Models())
     better = Models({"t003": "Smeg", "t000": "", None: ""})
-    assert judge(a_config(tmp_path), answer=better) == first
+    assert run_final_evaluation(a_config(tmp_path), answer=better) == first
     assert better.asked == []
 
 
 def test_who_loses_a_race_returns_what_stands(tmp_path, pages) -> None:
-    judgements = []
+    final_evaluation = []
 
     def answer(candidate, pages, index):
-        if not judgements:
-            judgements.append(None)
-            judgements.append(judge(a_config(tmp_path), answer=Models()))
+        if not final_evaluation:
+            final_evaluation.append(None)
+            final_evaluation.append(run_final_evaluation(a_config(tmp_path), answer=Models()))
         return Models({"t003": "", "t000": "", None: ""})(candidate, pages, index)
 
-    assert judge(a_config(tmp_path), answer=answer) == judgements[1]
+    assert run_final_evaluation(a_config(tmp_path), answer=answer) == final_evaluation[1]
 
 
 def test_another_winner_does_not_get_a_second_look(tmp_path, pages) -> None:
-    judge(a_config(tmp_path), answer=Models())
+    run_final_evaluation(a_config(tmp_path), answer=Models())
     with pytest.raises(ContractError, match=r"winner must be 't003' of study 's'.*got 't000' of 's'.*read once"):
-        judge(a_config(tmp_path, winner=BASELINE), answer=Models())
+        run_final_evaluation(a_config(tmp_path, winner=BASELINE), answer=Models())
 
 
-def test_a_judgement_of_another_arm_data_or_model_is_said_and_replaced(tmp_path, pages, caplog) -> None:
-    judge(a_config(tmp_path, winner=BASELINE, digest="a"), answer=Models())
-    judgement = judge(a_config(tmp_path, digest="b"), answer=Models())
-    assert (judgement.winner, judgement.digest) == ("t003", "b")
-    assert "judgement.json of " in caplog.text
+def test_a_final_evaluation_of_another_arm_data_or_model_is_said_and_replaced(tmp_path, pages, caplog) -> None:
+    run_final_evaluation(a_config(tmp_path, winner=BASELINE, digest="a"), answer=Models())
+    final_evaluation = run_final_evaluation(a_config(tmp_path, digest="b"), answer=Models())
+    assert (final_evaluation.winner, final_evaluation.digest) == ("t003", "b")
+    assert "final-evaluation.json of " in caplog.text
     assert "does not count: its digest must be 'b', got 'a'" in caplog.text
     better = Models({"t003": "Smeg", "t000": "", None: ""})
-    assert judge(a_config(tmp_path, digest="b"), answer=better) == judgement
+    assert run_final_evaluation(a_config(tmp_path, digest="b"), answer=better) == final_evaluation
     assert better.asked == []
 
 
-def test_a_dataset_that_is_another_one_by_now_is_not_judged_with(tmp_path, pages) -> None:
-    with pytest.raises(DatasetError, match=r"JudgeConfig.dataset must be .*fingerprint '00ff', got 'f'"):
-        judge(a_config(tmp_path, dataset_fingerprint="00ff"), answer=Models())
+def test_a_dataset_that_is_another_one_by_now_is_not_evaluated_with(tmp_path, pages) -> None:
+    with pytest.raises(DatasetError, match=r"FinalEvaluationConfig.dataset must be .*fingerprint '00ff', got 'f'"):
+        run_final_evaluation(a_config(tmp_path, dataset_fingerprint="00ff"), answer=Models())
 
 
-def test_an_adapter_is_known_by_the_reading_beside_it(tmp_path, pages) -> None:
+def test_an_adapter_is_known_by_the_measurement_beside_it(tmp_path, pages) -> None:
     winner = Candidate(trial="t003", adapter=str(tmp_path / "adapter"), digest="a")
     store = DirectoryStore(str(tmp_path))
-    store.write("reading.json", b'{"digest": "b"}')
+    store.write("measurement.json", b'{"digest": "b"}')
     config = a_config(tmp_path, winner=winner)
     with pytest.raises(StudyError, match=r"adapter of trial t003 must lie beside .*digest 'a', got 'b'"):
-        judge(config, answer=Models())
+        run_final_evaluation(config, answer=Models())
     # One of an earlier version tells nothing.
-    store.write("reading.json", b"{}")
-    assert judge(config, answer=Models()).winner == "t003"
+    store.write("measurement.json", b"{}")
+    assert run_final_evaluation(config, answer=Models()).winner == "t003"
 
 
-def test_a_model_that_fails_leaves_no_judgement(tmp_path, pages) -> None:
+def test_a_model_that_fails_leaves_no_final_evaluation(tmp_path, pages) -> None:
     def answer(candidate, pages, index):
         if candidate is None:
             raise MemoryError
         return Models()(candidate, pages, index)
 
     with pytest.raises(MemoryError):
-        judge(a_config(tmp_path), answer=answer)
-    assert not (tmp_path / "judge").exists()
-    assert judge(a_config(tmp_path), answer=Models()).winner == "t003"
+        run_final_evaluation(a_config(tmp_path), answer=answer)
+    assert not (tmp_path / "final-evaluation").exists()
+    assert run_final_evaluation(a_config(tmp_path), answer=Models()).winner == "t003"
 
 
 def test_a_dataset_without_a_test_split_is_refused(tmp_path) -> None:
     write_dataset(tmp_path, [a_page(0)], split="validation")
     with pytest.raises(DatasetError, match=r"has no split 'test', only validation"):
-        judge(a_config(tmp_path), answer=Models())
+        run_final_evaluation(a_config(tmp_path), answer=Models())
 
 
 @pytest.mark.parametrize(
@@ -345,10 +348,10 @@ def test_a_dataset_without_a_test_split_is_refused(tmp_path) -> None:
 )
 def test_answers_to_other_questions_are_refused(tmp_path, pages, change, message) -> None:
     with pytest.raises(ValueError, match=message):
-        judge(a_config(tmp_path), answer=lambda *arguments: change(Models()(*arguments)))
+        run_final_evaluation(a_config(tmp_path), answer=lambda *arguments: change(Models()(*arguments)))
 
 
-def test_judging_needs_no_torch() -> None:
+def test_evaluating_needs_no_torch() -> None:
     script = "import sys, trial_trainer.evaluation.final; sys.exit('torch' in sys.modules)"
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
     assert subprocess.run([sys.executable, "-c", script], check=False, env=environment).returncode == 0

@@ -91,7 +91,7 @@ def test_questions_without_a_value_have_no_part_in_accuracy() -> None:
     assert (metric.value, metric.n) == (1.0, 1)
 
 
-def test_an_opponent_may_be_silent_and_a_model_may_not() -> None:
+def test_an_baseline_may_be_silent_and_a_model_may_not() -> None:
     predictions = [a_prediction(""), a_prediction("?!"), a_prediction(), a_prediction()]
     assert invalid_output_rate(predictions).value == 0.5
     assert invalid_output_rate(predictions, may_be_silent=True).value == 0.25
@@ -114,7 +114,7 @@ def test_each_attribute_weighs_the_same_however_often_it_was_asked() -> None:
     assert {name: m.value for name, m in accuracy_by_attribute(predictions).items()} == {"name": 1.0, "brand": 0.0}
 
 
-def test_a_reading_holds_the_metrics_of_the_contract_by_name() -> None:
+def test_a_measurement_holds_the_metrics_of_the_contract_by_name() -> None:
     predictions = [a_prediction(loss=0.5, answer_tokens=3), a_prediction("none", gold=None, attribute="price")]
     metrics = measure(predictions)
     assert set(metrics) == {

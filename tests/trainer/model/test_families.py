@@ -76,7 +76,7 @@ def a_trial(directory: Path, model: Path, pages: Path) -> TrialConfig:
 
 def outcome(config: TrialConfig) -> dict:
     output = Path(config.output)
-    checkpoint = output / json.loads((output / "reading.json").read_bytes())["checkpoint"]
+    checkpoint = output / json.loads((output / "measurement.json").read_bytes())["checkpoint"]
     return {
         "adapter": digest(output / "adapter/adapter_model.safetensors"),
         "moments": digest(checkpoint / "optimizer.safetensors"),

@@ -110,7 +110,7 @@ def test_an_empty_answer_is_never_right(attribute: str, value: str) -> None:
 
 
 @given(st.sampled_from(ATTRIBUTES), st.text(max_size=30))
-def test_a_right_answer_can_be_judged_without_raising_and_is_not_empty(attribute: str, value: str) -> None:
+def test_a_right_answer_can_be_evaluated_without_raising_and_is_not_empty(attribute: str, value: str) -> None:
     if is_correct(attribute, value, [value]):
         assert value.strip()
     is_valid(attribute, value)

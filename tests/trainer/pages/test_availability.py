@@ -24,7 +24,7 @@ SAID = {
     "Only 3 left in stock - order soon.": IN, "10 in stock": IN, "More than 10 available": IN, "Few left": IN,
     "Last one": IN, "Low stock": IN, "Almost sold out": IN, "Back in stock": IN, "In stock again": IN,
     "Not only in stock": IN, "Not sold out": IN, "Never out of stock": IN, "Art no 466 in stock": IN,
-    "Non-stick pan in stock": IN, "In stock: yes": IN, "Available from 12 shops": IN, "Made to order": IN,
+    "Non-stick pan in stock": IN, "In stock: yes": IN, "Available from 12 sites": IN, "Made to order": IN,
     "Not in stock": OUT, "NOT IN STOCK": OUT, "Currently not in stock": OUT,
     "Sorry, this is not currently in stock.": OUT,
     "Isn't in stock": OUT, "This item isn’t available": OUT, "Not yet available": OUT, "No longer available": OUT,

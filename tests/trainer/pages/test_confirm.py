@@ -15,7 +15,7 @@ def page(body: str) -> Facts:
 
 
 @pytest.mark.parametrize(
-    ("attribute", "said", "body", "label"),
+    ("attribute", "message", "body", "label"),
     [
         ("availability", "OutOfStock", "<button>Add to cart</button>", "InStock"),
         ("availability", "OutOfStock", "<p>Sold out</p>", "OutOfStock"),
@@ -40,9 +40,11 @@ def page(body: str) -> Facts:
         ("sku", "VEI-22G013 K11", "<p>VEI-22G013 K11</p>", "VEI-22G013 K11"),
     ],
 )
-def test_a_value_stays_only_as_the_page_bears_it_out(attribute: str, said: str, body: str, label: str | None) -> None:
+def test_a_value_stays_only_as_the_page_bears_it_out(
+    attribute: str, message: str, body: str, label: str | None
+) -> None:
     url = "https://shop.example/p/blue-kettle-BK-2000.html"
-    assert confirm({attribute: said}, page(body), url).get(attribute) == label
+    assert confirm({attribute: message}, page(body), url).get(attribute) == label
 
 
 @pytest.mark.parametrize(
@@ -79,7 +81,7 @@ def test_the_sign_beside_a_price_fills_in_its_currency(body: str, url: str, curr
 
 
 @pytest.mark.parametrize(
-    ("said", "body", "availability"),
+    ("message", "body", "availability"),
     [
         ({"price": "18.00"}, "<button>Add to cart</button>", "InStock"),
         ({"price": "18.00"}, "<button>Add to cart</button><p>Size S: sold out</p>", None),
@@ -90,9 +92,9 @@ def test_the_sign_beside_a_price_fills_in_its_currency(body: str, url: str, curr
     ],
 )
 def test_only_a_priced_product_of_which_all_says_so_is_filled_in_as_in_stock(
-    said: dict[str, str], body: str, availability: str | None
+    message: dict[str, str], body: str, availability: str | None
 ) -> None:
-    assert confirm(said, page(body), None).get("availability") == availability
+    assert confirm(message, page(body), None).get("availability") == availability
 
 
 @pytest.mark.parametrize(

@@ -56,7 +56,7 @@ def test_json_ld_labels_every_attribute() -> None:
     ],
     ids=["list", "graph", "types", "offers", "aggregate", "brands", "comment", "cdata", "semicolon", "raw line break"],
 )
-def test_json_ld_is_read_in_every_form_shops_write(body: str) -> None:
+def test_json_ld_is_read_in_every_form_sites_write(body: str) -> None:
     assert markup.read_labels(script(body)) == LABELS
 
 

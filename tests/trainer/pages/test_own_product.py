@@ -61,7 +61,7 @@ def labels(*bodies: Any, **around: str) -> dict[str, str]:
     ],
     ids=[
         "another before it", "three in a list", "main entity of the page", "a list of others", "in a list itself",
-        "related to others", "related to others, told first", "what the shop offers besides",
+        "related to others", "related to others, told first", "what the site offers besides",
     ],
 )  # fmt: skip
 def test_the_product_of_the_heading_is_the_pages_own(bodies: list[Any]) -> None:
@@ -117,7 +117,7 @@ def test_another_source_fills_in_what_the_first_leaves_out_only_if_it_describes_
     assert "brand" not in labels(bare, rest=item.format("Red Toaster", "Zed"))
 
 
-def test_an_application_of_the_shop_is_not_what_its_page_sells() -> None:
+def test_an_application_of_the_site_is_not_what_its_page_sells() -> None:
     app = {"@type": "MobileApplication", "name": "Shop", "offers": {"@type": "Offer", "price": 0}}
     assert labels(app, KETTLE, heading="") == labels(KETTLE, app, heading="") == {}
     assert labels(app, KETTLE) == LABELS
@@ -497,7 +497,7 @@ def item(inner: str, kind: str = "https://schema.org/Product", rest: str = "") -
         "inside a page item", "another product first", "no type", "review inside", "itemid twice",
     ],
 )  # fmt: skip
-def test_microdata_is_read_as_shops_write_it(rest: str) -> None:
+def test_microdata_is_read_as_sites_write_it(rest: str) -> None:
     assert labels(rest=rest) == LABELS
 
 

@@ -1,4 +1,4 @@
-"""The opponents: constants and hand-written rules, as strong as they are said to be."""
+"""The baselines: constants and hand-written rules, as strong as they are said to be."""
 
 import gzip
 import json
@@ -64,12 +64,12 @@ def read_pages() -> list[dict[str, Any]]:
         return [json.loads(line) for line in lines]
 
 
-def mean_accuracy(pages: list[dict[str, Any]], said: list[Mapping[str, str]]) -> float:
+def mean_accuracy(pages: list[dict[str, Any]], message: list[Mapping[str, str]]) -> float:
     shares = []
     for attribute in HAND_LABELLED:
         asked = [
             (p["labels"][attribute], s.get(attribute, ""))
-            for p, s in zip(pages, said, strict=True)
+            for p, s in zip(pages, message, strict=True)
             if p["labels"].get(attribute)
         ]
         shares.append(sum(answers.is_correct(attribute, answer, gold) for gold, answer in asked) / len(asked))

@@ -399,13 +399,13 @@ def test_what_an_open_number_means_is_settled_by(
         ("€", "12 €", "DE", "€", ["EUR", "€"], ["$"]),
     ],
 )
-def test_a_sign_means_what_the_shop_s_country_pays_with(
+def test_a_sign_means_what_the_site_s_country_pays_with(
     label: str, text: str, country: str | None, answer: str | None, right: list[str], wrong: list[str]
 ) -> None:
     assert target("currency", label, text, country) == answer
     accepted = spell_out("currency", [label], answer, text, country)
-    assert [said for said in right if not is_correct("currency", said, accepted)] == []
-    assert [said for said in wrong if is_correct("currency", said, accepted)] == []
+    assert [message for message in right if not is_correct("currency", message, accepted)] == []
+    assert [message for message in wrong if is_correct("currency", message, accepted)] == []
 
 
 @pytest.mark.parametrize(
@@ -427,7 +427,7 @@ def test_a_sign_means_what_the_shop_s_country_pays_with(
         (None, None),
     ],
 )
-def test_the_country_of_a_shop_is_told_by_its_address(address: str | None, country: str | None) -> None:
+def test_the_country_of_a_site_is_told_by_its_address(address: str | None, country: str | None) -> None:
     assert country_of(address) == country
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from builders import tiny_study
 from builders.tiny_study import Ended, Trainer, wait_until, with_processes
-from trial_trainer.contract import MASTER_ADDRESS, MASTER_PORT, NODE_INDEX, READING, ExitCode, TrialConfig, to_json
+from trial_trainer.contract import MASTER_ADDRESS, MASTER_PORT, MEASUREMENT, NODE_INDEX, ExitCode, TrialConfig, to_json
 from trial_trainer.process.ranks import End, decide
 
 pytestmark = pytest.mark.slow
@@ -46,13 +46,13 @@ def start(config: TrialConfig) -> list[Trainer]:
 
 def wait(nodes: list[Trainer]) -> list[Ended]:
     ended = [node.wait() for node in nodes]
-    assert not [process for end in ended for process in end.left_behind]
+    assert not [process for end in ended for process in end.orphans]
     return ended
 
 
 def read_measures(output: str) -> dict[str, object]:
-    reading = json.loads((Path(output) / READING).read_bytes())
-    return {name: reading[name] for name in ("step", "metrics", "samples_seen")}
+    measurement = json.loads((Path(output) / MEASUREMENT).read_bytes())
+    return {name: measurement[name] for name in ("step", "metrics", "samples_seen")}
 
 
 def test_two_nodes_read_what_two_processes_of_one_node_read(trial, tmp_path) -> None:

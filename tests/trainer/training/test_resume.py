@@ -1,4 +1,4 @@
-"""Resuming equals not having stopped: to the bit, in losses, weights, moments and the final reading."""
+"""Resuming equals not having stopped: to the bit, in losses, weights, moments and the final measurement."""
 
 import json
 import random
@@ -14,7 +14,7 @@ import pytest
 
 from builders import tiny_study
 from builders.tiny_study import Trainer, digest, wait_until, with_processes
-from trial_trainer.contract import TRIAL_CONFIG, ExitCode, Reading, TrialConfig, from_json, to_json
+from trial_trainer.contract import TRIAL_CONFIG, ExitCode, RungMeasurement, TrialConfig, from_json, to_json
 from trial_trainer.errors import StudyError
 from trial_trainer.stop import StopRequest
 from trial_trainer.training.train import train
@@ -56,13 +56,13 @@ def never() -> StopRequest:
 def outcome(config: TrialConfig) -> dict:
     """Return all that must be equal: nothing of time, and not the attempt's name."""
     output = Path(config.output)
-    reading = from_json(Reading, (output / "reading.json").read_bytes())
-    checkpoint = output / reading.checkpoint
+    measurement = from_json(RungMeasurement, (output / "measurement.json").read_bytes())
+    checkpoint = output / measurement.checkpoint
     state = json.loads((checkpoint / "state.json").read_bytes())
     return {
-        "step": reading.step,
-        "samples": reading.samples_seen,
-        "metrics": reading.metrics,
+        "step": measurement.step,
+        "samples": measurement.samples_seen,
+        "metrics": measurement.metrics,
         "losses": (state["untrained"], state["recent_losses"]),
         "adapter": digest(output / "adapter" / "adapter_model.safetensors"),
         "weights": digest(checkpoint / "adapter.safetensors"),
@@ -81,28 +81,28 @@ def straight(study, tmp_path_factory) -> dict:
 
 
 @pytest.mark.parametrize("early", [1, 4, 7, 19], ids=lambda step: f"after step {step}")
-def test_an_early_reading_and_its_continuation_equal_the_straight_run(study, straight, tmp_path, early) -> None:
+def test_an_early_measurement_and_its_continuation_equal_the_straight_run(study, straight, tmp_path, early) -> None:
     first = replace(study, output=str(tmp_path / "first"), stop_step=early)
     second = replace(study, output=str(tmp_path / "second"), rung=1, resume_from=first.output)
     assert train(first, never()) == ExitCode.STOP_STEP_REACHED
-    assert from_json(Reading, Path(first.output, "reading.json").read_bytes()).step == early
+    assert from_json(RungMeasurement, Path(first.output, "measurement.json").read_bytes()).step == early
     assert train(second, never()) == ExitCode.STOP_STEP_REACHED
     assert outcome(second) == straight
 
 
-def test_a_reading_says_how_many_steps_its_seconds_of_training_are_of(study, tmp_path) -> None:
+def test_a_measurement_says_how_many_steps_its_seconds_of_training_are_of(study, tmp_path) -> None:
     config = replace(study, output=str(tmp_path / "output"), stop_step=7)
     assert train(config, StopAfter(4)) == ExitCode.ASKED_TO_STOP
     assert train(config, never()) == ExitCode.STOP_STEP_REACHED
-    reading = from_json(Reading, Path(config.output, "reading.json").read_bytes())
-    assert reading.trained_steps is not None and 0 < reading.trained_steps < reading.step == 7
-    assert reading.seconds["train"] > 0
+    measurement = from_json(RungMeasurement, Path(config.output, "measurement.json").read_bytes())
+    assert measurement.trained_steps is not None and 0 < measurement.trained_steps < measurement.step == 7
+    assert measurement.seconds["train"] > 0
 
 
-def test_extra_readings_on_the_way_change_nothing(study, straight, tmp_path) -> None:
+def test_extra_measurements_on_the_way_change_nothing(study, straight, tmp_path) -> None:
     config = replace(study, output=str(tmp_path / "output"), evaluate_at_steps=(3, 11))
     train(config, never())
-    assert {path.name for path in Path(config.output, "readings").iterdir()} == {"3.json", "11.json"}
+    assert {path.name for path in Path(config.output, "measurements").iterdir()} == {"3.json", "11.json"}
     assert outcome(config) == straight
 
 
@@ -111,7 +111,7 @@ def test_any_number_of_stops_changes_nothing(study, straight, tmp_path) -> None:
     stops = 0
     while train(config, StopAfter(random.choice([0, 1, 4]))) == ExitCode.ASKED_TO_STOP:
         stops += 1
-        assert not Path(config.output, "reading.json").exists()
+        assert not Path(config.output, "measurement.json").exists()
     assert stops >= 3
     assert outcome(config) == straight
 
@@ -138,14 +138,14 @@ def another_arm(config: TrialConfig) -> TrialConfig:
     return replace(config, arm={**config.arm, "learning_rate": 7e-4}, digest="another")
 
 
-def test_another_arms_reading_and_checkpoints_are_said_and_replaced(study, straight, tmp_path, caplog) -> None:
+def test_another_arms_measurement_and_checkpoints_are_said_and_replaced(study, straight, tmp_path, caplog) -> None:
     config = replace(study, output=str(tmp_path / "output"), digest="ours")
     assert train(another_arm(config), never()) == ExitCode.STOP_STEP_REACHED
-    assert from_json(Reading, Path(config.output, "reading.json").read_bytes()).digest == "another"
+    assert from_json(RungMeasurement, Path(config.output, "measurement.json").read_bytes()).digest == "another"
     assert train(config, never()) == ExitCode.STOP_STEP_REACHED
-    assert from_json(Reading, Path(config.output, "reading.json").read_bytes()).digest == "ours"
+    assert from_json(RungMeasurement, Path(config.output, "measurement.json").read_bytes()).digest == "ours"
     assert outcome(config) == straight
-    assert "reading.json of " in caplog.text
+    assert "measurement.json of " in caplog.text
     assert "does not count: its digest must be 'ours', got 'another'" in caplog.text
     assert "belongs to another run and is passed over: arm must be" in caplog.text
 
@@ -158,8 +158,8 @@ def test_a_promoted_trial_whose_checkpoint_is_another_arms_begins_at_its_first_s
     train(another_arm(first), never())
     assert train(second, never()) == ExitCode.STOP_STEP_REACHED
     assert f"{first.output} has no whole checkpoint of this run, which begins at its first step" in caplog.text
-    reading = from_json(Reading, Path(second.output, "reading.json").read_bytes())
-    assert reading.trained_steps == reading.step == 20
+    measurement = from_json(RungMeasurement, Path(second.output, "measurement.json").read_bytes())
+    assert measurement.trained_steps == measurement.step == 20
     assert outcome(second) == straight
 
 
@@ -205,9 +205,9 @@ def test_processes_that_are_stopped_and_continued_equal_the_straight_run(study, 
     stopped.process.send_signal(signal.SIGTERM)
     ended = stopped.wait()
     assert ended.code == ExitCode.ASKED_TO_STOP, ended
-    assert not ended.left_behind
+    assert not ended.orphans
     assert re.search(r"asked to stop at step \d+ of 150: checkpoints/\S+ is saved", ended.errors), ended
-    assert not Path(promoted.output, "reading.json").exists()
+    assert not Path(promoted.output, "measurement.json").exists()
     assert list(Path(promoted.output).glob("checkpoints/*/manifest.json"))
     run_to_its_end(promoted)
     assert outcome(promoted) == outcome(straight)
@@ -234,7 +234,7 @@ def test_a_stop_in_the_last_evaluation_ends_at_once_and_the_next_attempt_reads_o
     command = [sys.executable, "-c", STOPPED_IN_ITS_EVALUATION]
     ended = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert ended.returncode == ExitCode.ASKED_TO_STOP, ended.stderr
-    assert not Path(config.output, "reading.json").exists()
+    assert not Path(config.output, "measurement.json").exists()
     (checkpoint,) = Path(config.output).glob("checkpoints/*/manifest.json")
     assert checkpoint.parent.name.startswith("000020-")
     run_to_its_end(config)
@@ -244,4 +244,4 @@ def test_a_stop_in_the_last_evaluation_ends_at_once_and_the_next_attempt_reads_o
 def run_to_its_end(config: TrialConfig) -> None:
     ended = Trainer(config).wait()
     assert ended.code == ExitCode.STOP_STEP_REACHED, ended
-    assert not ended.left_behind
+    assert not ended.orphans

@@ -251,7 +251,7 @@ REAL_LOSSES = (
     *(0.4, 0.8, 1.1, 1.2, 1.3, 1.5, 1.8, 2.0, 2.2, 2.3, 2.6, 3.0, 3.3),
     *(3.5, 3.8, 4.0, 4.2, 4.7, 5.0, 6.6, 8.5, 11.1, 11.5, 12.2, 12.9, 14.2),
 )
-"""Of single samples: what an untrained model of 135 million parameters loses on pages of shops, in nats per token."""
+"""Of single samples: what an untrained model of 135 million parameters loses on pages of sites, in nats per token."""
 
 
 @pytest.mark.parametrize("batch_size", [1, 4, 8, 16, 32])
@@ -388,8 +388,8 @@ def test_rows_that_were_halved_stay_so_and_it_is_said_once_for_each(loaded, monk
     run = a_run(loaded)
     for _ in range(4):
         run.train_step()
-    said = len(caplog.messages)
-    assert 1 <= said == sum(tokens > 120 for tokens in seen) <= 4
+    message = len(caplog.messages)
+    assert 1 <= message == sum(tokens > 120 for tokens in seen) <= 4
 
     seen.clear()
     run.step = 0
@@ -397,7 +397,7 @@ def test_rows_that_were_halved_stay_so_and_it_is_said_once_for_each(loaded, monk
         run.train_step()
 
     assert max(seen) <= 120
-    assert len(caplog.messages) == said
+    assert len(caplog.messages) == message
     assert "does not fit into memory; from now on rows have" in caplog.messages[0]
 
 

@@ -41,7 +41,7 @@ from trial_trainer.dataset.splits import (
     has_host,
     host_of,
     join_groups,
-    shop_of,
+    site_of,
 )
 from trial_trainer.dataset.store import (
     HAND,
@@ -138,7 +138,7 @@ def prepare(config: PrepareConfig) -> DatasetSummary:
         raise PrepareError(reader.problems)
 
     # Drafts to splits: nothing of the test source, no text twice.
-    drafts, pages_in_test_shops = _without_test_shops(drafts, test_drafts, config.split.by)
+    drafts, pages_of_test_sites = _without_test_sites(drafts, test_drafts, config.split.by)
     drafts, repeats_of_test = _without_repeats(config, drafts, test_drafts)
     groups, drafts, copies = _group(config, drafts)
     by_split = _divide(config, groups, drafts, test_drafts)
@@ -208,7 +208,7 @@ def prepare(config: PrepareConfig) -> DatasetSummary:
         guessed_encodings=dict(sorted(reader.guessed.items())),
         repeats_of_test=repeats_of_test,
         conflicting_labels=conflicting_labels,
-        pages_in_test_shops=pages_in_test_shops,
+        pages_of_test_sites=pages_of_test_sites,
         warnings=tuple(warnings),
         fingerprint=_fingerprint(digest, digests),
         digest=config.digest,
@@ -367,16 +367,16 @@ class _Reader:
         text = clean.cut(self._page_tokens, self._prompter.count_tokens)
         own = self._read_markup(page, read.facts)
         self._compare(page, own, clean.text)
-        said = rules.extract(read.facts, page.url)
+        message = rules.extract(read.facts, page.url)
         key = digest_text(_without_address(text, page.url))
-        asked = tuple(self._ask(page, label, text, own, said, key) for label in self._labels(page, own))
+        asked = tuple(self._ask(page, label, text, own, message, key) for label in self._labels(page, own))
         if not asked:
             self.skipped["NoLabels"] += 1
             return None
         known = page.site or (page.url if page.url and has_host(page.url) else None)
         return Draft(
             id=page.id,
-            shop=shop_of(known) if known else None,
+            shop=site_of(known) if known else None,
             url=page.url,
             asked=asked,
             whole=digest_text(_without_address(clean.text, page.url)),
@@ -426,7 +426,7 @@ class _Reader:
         return found
 
     def _usable(self, page: RawPage, attribute: str, values: Sequence[str]) -> tuple[str, ...]:
-        """Keep the values that an answer can be right by: each is judged against itself."""
+        """Keep the values that an answer can be right by: each is evaluated against itself."""
         usable = []
         for value in map(self._prompter.clean, values):
             if answers.is_correct(attribute, value, [value]) and not answers.is_absent(value):
@@ -436,7 +436,7 @@ class _Reader:
         return tuple(usable)
 
     def _ask(
-        self, page: RawPage, label: _Label, text: str, own: Mapping[str, str], said: Mapping[str, str], key: bytes
+        self, page: RawPage, label: _Label, text: str, own: Mapping[str, str], message: Mapping[str, str], key: bytes
     ) -> Asked:
         country = country_of(page.url or page.site)
         answer = _derive(label.attribute, label.values, text, country)
@@ -453,7 +453,7 @@ class _Reader:
             gold=answers.spell_out(label.attribute, label.values, answer, text, country),
             origin=label.origin,
             answer=answer,
-            rule=said.get(label.attribute),
+            rule=message.get(label.attribute),
             key=key,
             place=_place(page),
             weak=weak,
@@ -483,7 +483,7 @@ class _Reader:
             site = members[0].site
             # A number of a line names nothing: the test source has one of the same number.
             own = group if members[0].group else None
-            drafts.append(Draft(id=group, shop=shop_of(site) if site else own, url=None, asked=asked))
+            drafts.append(Draft(id=group, shop=site_of(site) if site else own, url=None, asked=asked))
         return drafts
 
 
@@ -520,12 +520,12 @@ def _without_address(text: str, url: str | None) -> str:
 # Splits ---------------------------------------------------------------------------------------------------------------
 
 
-def _without_test_shops(drafts: list[Draft], test_drafts: Sequence[Draft], by: SplitBy) -> tuple[list[Draft], int]:
+def _without_test_sites(drafts: list[Draft], test_drafts: Sequence[Draft], by: SplitBy) -> tuple[list[Draft], int]:
     """Drop the pages whose shop is in the test source."""
     if by is not SplitBy.SITE:
         return drafts, 0
-    shops = {draft.shop for draft in test_drafts} - {None}
-    kept = [draft for draft in drafts if draft.shop not in shops]
+    sites = {draft.shop for draft in test_drafts} - {None}
+    kept = [draft for draft in drafts if draft.shop not in sites]
     return kept, len(drafts) - len(kept)
 
 
@@ -611,12 +611,12 @@ def _find_conflicts(config: PrepareConfig, by_split: Mapping[str, Sequence[Draft
         return 0, []
     many = len(pairs) > 1
     if config.attributes:
-        what = "questions about equal texts have labels" if many else "question about equal texts has labels"
+        subject = "questions about equal texts have labels" if many else "question about equal texts has labels"
     else:
-        what = (
+        subject = (
             "prompts stand in several samples with completions" if many else "prompt stands in samples with completions"
         )
-    return len(pairs), [f"{len(pairs)} {what} that contradict each other: {_listed(pairs, '; ')}"]
+    return len(pairs), [f"{len(pairs)} {subject} that contradict each other: {_listed(pairs, '; ')}"]
 
 
 def _agree(attribute: str, one: frozenset[str], other: frozenset[str]) -> bool:

@@ -1,4 +1,4 @@
-"""Which page belongs to which split: drawn by shop and seed, so that no shop is trained on and tested on.
+"""Which page belongs to which split: drawn by site and seed, so that no site is trained on and tested on.
 
 Pure functions of ids, hosts and counts; `prepare` calls them. A draw depends on the seed and the groups' names only,
 never on the order in which pages came.
@@ -39,7 +39,7 @@ class Candidate:
 
     id: str
     group: str
-    """What must not be in two splits: the shop, or the page itself."""
+    """What must not be in two splits: the site, or the page itself."""
     attributes: tuple[str, ...]
     """Attributes that the page would have a validation value of."""
 
@@ -84,10 +84,10 @@ def has_host(url_or_site: str) -> bool:
 
 
 @lru_cache(maxsize=65536)
-def shop_of(url_or_site: str) -> str:
+def site_of(url_or_site: str) -> str:
     """Return the registrable name without its public suffix: amazon.com and amazon.co.uk are both ``amazon``.
 
-    On a platform that hosts many shops (the list's private part) the shop is what it registered there:
+    On a platform that hosts many sites (the list's private part) the site is what it registered there:
     ``a.myshopify.com`` is ``a.myshopify``. A last label that is no public suffix counts as one (the list's prevailing
     rule ``*``), so ``shop.internal`` is ``shop``. A host of one label, an address and words that are no host stand for
     themselves.
@@ -217,7 +217,7 @@ def join_groups(
 ) -> Joined:
     """Join groups that hold equal texts or pages of one name, such as an address, so that none is in two splits.
 
-    Copies of one text always make one group. Groups with other texts too (shops) are joined while they hold at most
+    Copies of one text always make one group. Groups with other texts too (sites) are joined while they hold at most
     `MOST_JOINED_PERCENT` of all; a text that more of them show, such as a notice, stays with the first, and a name
     that more of them give, such as the address of a home page, is nobody's own.
     """

@@ -1,6 +1,6 @@
 """The prepared dataset on disk: pages with their questions, tokenised, in up to three splits.
 
-`prepare` writes it, training and judging read it; nobody else knows its form. Under the dataset's prefix lie
+`prepare` writes it, training and final evaluation read it; nobody else knows its form. Under the dataset's prefix lie
 
 * ``train.jsonl.gz``, ``validation.jsonl.gz`` and, where there is one, ``test.jsonl.gz``: a line for each page;
 * ``index.json``: how the token ids were made, and the digest of each split;
@@ -65,7 +65,7 @@ class Page:
 
     id: str
     site: str
-    """The cluster of standard errors: the shop (amazon.com and amazon.de are one), or the page itself without one."""
+    """The cluster of standard errors: the site (amazon.com and amazon.de are one), or the page itself without one."""
     url: str | None
     prefix: tuple[int, ...]
     """Token ids that all questions of the page begin with."""

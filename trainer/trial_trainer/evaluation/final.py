@@ -1,10 +1,10 @@
 """The test set, read once: the winner beside the baseline, the untrained model, rules and constants.
 
-Called by ``python -m trial_trainer judge`` after the winner was chosen by validation alone. How a model is loaded and
-asked is handed in, so nothing here knows torch. Under the judge's output prefix lie
+Called by ``python -m trial_trainer final-evaluation`` after the winner was chosen by validation alone. How a model is loaded and
+asked is handed in, so nothing here knows torch. Under the final evaluation's output prefix lie
 
 * ``predictions.jsonl``: a line for each question, with its gold values and the answer of every predictor;
-* ``judgement.json``: the contract's `Judgement`, written last and once. Where there is one already, it stands, unless
+* ``final-evaluation.json``: the contract's `FinalEvaluation`, written last and once. Where there is one already, it stands, unless
   it is of another winner's arm, data or model.
 """
 
@@ -16,15 +16,15 @@ from collections.abc import Callable, Mapping, Sequence
 
 from trial_trainer.artifacts import ArtifactStore, open_store
 from trial_trainer.contract import (
-    JUDGEMENT,
+    FINAL_EVALUATION,
+    MEASUREMENT,
     PREDICTIONS,
-    READING,
     Candidate,
     ContractError,
+    FinalEvaluation,
+    FinalEvaluationConfig,
     Interval,
-    JudgeConfig,
-    Judged,
-    Judgement,
+    PredictorScores,
     from_json,
 )
 from trial_trainer.dataset.store import TEST, DatasetIndex, Page, Question, confirm_fingerprint, read_index, read_split
@@ -36,7 +36,7 @@ from trial_trainer.results import is_there, read_digest, write_once
 WINNER, BASELINE, UNTRAINED, RULES, CONSTANTS = "winner", "baseline", "untrained", "rules", "constants"
 MEANS: tuple[Mean, ...] = ("hand_labelled", "all_asked")
 
-_OPPONENTS: dict[str, Callable[[Question], str | None]] = {
+_BASELINES: dict[str, Callable[[Question], str | None]] = {
     RULES: lambda question: question.rule,
     CONSTANTS: lambda question: question.constant,
 }
@@ -45,26 +45,28 @@ Answer = Callable[[Candidate | None, Sequence[Page], DatasetIndex], Sequence[Pre
 """Ask a model every question of the pages, in dataset order: a candidate's adapter, or None for the untrained model."""
 
 
-def judge(config: JudgeConfig, *, answer: Answer, clock: Callable[[], float] = time.perf_counter) -> Judgement:
-    """Read the test set and write the judgement; return the one that stands in the output prefix.
+def run_final_evaluation(
+    config: FinalEvaluationConfig, *, answer: Answer, clock: Callable[[], float] = time.perf_counter
+) -> FinalEvaluation:
+    """Read the test set and write the final evaluation; return the one that stands in the output prefix.
 
     Args:
-        config: who is judged, on which dataset.
+        config: who is evaluated, on which dataset.
         answer: asks one model.
         clock: seconds of a clock that never goes back.
 
     Raises:
         DatasetError: where the dataset is not whole or has no test split.
-        ContractError: where the output holds the judgement of another winner.
+        ContractError: where the output holds the final evaluation of another winner.
         StudyError: where an adapter is another arm's.
     """
     store = open_store(config.output)
-    standing = _read_judgement(config, store)
+    standing = _read_final_evaluation(config, store)
     if standing is not None:
         return standing
 
     dataset = open_store(config.dataset)
-    confirm_fingerprint(dataset, config.dataset_fingerprint, "JudgeConfig.dataset")
+    confirm_fingerprint(dataset, config.dataset_fingerprint, "FinalEvaluationConfig.dataset")
     pages, index = read_split(dataset, TEST), read_index(dataset)
 
     # The models.
@@ -79,41 +81,41 @@ def judge(config: JudgeConfig, *, answer: Answer, clock: Callable[[], float] = t
     if config.baseline is not None and BASELINE not in predictions:
         predictions[BASELINE] = predictions[WINNER]
 
-    # Their opponents, whose answers came with the dataset.
-    for name, say in _OPPONENTS.items():
+    # Their baselines, whose answers came with the dataset.
+    for name, say in _BASELINES.items():
         given = _predict(pages, say)
-        # Ready samples have no rules: an opponent that never says a word is none.
+        # Ready samples have no rules: an baseline that never says a word is none.
         if any(p.answer for p in given):
             predictions[name] = given
 
-    judgement = Judgement(
+    final_evaluation = FinalEvaluation(
         study=config.study,
         winner=config.winner.trial,
-        predictors={name: _judge_one(name, given) for name, given in predictions.items()},
+        predictors={name: _score(name, given) for name, given in predictions.items()},
         gains=_measure_gains(predictions),
         seconds=seconds,
         digest=config.digest,
     )
     store.write(PREDICTIONS, _render_predictions(predictions).encode())
-    if not write_once(store, JUDGEMENT, judgement):
-        return _read_judgement(config, store) or judgement
-    return judgement
+    if not write_once(store, FINAL_EVALUATION, final_evaluation):
+        return _read_final_evaluation(config, store) or final_evaluation
+    return final_evaluation
 
 
-def _read_judgement(config: JudgeConfig, store: ArtifactStore) -> Judgement | None:
-    data = store.read(JUDGEMENT) if is_there(store, JUDGEMENT, config.digest) else None
+def _read_final_evaluation(config: FinalEvaluationConfig, store: ArtifactStore) -> FinalEvaluation | None:
+    data = store.read(FINAL_EVALUATION) if is_there(store, FINAL_EVALUATION, config.digest) else None
     if data is None:
         return None
-    judgement = from_json(Judgement, data)
-    if (judgement.study, judgement.winner) != (config.study, config.winner.trial):
+    final_evaluation = from_json(FinalEvaluation, data)
+    if (final_evaluation.study, final_evaluation.winner) != (config.study, config.winner.trial):
         raise ContractError(
-            f"JudgeConfig.winner must be {judgement.winner!r} of study {judgement.study!r}, whose judgement stands in "
+            f"FinalEvaluationConfig.winner must be {final_evaluation.winner!r} of study {final_evaluation.study!r}, whose final evaluation stands in "
             f"{store.uri}, got {config.winner.trial!r} of {config.study!r}: the test set is read once"
         )
-    return judgement
+    return final_evaluation
 
 
-def _candidates(config: JudgeConfig) -> dict[str, Candidate | None]:
+def _candidates(config: FinalEvaluationConfig) -> dict[str, Candidate | None]:
     """The models to ask, in order. A baseline that won is not asked twice."""
     candidates: dict[str, Candidate | None] = {WINNER: config.winner}
     if config.baseline is not None and config.baseline.trial != config.winner.trial:
@@ -123,14 +125,14 @@ def _candidates(config: JudgeConfig) -> dict[str, Candidate | None]:
 
 
 def _check_adapter(candidate: Candidate | None) -> None:
-    """Make sure that an adapter is that of the trial it is judged for: the reading beside it tells."""
+    """Make sure that an adapter is that of the trial it is evaluated for: the measurement beside it tells."""
     if candidate is None or not candidate.digest:
         return
-    found = read_digest(open_store(candidate.adapter.rstrip("/").rpartition("/")[0]), READING)
+    found = read_digest(open_store(candidate.adapter.rstrip("/").rpartition("/")[0]), MEASUREMENT)
     # Trainers of earlier versions wrote none.
     if found and found != candidate.digest:
         raise StudyError(
-            f"the adapter of trial {candidate.trial} must lie beside a reading with the digest {candidate.digest!r}, "
+            f"the adapter of trial {candidate.trial} must lie beside a measurement with the digest {candidate.digest!r}, "
             f"got {found!r}: {candidate.adapter}"
         )
 
@@ -159,12 +161,12 @@ def _predict(pages: Sequence[Page], say: Callable[[Question], str | None]) -> li
     ]
 
 
-def _judge_one(name: str, predictions: Sequence[Prediction]) -> Judged:
-    return Judged(
+def _score(name: str, predictions: Sequence[Prediction]) -> PredictorScores:
+    return PredictorScores(
         hand_labelled=measure.hand_labelled(predictions),
         all_asked=measure.all_asked(predictions),
         by_attribute=measure.accuracy_by_attribute(predictions),
-        invalid_output_rate=measure.invalid_output_rate(predictions, may_be_silent=name in _OPPONENTS),
+        invalid_output_rate=measure.invalid_output_rate(predictions, may_be_silent=name in _BASELINES),
         false_value_rate=measure.false_value_rate(predictions),
         cut_answer_rate=measure.cut_answer_rate(predictions),
     )

@@ -1,6 +1,6 @@
 """How good answers are: rates, means, their standard errors, and the paired difference of two predictors.
 
-Pure functions of answers as text, called by trials on the validation set and by the judge on the test set. Nothing
+Pure functions of answers as text, called by trials on the validation set and by the final evaluation on the test set. Nothing
 here knows models, tokens or files.
 
 A question is *right* when its finished answer means one of the accepted values (`answers.is_correct`). Accuracy asks
@@ -89,7 +89,7 @@ def build_prediction(
 
 
 def measure(predictions: Sequence[Prediction]) -> dict[str, Metric]:
-    """Measure everything that a reading holds.
+    """Measure everything that a measurement holds.
 
     Returns:
         ``accuracy``, ``false_value_rate``, ``invalid_output_rate``, ``gibberish_rate``, ``cut_answer_rate``,
@@ -290,7 +290,7 @@ def _pair(a: Sequence[Prediction], b: Sequence[Prediction]) -> list[tuple[Predic
         other = second[key]
         if (one.gold, one.site, one.origin) != (other.gold, other.site, other.origin):
             raise ValueError(
-                f"both predictors must be judged by the same labels; {one.attribute!r} of page {one.page!r} has gold "
+                f"both predictors must be evaluated by the same labels; {one.attribute!r} of page {one.page!r} has gold "
                 f"{one.gold!r} ({one.origin}, {one.site}) and {other.gold!r} ({other.origin}, {other.site})"
             )
     return [(one, second[key]) for key, one in first.items()]

@@ -187,8 +187,8 @@ def _tell_own_dropout(config: Any) -> None:
         if re.search("drop|pdrop|jitter", name) and isinstance(value, float) and value > 0
     }
     if asked:
-        told = ", ".join(f"{name} {value:g}" for name, value in asked.items())
-        log.info("the model's own dropout is switched off, lora_dropout is the arm's: %s", told)
+        reported = ", ".join(f"{name} {value:g}" for name, value in asked.items())
+        log.info("the model's own dropout is switched off, lora_dropout is the arm's: %s", reported)
 
 
 # What the model can do ------------------------------------------------------------------------------------------------

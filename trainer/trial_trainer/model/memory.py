@@ -29,7 +29,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 @contextmanager
-def must_fit(what: str) -> Iterator[None]:
+def must_fit(subject: str) -> Iterator[None]:
     """Make it the study's fault when something does not fit into memory that every arm needs.
 
     Raises:
@@ -40,8 +40,8 @@ def must_fit(what: str) -> Iterator[None]:
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise
-        said = " ".join(str(error).split())
-        raise StudyError(f"{what} does not fit into memory, whatever the arm: {said}") from error
+        message = " ".join(str(error).split())
+        raise StudyError(f"{subject} does not fit into memory, whatever the arm: {message}") from error
 
 
 def free_memory() -> None:

@@ -98,8 +98,8 @@ def _means(attribute: str, answer: str, value: str) -> bool:
         case "rating":
             return _same_rating(answer, value)
         case "availability":
-            said, meant = parse_availability(answer), parse_availability(value)
-            return said is not None and said == meant
+            message, meant = parse_availability(answer), parse_availability(value)
+            return message is not None and message == meant
         case "sku":
             return _same_sku(answer, value)
         case "brand":
@@ -135,7 +135,7 @@ def parse_price(text: str, decimal: str | None = None, country: str | None = Non
     Args:
         text: as printed.
         decimal: the decimal sign of its page, where it is known; see `currencies.read_number`.
-        country: of the shop, where it is known.
+        country: of the site, where it is known.
     """
     if len(text) > _LONGEST_PRICE:
         return None
@@ -208,14 +208,14 @@ def _rating(printed: str, scale: float | None) -> Rating | None:
 
 def _same_rating(answer: str, value: str) -> bool:
     """Compare ratings; a page that prints 4.8 means the 4.7578 of its markup, but 5 does not mean 4.7."""
-    said, meant = parse_rating(answer), parse_rating(value)
-    if said is None or meant is None:
+    message, meant = parse_rating(answer), parse_rating(value)
+    if message is None or meant is None:
         return False
-    if said.scale is not None and meant.scale is not None and said.scale != meant.scale:
-        return abs(said.value / said.scale - meant.value / meant.scale) < 1e-9
-    if said.value == meant.value:
+    if message.scale is not None and meant.scale is not None and message.scale != meant.scale:
+        return abs(message.value / message.scale - meant.value / meant.scale) < 1e-9
+    if message.value == meant.value:
         return True
-    return said.digits in (1, 2) and abs(said.value - meant.value) <= 0.5 * 10**-said.digits + 1e-9
+    return message.digits in (1, 2) and abs(message.value - meant.value) <= 0.5 * 10**-message.digits + 1e-9
 
 
 # Text keys ------------------------------------------------------------------------------------------------------------
@@ -234,7 +234,7 @@ def _visible(text: str) -> str:
 
 
 def _unescape(text: str) -> str:
-    """Undo what shops leave in their markup: "L&#8217;atelier" is "L’atelier"."""
+    """Undo what sites leave in their markup: "L&#8217;atelier" is "L’atelier"."""
     return html.unescape(text) if "&" in text else text
 
 
@@ -265,7 +265,7 @@ def _name_key(text: str) -> str:
 
 
 def _sku_key(text: str) -> str:
-    """Fold case, scripts of digits and separators, which shops set as they like ("466/7999" is "4667999")."""
+    """Fold case, scripts of digits and separators, which sites set as they like ("466/7999" is "4667999")."""
     folded = unicodedata.normalize("NFKC", _visible(text)).casefold()
     return "".join(str(unicodedata.decimal(c)) if c.isdecimal() else c for c in folded if c.isalnum())
 
@@ -276,11 +276,11 @@ def _same_sku(answer: str, value: str) -> bool:
     "466/7999" is "4667999", and "VEI-22G013 K11" is "VEI22G013-K11"; "12-3" is not "1-23", where each divides what the
     other joins. A UPC-A is the EAN-13 that begins with a zero.
     """
-    said, meant = _sku_key(answer), _sku_key(value)
-    if not said or not meant:
+    message, meant = _sku_key(answer), _sku_key(value)
+    if not message or not meant:
         return False
-    if said != meant:
-        return _is_gtin(said) and _is_gtin(meant) and said.zfill(14) == meant.zfill(14)
+    if message != meant:
+        return _is_gtin(message) and _is_gtin(meant) and message.zfill(14) == meant.zfill(14)
     cuts, other = _cuts(answer), _cuts(value)
     return cuts <= other or other <= cuts
 
@@ -352,7 +352,7 @@ def target(attribute: str, label: str, text: str, country: str | None = None) ->
         attribute: what is asked.
         label: its value, as a person or markup writes it.
         text: the page's.
-        country: of the shop, as `currencies.country_of` tells it.
+        country: of the site, as `currencies.country_of` tells it.
 
     Returns:
         The value in the form in which it stands in the text (a price as printed, the currency as the page's sign),

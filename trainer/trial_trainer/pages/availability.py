@@ -290,13 +290,13 @@ def parse_availability(text: str) -> str | None:
         return None
     if known is not None and " " not in folded:
         return known
-    said = find_availability(folded)
+    message = find_availability(folded)
     for specific in (DISCONTINUED, BACK_ORDER, PRE_ORDER):
         # What cannot be had now, and why.
-        if said == {specific, OUT_OF_STOCK}:
+        if message == {specific, OUT_OF_STOCK}:
             return specific
-    if said:
-        return next(iter(said)) if len(said) == 1 else None
+    if message:
+        return next(iter(message)) if len(message) == 1 else None
     return known
 
 

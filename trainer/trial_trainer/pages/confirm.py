@@ -45,7 +45,7 @@ _NEAR = 40
 """Characters between the old price and the new one, the discount between them or beside one of them."""
 
 
-def confirm(said: Mapping[str, str], facts: Facts, url: str | None) -> dict[str, str]:
+def confirm(message: Mapping[str, str], facts: Facts, url: str | None) -> dict[str, str]:
     """Return what a page's markup says as far as the page bears it out.
 
     Args:
@@ -54,7 +54,7 @@ def confirm(said: Mapping[str, str], facts: Facts, url: str | None) -> dict[str,
         url: its address.
     """
     country = country_of(url)
-    found = {a: markup.clean_value(a, value) if a in answers.ATTRIBUTES else value for a, value in said.items()}
+    found = {a: markup.clean_value(a, value) if a in answers.ATTRIBUTES else value for a, value in message.items()}
     found = markup.labels_of(facts, url) | {attribute: value for attribute, value in found.items() if value}
     place = f"{facts.text}\n{facts.title}\n{url or ''}"
     if "price" in found:
@@ -88,24 +88,24 @@ def _printed_prices(text: str, country: str | None) -> Iterator[_Printed]:
         yield _Printed(number, mark, read_number(number, decimal=decimal, mark=mark, country=country), start, end)
 
 
-def _confirm_price(said: str, facts: Facts, country: str | None) -> str:
+def _confirm_price(message: str, facts: Facts, country: str | None) -> str:
     """Take the price now where the page prints what was said as the price before a discount, or as an auction's start.
 
     The page proves a discount by its percentage: 18.00, -5 %, 17.10. Only the first place after the heading counts, for
     other products stand further down. What an auction asks now is not told apart from its increments and estimates.
     """
     text = facts.text[max(facts.text.find(facts.heading), 0) :]
-    amounts = answers.parse_price(said, decimal_of(facts.text), country)
+    amounts = answers.parse_price(message, decimal_of(facts.text), country)
     printed = list(_printed_prices(text, country))
     place = next((i for i, price in enumerate(printed) if amounts == (price.amount,)), None)
     if place is None:
-        return said
+        return message
     before = printed[place]
     around = text[max(0, before.start - 2 * _NEAR) : before.end + _NEAR]
     if _STARTING.search(text[max(0, before.start - _NEAR) : before.start]) and _BIDS.search(around):
         return ""
     beside = [*printed[max(0, place - 1) : place], *printed[place + 1 : place + 2]]
-    return next((price.number for price in beside if _is_discounted(price, before, text)), said)
+    return next((price.number for price in beside if _is_discounted(price, before, text)), message)
 
 
 def _is_discounted(now: _Printed, before: _Printed, text: str) -> bool:
@@ -129,23 +129,23 @@ def _find_currency(price: str, text: str, country: str | None) -> str:
 # Availability and article number --------------------------------------------------------------------------------------
 
 
-def _confirm_availability(said: str, facts: Facts) -> str:
+def _confirm_availability(message: str, facts: Facts) -> str:
     """Believe a page on which everything says that the product can be bought; a notice may be about one size of it."""
     sentences = (sentence for sentence in _SENTENCE_END.split(facts.text) if len(sentence) <= _SHORT)
     kinds = {kind for sentence in sentences for kind in find_availability(sentence)}
-    return IN_STOCK if kinds == {IN_STOCK} else said
+    return IN_STOCK if kinds == {IN_STOCK} else message
 
 
-def _confirm_sku(said: str, facts: Facts, place: str) -> str:
+def _confirm_sku(message: str, facts: Facts, place: str) -> str:
     """Keep an article number that the page prints or its address holds, else take the one that it prints as such.
 
     A model's name ("OPTIPLEX 9010 TOWER") gives way to such a number, too.
     """
     labelled = _labelled_number(facts)
-    is_printed = answers.target("sku", said, f"{facts.text}\n{facts.title}") is not None
-    if labelled and (not is_printed or _MODEL_NAME.fullmatch(said)):
+    is_printed = answers.target("sku", message, f"{facts.text}\n{facts.title}") is not None
+    if labelled and (not is_printed or _MODEL_NAME.fullmatch(message)):
         return labelled
-    return said if is_printed or answers.target("sku", said, place) else ""
+    return message if is_printed or answers.target("sku", message, place) else ""
 
 
 def _labelled_number(facts: Facts) -> str:

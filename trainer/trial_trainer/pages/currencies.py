@@ -1,7 +1,7 @@
 """Currencies: how they are written, whose they are, and the numbers that stand beside their signs.
 
 Pure functions of strings. A sign may stand for many currencies ("$" for two dozen). Which one is meant is known from
-the country of the shop, else from what the sign means everywhere ("$" is the US dollar), else it stays open.
+the country of the site, else from what the sign means everywhere ("$" is the US dollar), else it stays open.
 """
 
 from __future__ import annotations
@@ -244,7 +244,7 @@ def meaning_of(text: str, country: str | None = None) -> str | None:
 
     Args:
         text: as printed.
-        country: of the shop, as `country_of` tells it.
+        country: of the site, as `country_of` tells it.
     """
     codes = may_mean(text)
     own = codes & _CURRENCIES_BY_COUNTRY.get(country or "", frozenset())
@@ -256,10 +256,10 @@ def meaning_of(text: str, country: str | None = None) -> str | None:
     return principal if principal in codes else None
 
 
-# Where a shop is ------------------------------------------------------------------------------------------------------
+# Where a site is ------------------------------------------------------------------------------------------------------
 
 _ANYWHERE = frozenset("ad ag ai as bz cc cd co dj eu fm gg io la me ms nu sc sh sr st su tk tv vc ws".split())
-"""Top-level domains of countries that shops of all countries use."""
+"""Top-level domains of countries that sites of all countries use."""
 _LOCALE = re.compile(r"[a-z]{2}[-_]([a-z]{2})")
 _COMMERCE = frozenset({"com", "co", "net", "org"})
 
@@ -343,7 +343,7 @@ def read_number(
         printed: as `find_numbers` finds it.
         decimal: the decimal sign of the page, where it is known.
         mark: the currency sign or code beside the number.
-        country: of the shop.
+        country: of the site.
     """
     digits = "".join(map(_plain, re.sub(rf"[{_SPACE}{_APOSTROPHE}]", "", printed)))
     dots, commas = digits.count("."), digits.count(",")

@@ -821,7 +821,7 @@ _TRACKING = re.compile(r"utm_|gclid|fbclid|srsltid|msclkid|affil|campaign|ref|sr
 
 
 def _address_line(url: str | None) -> list[Line]:
-    """The page's address without its tracking: shops put article numbers there."""
+    """The page's address without its tracking: sites put article numbers there."""
     if not url:
         return []
     try:

@@ -1,6 +1,6 @@
 """Microdata and RDFa of an HTML tree to nodes.
 
-Read as shops write them, not as the specifications have them: a type without `itemscope` opens an item too, and so does
+Read as sites write them, not as the specifications have them: a type without `itemscope` opens an item too, and so does
 a brand or offer that holds properties; an offer inside a product is the product's, with or without `itemprop`.
 """
 

@@ -1,4 +1,4 @@
-"""JSON-LD scripts to nodes, in all the forms that shops write and browsers' own parsers refuse.
+"""JSON-LD scripts to nodes, in all the forms that sites write and browsers' own parsers refuse.
 
 Reading is by the book first. Only a script that is no JSON is mended: comments, commas before a closing bracket,
 backslashes that escape nothing, entities, and several objects one after the other.

@@ -380,7 +380,7 @@ def _read_price(offer: Node) -> tuple[list[str], Node]:
     ordered = [*found, *stated] if is_stale else [*stated, *found]
     ordered += [(text, offer) for text in _amounts(offer, "lowprice")]
     ordered += [(text, inner) for inner in _inner_offers(offer) for text in _amounts(inner, "price")]
-    # Shops write 0 where they leave a price to another place.
+    # Sites write 0 where they leave a price to another place.
     ordered.sort(key=lambda pair: _is_zero([pair[0]]))
     return [text for text, _ in ordered], next((node for _, node in ordered), offer)
 

@@ -1,4 +1,4 @@
-"""Two opponents that a trained model must beat: constants, and rules written by hand.
+"""Two baselines that a trained model must beat: constants, and rules written by hand.
 
 Both are read on the same questions as the model and printed beside it in every report.
 """

@@ -300,8 +300,8 @@ def _say(ends: Sequence[End], code: int) -> None:
     """Print one rank's sentence: all of them met the same thing."""
     sentence = next((end.sentence for end in ends if end.code == code and end.sentence), "")
     if not sentence and code == ENVIRONMENT:
-        told = ", ".join(f"rank {end.rank} with {end.code}" for end in ends) or "no rank said why"
-        sentence = f"the ranks ended without agreeing: {told}"
+        reported = ", ".join(f"rank {end.rank} with {end.code}" for end in ends) or "no rank said why"
+        sentence = f"the ranks ended without agreeing: {reported}"
     if sentence:
         print(sentence, file=sys.stderr, flush=True)
 

@@ -1,4 +1,4 @@
-"""One rung of one trial, top to bottom: load, train up to the stop step, evaluate, write the reading last.
+"""One rung of one trial, top to bottom: load, train up to the stop step, evaluate, write the measurement last.
 
     python -m trial_trainer trial.json                          # one process, on an accelerator where there is one
     CUDA_VISIBLE_DEVICES= python -m trial_trainer trial.json    # on the CPU in any case
@@ -44,13 +44,13 @@ from trial_trainer.artifacts import ArtifactStore, open_object, open_store
 from trial_trainer.contract import (
     ADAPTER,
     ATTEMPT,
+    MEASUREMENT,
+    MEASUREMENTS,
     PREDICTIONS,
-    READING,
-    READINGS,
     ExitCode,
     Metric,
     Progress,
-    Reading,
+    RungMeasurement,
     TrialConfig,
     to_json,
 )
@@ -121,17 +121,17 @@ def train(config: TrialConfig, stop: StopRequest) -> ExitCode:
     """Run one rung in this rank.
 
     Returns:
-        `ExitCode.STOP_STEP_REACHED` with the reading written, or `ExitCode.ASKED_TO_STOP` with a checkpoint.
+        `ExitCode.STOP_STEP_REACHED` with the measurement written, or `ExitCode.ASKED_TO_STOP` with a checkpoint.
 
     Raises:
         Diverged: the loss is not finite, or exploded.
         ArmError: the arm cannot run here.
         StudyError: data, model or checkpoint cannot be used.
     """
-    # A reading that is there is the end: another attempt wrote it.
+    # A measurement that is there is the end: another attempt wrote it.
     store = open_store(config.output)
-    if is_there(store, READING, config.digest):
-        log.info("the reading of rung %d is already there", config.rung)
+    if is_there(store, MEASUREMENT, config.digest):
+        log.info("the measurement of rung %d is already there", config.rung)
         return ExitCode.STOP_STEP_REACHED
 
     # Load data and model, and go on from the newest checkpoint, if there is one.
@@ -141,12 +141,12 @@ def train(config: TrialConfig, stop: StopRequest) -> ExitCode:
     run.clock = clock
     log.info("step %d of %d, stop at %d", run.step, config.total_steps, config.stop_step)
 
-    # Step by step to the stop step: extra readings on the way, a checkpoint now and then and when asked to stop.
+    # Step by step to the stop step: extra measurements on the way, a checkpoint now and then and when asked to stop.
     with clock.phase("train"):
         while run.step < config.stop_step:
             run.train_step()
             if run.step in config.evaluate_at_steps and run.step < config.stop_step:
-                run.write_reading(f"{READINGS}/{run.step}.json")
+                run.write_measurement(f"{MEASUREMENTS}/{run.step}.json")
             if run.agree_to_stop(stop):
                 run.save()
                 # The last line of a pod's log is what a person reads of its end.
@@ -154,9 +154,9 @@ def train(config: TrialConfig, stop: StopRequest) -> ExitCode:
                 return ExitCode.ASKED_TO_STOP
             run.save_now_and_then()
 
-    # The last checkpoint, then its reading, which says that it is whole.
+    # The last checkpoint, then its measurement, which says that it is whole.
     run.save()
-    run.write_reading(READING, stop)
+    run.write_measurement(MEASUREMENT, stop)
     return ExitCode.STOP_STEP_REACHED
 
 
@@ -413,8 +413,8 @@ class _Run:
             self.accelerator.wait_for_everyone()
         self.saved_at = time.monotonic()
 
-    def write_reading(self, key: str, stop: StopRequest | None = None) -> None:
-        """Evaluate on the validation set and write a reading; that of the stop step after the adapter, and once.
+    def write_measurement(self, key: str, stop: StopRequest | None = None) -> None:
+        """Evaluate on the validation set and write a measurement; that of the stop step after the adapter, and once.
 
         Args:
             key: where.
@@ -431,13 +431,13 @@ class _Run:
         if not self.is_first:
             return
         with self.clock.phase("save"):
-            if key == READING:
+            if key == MEASUREMENT:
                 self._write_adapter()
                 lines = "".join(to_json(prediction) + "\n" for prediction in predictions)
                 self.store.write(PREDICTIONS, lines.encode())
-        reading = self._reading(metrics)
+        measurement = self._measurement(metrics)
         self.tell_progress(force=True)
-        if not write_once(self.store, key, reading):
+        if not write_once(self.store, key, measurement):
             log.info("another attempt wrote %s first", key)
 
     def _predict_validation(self) -> list[Prediction]:
@@ -461,9 +461,9 @@ class _Run:
             for path in sorted(Path(name).iterdir()):
                 self.store.upload(f"{ADAPTER}/{path.name}", path)
 
-    def _reading(self, metrics: Mapping[str, Metric]) -> Reading:
+    def _measurement(self, metrics: Mapping[str, Metric]) -> RungMeasurement:
         config = self.config
-        return Reading(
+        return RungMeasurement(
             study=config.study,
             trial=config.trial,
             rung=config.rung,
@@ -678,7 +678,7 @@ def _peak_memory_bytes(device: torch.device) -> int:
 
 
 def versions() -> dict[str, str]:
-    """Return what a reading depends on besides its configuration."""
+    """Return what a measurement depends on besides its configuration."""
     return {
         "python": platform.python_version(),
         "torch": torch.__version__,

@@ -1,4 +1,4 @@
-"""The judge with real models: the untrained base, then each candidate's adapter on a base of its own."""
+"""The evaluate with real models: the untrained base, then each candidate's adapter on a base of its own."""
 
 from __future__ import annotations
 
@@ -6,17 +6,17 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from trial_trainer.contract import Candidate, JudgeConfig
+from trial_trainer.contract import Candidate, FinalEvaluationConfig
 from trial_trainer.dataset.store import DatasetIndex, Page
-from trial_trainer.evaluation.final import judge
+from trial_trainer.evaluation.final import run_final_evaluation
 from trial_trainer.evaluation.measure import Prediction
 from trial_trainer.evaluation.predict import predict
 from trial_trainer.model.load import choose_device, load_adapter, load_base
 from trial_trainer.model.memory import must_fit
 
 
-def judge_with_models(config: JudgeConfig) -> None:
-    """Read the test set once and write the judgement."""
+def evaluate_with_models(config: FinalEvaluationConfig) -> None:
+    """Read the test set once and write the final evaluation."""
 
     def answer(candidate: Candidate | None, pages: Sequence[Page], index: DatasetIndex) -> list[Prediction]:
         page = max(pages, key=lambda page: len(page.questions))
@@ -27,4 +27,4 @@ def judge_with_models(config: JudgeConfig) -> None:
         with tempfile.TemporaryDirectory() as directory:
             return predict(load_adapter(loaded, candidate.adapter, Path(directory)), pages, index, config.base_model)
 
-    judge(config, answer=answer)
+    run_final_evaluation(config, answer=answer)
