@@ -125,7 +125,8 @@ class Bench:
                 print(f"| {name} | {statistics.median(values):.2f} | {cuts[-1]:.2f} | {max(values):.2f} |")
             runs = sum(len(trial["measurements"]) for trial in study.trials)
             print(
-                f"\n| requests of that study, {runs} measurements of {TRIALS} trials | all | a measurement |\n|---|---|---|"
+                f"\n| requests of that study, {runs} measurements of {TRIALS} trials | all | a measurement |\n"
+                "|---|---|---|"
             )
             print_requests(requests_of(reported), runs)
         study.delete()

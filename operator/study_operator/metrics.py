@@ -51,9 +51,9 @@ class Metrics:
             buckets=REQUEST_SECONDS,
             registry=self.registry,
         )
-        self._queue = Histogram(
+        self._reconciliations = Histogram(
             "finetune_study_operator_reconcile_seconds",
-            "Reconciliations of studies: one look at everything, and what follows from it. outcome: ok, again or error.",
+            "Reconciliations of studies. outcome: ok, again (no answer, or an old one) or error (a bug).",
             ["outcome"],
             buckets=REQUEST_SECONDS,
             registry=self.registry,
@@ -115,7 +115,7 @@ class Metrics:
 
     def observe_reconcile(self, outcome: str, seconds: float) -> None:
         """Count one reconciliation of a study."""
-        self._queue.labels(outcome).observe(seconds)
+        self._reconciliations.labels(outcome).observe(seconds)
 
     def observe_proposal(self, outcome: str, seconds: float) -> None:
         """Count one answer of the optimizer."""

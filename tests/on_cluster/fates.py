@@ -174,7 +174,10 @@ class Trouble:
 
     def __str__(self) -> str:
         subject = f"{self.server} {self.kind}".strip()
-        return f"{subject}: {self.fate} ({self.share:.0%} for {self.seconds:.1f} s, after {self.after}; struck {self.struck})"
+        return (
+            f"{subject}: {self.fate} ({self.share:.0%} for {self.seconds:.1f} s, after {self.after}; "
+            f"struck {self.struck})"
+        )
 
     @property
     def is_over(self) -> bool:

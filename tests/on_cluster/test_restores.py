@@ -1,4 +1,4 @@
-"""After a restore of a status no measurement is taken for another arm; a study without a status goes on from its ledger."""
+"""A restored status takes no measurement for another arm's; a study without a status goes on from its ledger."""
 
 from __future__ import annotations
 

@@ -137,11 +137,11 @@ def bench(tmp_path: Path) -> Iterator[Bench]:
 EVERY_JOB = ["prepare", *(f"t{i:03d}-r0" for i in range(6))]
 
 
-def test_a_study_runs_from_pages_to_a_evaluated_winner(bench):
+def test_a_study_runs_from_pages_to_an_evaluated_winner(bench):
     code, output, errors = bench.call()
 
     assert (code, errors) == (0, "")
-    assert bench.lines("start")[0] == "prepare" and bench.lines("start")[-1] == "finalEvaluation"
+    assert bench.lines("start")[0] == "prepare" and bench.lines("start")[-1] == "final-evaluation"
     starts = bench.lines("start")
     assert sorted(starts[:7]) == sorted(EVERY_JOB)
     # Two promoted, one audited, the baseline.

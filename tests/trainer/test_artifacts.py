@@ -319,7 +319,7 @@ def test_listing_a_prefix_walks_its_directory_alone(tmp_path, monkeypatch):
     scandir = os.scandir
     monkeypatch.setattr(os, "scandir", lambda path: walked.append(str(path)) or scandir(path))
 
-    assert list(store.list("trials/t007/rungs/0/rea")) == ["trials/t007/rungs/0/measurement.json"]
+    assert list(store.list("trials/t007/rungs/0/mea")) == ["trials/t007/rungs/0/measurement.json"]
     assert walked == [str(tmp_path / "trials/t007/rungs/0")]
     assert store.delete("trials/t007") == 1
     assert not any("t008" in directory for directory in walked)

@@ -87,7 +87,7 @@ def run_lightly(*arguments: str, **environment: str) -> subprocess.CompletedProc
             [], {"TRIAL_CONFIG": "{}"}, "TrialConfig.study must be given; TrialConfig.trial", id="all missing"
         ),
         pytest.param(
-            ["tarin"], {}, "must be one of prepare, final evaluation, calibrate or a file", id="a misspelt command"
+            ["tarin"], {}, "must be one of prepare, final-evaluation, calibrate or a file", id="a misspelt command"
         ),
         pytest.param(["/"], {}, "got '/': Is a directory", id="a directory as file"),
         pytest.param(["prepare", "a", "b"], {}, "must be at most one of prepare", id="two files"),

@@ -1,7 +1,8 @@
 """The container's entry point: `python -m trial_trainer [prepare|final-evaluation|calibrate] [CONFIG.json]`.
 
-Reads one configuration, from a file or from the environment (`TRIAL_CONFIG`, `PREPARE_CONFIG`, `FINAL_EVALUATION_CONFIG`), does
-what it orders, and ends with an exit code of the contract. The order of things here is the point:
+Reads one configuration, from a file or from the environment (`TRIAL_CONFIG`, `PREPARE_CONFIG`,
+`FINAL_EVALUATION_CONFIG`), does what it orders, and ends with an exit code of the contract. The order of things here is
+the point:
 
     handlers for SIGTERM → configuration → a measurement that exists ends it → several ranks → torch
 

@@ -1,6 +1,7 @@
 """Where a base model's files are, and its tokenizer: the one place that knows what a model's URI means.
 
-Preparing, training and final evaluation all load from what `local_path` returns. transformers is imported when a tokenizer is.
+Preparing, training and final evaluation all load from what `local_path` returns. transformers is imported when a
+tokenizer is.
 """
 
 from __future__ import annotations

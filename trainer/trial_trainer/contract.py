@@ -4,7 +4,8 @@ Standard library only, because the operator imports it. Any image may be a train
 
 * ``python -m trial_trainer prepare`` with ``PREPARE_CONFIG`` writes a dataset and its ``summary.json``;
 * ``python -m trial_trainer`` with ``TRIAL_CONFIG`` trains up to ``stop_step`` and writes ``measurement.json`` last;
-* ``python -m trial_trainer final-evaluation`` with ``FINAL_EVALUATION_CONFIG`` reads the test set once and writes ``final-evaluation.json``.
+* ``python -m trial_trainer final-evaluation`` with ``FINAL_EVALUATION_CONFIG`` reads the test set once and writes
+  ``final-evaluation.json``.
 
 Every configuration and result is one JSON document. Parsing reports every wrong field at once. Within a version a field
 may be added to a configuration if a trainer that passes it over computes the same.

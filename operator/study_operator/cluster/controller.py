@@ -43,17 +43,19 @@ from trial_trainer.artifacts import within
 log = logging.getLogger(__name__)
 
 BUCKET_SECONDS = 30.0
-"""For all that one reconciliation asks a bucket for, a handful of requests of milliseconds each. What is not answered by then is
-asked for again at the next reconciliation."""
+"""For all that one reconciliation asks a bucket for, a handful of requests of milliseconds each. What is not answered
+by then is asked for again at the next reconciliation."""
 
 FIRST_REFUSED_SECONDS = 1.0
 """Between two tries to launch a job that the cluster does not take; the wait doubles, up to `SLOW_SECONDS`."""
 
 SLOW_SECONDS = 60.0
-"""A reconciliation without any news, for what nobody tells: a deadline, a bucket that is back, a Secret that was made."""
+"""A reconciliation without any news, for what nobody tells: a deadline, a bucket that is back, a Secret that was
+made."""
 
 DONE_SECONDS = 3600.0
-"""A reconciliation of a study that has ended, about: what can happen to it is told by a watch, or has a time that is known."""
+"""A reconciliation of a study that has ended, about: what can happen to it is told by a watch, or has a time that is
+known."""
 
 COMPONENT = "finetune-study-operator"
 
@@ -208,7 +210,7 @@ class Controller:
         self.refusals.pop(key, None)
 
     def _count_refusal(self, key: StudyKey, *, is_refused: bool) -> float:
-        """Return after how long to reconcile a study again, in whose cluster there may be room for its next job then."""
+        """Return after how many seconds the cluster may have room for the study's next job."""
         if not is_refused:
             self.refusals.pop(key, None)
             return SLOW_SECONDS

@@ -126,7 +126,7 @@ class Memory:
         if raw is None:
             return
         labels = metadata.get("labels") or {}
-        ours = {names.STUDY_LABEL: job.study, names.KIND_LABEL: job.kind.lower()}
+        ours = {names.STUDY_LABEL: job.study, names.KIND_LABEL: job.kind.label}
         is_stripped = metadata["uid"] == job.uid and any(labels.get(name) != value for name, value in ours.items())
         self.put_job({**raw, "metadata": {**metadata, "labels": {**labels, **ours}}} if is_stripped else raw)
         if is_stripped:

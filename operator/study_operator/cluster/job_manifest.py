@@ -121,7 +121,7 @@ def build_service(study: Study) -> Raw:
             "clusterIP": "None",
             # Ranks look for each other before they are ready.
             "publishNotReadyAddresses": True,
-            "selector": {names.STUDY_LABEL: study.name, names.KIND_LABEL: _kind_label(JobKind.TRIAL)},
+            "selector": {names.STUDY_LABEL: study.name, names.KIND_LABEL: JobKind.TRIAL.label},
         },
     }
 
@@ -131,7 +131,7 @@ def build_labels(study: Study, spec: JobSpec) -> dict[str, str]:
     labels = {
         names.STUDY_LABEL: study.name,
         names.STUDY_UID_LABEL: study.uid,
-        names.KIND_LABEL: _kind_label(spec.kind),
+        names.KIND_LABEL: spec.kind.label,
         names.MANAGED_BY_LABEL: names.MANAGER,
     }
     if spec.digest:
@@ -309,10 +309,6 @@ def _owner(study: Study) -> Raw:
         "controller": True,
         "blockOwnerDeletion": True,
     }
-
-
-def _kind_label(kind: JobKind) -> str:
-    return kind.lower()
 
 
 def _labels_of(template: Raw) -> dict[str, str]:

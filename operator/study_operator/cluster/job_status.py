@@ -256,7 +256,7 @@ _MERELY_STARTING = ("ContainerCreating", "PodInitializing")
 _INDEX_LABEL = "batch.kubernetes.io/job-completion-index"
 _JOB_NAME_LABEL = "batch.kubernetes.io/job-name"
 _JOB_UID_LABEL = "batch.kubernetes.io/controller-uid"
-_KINDS: Mapping[str, JobKind] = {kind.lower(): kind for kind in JobKind}
+_KINDS: Mapping[str, JobKind] = {kind.label: kind for kind in JobKind}
 
 
 def _find_memory_limit(spec: Raw) -> str:

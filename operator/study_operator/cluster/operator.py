@@ -49,7 +49,8 @@ STOPPED, BROKEN, UNUSABLE = 0, 1, 2
 LEASE = "finetune-study-operator"
 NAMESPACE_FILE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 STOP_SECONDS = 20.0
-"""How long reconciliations under way may take after a request to stop; the API server and the bucket answer within that."""
+"""How long reconciliations under way may take after a request to stop; the API server and the bucket answer within
+that."""
 UNSYNCED_SECONDS = 60.0
 """Between two complaints that a namespace cannot be listed; its studies are woken when it is."""
 SWEEP_SECONDS = 120.0

@@ -1,4 +1,4 @@
-"""Studies as parsed, for as long as their objects stay as they are: a reconciliation that finds nothing new parses nothing.
+"""Studies as parsed, for as long as their objects stay as they are: where nothing is new, nothing is parsed.
 
 Called by `cluster/controller.py`. A ledger of 500 trials takes ten milliseconds to parse, and pods tell much that
 changes none.

@@ -116,7 +116,7 @@ class Studies:
 
 
 class _Known(NamedTuple):
-    """One study as last seen. As a dictionary it would take thirty times as much memory, and few are reconciled often."""
+    """One study as last seen. As a dictionary it would take thirty times the memory, and few are looked at often."""
 
     uid: str
     version: int

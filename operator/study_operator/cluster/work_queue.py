@@ -1,12 +1,12 @@
-"""Who is reconciled next: a queue of studies, worked off by a few threads.
+"""Which study is reconciled next: a queue, worked off by a few threads.
 
-A study is reconciled by one thread at a time. It is woken by news, or reconciled again when its last reconciliation said so; a reconciliation
-that failed is made again after a wait that doubles. Called by `cluster/operator.py`; knows nothing of what a reconciliation
-does.
+A study is reconciled by one thread at a time. It is woken by news, or comes again when its last reconciliation said so;
+one that failed is tried again after a wait that doubles. Called by `cluster/operator.py`; knows nothing of what
+reconciling does.
 
-A reconciliation may hang for as long as a tenant's bucket lets it, and must not hold up another tenant's. So a reconciliation that has
-become slow no longer counts among the threads: another one starts in its place. The namespace that it is of is on
-probation from then on, with no more than `ON_PROBATION` reconciliations at a time, until one of its reconciliations is quick again.
+A reconciliation may hang for as long as a tenant's bucket lets it, and must not hold up another tenant's. So a slow one
+no longer counts among the threads: another thread starts in its place. Its namespace is on probation from then on, with
+no more than `ON_PROBATION` reconciliations at a time, until one of them is quick again.
 """
 
 from __future__ import annotations
@@ -68,8 +68,8 @@ class WorkQueue:
         """Make a queue; `start` starts its threads.
 
         Args:
-            reconcile: reconciles a study, and returns after how many seconds it wants to be reconciled again without news; None
-                where the study is gone.
+            reconcile: reconciles a study, and returns after how many seconds it wants to be reconciled again without
+                news; None where the study is gone.
             metrics: where reconciliations are counted.
             threads: how many studies are reconciled at the same time, slow reconciliations aside.
             slow_seconds: how long a reconciliation may take before it is a slow one.
@@ -194,7 +194,7 @@ class WorkQueue:
             self._changed.notify_all()
 
     def _end(self, key: StudyKey) -> bool:
-        """Note that a reconciliation has ended; say whether another thread has taken the place of the one that made it."""
+        """Note that a reconciliation has ended; say whether another thread has taken its thread's place."""
         namespace = key[0]
         self._busy[namespace] -= 1
         if not self._busy[namespace]:

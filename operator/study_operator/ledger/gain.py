@@ -4,12 +4,13 @@ The best of many measurements is too good by chance: with 24 equal arms and a hu
 above the baseline's. Called by the status and by the report with the ledger alone.
 
 Once the test set is read, the gain is the paired difference on it: the winner was chosen by validation, so nothing has
-to be corrected. Before, the estimate is the best arm's measurement, drawn towards the mean of the arms that cannot be told
-from it as far as noise explains how they differ (James and Stein, 1961; which arms: Gupta, 1965), minus the baseline's.
-The interval is simultaneous over all arms that were read (Bonferroni), so it covers whichever was chosen, at either
-rung. A standard error of few sites is itself a guess, so quantiles are Student's with one degree of freedom less than
-there are sites. Measurements carry standard errors and no covariances: the noise that all arms share, being asked the same
-questions, is counted as if it were each arm's own, which makes the interval too wide and never too narrow.
+to be corrected. Before, the estimate is the best arm's measurement, drawn towards the mean of the arms that cannot be
+told from it as far as noise explains how they differ (James and Stein, 1961; which arms: Gupta, 1965), minus the
+baseline's. The interval is simultaneous over all arms that were read (Bonferroni), so it covers whichever was chosen,
+at either rung. A standard error of few sites is itself a guess, so quantiles are Student's with one degree of freedom
+less than there are sites. Measurements carry standard errors and no covariances: the noise that all arms share, being
+asked the same questions, is counted as if it were each arm's own, which makes the interval too wide and never too
+narrow.
 """
 
 from __future__ import annotations
@@ -52,7 +53,8 @@ class Gain:
     trial: str
     estimate: float
     low: float | None
-    """Of the 95 % interval; None where the measurements have no standard errors, and then nothing is corrected either."""
+    """Of the 95 % interval; None where the measurements have no standard errors, and then nothing is corrected
+    either."""
     high: float | None
     source: GainSource
     best_of: int | None

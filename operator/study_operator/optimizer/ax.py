@@ -418,8 +418,8 @@ def _build_generation_strategy(study: Study) -> GenerationStrategy:
     initialization = GenerationNode(
         name=INITIALIZATION_NODE,
         generator_specs=[GeneratorSpec(generator_enum=Generators.SOBOL, generator_kwargs={"seed": seed})],
-        # Both must hold before a model is fitted. There is no criterion to pause: where measurements are late, a slot is
-        # better filled with one more spread-out arm than left idle.
+        # Both must hold before a model is fitted. There is no criterion to pause: where measurements are late, a slot
+        # is better filled with one more spread-out arm than left idle.
         transition_criteria=[
             MinTrials(
                 threshold=budget,

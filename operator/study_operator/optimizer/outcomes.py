@@ -3,8 +3,8 @@
 Called by `ax`; knows nothing of Ax. In the ledger a diverged trial has the worst value that its metric knows,
 which for a loss is the worst that was read, and may be the best. The optimizer must see that it is worse:
 
-* measurements beyond Tukey's fence (the worse quartile and 1.5 times the distance of the quartiles) count as the fence, so
-  that one collapsed measurement does not squash all others;
+* measurements beyond Tukey's fence (the worse quartile and 1.5 times the distance of the quartiles) count as the fence,
+  so that one collapsed measurement does not squash all others;
 * a diverged trial is below the worst of them by their whole spread, and at least by `LEAST_SHARE` for a share or by
   `LEAST_PART` of the median for any other metric. A share may so lie outside of 0 and 1, for the optimizer alone;
 * of a constrained metric it lies as far on the wrong side of the bound, too.

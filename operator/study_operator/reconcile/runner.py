@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -18,6 +19,11 @@ class JobKind(StrEnum):
     PREPARE = "Prepare"
     TRIAL = "Trial"
     FINAL_EVALUATION = "FinalEvaluation"
+
+    @property
+    def label(self) -> str:
+        """As a label's value has it: ``final-evaluation``."""
+        return re.sub(r"(?<=[a-z])(?=[A-Z])", "-", self).lower()
 
 
 class JobPhase(StrEnum):

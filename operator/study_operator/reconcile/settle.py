@@ -1,4 +1,4 @@
-"""What happened since the last tick: job statuses and measurements into a new ledger. Whose fault an end was is told here.
+"""What happened since the last tick: job statuses and measurements into a new ledger. Tells whose fault an end was.
 
 Called by `reconcile.tick`; imports nothing that can act. Seeing the same thing twice changes nothing: an attempt is
 known by the runner's own word for it, and what was settled is not settled again.

@@ -395,7 +395,7 @@ def _describe_validation(report: Report, winner: Trial) -> str:
 
 def _describe_validation_gain(gain: Gain, metric: str) -> str:
     scale, form, unit = (100, "+.1f", " points") if is_share(metric) else (1, "+.3g", "")
-    message = f"{format((gain.uncorrected or 0.0) * scale, form)}{unit} as read"
+    message = f"{format((gain.uncorrected or 0.0) * scale, form)}{unit} as measured"
     is_chosen = gain.best_of is not None and gain.best_of > 1
     if is_chosen:
         message += f", the best of {gain.best_of} arms"

@@ -80,7 +80,7 @@ def cases() -> dict[str, Any]:
         "trial": build_job(on_cluster(), TRIAL, SECRET, DEFAULTS),
         "trial-with-template": build_job(own, TRIAL, SECRET, DEFAULTS),
         "prepare-with-template": build_job(own, PREPARE, SECRET, DEFAULTS),
-        "finalEvaluation": build_job(on_cluster(), FINAL_EVALUATION, SECRET, DEFAULTS),
+        "final-evaluation": build_job(on_cluster(), FINAL_EVALUATION, SECRET, DEFAULTS),
         "trial-on-four-nodes": build_job(many, replace(TRIAL, processes=8), None, DEFAULTS),
         "service": build_service(many),
     }

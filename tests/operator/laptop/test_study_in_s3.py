@@ -132,7 +132,7 @@ def bench(tmp_path: Path, endpoint: str, monkeypatch: pytest.MonkeyPatch) -> Ben
     return Bench(tmp_path, endpoint)
 
 
-def test_a_study_runs_from_pages_to_a_evaluated_winner_in_a_bucket(bench, monkeypatch):
+def test_a_study_runs_from_pages_to_an_evaluated_winner_in_a_bucket(bench, monkeypatch):
     code, output, errors = bench.call()
 
     assert (code, errors) == (0, "")

@@ -139,7 +139,8 @@ def test_at_full_length_arms_that_were_stopped_count_too() -> None:
     promoted = [continued(paused(i, 0.5), 0.6) for i in (1, 2)]
     gain = gain_of(continued(BASELINE, 0.5, Continuation.BASELINE), *promoted, *(stopped(i, 0.45) for i in (3, 4, 5)))
     assert gain.best_of == 5
-    # First measurements vary by 0.00075 around 0.47, of which 0.0004 is noise; half of what that adds is expected again.
+    # First measurements vary by 0.00075 around 0.47, of which 0.0004 is noise; half of what that adds is expected
+    # again.
     added = 0.0004 / 0.00075 * (0.5 - 0.47)
     assert gain.estimate == pytest.approx(0.6 - 0.5 * added - 0.5)
 

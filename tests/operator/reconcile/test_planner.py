@@ -157,9 +157,7 @@ FULL = [continued(paused(0, 0.3), 0.4, Continuation.BASELINE), stopped(1, 0.1), 
             id="the next best replaces a promoted trial that failed",
         ),
         pytest.param(decided(*FULL, stopped(3, 0.1)), [], ["winner t2"], id="validation chooses the winner"),
-        pytest.param(
-            decided(*FULL, stopped(3, 0.1), winner=2), [], ["finalEvaluation"], id="then the test set is read"
-        ),
+        pytest.param(decided(*FULL, stopped(3, 0.1), winner=2), [], ["evaluatewinner"], id="then the test set is read"),
         pytest.param(
             decided(*FULL, winner=2, final_evaluation=Stage(state=StageState.RUNNING)),
             [a_job("s1-final-evaluation", kind=JobKind.FINAL_EVALUATION)],

@@ -333,7 +333,7 @@ def test_a_trial_that_is_measured_is_left_alone() -> None:
     assert settle_one(trial, ended(1, attempt="other")) is trial
 
 
-# --- Prepare and final evaluation -------------------------------------------------------------------------------------------
+# --- Prepare and final evaluation -------------------------------------------------------------------------------------
 
 
 def a_summary() -> DatasetSummary:
@@ -398,7 +398,7 @@ def test_a_suspended_preparation_counts_against_nobody() -> None:
     assert (ledger.prepare.state, ledger.prepare.message) == (StageState.PENDING, "")
 
 
-def test_a_final_evaluation_completes_the_evaluating() -> None:
+def test_its_result_completes_the_final_evaluation() -> None:
     trial = continued(paused(0, 0.3), 0.5)
     ledger = a_ledger(trial, winner=0, final_evaluation=Stage(state=StageState.RUNNING))
     settled = settle(a_study(), ledger, {}, Results(final_evaluation=a_final_evaluation()), LATER)

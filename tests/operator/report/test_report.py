@@ -81,7 +81,7 @@ MARKUP_ONLY = without_hand_labels(a_final_evaluation(winner=0.946, rules=0.546))
 
 
 @pytest.mark.parametrize(
-    ("finalEvaluation", "message"),
+    ("final_evaluation", "message"),
     [
         pytest.param(
             MARKUP_ONLY,
@@ -346,8 +346,8 @@ def test_the_end_says_validation_test_gain_agreement_and_time():
     assert lines[1] == "Winner: t002, learning_rate 0.001, lora_rank 16, batch_size 8."
     assert lines[2] == (
         "Validation accuracy: 55.0 % ± 2.0 (n = 160, step 120 of 120), "
-        "against 48.0 % ± 2.0 of the baseline: +7.0 points as measured, the best of 2 arms; corrected for that choice +6.5 "
-        "points (95 % interval +0.7 to +12.5)."
+        "against 48.0 % ± 2.0 of the baseline: +7.0 points as measured, the best of 2 arms; corrected for that choice "
+        "+6.5 points (95 % interval +0.7 to +12.5)."
     )
     assert (
         "Test, mean of the hand-labelled attributes: 52.0 % (95 % interval 46.1 to 57.9, n = 140, 60 sites)." in lines

@@ -1,4 +1,4 @@
-"""How a question about a page becomes token ids: the same for preparing, final evaluation and for whoever uses the adapter.
+"""How a question about a page becomes token ids: the same in preparing, in evaluation and for whoever uses the adapter.
 
 Every sample is tokenised whole through the tokenizer's own chat template; nothing is glued together from pieces. Which
 turns a template accepts is found by trying it. A tokenizer without a template gets `Layout.PLAIN`.

@@ -1,11 +1,11 @@
 """The test set, read once: the winner beside the baseline, the untrained model, rules and constants.
 
-Called by ``python -m trial_trainer final-evaluation`` after the winner was chosen by validation alone. How a model is loaded and
-asked is handed in, so nothing here knows torch. Under the final evaluation's output prefix lie
+Called by ``python -m trial_trainer final-evaluation`` after the winner was chosen by validation alone. How a model is
+loaded and asked is handed in, so nothing here knows torch. Under its output prefix lie
 
 * ``predictions.jsonl``: a line for each question, with its gold values and the answer of every predictor;
-* ``final-evaluation.json``: the contract's `FinalEvaluation`, written last and once. Where there is one already, it stands, unless
-  it is of another winner's arm, data or model.
+* ``final-evaluation.json``: the contract's `FinalEvaluation`, written last and once. Where there is one already, it
+  stands, unless it is of another winner's arm, data or model.
 """
 
 from __future__ import annotations
@@ -109,8 +109,9 @@ def _read_final_evaluation(config: FinalEvaluationConfig, store: ArtifactStore) 
     final_evaluation = from_json(FinalEvaluation, data)
     if (final_evaluation.study, final_evaluation.winner) != (config.study, config.winner.trial):
         raise ContractError(
-            f"FinalEvaluationConfig.winner must be {final_evaluation.winner!r} of study {final_evaluation.study!r}, whose final evaluation stands in "
-            f"{store.uri}, got {config.winner.trial!r} of {config.study!r}: the test set is read once"
+            f"FinalEvaluationConfig.winner must be {final_evaluation.winner!r} of study {final_evaluation.study!r}, "
+            f"whose final evaluation stands in {store.uri}, got {config.winner.trial!r} of {config.study!r}: the test "
+            "set is read once"
         )
     return final_evaluation
 
@@ -132,8 +133,8 @@ def _check_adapter(candidate: Candidate | None) -> None:
     # Trainers of earlier versions wrote none.
     if found and found != candidate.digest:
         raise StudyError(
-            f"the adapter of trial {candidate.trial} must lie beside a measurement with the digest {candidate.digest!r}, "
-            f"got {found!r}: {candidate.adapter}"
+            f"the adapter of trial {candidate.trial} must lie beside a measurement with the digest "
+            f"{candidate.digest!r}, got {found!r}: {candidate.adapter}"
         )
 
 

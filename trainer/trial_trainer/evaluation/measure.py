@@ -1,7 +1,7 @@
 """How good answers are: rates, means, their standard errors, and the paired difference of two predictors.
 
-Pure functions of answers as text, called by trials on the validation set and by the final evaluation on the test set. Nothing
-here knows models, tokens or files.
+Pure functions of answers as text, called by trials on the validation set and by the final evaluation on the test set.
+Nothing here knows models, tokens or files.
 
 A question is *right* when its finished answer means one of the accepted values (`answers.is_correct`). Accuracy asks
 only questions that have a value; what is said where there is none is the false value rate. Pages of one site look
@@ -290,8 +290,8 @@ def _pair(a: Sequence[Prediction], b: Sequence[Prediction]) -> list[tuple[Predic
         other = second[key]
         if (one.gold, one.site, one.origin) != (other.gold, other.site, other.origin):
             raise ValueError(
-                f"both predictors must be evaluated by the same labels; {one.attribute!r} of page {one.page!r} has gold "
-                f"{one.gold!r} ({one.origin}, {one.site}) and {other.gold!r} ({other.origin}, {other.site})"
+                f"both predictors must be evaluated by the same labels; {one.attribute!r} of page {one.page!r} has "
+                f"gold {one.gold!r} ({one.origin}, {one.site}) and {other.gold!r} ({other.origin}, {other.site})"
             )
     return [(one, second[key]) for key, one in first.items()]
 
