@@ -71,6 +71,7 @@ check: environment
 	$(VENV)/bin/mypy
 	$(VENV)/bin/lint-imports
 	$(VENV)/bin/vulture
+	$(PYTHON) tools/check_words.py
 
 format: environment
 	$(VENV)/bin/ruff check --fix

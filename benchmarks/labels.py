@@ -31,7 +31,7 @@ def main() -> None:
     is_listed = parser.parse_args().list
     with gzip.open(PAGES, "rt", encoding="utf-8") as lines:
         pages = [json.loads(line) for line in lines]
-    readings = {
+    found_by = {
         "as stored": [page["markup"] for page in pages],
         "cleaned": [{a: markup.clean_value(a, v) for a, v in page["markup"].items()} for page in pages],
         "confirmed by the page": [
@@ -40,7 +40,7 @@ def main() -> None:
     }
     print("| markup's values |" + "".join(f" {attribute} |" for attribute in ATTRIBUTES) + " all |")
     print("|---|" + "---|" * (len(ATTRIBUTES) + 1))
-    for name, found in readings.items():
+    for name, found in found_by.items():
         known, wrong = count_wrong(pages, found, is_listed=is_listed)
         cells = [f"{wrong[a]} of {known[a]}" for a in ATTRIBUTES]
         print(f"| {name} | {' | '.join(cells)} | {wrong.total()} of {known.total()} |")

@@ -118,7 +118,7 @@ class Bench:
             study.wait_for_condition("Complete", seconds=PATIENCE_SECONDS)
             reported = operating.operator.scrape()
             waits = onlooker.waits()
-            print("| an empty place, 50 trials on 5 places, no optimizer | p50, s | p95, s | worst, s |")
+            print("| an idle slot, 50 trials on 5 places, no optimizer | p50, s | p95, s | worst, s |")
             print("|---|---|---|---|")
             for name, values in waits.items():
                 cuts = statistics.quantiles(values, n=20)

@@ -470,7 +470,7 @@ def build_spec() -> Schema:
             ),
             "baseline": _arm(
                 "The arm that everything is compared with: a value of every searched parameter. It always runs to full "
-                "length and takes no place of the promoted."
+                "length and does not count among the promoted."
             ),
             "startingArms": listing(
                 "Arms to try before the first proposal.",
@@ -517,7 +517,7 @@ def build_spec() -> Schema:
                 ),
             ),
             "promotion": fields(
-                "Who continues from the first rung to full length. The baseline always does, and takes no place.",
+                "Which trials continue to full length. The baseline always does, and does not count among them.",
                 {
                     "numPromoted": whole(
                         "How many of the best trials of the first rung continue, from their own checkpoints.",

@@ -38,9 +38,9 @@ def _attempts(about: str, **more: Any) -> Schema:
             "rung": whole("The rung that it ran on: 0 up to the early evaluation, 1 to full length.", RUNG),
             "id": text("The name of this run: the pod's UID.", 300),
             "startedAt": _time("When it began."),
-            "finishedAt": _time("When it ended; not there while it runs."),
+            "finishedAt": _time("When it ended; absent while it runs."),
             "exitCode": whole("The exit code of the trainer's container.", Whole(-(2**31), limits.MAX_INT32)),
-            "reason": text("How it ended, one word.", 64),
+            "reason": text("How it ended, as one CamelCase word.", 64),
         },
         ("rung", "id", "startedAt"),
     )
@@ -49,14 +49,14 @@ def _attempts(about: str, **more: Any) -> Schema:
 
 def _earlier(**more: Any) -> Schema:
     return fields(
-        "Sums of older attempts, so that a long life takes little room.",
+        "Sums of older attempts, which are not listed one by one, to keep the object small.",
         {
-            "attempts": _count("How many there were."),
-            "seconds": _number("How long they ran, all together."),
-            "firstRungSeconds": _number("How long they ran on the first rung."),
+            "attempts": _count("Number of those attempts."),
+            "seconds": _number("Their total duration, in seconds."),
+            "firstRungSeconds": _number("The part of it on the first rung, in seconds."),
             "rung": whole("The rung of the last of them.", RUNG),
-            "faults": _count("How many of that rung the environment ended."),
-            "interruptions": _count("How many of that rung were stopped with a checkpoint."),
+            "faults": _count("Attempts on that rung that ended by the environment's fault."),
+            "interruptions": _count("Attempts on that rung that were interrupted after they saved a checkpoint."),
         },
         ("attempts", "seconds", "firstRungSeconds", "rung", "faults", "interruptions"),
         **more,
@@ -70,8 +70,8 @@ def _stage(about: str) -> Schema:
             "state": choice("Where it stands.", StageState),
             "attempts": _attempts("The runs of its Job.", **NULL),
             "earlierAttempts": _earlier(**NULL),
-            "reason": text("Why it failed, one word.", 64, **NULL),
-            "message": text("What there is to say of it.", 2_000, **NULL),
+            "reason": text("Why it failed, as one CamelCase word.", 64, **NULL),
+            "message": text("Human-readable message.", 2_000, **NULL),
         },
         ("state",),
         **NULL,
@@ -87,16 +87,18 @@ def _best(about: str) -> Schema:
             "direction": choice("Which way the metric is better.", Direction),
             "value": _number("The trial's newest measurement."),
             "standardError": _number("Its standard error, clustered by site.", **NULL),
-            "n": _count("What the value is a mean of.", **NULL),
+            "n": _count("The number of questions that the value is a mean of.", **NULL),
             "rung": whole("The rung of the measurement: 0 is the early evaluation, 1 full length.", RUNG),
             "gain": _number(
-                "The gain over the baseline. On validation it is corrected for the choice of the best.", **NULL
+                "The gain over the baseline. On validation it is corrected for having chosen the best of many.", **NULL
             ),
             "gainLow": _number("The lower end of its 95 % interval.", **NULL),
             "gainHigh": _number("The upper end of its 95 % interval.", **NULL),
-            "gainOn": text("What the gain was read on: Validation, or Test once that was read.", 64, **NULL),
+            "gainOn": text(
+                "The split that the gain was measured on: Validation, or Test after the final evaluation.", 64, **NULL
+            ),
             "gainUncorrected": _number("On validation: the difference of the two measurements, not corrected.", **NULL),
-            "bestOf": _count("On validation: of how many arms this is the best, which is why it is corrected.", **NULL),
+            "bestOf": _count("On validation: the number of arms that this one was chosen from.", **NULL),
         },
         ("trial", "value", "rung"),
         **NULL,
@@ -111,16 +113,18 @@ def _trials() -> Schema:
             "step": _count("The optimizer step."),
             "value": _number("The objective's metric. A trial that diverged has the worst value."),
             "standardError": _number("Its standard error, clustered by site."),
-            "n": _count("What the value is a mean of."),
-            "sites": _count("How many sites those are of, where they are fewer than 1,000."),
+            "n": _count("The number of questions that the value is a mean of."),
+            "sites": _count("The number of sites of those questions, where it is below 1,000."),
             "metrics": mapping("The other metrics, by name.", _number("The metric's value."), 50),
             "checkpoint": text("The key of the checkpoint, under the study's prefix.", 2_000),
-            "diverged": flag("Whether the trial diverged: its loss was not finite, or exploded, and nothing was read."),
+            "diverged": flag(
+                "Whether the trial diverged: its loss was not finite, or exploded, and nothing was measured."
+            ),
             "gibberish": flag(
                 "Whether no answer was right, and half of them or more were invalid or repeated themselves."
             ),
             "trainSeconds": _number("The seconds of training up to the first measurement, which scale with steps."),
-            "fixedSeconds": _number("The seconds that its last run took for everything else."),
+            "fixedSeconds": _number("The seconds that its last attempt took for everything but training."),
         },
         ("rung", "step", "value", "metrics"),
     )
@@ -134,16 +138,16 @@ def _trials() -> Schema:
                 limits.PARAMETERS_LENGTH,
             ),
             "origin": choice("Why this arm is in the study.", Origin),
-            "generationNode": text("How the optimizer came to it.", 100),
+            "generationNode": text("The optimizer's generation node that proposed it, such as Sobol or BoTorch.", 100),
             "state": choice("Where the trial stands.", TrialState),
             "rung": whole("The rung that it is on: 0 up to the early evaluation, 1 to full length.", RUNG),
             "totalSteps": _count("The optimizer steps of its full length."),
-            "continuation": choice("Why it goes on to full length; not there where it does not.", Continuation),
+            "continuation": choice("Why it continues to full length; absent where it does not.", Continuation),
             "inclusionProbability": _number("The probability with which it came to be measured at full length."),
             "measurements": listing("What was measured, by rung.", measurement, 2),
             "attempts": _attempts("The runs of its Jobs."),
             "earlierAttempts": _earlier(),
-            "message": text("What there is to say of its state.", 300),
+            "message": text("Human-readable message about its state.", 300),
         },
         ("index", "arm", "origin", "state", "rung", "totalSteps"),
     )
@@ -155,21 +159,21 @@ BY_TYPE: Schema = {"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys"
 
 def _conditions() -> Schema:
     condition = fields(
-        "One thing that is true of the study or not.",
+        "One aspect of the study's state.",
         {
             "type": text(
                 "Accepted, StorageReady, Prepared, Suspended, SearchComplete, Complete, Failed, JobsRefused, Stalled.",
                 64,
             ),
             "status": choice("Whether it holds.", ("True", "False", "Unknown")),
-            "reason": text("Why, one word. That of Complete says where the study is.", 64, least=1),
-            "message": text("Why, in sentences.", 16_000),
+            "reason": text("Why, as one CamelCase word. That of Complete is the study's stage.", 64, least=1),
+            "message": text("Human-readable message.", 16_000),
             "lastTransitionTime": _time("Since when the status is so."),
         },
         ("type", "status", "reason", "message", "lastTransitionTime"),
     )
     return listing(
-        "What holds of the study. All conditions are there from the first status on.",
+        "The conditions of the study. All are present from the first status on.",
         condition,
         16,
         **BY_TYPE,
@@ -192,10 +196,10 @@ def build_status() -> Schema:
             "step": _count("The optimizer step."),
             "stopStep": _count("The step at which this rung ends."),
             "totalSteps": _count("The steps of its full length."),
-            "phase": text("What it does: load, train, evaluate or save.", 64),
-            "updatedAt": text("When it said so.", 100),
+            "phase": text("Its phase: load, train, evaluate or save.", 64),
+            "updatedAt": text("When it was reported.", 100),
             "loss": _number("The mean loss of the last ten steps, nats per token."),
-            "etaSeconds": _count("How long it may take until the rung ends."),
+            "etaSeconds": _count("Estimated seconds until the rung ends."),
         },
         ("trial", "rung", "step", "stopStep", "totalSteps", "phase", "updatedAt"),
     )
@@ -205,12 +209,14 @@ def build_status() -> Schema:
             "estimate": _number("The estimate."),
             "low": _count("The lower end of its 95 % interval."),
             "high": _count("The upper end of its 95 % interval."),
-            "population": _count("Among how many trials the audited were drawn: those that were not promoted."),
+            "population": _count(
+                "The number of trials that the audited ones were drawn from: those that were not promoted."
+            ),
         },
         **NULL,
     )
     return fields(
-        "What became of the study so far. Only the operator writes it.",
+        "The observed state of the study, written by the operator alone.",
         {
             "observedGeneration": {
                 "description": "The generation of the spec that this status is about.",
@@ -271,7 +277,10 @@ def build_status() -> Schema:
             ),
             "search": fields(
                 "Why no more arms are proposed; null while they are.",
-                {"end": choice("The reason, one word.", SearchEnd), "message": text("The reason in words.", 2_000)},
+                {
+                    "end": choice("The reason, as one CamelCase word.", SearchEnd),
+                    "message": text("Human-readable message.", 2_000),
+                },
                 **NULL,
             ),
             "winner": whole("The index of the trial that validation chose.", INDEX, **NULL),
@@ -279,8 +288,8 @@ def build_status() -> Schema:
                 "How the study ended; null until then.",
                 {
                     "failed": flag("Whether it failed."),
-                    "reason": text("How it ended, one word.", 64),
-                    "message": text("How it ended, in words.", 2_000),
+                    "reason": text("How it ended, as one CamelCase word.", 64),
+                    "message": text("Human-readable message.", 2_000),
                 },
                 ("failed", "reason", "message"),
                 **NULL,
@@ -289,7 +298,7 @@ def build_status() -> Schema:
             "reported": fields(
                 "Which report was written last.",
                 {
-                    "key": text("Changes when there is something new to report.", 1_000),
+                    "key": text("Digest of what was reported.", 1_000),
                     "at": _time("When it was written."),
                 },
                 ("key", "at"),
@@ -309,20 +318,20 @@ def build_status() -> Schema:
             ),
             "prepare": _stage("The Job that prepares the dataset."),
             "testGain": fields(
-                "What the test set said of the winner against the baseline.",
+                "The winner against the baseline on the test set.",
                 {
-                    "mean": text("The mean over the attributes that it is of.", 64),
+                    "mean": text("Which mean over attributes it is of: hand_labelled or all_asked.", 64),
                     "difference": _number("The paired difference."),
                     "low": _number("The lower end of its 95 % interval; null where there are too few sites.", **NULL),
                     "high": _number("The upper end of its 95 % interval; null where there are too few sites.", **NULL),
-                    "n": _count("Questions that it is of."),
+                    "n": _count("The number of questions."),
                 },
                 ("mean", "difference", "n"),
                 **NULL,
             ),
-            "finalEvaluation": _stage("The Job that reads the test set, after the winner was chosen."),
+            "finalEvaluation": _stage("The Job of the final evaluation, on the test set, after the winner was chosen."),
             "foldedAttempts": fields(
-                "What is still known of attempts that were folded into sums.",
+                "Totals of the attempts that are kept as sums only.",
                 {
                     "until": _time("All of them had ended by then."),
                     "activeSeconds": _number("Time before that with at least one trial running."),

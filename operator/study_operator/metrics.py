@@ -80,7 +80,7 @@ class Metrics:
         )
         self._idle = Histogram(
             "finetune_study_slot_idle_seconds",
-            "From the end of a trial's pod to the launch of the trial that takes its place.",
+            "From the end of a trial's pod to the launch of the trial that takes its slot.",
             ["namespace"],
             buckets=IDLE_SECONDS,
             registry=self.registry,
@@ -131,7 +131,7 @@ class Metrics:
         self._refused.labels(namespace).inc(count)
 
     def observe_idle(self, namespace: str, seconds: float) -> None:
-        """Count how long a place was empty."""
+        """Count how long a slot was idle."""
         self._idle.labels(namespace).observe(max(0.0, seconds))
 
 

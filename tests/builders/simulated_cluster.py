@@ -140,7 +140,7 @@ class World:
     """Name and attempt of every run whose end was there to be seen."""
     replaced: set[str] = field(default_factory=set)
     """Jobs of which the cluster itself started another attempt."""
-    told: set[str] = field(default_factory=set)
+    known_attempts: set[str] = field(default_factory=set)
     """Attempts whose end the tick under way was told while their job goes on."""
     faults_of_arms: set[tuple[str, str]] = field(default_factory=set)
     """Jobs, with their digests, that ended by their arm's fault, where the operator was told: they never run again."""
@@ -233,10 +233,10 @@ class World:
         fresh = {name: self._status_of(name, job) for name, job in self.live.items()}
         if self._happens(self.weather.stale_jobs):
             stale = {**fresh, **self.seen}
-            self.told = {past.attempt for job in stale.values() for past in job.earlier}
+            self.known_attempts = {past.attempt for job in stale.values() for past in job.earlier}
             return list(stale.values())
         self.seen = fresh
-        self.told = {past.attempt for job in fresh.values() for past in job.earlier}
+        self.known_attempts = {past.attempt for job in fresh.values() for past in job.earlier}
         for name, job in self.live.items():
             if job.is_ended and job.exit_code in (10, 11):
                 self.faults_of_arms.add((name, job.spec.digest))
@@ -260,7 +260,7 @@ class World:
             if not job.is_ended and self.now >= job.starts_at:
                 job.stopped_at = self.now
             # A job that is deleted takes along what this tick did not know of it.
-            unseen = {(name, past.attempt) for past in job.earlier if past.attempt not in self.told}
+            unseen = {(name, past.attempt) for past in job.earlier if past.attempt not in self.known_attempts}
             self.ended_attempts = [ended for ended in self.ended_attempts if ended not in unseen]
             del self.live[name]
         self._may_crash()

@@ -28,7 +28,7 @@ def test_a_suspended_study_frees_its_accelerators_and_goes_on_from_there(
     make_operator()
     study.apply(a_spec(s3, arms=4, parallel=1))
     study.wait(lambda study: study.states() == ["Running"])
-    # More at once: the free places are filled at once. The last one pulls its image for minutes.
+    # More at once: the free slots are filled at once. The last one pulls its image for minutes.
     stage.play["t003-r0"] = scripts.Script(start_seconds=600.0)
     study.patch(parallelTrials=4)
     study.wait(lambda study: study.states() == ["Running"] * 3 + ["Pending"])

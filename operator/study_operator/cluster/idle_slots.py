@@ -1,4 +1,4 @@
-"""How long a place among the running trials stays empty between two trials: what an accelerator waits for us."""
+"""How long a slot stays idle between two trials: what an accelerator waits for us."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ _Rung = tuple[int, int]
 
 @dataclass
 class Slots:
-    """The places of one study, as seen tick by tick."""
+    """The slots of one study, as seen tick by tick."""
 
     busy: frozenset[_Rung] | None = None
-    """What held or waited for a place after the last tick; None before the first."""
+    """What held or waited for a slot after the last tick; None before the first."""
     freed: deque[datetime] = field(default_factory=deque)
-    """When each empty place became empty, the oldest first."""
+    """When each idle slot became idle, the oldest first."""
 
     def see(self, study: Study, ledger: Ledger, actions: tuple[Action, ...], now: datetime) -> list[float]:
-        """Take in what a tick wrote and did; return for how many seconds the places that it filled were empty.
+        """Take in what a tick wrote and did; return for how many seconds the slots that it filled were idle.
 
-        A trial that is launched again after a fault is none that takes another's place. While a study is suspended, and
+        A trial that is launched again after a fault takes no other's slot. While a study is suspended, and
         once it has ended, nobody waits.
         """
         trials = ledger.trials

@@ -29,7 +29,7 @@ class ClusterRunner:
     study: Study
     credentials: Credentials | None
     defaults: PodDefaults
-    told: list[JobState] = field(default_factory=list)
+    listed: list[JobState] = field(default_factory=list)
     """Jobs that are gone, of which `jobs` has told how they ended."""
 
     def jobs(self) -> Sequence[JobStatus]:
@@ -46,7 +46,7 @@ class ClusterRunner:
             status = describe_job(job, pods, refusal)
             statuses.append(status)
             if job.is_gone and status.phase is JobPhase.FINISHED:
-                self.told.append(job)
+                self.listed.append(job)
         return statuses
 
     def forget_gone(self) -> bool:
@@ -54,9 +54,9 @@ class ClusterRunner:
 
         Their names are free then.
         """
-        for job in self.told:
+        for job in self.listed:
             self.memory.forget_job(job)
-        return bool(self.told)
+        return bool(self.listed)
 
     def launch(self, spec: JobSpec) -> None:
         """Create a Job; a no-op where it is there.

@@ -52,7 +52,7 @@ class _Families:
 
         self.condition = family("condition", "1 where a condition of the study is true, else 0.", "condition")
         self.trials = family("trials", "Trials by state.", "state")
-        self.wanted = family("wanted_trials", "spec.numTrials.")
+        self.spec_trials = family("spec_trials", "spec.numTrials.")
         self.slots = family("slots", "spec.parallelTrials.")
         self.attempts = family(
             "attempts", f"Attempts by how they ended; {FOLDED}: of old ones only sums are kept.", "reason"
@@ -73,7 +73,7 @@ class _Families:
         key = [str(metadata["namespace"]), str(metadata["name"])]
         for condition in status.get("conditions") or ():
             self.condition.add_metric([*key, condition["type"]], float(condition["status"] == "True"))
-        self.wanted.add_metric(key, float(spec.get("numTrials") or 0))
+        self.spec_trials.add_metric(key, float(spec.get("numTrials") or 0))
         self.slots.add_metric(key, float(spec.get("parallelTrials") or 0))
         trials = status.get("trials") or ()
         counts = status.get("trialCounts") or {}

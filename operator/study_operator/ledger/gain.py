@@ -191,7 +191,7 @@ def _points(study: Study, trials: Sequence[Trial], rung: int, errors: _Errors) -
 
 @dataclass(frozen=True)
 class _Errors:
-    """Standard errors of readings. A reading may have none where others have: every site answered alike."""
+    """Standard errors of measurements. A measurement may have none where others have: every site answered alike."""
 
     largest: float
 

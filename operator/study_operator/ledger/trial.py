@@ -169,7 +169,7 @@ class Trial:
 
     @property
     def is_busy(self) -> bool:
-        """Whether it holds, or waits for, a place among the running trials."""
+        """Whether it holds, or waits for, a slot."""
         return self.state is TrialState.PENDING or self.state is TrialState.RUNNING
 
     @property

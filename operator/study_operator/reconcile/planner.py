@@ -243,8 +243,8 @@ def _plan_launches(
 ) -> list[Action]:
     """Launch what waits, as far as there is room: what has begun first, then in order of rank or index."""
     busy = [(t, names.trial_job(study.name, t.name, t.rung)) for t in trials if t.is_busy]
-    # Every live job takes a place, whatever a ledger that may be stale says of its trial. One that ended keeps its
-    # trial's place until it is deleted; one that is gone gives it up.
+    # Every live job holds a slot, whatever a ledger that may be stale says of its trial. One that ended keeps its
+    # trial's slot until it is deleted; one that is gone gives it up.
     occupied = {job.name for job in jobs.values() if job.kind is JobKind.TRIAL and job.phase is not JobPhase.FINISHED}
     occupied |= {name for t, name in busy if t.state is TrialState.RUNNING or name in jobs}
     free = study.parallel_trials - len(occupied)

@@ -55,7 +55,7 @@ class EndedAttempt:
 
     attempt: str
     placed_at: datetime | None = None
-    """Since when it has had a place to run: it cannot have started before."""
+    """Since when it has been scheduled: it cannot have started before."""
     started_at: datetime | None = None
     finished_at: datetime | None = None
     exit_code: int | None = None
@@ -73,7 +73,7 @@ class JobStatus:
     attempt: str
     """Unique for each run of a job of this name."""
     placed_at: datetime | None = None
-    """Since when it has had a place to run: it cannot have started before."""
+    """Since when it has been scheduled: it cannot have started before."""
     started_at: datetime | None = None
     finished_at: datetime | None = None
     exit_code: int | None = None

@@ -103,7 +103,7 @@ def test_a_study_is_told_by_its_status() -> None:
 
     assert (value("condition", condition="StorageReady"), value("condition", condition="Accepted")) == (0, 1)
     assert [value("trials", state=state) for state in ("running", "stopped", "failed")] == [1, 2, 0]
-    assert (value("wanted_trials"), value("slots")) == (40, 4)
+    assert (value("spec_trials"), value("slots")) == (40, 4)
     assert (value("attempts", reason="Evicted"), value("attempts", reason="Folded")) == (1, 7)
     assert (value("accelerator_hours"), value("saved_accelerator_hours")) == (1.5, 12.25)
     assert (value("best_value", metric="accuracy"), value("baseline_value", metric="accuracy")) == (0.875, None)

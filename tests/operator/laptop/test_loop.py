@@ -27,13 +27,13 @@ class SomeJobs:
 
     def __init__(self, wakes: Wakes, count: int) -> None:
         self.wakes, self.count = wakes, count
-        self.told: list[str] = []
+        self.calls: list[str] = []
 
     def running(self) -> int:
         return self.count
 
     def kill(self) -> None:
-        self.told.append("kill")
+        self.calls.append("kill")
         self.end()
 
     def end(self) -> None:
@@ -48,7 +48,7 @@ class Scene:
         self.wakes = Wakes()
         self.jobs = SomeJobs(self.wakes, jobs)
         self.ticks: list[bool] = []
-        self.said: list[str] = []
+        self.messages: list[str] = []
         self.shown = 0
         self.now = 0.0
         self.seconds_a_look = 0.0
@@ -66,7 +66,7 @@ class Scene:
             self.shown += 1
             on_show()
 
-        return drive(one, self.jobs, self.wakes, show=show, say=self.said.append, clock=self.clock)
+        return drive(one, self.jobs, self.wakes, show=show, say=self.messages.append, clock=self.clock)
 
 
 def test_it_ticks_again_while_ticks_change_something_and_ends_when_the_study_does():
@@ -133,8 +133,8 @@ def test_an_interrupt_suspends_the_study_and_leaves_once_its_jobs_are_gone_and_t
 
     assert scene.drive(tick) is Ending.INTERRUPTED
     assert scene.ticks == [False, True, True, True]
-    assert scene.jobs.told == []
-    assert "press Ctrl-C again" in scene.said[0]
+    assert scene.jobs.calls == []
+    assert "press Ctrl-C again" in scene.messages[0]
 
 
 def test_a_second_interrupt_kills():
@@ -143,7 +143,7 @@ def test_a_second_interrupt_kills():
     scene.wakes.interrupted()
 
     assert scene.drive(lambda _: IDLE) is Ending.KILLED
-    assert scene.jobs.told == ["kill"]
+    assert scene.jobs.calls == ["kill"]
     assert scene.ticks[-1] is True
 
 

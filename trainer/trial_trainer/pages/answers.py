@@ -383,9 +383,9 @@ _STANDING_NUMBER = re.compile(rf"(?<![\w.,-])(?:{NUMBER})(?![\w%-])")
 
 def _price_target(label: str, text: str, country: str | None) -> str | None:
     decimal = decimal_of(text)
-    # A label may leave open what its separator means; of its readings the page prints one.
-    readings = (parse_price(label, decimal, country), *(parse_price(label, sign) for sign in (None, ".", ",")))
-    wanted = {price for price in readings if price is not None}
+    # A label may leave open what its separator means; of its values the page prints one.
+    candidates = (parse_price(label, decimal, country), *(parse_price(label, sign) for sign in (None, ".", ",")))
+    wanted = {price for price in candidates if price is not None}
     if any(len(price) == 2 for price in wanted):
         return _range_target(wanted, text, decimal, country)
     if not wanted:
