@@ -307,7 +307,7 @@ def a_ledger(is_running: bool, pods: list[str]) -> Ledger:
     ledger = Ledger(
         trials=trials,
         prepare=Stage(state=StageState.COMPLETED, attempts=(an_attempt(pods[0]),)),
-        dataset=DatasetCounts(fingerprint=FINGERPRINT, train=3200, validation=640, test=1000),
+        dataset=DatasetCounts(fingerprint=FINGERPRINT, train_samples=3200, validation_samples=640, test_samples=1000),
     )
     if is_running:
         return ledger

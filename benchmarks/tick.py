@@ -168,7 +168,7 @@ def a_ledger(study: Study, running: int) -> Ledger:
     return Ledger(
         trials=tuple(trials),
         prepare=Stage(state=StageState.COMPLETED),
-        dataset=DatasetCounts(fingerprint="00ff", train=3200, validation=640, test=1000),
+        dataset=DatasetCounts(fingerprint="00ff", train_samples=3200, validation_samples=640, test_samples=1000),
     )
 
 

@@ -12,7 +12,7 @@ from study_operator.ledger.trial import Continuation, Origin, SearchEnd, StageSt
 from study_operator.spec import limits
 from study_operator.spec.limits import Whole
 from study_operator.spec.metrics import Direction
-from trial_trainer.contract import LARGEST_COUNT
+from trial_trainer.codec import LARGEST_COUNT
 
 COUNT = Whole(0, LARGEST_COUNT)
 RUNG = Whole(0, 1)

@@ -123,7 +123,7 @@ def a_ledger(*trials: Trial, **changes: Any) -> Ledger:
     ledger = Ledger(
         trials=trials,
         prepare=Stage(state=StageState.COMPLETED),
-        dataset=DatasetCounts(fingerprint="00ff", train=320, validation=80, test=100),
+        dataset=DatasetCounts(fingerprint="00ff", train_samples=320, validation_samples=80, test_samples=100),
     )
     return replace(ledger, **changes)
 

@@ -10,7 +10,6 @@ import pytest
 from builders.some_manifests import MANIFEST
 from builders.studies_on_a_server import Studies
 from study_operator.errors import StudyInvalidError
-from study_operator.ledger.codec import MESSAGE_BYTES, TRIAL_MESSAGE_BYTES
 from study_operator.ledger.folding import ATTEMPTS_KEPT, STAGE_ATTEMPTS_KEPT
 from study_operator.ledger.status import (
     ACCEPTED_MESSAGE_BYTES,
@@ -20,6 +19,7 @@ from study_operator.ledger.status import (
     render_refusal,
     render_status,
 )
+from study_operator.ledger.texts import MESSAGE_BYTES, TRIAL_MESSAGE_BYTES
 from study_operator.ledger.trial import (
     Attempt,
     Continuation,
@@ -177,7 +177,7 @@ def a_largest_trial(study: Study, index: int, **changes: Any) -> Trial:
         "continuation": Continuation.PROMOTED,
         "inclusion_probability": LONG,
         "measurements": tuple(measured),
-        "earlier": EARLIER,
+        "earlier_attempts": EARLIER,
         "message": "é" * TRIAL_MESSAGE_BYTES,
     }
     return Trial(**(values | changes))
@@ -197,7 +197,7 @@ def a_largest_status(study: Study, *, running: int) -> dict[str, Any]:
     stage = Stage(
         state=StageState.FAILED,
         attempts=attempts(STAGE_ATTEMPTS_KEPT, 0),
-        earlier=EARLIER,
+        earlier_attempts=EARLIER,
         reason="R" * 64,
         message=message,
     )
@@ -205,7 +205,7 @@ def a_largest_status(study: Study, *, running: int) -> dict[str, Any]:
         trials=tuple(trials),
         folded=Folded(until=NOW, active_seconds=123456.123456),
         prepare=stage,
-        dataset=DatasetCounts(fingerprint="f" * 200, train=10**9, validation=10**9, test=10**9),
+        dataset=DatasetCounts(fingerprint="f" * 200, train_samples=10**9, validation_samples=10**9, test_samples=10**9),
         search_end=SearchEnd.NO_MORE_PROPOSALS,
         search_message=message,
         winner=0,
@@ -229,7 +229,7 @@ def a_largest_status(study: Study, *, running: int) -> dict[str, Any]:
         now=NOW,
         reported=Reported(key="k" * 1000, at=NOW),
         storage_problem=("R" * 64, message),
-        progress=[TrialProgress(trial=t.name, rung=1, progress=progress) for t in trials[done:]],
+        progress=[TrialProgress.of(t, progress) for t in trials[done:]],
         report_uri=f"{study.storage.uri}/{study.namespace}/{study.name}-01234567/report/index.html",
     )
     # Refused in the end, which a newer operator may do: every mistake is told beside all that is known.

@@ -101,7 +101,7 @@ def check_shortened(study: StudyOnCluster, words: str) -> None:
 
 
 def a_ledger(*trials: Trial) -> Ledger:
-    counts = DatasetCounts(fingerprint="f", train=100, validation=100, test=0)
+    counts = DatasetCounts(fingerprint="f", train_samples=100, validation_samples=100, test_samples=0)
     return Ledger(trials=trials, prepare=Stage(state=StageState.COMPLETED), dataset=counts)
 
 

@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trial_trainer import contract
+from trial_trainer.codec import LARGEST_COUNT
 from trial_trainer.contract import (
     BaseModel,
     Candidate,
@@ -59,7 +60,7 @@ def values_of(kind: Any, name: str = "") -> st.SearchStrategy[Any]:
     # Numbers that no rule refuses; the rules have a table of their own.
     return {
         str: st.text(max_size=6),
-        int: st.integers(1, 1) if name in {"stop_step", "warmup_percent"} else st.integers(1, contract.LARGEST_COUNT),
+        int: st.integers(1, 1) if name in {"stop_step", "warmup_percent"} else st.integers(1, LARGEST_COUNT),
         float: st.just(0.0) | st.floats(contract.SMALLEST, contract.LARGEST),
         bool: st.booleans(),
         type(None): st.none(),

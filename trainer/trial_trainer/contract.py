@@ -14,21 +14,16 @@ may be added to a configuration if a trainer that passes it over computes the sa
 from __future__ import annotations
 
 import dataclasses
-import functools
 import hashlib
 import json
-import math
-import types
-import typing
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import IntEnum, StrEnum
-from typing import Any, ClassVar, TypeVar
+from typing import Annotated, Any, ClassVar, TypeVar
+
+from trial_trainer.codec import JSON, Count, Positive, Problem, Rule, at_least, between, has_wrong
 
 VERSION = 1
-
-LARGEST_COUNT = 2**53
-"""Steps, samples, tokens and bytes are whole numbers from 0 to this: what JSON carries between any two languages."""
 
 LEAST_SITES = 5
 """Pages of one site look alike, so errors are estimated from the differences between sites. With fewer sites there are
@@ -102,18 +97,18 @@ class BaseModel:
 class TrainerSettings:
     """What is the same for every arm of a study."""
 
-    epochs: int
-    max_length_tokens: int
+    epochs: Positive
+    max_length_tokens: Positive
     """Upper limit of one sample (prompt and answer); a page is cut so that its longest sample fits."""
     precision: Precision = Precision.BFLOAT16
     target_modules: str | tuple[str, ...] = "AllLinear"
     """``AllLinear``, or the names of the modules that get an adapter."""
     rs_lora: bool = False
-    warmup_percent: int = 10
-    weight_decay: float = 0.0
-    processes: int = 1
+    warmup_percent: Annotated[int, between(0, 100)] = 10
+    weight_decay: Annotated[float, at_least(0)] = 0.0
+    processes: Positive = 1
     """Ranks of this trial on this node; more than one are started through accelerate's launcher."""
-    nodes: int = 1
+    nodes: Positive = 1
     """Nodes of this trial, each with as many ranks; they meet at the first one's ``MASTER_ADDR``."""
 
     @property
@@ -129,20 +124,20 @@ class TrialConfig:
     study: str
     trial: str
     """For example ``t003``."""
-    rung: int
-    seed: int
+    rung: Count
+    seed: Count
     arm: Mapping[str, ParameterValue]
     base_model: BaseModel
     dataset: str
     """URI of the prefix that ``prepare`` wrote."""
     output: str
     """URI of the prefix of this rung."""
-    total_steps: int
+    total_steps: Positive
     """Optimizer steps of the full length; the schedule depends on it and never on ``stop_step``."""
-    stop_step: int
+    stop_step: Count
     """Optimizer step after which this rung ends, evaluates and writes its measurement."""
     trainer: TrainerSettings
-    evaluate_at_steps: tuple[int, ...] = ()
+    evaluate_at_steps: tuple[Count, ...] = ()
     """Steps at which the validation set is read on the way; each writes ``measurements/<step>.json``."""
     resume_from: str | None = None
     """URI of an earlier rung's output prefix. A newer whole checkpoint under ``output`` wins over it."""
@@ -153,7 +148,12 @@ class TrialConfig:
     digest: str = ""
     """Of all that decides the result (`digest_of`). Whatever the trial writes carries it, and nothing that carries
     another counts: no checkpoint, no measurement. Empty where a person starts a trial by hand."""
-    contract_version: int = VERSION
+    contract_version: Count = VERSION
+
+    def find_broken_rules(self) -> Iterator[Problem]:
+        """Yield what no trainer could do, so that it is refused before anything heavy is loaded."""
+        if not 1 <= self.stop_step <= self.total_steps:
+            yield Problem(f"must be from 1 to total_steps {self.total_steps}", self.stop_step, ".stop_step")
 
 
 class LabelSource(StrEnum):
@@ -175,8 +175,8 @@ class Split:
     """How pages are divided, in percent of the groups (sites or pages)."""
 
     by: SplitBy = SplitBy.SITE
-    validation_percent: int = 20
-    test_percent: int = 10
+    validation_percent: Count = 20
+    test_percent: Count = 10
     """Zero where an independent test source is given."""
 
 
@@ -191,17 +191,17 @@ class PrepareConfig:
     """The attributes that are asked; empty where the source holds ready prompt/completion samples."""
     labels_from: LabelSource
     split: Split
-    seed: int
+    seed: Count
     base_model: BaseModel
-    max_length_tokens: int
+    max_length_tokens: Positive
     dataset: str
     """URI of the prefix to write."""
     test_source: str | None = None
-    max_pages: int | None = None
+    max_pages: Count | None = None
     """Upper limit of pages taken from each source, drawn by the seed; None means all."""
     digest: str = ""
     """Of all that decides the dataset (`digest_of`); its summary carries it."""
-    contract_version: int = VERSION
+    contract_version: Count = VERSION
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -226,25 +226,38 @@ class FinalEvaluationConfig:
     dataset: str
     output: str
     trainer: TrainerSettings
-    seed: int
+    seed: Count
     """Nothing is drawn: answers are greedy, intervals computed. Version 1 of the contract has it, and its digests."""
     dataset_fingerprint: str = ""
     """The dataset's, as its summary has it: another dataset at that place is refused. Empty: any will do."""
     digest: str = ""
     """Of all that decides the result (`digest_of`); the final evaluation carries it."""
-    contract_version: int = VERSION
+    contract_version: Count = VERSION
+
+
+SMALLEST, LARGEST = 1e-99, 1e99
+"""Numbers with an exponent of three digits are none that anything measures, and the study's schema stores none."""
+
+Measured = Annotated[
+    float,
+    Rule(
+        f"must be 0 or from {SMALLEST:g} to {LARGEST:g}", lambda value: not value or SMALLEST <= abs(value) <= LARGEST
+    ),
+]
+
+SHARES = ("accuracy", "false_value_rate", "invalid_output_rate")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Metric:
     """One measured number with what is needed to read it."""
 
-    value: float
-    standard_error: float | None
+    value: Measured
+    standard_error: Annotated[Measured, at_least(0)] | None
     """Clustered by site; None where it cannot be estimated: fewer than `LEAST_SITES`, or all sites alike."""
-    n: int
+    n: Count
     """Questions (or answers) that the value is a mean of. Of none the value means nothing."""
-    sites: int | None = None
+    sites: Count | None = None
     """Sites that the questions are of; None where nothing is said of them."""
     low: float | None = None
     high: float | None = None
@@ -257,35 +270,41 @@ class RungMeasurement:
 
     study: str
     trial: str
-    rung: int
-    step: int
-    total_steps: int
+    rung: Count
+    step: Count
+    total_steps: Count
     checkpoint: str
     """Key of the checkpoint, relative to the output prefix."""
     metrics: Mapping[str, Metric]
     """``accuracy``, ``false_value_rate``, ``invalid_output_rate``, ``validation_loss`` (nats per token),
     ``accuracy/<attribute>`` for each asked attribute, and ``gibberish_rate``, which may be left out."""
-    samples_seen: int
+    samples_seen: Count
     tokens_per_second: float
     """Trained tokens that are not padding, per second of training, in the last attempt."""
-    peak_memory_bytes: int
+    peak_memory_bytes: Count
     seconds: Mapping[str, float]
     """Wall seconds by phase (``load``, ``train``, ``evaluate``, ``save``) in the last attempt."""
-    trained_steps: int | None = None
+    trained_steps: Count | None = None
     """Optimizer steps of the last attempt, which its seconds of training are of; None: all since the rung began."""
     versions: Mapping[str, str] = field(default_factory=dict)
     digest: str = ""
     """The configuration's."""
-    contract_version: int = VERSION
+    contract_version: Count = VERSION
+
+    def find_broken_rules(self) -> Iterator[Problem]:
+        """Yield the metrics that no evaluation could have measured."""
+        for name, metric in self.metrics.items():
+            if name.partition("/")[0] in SHARES and not 0 <= metric.value <= 1:
+                yield Problem("must be from 0 to 1", metric.value, f".metrics[{name!r}].value")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Progress:
     """How far a running trial is."""
 
-    step: int
-    stop_step: int
-    total_steps: int
+    step: Count
+    stop_step: Count
+    total_steps: Count
     loss: float | None
     """Mean loss of the last ten steps, nats per token."""
     phase: str
@@ -301,10 +320,10 @@ class Progress:
 class SplitSummary:
     """What one split of the dataset holds."""
 
-    pages: int
-    samples: int
-    sites: int
-    tokens: int
+    pages: Count
+    samples: Count
+    sites: Count
+    tokens: Count
     """Tokens of all samples when those of one page share its tokens."""
     samples_by_attribute: Mapping[str, int]
 
@@ -320,25 +339,25 @@ class DatasetSummary:
     """Pages left out, by the name of the reason."""
     dropped_labels: Mapping[str, int]
     """Labels whose value cannot be derived from the cut text, by attribute."""
-    pages_of_test_sites: int
+    pages_of_test_sites: Count
     """Training and validation pages dropped because their site is in the test set."""
     warnings: tuple[str, ...]
     fingerprint: str
     """Digest of the samples: the same pages, settings and tokenizer give the same."""
-    repeats_of_test: int = 0
+    repeats_of_test: Count = 0
     """Training and validation pages or samples dropped because they stand in the test set: equal in text, and with
     pages that are split by page, in id or address."""
-    conflicting_labels: int = 0
+    conflicting_labels: Count = 0
     """Questions that are asked several times in equal words and whose answers contradict each other."""
     guessed_encodings: Mapping[str, int] = field(default_factory=dict)
     """Pages whose encoding was guessed, by the encoding that was taken."""
     unusable_labels: Mapping[str, int] = field(default_factory=dict)
     """Labels that can't be read as a value of their attribute, by attribute; they are left out."""
-    ambiguous_currencies: int = 0
+    ambiguous_currencies: Count = 0
     """Currency labels not trained on: the page prints a sign that may mean several currencies."""
     digest: str = ""
     """The configuration's."""
-    contract_version: int = VERSION
+    contract_version: Count = VERSION
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -349,8 +368,8 @@ class Interval:
     low: float | None
     high: float | None
     """None where there are fewer than `LEAST_SITES`: nothing is excluded."""
-    n: int
-    sites: int
+    n: Count
+    sites: Count
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -380,7 +399,7 @@ class FinalEvaluation:
     seconds: Mapping[str, float]
     digest: str = ""
     """The configuration's."""
-    contract_version: int = VERSION
+    contract_version: Count = VERSION
 
 
 # --- What decides a result ---------------------------------------------------------------------------------------
@@ -421,9 +440,6 @@ def count_total_steps(samples: int, batch_size: int, epochs: int) -> int:
 
 T = TypeVar("T")
 
-_hints = functools.cache(typing.get_type_hints)
-"""Reading annotations costs as much as all the rest of the parsing."""
-
 
 def to_json(value: Any) -> str:
     """Render a contract value as JSON with sorted keys; a non-finite number raises ``ValueError``."""
@@ -452,156 +468,13 @@ def from_json(cls: type[T], text: str | bytes, *, ignored: list[str] | None = No
     version = raw.get("contract_version", VERSION) if isinstance(raw, dict) and _is_versioned(cls) else VERSION
     if type(version) is int and version != VERSION:
         raise ContractError(f"{cls.__name__}.contract_version must be {VERSION}, got {version}")
-    problems: list[str] = []
-    value = _parse(cls, raw, cls.__name__, problems)
-    if ignored is not None and not _has_wrong(problems):
-        ignored.extend(problem.removesuffix(_UNKNOWN) for problem in problems)
+    value, problems = JSON.parse(cls, raw, cls.__name__)
+    if ignored is not None and not has_wrong(problems):
+        ignored.extend(problem.path for problem in problems)
     elif problems:
-        raise ContractError("; ".join(problems))
-    return typing.cast(T, value)
+        raise ContractError("; ".join(map(str, problems)))
+    return value
 
 
 def _is_versioned(cls: Any) -> bool:
     return any(f.name == "contract_version" for f in dataclasses.fields(cls))
-
-
-_UNKNOWN = " is not a field"
-"""How a problem ends that may be passed over."""
-
-
-def _has_wrong(problems: Sequence[str]) -> bool:
-    """Say whether more is wrong than that a field is not known."""
-    return not all(problem.endswith(_UNKNOWN) for problem in problems)
-
-
-def _parse(kind: Any, raw: Any, path: str, problems: list[str]) -> Any:
-    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
-    if kind is Any:
-        return raw
-    if dataclasses.is_dataclass(kind):
-        return _parse_dataclass(kind, raw, path, problems)
-    if origin in (typing.Union, types.UnionType):
-        return _parse_union(arguments, raw, path, problems)
-    if origin is tuple:
-        if not isinstance(raw, list):
-            problems.append(f"{path} must be a list, got {raw!r}")
-            return ()
-        return tuple(_parse(arguments[0], item, f"{path}[{i}]", problems) for i, item in enumerate(raw))
-    if origin is not None and issubclass(origin, Mapping):
-        if not isinstance(raw, dict):
-            problems.append(f"{path} must be an object, got {raw!r}")
-            return {}
-        return {name: _parse(arguments[1], item, f"{path}[{name!r}]", problems) for name, item in raw.items()}
-    if issubclass(kind, StrEnum):
-        if raw not in list(kind):
-            problems.append(f"{path} must be one of {', '.join(kind)}, got {raw!r}")
-            return None
-        return kind(raw)
-    return _parse_scalar(kind, raw, path, problems)
-
-
-def _parse_dataclass(kind: Any, raw: Any, path: str, problems: list[str]) -> Any:
-    if not isinstance(raw, dict):
-        problems.append(f"{path} must be an object, got {raw!r}")
-        return None
-    hints = _hints(kind)
-    fields = {f.name: f for f in dataclasses.fields(kind)}
-    problems.extend(f"{path}.{name}{_UNKNOWN}" for name in raw if name not in fields)
-    values: dict[str, Any] = {}
-    before = len(problems)
-    for name, spec in fields.items():
-        if name in raw:
-            values[name] = _parse(hints[name], raw[name], f"{path}.{name}", problems)
-            if hints[name] in (int, int | None) and not 0 <= (values[name] or 0) <= LARGEST_COUNT:
-                problems.append(f"{path}.{name} must be from 0 to {LARGEST_COUNT}, got {values[name]!r}")
-        elif spec.default is dataclasses.MISSING and spec.default_factory is dataclasses.MISSING:
-            problems.append(f"{path}.{name} must be given")
-    if _has_wrong(problems[before:]):
-        return None
-    value = kind(**values)
-    problems.extend(f"{path}.{problem}" for problem in _broken_rules(value))
-    return value
-
-
-def _broken_rules(value: Any) -> list[str]:
-    """Say what no trainer could do, so that it is refused before anything heavy is loaded."""
-    limits: dict[str, tuple[float, float]] = {}
-    match value:
-        case TrainerSettings():
-            limits = {
-                "epochs": (1, math.inf),
-                "max_length_tokens": (1, math.inf),
-                "warmup_percent": (0, 100),
-                "weight_decay": (0, math.inf),
-                "processes": (1, math.inf),
-                "nodes": (1, math.inf),
-            }
-        case TrialConfig():
-            limits = {"total_steps": (1, math.inf)}
-        case RungMeasurement():
-            return [*_broken_metrics(value.metrics)]
-    problems = []
-    for name, (low, high) in limits.items():
-        number = getattr(value, name)
-        if not low <= number <= high:
-            rule = f"at least {low}" if math.isinf(high) else f"from {low} to {high}"
-            problems.append(f"{name} must be {rule}, got {number!r}")
-    if isinstance(value, TrialConfig) and not problems and not 1 <= value.stop_step <= value.total_steps:
-        problems.append(f"stop_step must be from 1 to total_steps {value.total_steps}, got {value.stop_step}")
-    return problems
-
-
-SHARES = ("accuracy", "false_value_rate", "invalid_output_rate")
-SMALLEST, LARGEST = 1e-99, 1e99
-"""Numbers with an exponent of three digits are none that anything measures, and the study's schema stores none."""
-
-
-def _broken_metrics(metrics: Mapping[str, Metric]) -> Iterator[str]:
-    """Say which metrics no evaluation could have measured."""
-    for name, metric in metrics.items():
-        if name.partition("/")[0] in SHARES and not 0 <= metric.value <= 1:
-            yield f"metrics[{name!r}].value must be from 0 to 1, got {metric.value!r}"
-        for part, number in (("value", metric.value), ("standard_error", metric.standard_error)):
-            if number and not SMALLEST <= abs(number) <= LARGEST:
-                yield f"metrics[{name!r}].{part} must be 0 or from {SMALLEST:g} to {LARGEST:g}, got {number!r}"
-        if metric.standard_error is not None and metric.standard_error < 0:
-            yield f"metrics[{name!r}].standard_error must be at least 0, got {metric.standard_error!r}"
-
-
-def _parse_union(kinds: tuple[Any, ...], raw: Any, path: str, problems: list[str]) -> Any:
-    if raw is None and type(None) in kinds:
-        return None
-    kinds = tuple(kind for kind in kinds if kind is not type(None))
-    # What is wrong with a list may be an item of it.
-    fitting = [kind for kind in kinds if isinstance(raw, list) == (typing.get_origin(kind) is tuple)]
-    attempts: list[list[str]] = []
-    for kind in fitting or kinds:
-        attempt: list[str] = []
-        value = _parse(kind, raw, path, attempt)
-        if not _has_wrong(attempt):
-            problems.extend(attempt)
-            return value
-        attempts.append(attempt)
-    is_told = (isinstance(raw, list) and fitting) or (isinstance(raw, float) and float in kinds)
-    if len(kinds) == 1 or is_told:
-        problems.extend(attempts[0])
-    else:
-        names = [_WORDS.get(kind, "a list") for kind in kinds if not (kind is int and float in kinds)]
-        problems.append(f"{path} must be {' or '.join(names)}, got {raw!r}")
-    return None
-
-
-_WORDS = {str: "a string", int: "a whole number", float: "a number", bool: "true or false"}
-
-
-def _parse_scalar(kind: Any, raw: Any, path: str, problems: list[str]) -> Any:
-    if kind is float and isinstance(raw, int) and not isinstance(raw, bool):
-        if abs(raw) > LARGEST_COUNT:
-            problems.append(f"{path} must be a number that a double holds exactly, got one of {len(str(raw))} digits")
-        return raw
-    if not isinstance(raw, kind) or (kind is not bool and isinstance(raw, bool)):
-        problems.append(f"{path} must be {_WORDS[kind]}, got {raw!r}")
-        return None
-    if kind is float and not math.isfinite(raw):
-        problems.append(f"{path} must be finite, got {raw!r}")
-    return raw

@@ -27,10 +27,10 @@ from study_operator.cluster.preflight import find_problems
 from study_operator.cluster.study_store import ClusterStatuses, Studies, study_path
 from study_operator.cluster.work_queue import TransientError
 from study_operator.errors import ConflictError, StatusRefusedError, StatusUnreadableError, StudyInvalidError
-from study_operator.ledger.codec import cut
 from study_operator.ledger.conditions import render_time
 from study_operator.ledger.events import Event
 from study_operator.ledger.status import SHORT_BYTES, Recorded, is_same_status, parse_status, render_refusal
+from study_operator.ledger.texts import cut
 from study_operator.metrics import Metrics
 from study_operator.names import StudyKey
 from study_operator.optimizer.proposals import Proposals

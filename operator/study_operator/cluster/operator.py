@@ -178,7 +178,7 @@ class Operator:
             proposals=self._proposals,
             defaults=PodDefaults(image=installation.trainer_image),
             metrics=metrics,
-            settings=installation.settings,
+            settings=installation.limits,
             clock=kube.clock.now,
         )
         self._queue = WorkQueue(self._reconcile, metrics, threads=threads)

@@ -120,7 +120,8 @@ def _events_of_state(before: Trial | None, trial: Trial) -> Iterator[Event]:
 def _say_dataset(dataset: DatasetCounts | None) -> str:
     if dataset is None:
         return "the dataset is prepared"
-    return f"{dataset.train} training, {dataset.validation} validation and {dataset.test} test samples"
+    train, validation, test = dataset.train_samples, dataset.validation_samples, dataset.test_samples
+    return f"{train} training, {validation} validation and {test} test samples"
 
 
 def _say_search(ledger: Ledger) -> str:

@@ -87,7 +87,7 @@ def _fold(of: OfAttempts, positions: set[int]) -> OfAttempts:
     going = [a for i, a in enumerate(of.attempts) if i in positions]
     if not going:
         return of
-    before = of.earlier
+    before = of.earlier_attempts
     rung = max(a.rung for a in going)
     if before is not None:
         rung = max(rung, before.rung)
@@ -101,7 +101,9 @@ def _fold(of: OfAttempts, positions: set[int]) -> OfAttempts:
         faults=faults,
         interruptions=interruptions,
     )
-    return replace(of, attempts=tuple(a for i, a in enumerate(of.attempts) if i not in positions), earlier=earlier)
+    return replace(
+        of, attempts=tuple(a for i, a in enumerate(of.attempts) if i not in positions), earlier_attempts=earlier
+    )
 
 
 def _cut(attempt: Attempt, until: datetime) -> Attempt:

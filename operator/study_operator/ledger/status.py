@@ -9,41 +9,27 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Annotated, Any
 
-from study_operator.errors import StatusUnreadableError
 from study_operator.ledger.agreement import Agreement, describe_agreement, measure_agreement
-from study_operator.ledger.codec import (
-    MESSAGE_BYTES,
-    WORD_LENGTH,
-    Raw,
-    cut,
-    cut_word,
-    parse_ledger,
-    render_dataset,
-    render_folded,
-    render_number,
-    render_outcome,
-    render_stage,
-    render_test_gain,
-    render_trial,
-)
+from study_operator.ledger.codec import STATUS, Raw, StoredLedger, build_ledger, parse, render_ledger
 from study_operator.ledger.conditions import (
     NO_REFUSAL,
     Condition,
     derive_conditions,
     derive_refusal,
     is_promoting,
-    render_time,
 )
 from study_operator.ledger.events import Event
 from study_operator.ledger.gain import Gain, describe_gain, find_best, find_gain
+from study_operator.ledger.texts import MESSAGE_BYTES, WORD_LENGTH, cut, cut_word, written_up_to
 from study_operator.ledger.trial import Continuation, Ledger, Origin, Trial, TrialState
 from study_operator.ledger.usage import Usage, measure_usage
 from study_operator.settings import DEFAULTS, Settings
 from study_operator.spec.metrics import is_share
 from study_operator.spec.study import Study
-from trial_trainer.contract import LARGEST_COUNT, Progress
+from trial_trainer.codec import LARGEST_COUNT, Rule
+from trial_trainer.contract import Progress
 
 ACCEPTED_MESSAGE_BYTES = 16_000
 """Of the condition that names everything that is wrong with a manifest at once."""
@@ -64,7 +50,30 @@ class TrialProgress:
 
     trial: str
     rung: int
-    progress: Progress
+    step: int
+    stop_step: int
+    total_steps: int
+    loss: float | None = None
+    """Nats per token."""
+    phase: Annotated[str, written_up_to(WORD_LENGTH)]
+    eta_seconds: int | None = None
+    updated_at: Annotated[str, written_up_to(WORD_LENGTH)]
+
+    @classmethod
+    def of(cls, trial: Trial, progress: Progress) -> TrialProgress:
+        """Take what a trainer wrote, which may be any number, as what a status can hold."""
+        eta = progress.eta_seconds
+        return cls(
+            trial=trial.name,
+            rung=trial.rung,
+            step=progress.step,
+            stop_step=progress.stop_step,
+            total_steps=progress.total_steps,
+            loss=progress.loss,
+            phase=progress.phase,
+            eta_seconds=None if eta is None else min(max(0, round(eta)), LARGEST_COUNT),
+            updated_at=progress.updated_at,
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,68 +123,19 @@ def render_status(
         **_render_ledger(ledger, recorded),
         **_render_summaries(study, ledger, recorded),
         "reportURI": report_uri,
-        "reported": {"key": reported.key, "at": render_time(reported.at)} if reported else None,
+        "reported": STATUS.render(Reported | None, reported),
         "progress": _render_progress(ledger, progress),
     }
 
 
 def _render_ledger(ledger: Ledger, recorded: Recorded) -> dict[str, Any]:
-    return {
-        "trials": _render_trials(ledger.trials, recorded),
-        "foldedAttempts": render_folded(ledger.folded),
-        "prepare": render_stage(ledger.prepare),
-        "dataset": render_dataset(ledger.dataset),
-        "search": {"end": ledger.search_end, "message": cut(ledger.search_message, MESSAGE_BYTES)}
-        if ledger.search_end
-        else None,
-        "winner": ledger.winner,
-        "finalEvaluation": render_stage(ledger.final_evaluation),
-        "testGain": render_test_gain(ledger.test_gain),
-        "outcome": render_outcome(ledger.outcome),
-        "cleanedAt": render_time(ledger.cleaned_at) if ledger.cleaned_at is not None else None,
-    }
+    return {**render_ledger(ledger), "trials": _render_trials(ledger.trials, recorded)}
 
 
 def _render_progress(ledger: Ledger, progress: Sequence[TrialProgress]) -> list[Raw] | None:
     """Render how far the trials are that still run."""
     running = {(t.name, t.rung) for t in ledger.trials if t.state is TrialState.RUNNING}
-    rendered: list[Raw] = []
-    for seen in progress:
-        if (seen.trial, seen.rung) not in running:
-            continue
-        at = seen.progress
-        raw: dict[str, Any] = {
-            "trial": seen.trial,
-            "rung": seen.rung,
-            "step": at.step,
-            "stopStep": at.stop_step,
-            "totalSteps": at.total_steps,
-            "phase": cut(at.phase, WORD_LENGTH),
-            "updatedAt": cut(at.updated_at, WORD_LENGTH),
-        }
-        if at.loss is not None:
-            raw["loss"] = repr(at.loss)
-        if at.eta_seconds is not None:
-            raw["etaSeconds"] = min(max(0, round(at.eta_seconds)), LARGEST_COUNT)
-        rendered.append(raw)
-    return rendered or None
-
-
-def _parse_progress(raw: Raw) -> TrialProgress:
-    loss, eta = raw.get("loss"), raw.get("etaSeconds")
-    return TrialProgress(
-        trial=raw["trial"],
-        rung=raw["rung"],
-        progress=Progress(
-            step=raw["step"],
-            stop_step=raw["stopStep"],
-            total_steps=raw["totalSteps"],
-            loss=None if loss is None else float(loss),
-            phase=raw["phase"],
-            eta_seconds=None if eta is None else float(eta),
-            updated_at=raw["updatedAt"],
-        ),
-    )
+    return [STATUS.render(TrialProgress, at) for at in progress if (at.trial, at.rung) in running] or None
 
 
 def render_refused_status(recorded: Recorded, why: str, generation: int, now: datetime) -> Raw:
@@ -248,17 +208,10 @@ def _without_nulls(value: Any) -> Any:
 
 def _render_trials(trials: Sequence[Trial], recorded: Recorded) -> list[Raw]:
     raw, known = recorded.raw.get("trials", ()), recorded.ledger.trials
-    rendered: list[Raw] = []
-    for i, trial in enumerate(trials):
-        if i >= len(known):
-            rendered.append(render_trial(trial))
-        elif trial is known[i]:
-            rendered.append(raw[i])
-        else:
-            # Measurements are the longest part, and seldom what changed.
-            same = trial.measurements is known[i].measurements
-            rendered.append(render_trial(trial, raw[i].get("measurements") if same else None))
-    return rendered
+    return [
+        raw[i] if i < len(known) and trial is known[i] else STATUS.render(Trial, trial)
+        for i, trial in enumerate(trials)
+    ]
 
 
 _SUMMARIES = ("summary", "trialCounts", "best", "baseline", "agreement", "usage")
@@ -324,13 +277,17 @@ def _render_best(study: Study, trial: Trial | None, gain: Gain | None) -> dict[s
         "standardError": None if last.standard_error is None else repr(last.standard_error),
         "n": last.n,
         "rung": last.rung,
-        "gain": render_number(gain.estimate if gain is not None else None),
-        "gainLow": render_number(gain.low if gain is not None else None),
-        "gainHigh": render_number(gain.high if gain is not None else None),
+        "gain": _render_number(gain.estimate if gain is not None else None),
+        "gainLow": _render_number(gain.low if gain is not None else None),
+        "gainHigh": _render_number(gain.high if gain is not None else None),
         "gainOn": gain.source.value if gain is not None else None,
-        "gainUncorrected": render_number(gain.uncorrected if gain is not None else None),
+        "gainUncorrected": _render_number(gain.uncorrected if gain is not None else None),
         "bestOf": gain.best_of if gain is not None else None,
     }
+
+
+def _render_number(value: float | None) -> str | None:
+    return None if value is None else repr(value)
 
 
 def _render_agreement(agreement: Agreement) -> dict[str, Any]:
@@ -356,6 +313,7 @@ def _render_agreement(agreement: Agreement) -> dict[str, Any]:
 
 
 def _render_condition(condition: Condition) -> dict[str, Any]:
+    # By hand, because how much is kept of a message depends on the condition's type.
     return {
         "type": condition.type,
         "status": "True" if condition.is_true else "False",
@@ -376,26 +334,43 @@ def parse_status(raw: Raw | None) -> Recorded:
     """
     if not raw:
         return Recorded(raw={}, ledger=Ledger(), conditions={}, reported=None)
-    try:
-        return Recorded(
-            raw=raw,
-            ledger=parse_ledger(raw),
-            conditions={c["type"]: _parse_condition(c) for c in raw["conditions"]},
-            reported=Reported(key=r["key"], at=datetime.fromisoformat(r["at"])) if (r := raw.get("reported")) else None,
-            progress=tuple(map(_parse_progress, raw.get("progress") or ())),
-        )
-    except (KeyError, TypeError, ValueError, SyntaxError, AttributeError) as error:
-        raise StatusUnreadableError(f"the study's status must be one that this operator wrote: {error!r}") from error
-
-
-def _parse_condition(raw: Raw) -> Condition:
-    return Condition(
-        type=raw["type"],
-        is_true=raw["status"] == "True",
-        reason=raw["reason"],
-        message=raw.get("message", ""),
-        since=raw["lastTransitionTime"],
+    stored = parse(_Stored, raw)
+    conditions = {c.type: c.build() for c in stored.conditions}
+    trouble = conditions["SearchComplete"].message if "SearchComplete" in conditions else ""
+    return Recorded(
+        raw=raw,
+        ledger=build_ledger(stored, trouble),
+        conditions=conditions,
+        reported=stored.reported,
+        progress=stored.progress,
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _StoredCondition:
+    type: str
+    status: Annotated[str, Rule("must be True, False or Unknown", {"True", "False", "Unknown"}.__contains__)]
+    reason: str
+    message: str = ""
+    last_transition_time: str
+
+    def build(self) -> Condition:
+        return Condition(
+            type=self.type,
+            is_true=self.status == "True",
+            reason=self.reason,
+            message=self.message,
+            since=self.last_transition_time,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Stored(StoredLedger):
+    """What is read of a status; the rest is only for people."""
+
+    conditions: tuple[_StoredCondition, ...]
+    reported: Reported | None
+    progress: tuple[TrialProgress, ...] = ()
 
 
 # --- Events -----------------------------------------------------------------------------------------------------
@@ -403,7 +378,7 @@ def _parse_condition(raw: Raw) -> Condition:
 
 def events_of_stall(before: Mapping[str, Condition], status: Raw) -> list[Event]:
     """Say that the cluster refuses jobs for so long that the study is stalled, and that it no longer does."""
-    after = {c["type"]: _parse_condition(c) for c in status["conditions"]}
+    after = {c.type: c.build() for c in parse(tuple[_StoredCondition, ...], status["conditions"])}
     if any(after[c].is_true for c in ("Suspended", "Complete", "Failed") if c in after):
         # Nothing is asked of the cluster any more, and nothing is known of what it would take.
         return []

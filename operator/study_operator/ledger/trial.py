@@ -6,9 +6,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
+from typing import Annotated
 
 from study_operator.backoff import wait_after
 from study_operator.errors import IllegalMoveError
+from study_operator.ledger.texts import TRIAL_MESSAGE_BYTES, Message, Word, written_up_to
 from study_operator.settings import Settings
 from study_operator.spec.study import Arm
 
@@ -104,9 +106,9 @@ class Attempt:
     started_at: datetime
     finished_at: datetime | None = None
     exit_code: int | None = None
-    reason: str = ""
+    reason: Word = ""
     """Empty while it runs, or ``AskedToStop``; then a CamelCase word (`EndReason`, or the environment's own)."""
-    id: str = ""
+    id: str
     """The runner's own word for this run: the same one seen twice is one attempt."""
 
     @property
@@ -157,9 +159,9 @@ class Trial:
     """Probability with which this trial came to be measured at full length (1 for promoted and baseline)."""
     measurements: tuple[Measurement, ...] = ()
     attempts: tuple[Attempt, ...] = ()
-    earlier: EarlierAttempts | None = None
+    earlier_attempts: EarlierAttempts | None = None
     """Attempts before these."""
-    message: str = ""
+    message: Annotated[str, written_up_to(TRIAL_MESSAGE_BYTES)] = ""
     """One sentence for a person where the state needs one."""
 
     @property
@@ -175,7 +177,7 @@ class Trial:
     @property
     def attempts_so_far(self) -> int:
         """How many attempts there were, on all rungs."""
-        return len(self.attempts) + (self.earlier.attempts if self.earlier is not None else 0)
+        return len(self.attempts) + (self.earlier_attempts.attempts if self.earlier_attempts is not None else 0)
 
     @property
     def has_diverged(self) -> bool:
@@ -232,23 +234,22 @@ class Stage:
 
     state: StageState = StageState.PENDING
     attempts: tuple[Attempt, ...] = ()
-    earlier: EarlierAttempts | None = None
+    earlier_attempts: EarlierAttempts | None = None
     """Attempts before these."""
-    reason: str = ""
+    reason: Word = ""
     """Why it failed, a CamelCase word."""
-    message: str = ""
+    message: Message = ""
 
 
 @dataclass(frozen=True, kw_only=True)
 class DatasetCounts:
     """What the planner needs to know of the prepared dataset."""
 
-    fingerprint: str
-    train: int
-    """Samples."""
-    validation: int
-    test: int
-    """Samples; zero where there is no test set, and then nothing is evaluated."""
+    fingerprint: Annotated[str, written_up_to(200)]
+    train_samples: int
+    validation_samples: int
+    test_samples: int
+    """Zero where there is no test set, and then nothing is evaluated."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -277,9 +278,9 @@ class Outcome:
     """How the study ended."""
 
     failed: bool
-    reason: str
+    reason: Word
     """A CamelCase word: ``Completed``, ``BudgetExhausted``, or why it failed."""
-    message: str
+    message: Message
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -332,7 +333,7 @@ _NOBODYS = frozenset({EndReason.SUCCEEDED, EndReason.ASKED_TO_STOP, EndReason.ST
 def retry_at(of: Trial | Stage, settings: Settings) -> datetime | None:
     """Return when a trial's rung, or a stage, may be attempted again; None means at once."""
     attempts = of.attempts
-    faults, _ = count_attempts_against(attempts, of.rung if isinstance(of, Trial) else 0, of.earlier)
+    faults, _ = count_attempts_against(attempts, of.rung if isinstance(of, Trial) else 0, of.earlier_attempts)
     last = attempts[-1] if attempts else None
     if not faults or last is None or last.finished_at is None or last.reason in _NOBODYS:
         return None

@@ -32,7 +32,7 @@ def measure_usage(study: Study, ledger: Ledger, now: datetime | None) -> Usage:
     trials, folded = ledger.trials, ledger.folded
     attempts = [a for t in trials for a in t.attempts]
     seconds = sum(seconds_of(a, now) for a in attempts) + sum(
-        t.earlier.seconds for t in trials if t.earlier is not None
+        t.earlier_attempts.seconds for t in trials if t.earlier_attempts is not None
     )
     active = union_seconds(attempts, now, folded.until if folded is not None else None)
     measured = [trial for trial in trials if trial.measurements]
@@ -67,7 +67,9 @@ def with_seconds(measurement: Measurement, trial: Trial, result: RungMeasurement
     first = trial.measurement(0)
     steps = measurement.step - (first.step if trial.rung and first is not None else 0)
     attempts = [a for a in trial.attempts if a.rung == trial.rung]
-    is_only = len(attempts) <= 1 and not (trial.earlier is not None and trial.earlier.rung == trial.rung)
+    is_only = len(attempts) <= 1 and not (
+        trial.earlier_attempts is not None and trial.earlier_attempts.rung == trial.rung
+    )
     trained = result.trained_steps if result.trained_steps is not None else steps if is_only else 0
     train = result.seconds.get("train", -1.0)
     if trained <= 0 or steps <= 0 or train < 0:
@@ -119,8 +121,8 @@ def _remainder_seconds(trial: Trial) -> float:
     if first.train_seconds is not None and first.fixed_seconds is not None:
         return first.fixed_seconds + _untrained_seconds(trial, first, first.train_seconds)
     spent = sum(seconds_of(a, None) for a in trial.attempts if a.rung == 0)
-    if trial.earlier is not None:
-        spent += trial.earlier.first_rung_seconds
+    if trial.earlier_attempts is not None:
+        spent += trial.earlier_attempts.first_rung_seconds
     return _untrained_seconds(trial, first, spent)
 
 

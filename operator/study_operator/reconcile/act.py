@@ -253,7 +253,7 @@ def _suggest(study: Study, ledger: Ledger, designer: Designer, count: int) -> Le
 
 def _enter(study: Study, ledger: Ledger, arm: Arm, origin: Origin, node: str) -> Ledger:
     """Add a trial; one whose batch is larger than the data is known at once not to run."""
-    samples = ledger.dataset.train if ledger.dataset is not None else 0
+    samples = ledger.dataset.train_samples if ledger.dataset is not None else 0
     total = count_steps(study, arm, samples)
     trial = Trial(
         index=len(ledger.trials), arm=dict(arm), origin=origin, generation_node=node, total_steps=max(1, total)

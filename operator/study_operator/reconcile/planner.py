@@ -351,7 +351,7 @@ def _plan_end(
         if winner is None:
             return [_fail("NoWinner", "no trial reached its full length with a usable model")]
         return [ChooseWinner(index=winner.index, reason="the best validation measurement at full length")]
-    has_test = ledger.dataset is not None and ledger.dataset.test > 0
+    has_test = ledger.dataset is not None and ledger.dataset.test_samples > 0
     if has_test and ledger.final_evaluation.state is not StageState.COMPLETED:
         name = names.final_evaluation_job(study.name)
         if _is_launchable(ledger.final_evaluation, jobs.get(name), now, settings):

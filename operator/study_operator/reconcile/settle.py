@@ -455,7 +455,7 @@ def _blame(trial: Trial, reason: EndReason, seen: _Seen) -> Trial:
     """Write a fault down as the reason of the last attempt; where none was seen, one of no length stands for it."""
     if trial.attempts and trial.attempts[-1].rung == trial.rung:
         return replace(trial, attempts=(*trial.attempts[:-1], replace(trial.attempts[-1], reason=reason)))
-    attempt = Attempt(rung=trial.rung, started_at=seen.now, finished_at=seen.now, reason=reason)
+    attempt = Attempt(rung=trial.rung, started_at=seen.now, finished_at=seen.now, reason=reason, id="")
     return replace(trial, attempts=(*trial.attempts, attempt))
 
 
@@ -471,7 +471,7 @@ def _settle_stage(stage: Stage, name: str, seen: _Seen, *, is_done: bool) -> Sta
 
 
 def _settle_unfinished(stage: Stage, job: JobStatus | None, seen: _Seen, *, is_done: bool) -> Stage:
-    kept_from = stage.attempts[0].started_at if stage.earlier is not None and stage.attempts else None
+    kept_from = stage.attempts[0].started_at if stage.earlier_attempts is not None and stage.attempts else None
     for past in job.earlier if job is not None else ():
         ended = None if _is_before(past, kept_from) else _close(stage.attempts, 0, past, seen)
         stage = stage if ended is None else _settle_end_of_stage(replace(stage, attempts=ended), past.message, seen)
@@ -611,7 +611,7 @@ def _replaced(attempts: Sequence[Attempt], old: Attempt, new: Attempt) -> tuple[
 
 
 def _find_limit(of: Trial | Stage, rung: int, settings: Settings) -> str | None:
-    faults, interruptions = count_attempts_against(of.attempts, rung, of.earlier)
+    faults, interruptions = count_attempts_against(of.attempts, rung, of.earlier_attempts)
     if faults >= settings.attempts_limit:
         return f"the environment ended {faults} attempts"
     if interruptions >= settings.interruptions_limit:
@@ -628,7 +628,9 @@ def _count_samples(summary: DatasetSummary) -> DatasetCounts:
     train, validation, test = (
         summary.splits[name].samples if name in summary.splits else 0 for name in ("train", "validation", "test")
     )
-    return DatasetCounts(fingerprint=summary.fingerprint, train=train, validation=validation, test=test)
+    return DatasetCounts(
+        fingerprint=summary.fingerprint, train_samples=train, validation_samples=validation, test_samples=test
+    )
 
 
 def _diverged(study: Study, rung: int, step: int) -> Measurement:

@@ -454,7 +454,7 @@ def _read_results(study: Study, ledger: Ledger, jobs: Mapping[str, JobStatus], a
         )
     for trial in list_awaited(study, ledger, ours):
         has_run = any(a.rung == trial.rung for a in trial.attempts)
-        has_run |= trial.earlier is not None and trial.earlier.rung == trial.rung
+        has_run |= trial.earlier_attempts is not None and trial.earlier_attempts.rung == trial.rung
         name = names.trial_job(study.name, trial.name, trial.rung)
         key = f"{names.rung_key(trial.name, trial.rung)}/{MEASUREMENT}"
         measurement = read(RungMeasurement, name, key, trial, has_run=has_run)
@@ -502,7 +502,7 @@ def _read_progress(study: Study, ledger: Ledger, artifacts: ArtifactStore) -> tu
             continue
         progress = read_result(Progress, artifacts, names.progress_key(trial.name))
         if progress is not None and is_of_last_attempt(study, ledger, trial, progress):
-            seen.append(TrialProgress(trial=trial.name, rung=trial.rung, progress=progress))
+            seen.append(TrialProgress.of(trial, progress))
     return tuple(seen)
 
 

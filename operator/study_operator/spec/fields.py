@@ -1,4 +1,8 @@
-"""A manifest's fields, read one by one; each problem is a sentence with field, rule and value."""
+"""A manifest's fields, read one by one; each problem is a sentence with field, rule and value.
+
+Not `trial_trainer.codec`: here a default or a bound may depend on another field, a wrong field gives a harmless value
+so that rules across fields are checked all the same, and the sentences are those of the CRD.
+"""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ def read(directory: Path, text: str) -> object:
 
 def test_what_is_not_said_is_built_in(tmp_path: Path) -> None:
     installation = read_installation(None)
-    assert (installation.trainer_image, installation.identities, installation.settings) == ("", {}, DEFAULTS)
+    assert (installation.trainer_image, installation.identities, installation.limits) == ("", {}, DEFAULTS)
     assert read(tmp_path, "") == installation
 
 
@@ -29,27 +29,48 @@ def test_limits_and_identities_are_taken_as_they_are_said(tmp_path: Path) -> Non
         "endpoints: ['https://*.example']\n"
     )
     installation = read_installation(file)
-    assert (installation.settings.attempts_limit, installation.settings.backoff_seconds) == (10, 0.5)
+    assert (installation.limits.attempts_limit, installation.limits.backoff_seconds) == (10, 0.5)
     assert installation.endpoints == ("https://*.example",)
-    assert installation.settings.stuck_limit_seconds == DEFAULTS.stuck_limit_seconds
+    assert installation.limits.stuck_limit_seconds == DEFAULTS.stuck_limit_seconds
     assert installation.identities == {"shop-ml": (Allowance(uri="s3://ml/shop", endpoint="https://minio.example"),)}
 
 
 @pytest.mark.parametrize(
-    ("text", "message"),
+    ("text", "sentence"),
     [
-        ("limits: [1]", "limits must be an object"),
-        ("limits: {attempts: 3}", r"limits must be some of attemptsLimit, .*, got 'attempts'"),
-        ("limits: {attemptsLimit: 0}", "limits.attemptsLimit must be a whole number from 1, got 0"),
-        ("limits: {attemptsLimit: 2.5}", "limits.attemptsLimit must be a whole number from 1, got 2.5"),
-        ("limits: {backoffSeconds: -1}", "limits.backoffSeconds must be a number from 0, got -1"),
-        ("limits: {backoffSeconds: true}", "limits.backoffSeconds must be a number from 0, got True"),
-        ("image: a", "must hold trainerImage, identities, endpoints and limits only, got image"),
+        ("[1]", " must be an object, got [1]"),
+        ("limits: [1]", "limits must be an object, got [1]"),
+        ("limits: {attempts: 3}", "limits.attempts is not a field"),
+        ("limits: {attemptsLimit: 0}", "limits.attemptsLimit must be at least 1, got 0"),
+        ("limits: {attemptsLimit: 2.5}", "limits.attemptsLimit must be a whole number, got 2.5"),
+        ("limits: {attemptsLimit: '3'}", "limits.attemptsLimit must be a whole number, got '3'"),
+        ("limits: {backoffSeconds: -1}", "limits.backoffSeconds must be at least 0, got -1"),
+        ("limits: {backoffSeconds: true}", "limits.backoffSeconds must be a number, got True"),
+        ("limits: {backoffSeconds: .inf}", "limits.backoffSeconds must be finite, got inf"),
+        ("image: a", "image is not a field"),
+        ("trainerImage: 1.2", "trainerImage must be a string, got 1.2"),
         ("endpoints: https://minio.example", "endpoints must be a list, got 'https://minio.example'"),
-        ("endpoints: [minio.example]", r"endpoints\[0\] must start with http:// or https://, got 'minio.example'"),
-        ("identities: {a: [{uri: 's3://'}]}", r"identities.a\[0\].uri must start with s3:// and name a bucket"),
+        ("endpoints: [minio.example]", "endpoints[0] must start with http:// or https://, got 'minio.example'"),
+        (
+            "identities: {a: [{uri: 's3://'}]}",
+            "identities['a'][0].uri must start with s3:// and name a bucket, got 's3://'",
+        ),
+        ("identities: {a: [{}]}", "identities['a'][0].uri must be given"),
+        ("identities: {1: []}", "identities[1] must have a string as its key, got 1"),
     ],
 )
-def test_what_cannot_be_used_is_refused_with_its_place(tmp_path: Path, text: str, message: str) -> None:
-    with pytest.raises(ConfigurationError, match=message):
+def test_what_cannot_be_used_is_refused_with_its_place(tmp_path: Path, text: str, sentence: str) -> None:
+    with pytest.raises(ConfigurationError) as refusal:
         read(tmp_path, text)
+    assert str(refusal.value) == f"{tmp_path / 'operator.yaml'}: {sentence.strip()}"
+
+
+def test_everything_wrong_is_reported_at_once(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError) as refusal:
+        read(tmp_path, "image: a\nendpoints: [b]\nlimits: {attemptsLimit: 0, cleanedAtOnce: x}\n")
+    assert str(refusal.value).partition(": ")[2].split("; ") == [
+        "image is not a field",
+        "endpoints[0] must start with http:// or https://, got 'b'",
+        "limits.attemptsLimit must be at least 1, got 0",
+        "limits.cleanedAtOnce must be a whole number, got 'x'",
+    ]

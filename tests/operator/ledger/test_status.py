@@ -13,9 +13,10 @@ from hypothesis import strategies as st
 
 from builders.ledgers import NOW, a_ledger, a_study, a_trial, continued, minimizing, paused, running, stopped
 from study_operator.errors import StatusUnreadableError
-from study_operator.ledger.codec import TRIAL_MESSAGE_BYTES, cut, parse_trial, parse_value, render_trial
+from study_operator.ledger.codec import STATUS, parse
 from study_operator.ledger.events import events_between
 from study_operator.ledger.status import Reported, TrialProgress, is_same_status, parse_status, render_status
+from study_operator.ledger.texts import TRIAL_MESSAGE_BYTES, cut
 from study_operator.ledger.trial import (
     Attempt,
     Continuation,
@@ -34,7 +35,7 @@ from study_operator.ledger.trial import (
     TrialState,
 )
 from study_operator.spec.study import Promotion
-from trial_trainer.contract import Progress
+from trial_trainer.contract import ParameterValue, Progress
 
 numbers = st.floats(allow_nan=False, allow_infinity=False)
 names = st.text(min_size=1, max_size=8)
@@ -75,7 +76,7 @@ trials = st.builds(
     inclusion_probability=st.none() | st.floats(0, 1),
     measurements=st.lists(measurements, max_size=2).map(tuple),
     attempts=st.lists(attempts, max_size=3).map(tuple),
-    earlier=st.none()
+    earlier_attempts=st.none()
     | st.builds(
         EarlierAttempts,
         attempts=st.integers(1, 999),
@@ -91,14 +92,14 @@ trials = st.builds(
 
 @given(trials)
 def test_a_trial_makes_the_round_trip_exactly(trial: Trial) -> None:
-    back = parse_trial(json.loads(json.dumps(render_trial(trial))))
+    back = parse(Trial, json.loads(json.dumps(STATUS.render(Trial, trial))))
     assert back == trial
     assert {k: (type(v), repr(v)) for k, v in back.arm.items()} == {k: (type(v), repr(v)) for k, v in trial.arm.items()}
 
 
 @pytest.mark.parametrize("value", [0.1 + 0.2, 1e-5, 16, 16.0, "16", "it's", 10**20, -0.0])
 def test_parameter_values_keep_their_type_and_every_digit(value: float | int | str) -> None:
-    back = parse_value(repr(value))
+    back = parse(ParameterValue, repr(value))
     assert (type(back), repr(back)) == (type(value), repr(value))
 
 
@@ -344,7 +345,7 @@ def test_events_tell_what_happened_in_between() -> None:
 
 
 def test_the_dataset_is_told_in_samples() -> None:
-    counts = DatasetCounts(fingerprint="00ff", train=3, validation=2, test=1)
+    counts = DatasetCounts(fingerprint="00ff", train_samples=3, validation_samples=2, test_samples=1)
     status = render_status(a_study(), a_ledger(dataset=counts), now=NOW)
     assert status["dataset"] == {
         "fingerprint": "00ff",
@@ -360,7 +361,7 @@ def test_whatever_a_trainer_says_no_status_is_refused_for_it(eta: float, seconds
         step=1, stop_step=20, total_steps=100, loss=None, phase="p" * 100, eta_seconds=eta, updated_at="u" * 100
     )
     ledger = a_ledger(running(a_trial(0)))
-    seen = [TrialProgress(trial="t000", rung=0, progress=progress)]
+    seen = [TrialProgress.of(ledger.trials[0], progress)]
     (reported,) = render_status(a_study(), ledger, now=NOW, progress=seen)["progress"]
     assert reported["etaSeconds"] == seconds
     assert len(reported["phase"].encode()) <= 64 and len(reported["updatedAt"].encode()) <= 64

@@ -198,7 +198,7 @@ def test_what_ended_before_the_sums_and_is_not_listed_has_been_counted(ledger: L
 
 
 def test_a_ledger_with_few_attempts_is_left_as_it_is() -> None:
-    ledger = a_ledger(a_trial(0, attempts=(Attempt(rung=0, started_at=NOW, finished_at=NOW),) * 3))
+    ledger = a_ledger(a_trial(0, attempts=(Attempt(rung=0, started_at=NOW, finished_at=NOW, id=""),) * 3))
     assert fold_attempts(ledger) is ledger
 
 
@@ -210,6 +210,6 @@ def test_a_stage_keeps_its_latest_attempts_and_counts_the_others() -> None:
     ledger = Ledger(prepare=Stage(state=StageState.PENDING, attempts=attempts))
     folded = fold_attempts(ledger, most_of_stage=1)
     assert folded.prepare.attempts == attempts[-1:]
-    assert folded.prepare.earlier is not None
-    assert (folded.prepare.earlier.attempts, folded.prepare.earlier.faults) == (3, 2)
+    assert folded.prepare.earlier_attempts is not None
+    assert (folded.prepare.earlier_attempts.attempts, folded.prepare.earlier_attempts.faults) == (3, 2)
     assert retry_at(folded.prepare, Settings()) == retry_at(ledger.prepare, Settings())

@@ -171,7 +171,11 @@ FULL = [continued(paused(0, 0.3), 0.4, Continuation.BASELINE), stopped(1, 0.1), 
             id="the end",
         ),
         pytest.param(
-            decided(*FULL, winner=2, dataset=DatasetCounts(fingerprint="", train=1, validation=1, test=0)),
+            decided(
+                *FULL,
+                winner=2,
+                dataset=DatasetCounts(fingerprint="", train_samples=1, validation_samples=1, test_samples=0),
+            ),
             [],
             ["finish Completed"],
             id="without a test set nothing is evaluated",

@@ -360,7 +360,7 @@ def test_a_summary_completes_the_preparation_and_tells_what_to_plan_with() -> No
     ledger = settle_prepare(ended(0, "s1-prepare", kind=JobKind.PREPARE), Results(summary=a_summary()))
     assert ledger.prepare.state is StageState.COMPLETED
     assert ledger.dataset is not None
-    assert (ledger.dataset.train, ledger.dataset.validation, ledger.dataset.test) == (40, 40, 0)
+    assert (ledger.dataset.train_samples, ledger.dataset.validation_samples, ledger.dataset.test_samples) == (40, 40, 0)
 
 
 @pytest.mark.parametrize(

@@ -645,7 +645,7 @@ def test_the_prepared_dataset_is_written_down_in_numbers() -> None:
     desk.objects["dataset/summary.json"] = to_json(a_summary()).encode()
     result = run(desk)
     assert desk.ledger.dataset is not None
-    assert desk.ledger.dataset.train == 40
+    assert desk.ledger.dataset.train_samples == 40
     assert [e.reason for e in result.events] == ["DatasetPrepared"]
 
 
