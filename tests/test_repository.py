@@ -5,6 +5,7 @@ import json
 import re
 import runpy
 import socket
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +55,20 @@ def test_tests_reach_nothing_but_this_machine() -> None:
     # 192.0.2.0/24 is documentation's own network (RFC 5737).
     with pytest.raises(OSError, match=r"must stay on this machine, got a connection to '192\.0\.2\.1'"):
         socket.create_connection(("192.0.2.1", 80), timeout=1)
+
+
+def test_a_wheel_holds_every_file_of_the_packages() -> None:
+    declared = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"]
+    ours = {"study_operator": REPOSITORY / "operator", "trial_trainer": REPOSITORY / "trainer"}
+    files = {
+        name: sorted(
+            str(path.relative_to(folder / name))
+            for path in (folder / name).rglob("*")
+            if path.is_file() and path.suffix != ".py" and "__pycache__" not in path.parts
+        )
+        for name, folder in ours.items()
+    }
+    assert {name: found for name, found in files.items() if found} == declared
 
 
 @pytest.mark.parametrize("folder", ["operator", "trainer"])
