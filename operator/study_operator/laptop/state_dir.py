@@ -15,9 +15,10 @@ import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from study_operator.errors import ConflictError, StatusUnreadableError
+from trial_trainer.contract import ContractError, from_json
 from trial_trainer.files import write_whole
 
 CHANGEABLE = ("suspend", "parallelTrials", "numTrials", "budget", "ttlSecondsAfterFinished")
@@ -28,20 +29,36 @@ class SpecChangedError(Exception):
     """The manifest differs from what the study runs with, in fields that may not change. One sentence a field."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class StoredStatus:
+    """What ``status.json`` holds."""
+
+    version: int
+    status: Mapping[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class AcceptedStudy:
+    """What ``study.json`` holds."""
+
+    uid: str
+    spec: Mapping[str, Any]
+
+
 @dataclass(frozen=True)
 class StatusFile:
     """The study's status with optimistic locking, as a file."""
 
     path: Path
 
-    def read(self) -> tuple[dict[str, Any] | None, int]:
+    def read(self) -> tuple[Mapping[str, Any] | None, int]:
         """Return the status (None before the first write) and its version.
 
         Raises:
             StatusUnreadableError: where the file is not one that was written here.
         """
-        raw = _read_object(self.path, ("version", "status"))
-        return (None, 0) if raw is None else (raw["status"], raw["version"])
+        stored = _read(self.path, StoredStatus)
+        return (None, 0) if stored is None else (stored.status, stored.version)
 
     def confirm(self, version: int) -> None:
         """Make sure that nothing was written since a version was read.
@@ -78,12 +95,12 @@ class Workspace:
     def read_uid(self) -> str | None:
         """Return the study's uid; None where it was never run."""
         accepted = self._read_accepted()
-        return accepted["uid"] if accepted else None
+        return accepted.uid if accepted else None
 
     def read_spec(self) -> Mapping[str, Any] | None:
         """Return the spec that the study runs with; None where it was never run."""
         accepted = self._read_accepted()
-        return accepted["spec"] if accepted else None
+        return accepted.spec if accepted else None
 
     def accept(self, spec: Mapping[str, Any], before_forgetting: Callable[[], None] = lambda: None) -> str:
         """Take a spec for the study of this directory, and return the study's uid.
@@ -99,21 +116,21 @@ class Workspace:
             SpecChangedError: naming every field that may not change.
         """
         accepted = self._read_accepted()
-        if accepted is not None and accepted["spec"] != spec:
-            problems = list(describe_changes(accepted["spec"], spec))
+        if accepted is not None and accepted.spec != spec:
+            problems = list(describe_changes(accepted.spec, spec))
             if problems and self._has_trials():
                 raise SpecChangedError("\n".join(problems))
             if problems:
                 before_forgetting()
                 self._forget()
                 accepted = None
-        uid = accepted["uid"] if accepted else str(uuid.uuid4())
+        uid = accepted.uid if accepted else str(uuid.uuid4())
         self.directory.mkdir(parents=True, exist_ok=True)
         _write_private(self.directory / "study.json", json.dumps({"uid": uid, "spec": spec}, indent=1))
         return uid
 
-    def _read_accepted(self) -> dict[str, Any] | None:
-        return _read_object(self.directory / "study.json", ("uid", "spec"))
+    def _read_accepted(self) -> AcceptedStudy | None:
+        return _read(self.directory / "study.json", AcceptedStudy)
 
     def _has_trials(self) -> bool:
         status, _ = self.status.read()
@@ -138,17 +155,17 @@ def describe_changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> lis
     return sentences
 
 
-def _read_object(path: Path, keys: tuple[str, ...]) -> dict[str, Any] | None:
-    """Read a JSON object; None where there is no file."""
+T = TypeVar("T")
+
+
+def _read(path: Path, kind: type[T]) -> T | None:
+    """Read what was written here; None where there is no file."""
     try:
-        raw = json.loads(path.read_text())
+        return from_json(kind, path.read_bytes())
     except (FileNotFoundError, NotADirectoryError):
         return None
-    except (ValueError, UnicodeDecodeError):
-        raw = None
-    if not isinstance(raw, dict) or not all(key in raw for key in keys):
-        raise StatusUnreadableError(f"{path} must hold a JSON object with {' and '.join(keys)}")
-    return raw
+    except ContractError as error:
+        raise StatusUnreadableError(f"{path} must be as it was written here: {error}") from error
 
 
 def _short(value: Any) -> str:

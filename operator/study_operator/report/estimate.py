@@ -5,22 +5,25 @@ All in passes over pages, because an arm's steps depend on its batch size and it
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Annotated
 
 from study_operator.reconcile.job_specs import count_steps, stop_step
 from study_operator.spec.study import Categorical, Study, complete_arm
-from trial_trainer.contract import ContractError, DatasetSummary
+from trial_trainer.codec import at_least
+from trial_trainer.contract import ContractError, DatasetSummary, from_json
+
+_Seconds = Annotated[float, at_least(0)]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Calibration:
     """What this machine was seen to need, in seconds."""
 
-    train_seconds_per_page: float
-    evaluate_seconds_per_page: float
-    start_seconds: float
+    train_seconds_per_page: _Seconds
+    evaluate_seconds_per_page: _Seconds
+    start_seconds: _Seconds
     """From the start of a trial's process to its first step."""
 
 
@@ -75,24 +78,9 @@ def parse_calibration(text: str) -> Calibration:
     """
     line = next((line for line in reversed(text.splitlines()) if line.strip()), "")
     try:
-        raw = json.loads(line)
-    except ValueError as error:
-        raise ContractError(f"the calibration must end with a line of JSON, got {line[:200]!r}") from error
-    if not isinstance(raw, dict):
-        raise ContractError(f"the calibration must end with a JSON object, got {line[:200]!r}")
-    names = ("train_seconds_per_page", "evaluate_seconds_per_page", "start_seconds")
-    wrong = [
-        f"the calibration's {name} must be a number of at least 0, got {raw.get(name)!r}"
-        for name in names
-        if not _is_duration(raw.get(name))
-    ]
-    if wrong:
-        raise ContractError("; ".join(wrong))
-    return Calibration(**{name: float(raw[name]) for name in names})
-
-
-def _is_duration(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and value >= 0
+        return from_json(Calibration, line, ignored=[])
+    except ContractError as error:
+        raise ContractError(f"the calibration must end with a line of JSON, got {line[:200]!r}: {error}") from error
 
 
 def count_continuing(study: Study) -> int:

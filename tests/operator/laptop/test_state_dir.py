@@ -1,9 +1,11 @@
 """A study's directory: versioned status, one identity, and which changes of a manifest are taken."""
 
+from pathlib import Path
+
 import pytest
 
-from study_operator.errors import ConflictError
-from study_operator.laptop.state_dir import SpecChangedError, Workspace
+from study_operator.errors import ConflictError, StatusUnreadableError
+from study_operator.laptop.state_dir import SpecChangedError, StatusFile, Workspace
 
 SPEC = {"numTrials": 8, "parallelTrials": 1, "data": {"source": "/pages"}, "trainer": {"epochs": 3}}
 
@@ -29,6 +31,21 @@ def test_a_status_is_written_only_over_the_version_that_was_read(workspace):
         workspace.status.write({"trials": ["late"]}, version)
 
     assert workspace.status.read() == ({"trials": []}, 1)
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("{", "StoredStatus must be JSON: "),
+        ('{"version": "1", "status": {}}', "StoredStatus.version must be a whole number, got '1'"),
+        ('{"version": 1}', "StoredStatus.status must be given"),
+    ],
+)
+def test_a_status_that_was_not_written_here_is_refused_with_its_place(tmp_path: Path, text: str, sentence: str) -> None:
+    (tmp_path / "status.json").write_text(text)
+    with pytest.raises(StatusUnreadableError) as refusal:
+        StatusFile(tmp_path / "status.json").read()
+    assert str(refusal.value).startswith(f"{tmp_path / 'status.json'} must be as it was written here: {sentence}")
 
 
 def test_a_status_that_is_no_json_leaves_the_old_one(workspace):

@@ -76,14 +76,14 @@ def test_a_calibration_is_the_last_line_of_what_was_said():
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
-        pytest.param("", "the calibration must end with a line of JSON, got ''", id="nothing"),
-        pytest.param("boom", "the calibration must end with a line of JSON, got 'boom'", id="talk"),
-        pytest.param("[1]", "the calibration must end with a JSON object, got '[1]'", id="a list"),
+        pytest.param("", "Calibration must be JSON: Expecting value: line 1 column 1 (char 0)", id="nothing"),
+        pytest.param("boom", "Calibration must be JSON: Expecting value: line 1 column 1 (char 0)", id="talk"),
+        pytest.param("[1]", "Calibration must be an object, got [1]", id="a list"),
         pytest.param(
             '{"train_seconds_per_page": -1, "evaluate_seconds_per_page": true}',
-            "the calibration's train_seconds_per_page must be a number of at least 0, got -1; "
-            "the calibration's evaluate_seconds_per_page must be a number of at least 0, got True; "
-            "the calibration's start_seconds must be a number of at least 0, got None",
+            "Calibration.train_seconds_per_page must be at least 0, got -1; "
+            "Calibration.evaluate_seconds_per_page must be a number, got True; "
+            "Calibration.start_seconds must be given",
             id="every figure wrong",
         ),
     ],
@@ -92,4 +92,4 @@ def test_a_wrong_calibration_is_refused_with_a_sentence(text, sentence):
     with pytest.raises(ContractError) as refusal:
         parse_calibration(text)
 
-    assert str(refusal.value) == sentence
+    assert str(refusal.value) == f"the calibration must end with a line of JSON, got {text!r}: {sentence}"

@@ -2,6 +2,9 @@
 
 The only place that reads ``.html`` files, ``.jsonl``, ``.jsonl.gz`` and ``.parquet``. `prepare` calls it. Wrong records
 are sentences in a list, so that somebody can mend them all at once.
+
+Not by `trial_trainer.codec`: records are people's own and looser. An id may be a number, a label any value, a prompt
+has three forms, and what is shown of a page is cut. As annotations with their own parsers this took fifty lines more.
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ import logging
 import re
 import tempfile
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -22,7 +22,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from trial_trainer.artifacts import ArtifactStore
-from trial_trainer.contract import CHECKPOINTS, LATEST, ContractError, from_json
+from trial_trainer.contract import CHECKPOINTS, LATEST, from_json, to_json
 from trial_trainer.errors import StudyError
 
 log = logging.getLogger(__name__)
@@ -86,6 +86,13 @@ class Checkpoint:
     moments: Mapping[str, Tensor]
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Manifest:
+    step: int
+    sha256: Mapping[str, str]
+    """By file."""
+
+
 def save_checkpoint(
     store: ArtifactStore,
     *,
@@ -100,12 +107,12 @@ def save_checkpoint(
         directory = Path(name)
         save_file({n: p.detach().contiguous() for n, p in parameters.items()}, directory / WEIGHTS)
         save_file(_moments(parameters, optimizer), directory / OPTIMIZER)
-        (directory / STATE).write_text(json.dumps(asdict(state), sort_keys=True))
+        (directory / STATE).write_text(to_json(state))
         files = {}
         for file in (WEIGHTS, OPTIMIZER, STATE):
             files[file] = hashlib.sha256((directory / file).read_bytes()).hexdigest()
             store.upload(f"{key}/{file}", directory / file)
-    store.write(f"{key}/{MANIFEST}", json.dumps({"step": state.step, "sha256": files}).encode())
+    store.write(f"{key}/{MANIFEST}", to_json(_Manifest(step=state.step, sha256=files)).encode())
     store.write(LATEST, json.dumps({"step": state.step, "checkpoint": key}).encode())
     return key
 
@@ -178,8 +185,8 @@ def _read(store: ArtifactStore, key: str, identity: Identity) -> Checkpoint | No
     with tempfile.TemporaryDirectory() as name:
         directory = Path(name)
         try:
-            manifest = json.loads(store.read(f"{key}/{MANIFEST}") or b"")
-            _download(store, f"{key}/{STATE}", directory / STATE, manifest["sha256"][STATE])
+            manifest = from_json(_Manifest, store.read(f"{key}/{MANIFEST}") or b"")
+            _download(store, f"{key}/{STATE}", directory / STATE, manifest.sha256[STATE])
             state = from_json(RunState, (directory / STATE).read_bytes())
             different = identity.describe_others(state.identity)
             if different:
@@ -187,14 +194,14 @@ def _read(store: ArtifactStore, key: str, identity: Identity) -> Checkpoint | No
                 log.warning("checkpoint %s of %s belongs to another run and is passed over: %s", key, store.uri, why)
                 return None
             for file in (WEIGHTS, OPTIMIZER):
-                _download(store, f"{key}/{file}", directory / file, manifest["sha256"][file])
+                _download(store, f"{key}/{file}", directory / file, manifest.sha256[file])
             return Checkpoint(
                 key=key,
                 state=state,
                 weights=load_file(directory / WEIGHTS),
                 moments=load_file(directory / OPTIMIZER),
             )
-        except (ValueError, KeyError, TypeError, AttributeError, ContractError, SafetensorError) as error:
+        except (ValueError, KeyError, SafetensorError) as error:
             log.warning("checkpoint %s of %s is not whole and is passed over: %s", key, store.uri, error)
             return None
 
