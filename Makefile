@@ -4,7 +4,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-all faults check format bench model lock environment cluster demo-cluster cluster-binaries images check-images lab-story
+.PHONY: help release demo test test-all faults check format bench model lock environment cluster demo-cluster cluster-binaries images check-images lab-story
 
 VENV := .venv
 PYTHON := $(VENV)/bin/python
@@ -43,6 +43,7 @@ help:
 	@echo "make demo-cluster [QUICK=1]   the sample study on that cluster, or on one of its own, with kubectl"
 	@echo "make images           build the images of operator and trainer, with docker, podman or buildah"
 	@echo "make check-images     build both on a base image of Debian's, and run each"
+	@echo "make release VERSION=0.2.0 [RELEASE_IMAGES=]   wheel, chart, kubectl plugin, images, checksums, into dist/"
 	@echo "make lab-story LAB_SCRIPTS=DIR   studies with real pods, on a node that these scripts start"
 	@echo "make model            fetch and convert the samples' base model"
 	@echo "make lock             pin the requirements again (make lock LOCK_ARGUMENTS=--upgrade)"
@@ -105,6 +106,16 @@ images:
 
 check-images: environment
 	@$(PYTHON) tools/check_images.py
+
+# What would be published, into dist/VERSION. Without RELEASE_IMAGES= the images are built, too: 6 GB each.
+VERSION ?=
+RELEASE_ARGUMENTS ?=
+RELEASE_IMAGES ?= $(IMAGE_TOOL)
+HELM ?= $(shell command -v helm)
+release: environment
+	@helm="$(HELM)"; [[ -n $$helm ]] || helm=$$(PYTHONPATH=tools $(PYTHON) -c 'from testcluster import build; print(build.build(build.HELM) / "helm")'); \
+	$(PYTHON) tools/release.py "$(VERSION)" --helm "$$helm" --uv "$$(command -v uv || echo $(CURDIR)/.uv/bin/uv)" \
+	    $(if $(RELEASE_IMAGES),--images $(RELEASE_IMAGES)) --image-arguments "$(IMAGE_ARGUMENTS)" $(RELEASE_ARGUMENTS)
 
 # Studies with real pods, on a kubelet that the scripts in LAB_SCRIPTS start: docs/real-pods.md. STORIES names some.
 LAB_SCRIPTS ?=

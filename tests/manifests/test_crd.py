@@ -123,7 +123,7 @@ def test_server_side_apply_takes_it_too(studies: Studies) -> None:
 def test_kubectl_explain_reads_like_documentation(studies: Studies) -> None:
     text = studies.cluster.kubectl("explain", "fts.spec.promotion").stdout
     message = " ".join(text.split())
-    assert "Who continues from the first rung to full length. The baseline always does, and takes no place." in message
+    assert "Which trials continue to full length. The baseline always does, and does not count among them." in message
     assert "numPromoted <integer> How many of the best trials of the first rung continue" in message
 
 

@@ -165,7 +165,11 @@ KSTATUS = Module(
     directory="kstatus",
     packages={"kapply": "sigs.k8s.io/cli-utils/cmd"},
 )
-MODULES = (KUBERNETES, VERSITYGW, HELM, LINTERS, KSTATUS, PROMETHEUS_OPERATOR, PROMETHEUS, KUEUE)
+REGISTRY = Module(
+    directory="registry",
+    packages={"crane": "github.com/google/go-containerregistry/cmd/crane"},
+)
+MODULES = (KUBERNETES, VERSITYGW, HELM, LINTERS, KSTATUS, PROMETHEUS_OPERATOR, PROMETHEUS, KUEUE, REGISTRY)
 
 
 def find_kubernetes() -> Path:
