@@ -5,8 +5,6 @@ from dataclasses import replace
 from datetime import timedelta
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from builders.ledgers import (
     NOW,
@@ -19,11 +17,9 @@ from builders.ledgers import (
     paused,
     stopped,
 )
-from study_operator.ledger.folding import fold_attempts
 from study_operator.ledger.status import render_status
-from study_operator.ledger.trial import Attempt, EndReason, Ledger, Stage, StageState, Trial, TrialState, retry_at
-from study_operator.ledger.usage import is_budget_exhausted, measure_usage, with_seconds
-from study_operator.settings import Settings
+from study_operator.ledger.trial import Attempt, EndReason, Trial, TrialState
+from study_operator.ledger.usage import is_budget_exhausted, with_seconds
 from study_operator.spec.study import Budget
 
 
@@ -133,83 +129,3 @@ def test_the_reserve_of_a_trial(first: Trial, reserve: float) -> None:
     for limit, is_over in ((hours - 0.01, True), (hours + 0.01, False)):
         study = a_study(budget=Budget(accelerator_hours=limit))
         assert is_budget_exhausted(study, a_ledger(first), NOW) == is_over
-
-
-REASONS = [EndReason.SUCCEEDED, EndReason.ASKED_TO_STOP, EndReason.INTERRUPTED, EndReason.CRASHED, "Evicted"]
-
-
-@st.composite
-def histories(draw: st.DrawFn) -> Ledger:
-    """Return trials whose attempts follow one another; the last one of a busy trial may run still."""
-    trials = []
-    for index in range(draw(st.integers(1, 4))):
-        at, rung, attempts = NOW, 0, []
-        state = draw(st.sampled_from([TrialState.PENDING, TrialState.RUNNING, TrialState.STOPPED]))
-        for i in range(draw(st.integers(0, 12))):
-            rung = max(rung, int(draw(st.integers(0, 5)) == 5))
-            at += timedelta(seconds=draw(st.integers(0, 100)))
-            end = at + timedelta(seconds=draw(st.integers(0, 1000)))
-            reason = draw(st.sampled_from(REASONS))
-            attempts.append(Attempt(rung=rung, started_at=at, finished_at=end, reason=reason, id=f"{index}-{i}"))
-            at = end
-        if attempts and state is TrialState.RUNNING:
-            attempts[-1] = replace(attempts[-1], finished_at=None, reason="")
-        trials.append(a_trial(index, rung=rung, state=state, attempts=tuple(attempts)))
-    return a_ledger(*trials)
-
-
-@given(histories(), st.lists(st.integers(0, 30), min_size=1, max_size=3))
-def test_folding_changes_no_sum_and_no_wait(ledger: Ledger, sizes: list[int]) -> None:
-    study, now = a_study(), NOW + timedelta(days=1)
-    folded = ledger
-    for most in sizes:
-        folded = fold_attempts(folded, most)
-    before, after = measure_usage(study, ledger, now), measure_usage(study, folded, now)
-    assert after.accelerator_hours == pytest.approx(before.accelerator_hours)
-    assert after.active_seconds == pytest.approx(before.active_seconds)
-    assert after.saved_accelerator_hours is not None
-    assert after.saved_accelerator_hours == pytest.approx(before.saved_accelerator_hours)
-    for one, other in zip(ledger.trials, folded.trials, strict=True):
-        assert other.attempts_so_far == one.attempts_so_far
-        # What is over is attempted never again.
-        if one.is_busy:
-            assert retry_at(other, Settings()) == retry_at(one, Settings())
-
-
-@given(histories(), st.integers(0, 30))
-def test_no_more_are_kept_than_asked_but_for_what_runs_and_what_is_waited_for(ledger: Ledger, most: int) -> None:
-    folded = fold_attempts(ledger, most)
-    busy = sum(t.is_busy for t in ledger.trials)
-    assert sum(len(t.attempts) for t in folded.trials) <= max(most, busy)
-    for trial in folded.trials:
-        assert (
-            trial.attempts
-            == ledger.trials[trial.index].attempts[len(ledger.trials[trial.index].attempts) - len(trial.attempts) :]
-        )
-
-
-@given(histories(), st.integers(0, 30))
-def test_what_ended_before_the_sums_and_is_not_listed_has_been_counted(ledger: Ledger, most: int) -> None:
-    folded = fold_attempts(ledger, most)
-    gone = {a for t in ledger.trials for a in t.attempts} - {a for t in folded.trials for a in t.attempts}
-    assert bool(gone) == (folded.folded is not None)
-    if folded.folded is not None:
-        assert max(a.finished_at for a in gone if a.finished_at) == folded.folded.until
-
-
-def test_a_ledger_with_few_attempts_is_left_as_it_is() -> None:
-    ledger = a_ledger(a_trial(0, attempts=(Attempt(rung=0, started_at=NOW, finished_at=NOW, id=""),) * 3))
-    assert fold_attempts(ledger) is ledger
-
-
-def test_a_stage_keeps_its_latest_attempts_and_counts_the_others() -> None:
-    attempts = tuple(
-        Attempt(rung=0, started_at=NOW, finished_at=NOW, reason=reason, id=str(i))
-        for i, reason in enumerate([EndReason.CRASHED, EndReason.ASKED_TO_STOP, EndReason.CRASHED, EndReason.CRASHED])
-    )
-    ledger = Ledger(prepare=Stage(state=StageState.PENDING, attempts=attempts))
-    folded = fold_attempts(ledger, most_of_stage=1)
-    assert folded.prepare.attempts == attempts[-1:]
-    assert folded.prepare.earlier_attempts is not None
-    assert (folded.prepare.earlier_attempts.attempts, folded.prepare.earlier_attempts.faults) == (3, 2)
-    assert retry_at(folded.prepare, Settings()) == retry_at(ledger.prepare, Settings())

@@ -23,7 +23,6 @@ from builders.ledgers import (
 )
 from builders.some_studies import a_final_evaluation
 from study_operator.ledger.trial import (
-    Attempt,
     EndReason,
     Folded,
     Ledger,
@@ -259,25 +258,6 @@ def test_a_study_that_has_ended_asks_what_runs_to_stop() -> None:
     ledger = a_ledger(running(a_trial(0)), outcome=Outcome(failed=True, reason="StudyCannotRun", message=""))
     trial = settle(a_study(), ledger, by_name([a_job()]), Results(), LATER).trials[0]
     assert trial.attempts[-1].reason == EndReason.ASKED_TO_STOP
-
-
-def test_waits_between_attempts_double_up_to_a_limit() -> None:
-    settings = Settings(backoff_seconds=10, backoff_limit_seconds=35)
-    attempts: tuple[Attempt, ...] = ()
-    waits = []
-    for n in range(4):
-        crashed = Attempt(rung=0, started_at=NOW, finished_at=NOW, exit_code=1, reason="Crashed", id=str(n))
-        attempts = (*attempts, crashed)
-        due = retry_at(a_trial(0, attempts=attempts), settings)
-        assert due is not None
-        waits.append((due - NOW).total_seconds())
-    assert waits == [10, 20, 35, 35]
-
-
-def test_faults_of_the_first_rung_do_not_count_on_the_second() -> None:
-    crashed = Attempt(rung=0, started_at=NOW, finished_at=NOW, exit_code=1, reason="Crashed", id="x")
-    assert count_attempts_against((crashed, crashed), 0) == (2, 0)
-    assert count_attempts_against((crashed, crashed), 1) == (0, 0)
 
 
 def test_a_diverged_trial_has_no_accuracy_and_nothing_but_invalid_output() -> None:

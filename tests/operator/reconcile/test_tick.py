@@ -1,15 +1,13 @@
 """The tick as a whole: it acts only on what is written, writes once, and gives way."""
 
-import json
-import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping
+from dataclasses import replace
 from datetime import timedelta
-from pathlib import Path
 from typing import Any
 
 import pytest
 
+from builders.desk import Desk, a_desk, a_proposal, conditions_of, run
 from builders.ledgers import (
     NOW,
     a_job,
@@ -23,9 +21,6 @@ from builders.ledgers import (
     running,
     stopped,
 )
-from study_operator.errors import ConflictError, LaunchRefusedError, StatusRefusedError
-from study_operator.ledger.bucket_copy import parse_copy, render_copy
-from study_operator.ledger.status import parse_status, render_status
 from study_operator.ledger.trial import (
     EndReason,
     Ledger,
@@ -37,17 +32,12 @@ from study_operator.ledger.trial import (
     TrialState,
     count_attempts_against,
 )
-from study_operator.optimizer.designer import DesignerError, ProposalPendingError, Suggestion
-from study_operator.reconcile.actions import Launch
 from study_operator.reconcile.job_specs import build_job_of
-from study_operator.reconcile.runner import JobKind, JobPhase, JobSpec, JobStatus
-from study_operator.reconcile.tick import TickResult, tick
-from study_operator.report.write import LedgerKeeper
+from study_operator.reconcile.runner import JobKind, JobPhase
 from study_operator.settings import Settings
 from study_operator.spec.study import Study
-from trial_trainer.artifacts import ArtifactError, DirectoryStore
+from trial_trainer.artifacts import ArtifactError
 from trial_trainer.contract import (
-    BaseModel,
     DatasetSummary,
     FinalEvaluation,
     FinalEvaluationConfig,
@@ -59,123 +49,10 @@ from trial_trainer.contract import (
     to_json,
 )
 
-
-@dataclass
-class Desk:
-    """Status, jobs, objects and proposals of one study, as the test lays them out."""
-
-    status: Mapping[str, Any] | None = None
-    version: int = 0
-    statuses: list[JobStatus] = field(default_factory=list)
-    objects: dict[str, bytes] = field(default_factory=dict)
-    proposals: list[Suggestion] = field(default_factory=list)
-    log: list[str] = field(default_factory=list)
-    """What was done, in order."""
-    launched: list[JobSpec] = field(default_factory=list)
-    is_written_behind: bool = False
-    is_bucket_away: bool = False
-    is_read_only: bool = False
-    probes: list[str] = field(default_factory=list)
-    """Objects that were written."""
-    takes: Callable[[Mapping[str, Any]], bool] | None = None
-    """Whether the API server takes a status."""
-    problem: str = ""
-    refusal: str = ""
-    refused_as: str = "QuotaExceeded"
-    is_thinking: bool = False
-    uri: str = "desk"
-
-    def read(self, key: str | None = None, most_bytes: int | None = None) -> Any:
-        """Read the status, or an object."""
-        if key is None:
-            return self.status, self.version
-        if self.is_bucket_away:
-            raise ArtifactError("s3://bucket: timed out")
-        content = self.objects.get(key)
-        if most_bytes is not None and len(content or b"") > most_bytes:
-            raise ArtifactError(f"{key} must have at most {most_bytes} bytes", "ObjectTooLarge")
-        return content
-
-    def confirm(self, version: int) -> None:
-        """Conflict where somebody else was first."""
-        if self.is_written_behind or version != self.version:
-            raise ConflictError("somebody else was first")
-
-    def write(self, status: Any, version: Any) -> int:
-        """Write the status, or an object."""
-        if isinstance(status, str):
-            self.probes.append(status)
-            if self.is_read_only:
-                raise ArtifactError("s3://bucket: PutObject is refused", "AccessDenied")
-            return 0
-        if self.is_written_behind or version != self.version:
-            raise ConflictError("somebody else was first")
-        if self.takes is not None and not self.takes(status):
-            self.log.append("refused")
-            raise StatusRefusedError("status.trials: Too long: may not be more than 100")
-        self.log.append("write")
-        self.status, self.version = json.loads(json.dumps(status, allow_nan=False)), version + 1
-        return self.version
-
-    def jobs(self) -> Sequence[JobStatus]:
-        """List the jobs."""
-        return self.statuses
-
-    def launch(self, spec: JobSpec) -> None:
-        """Note a job."""
-        if self.refusal:
-            raise LaunchRefusedError(self.refused_as, self.refusal)
-        self.log.append(f"launch {spec.name}")
-        self.launched.append(spec)
-
-    def delete(self, name: str) -> int:
-        """Note the end of a job, or of objects."""
-        self.log.append(f"delete {name}")
-        return 0
-
-    def suggest(self, study: Study, trials: Sequence[Trial], count: int) -> tuple[Suggestion, ...]:
-        """Hand out what is laid out."""
-        self.log.append(f"suggest {count} after {len(trials)} for {study.name}")
-        if self.problem:
-            raise DesignerError(self.problem)
-        if self.is_thinking:
-            raise ProposalPendingError
-        return tuple(self.proposals[:count])
-
-    def list(self, prefix: str = "") -> Iterator[str]:
-        """Yield the keys under a prefix."""
-        if self.is_bucket_away:
-            raise ArtifactError("s3://bucket: timed out")
-        yield from (key for key in self.objects if key.startswith(prefix))
-
-    @property
-    def ledger(self) -> Ledger:
-        """What is written."""
-        return parse_status(self.status).ledger
+MEASUREMENT_KEY = "trials/t000/rungs/0/measurement.json"
 
 
-def a_desk(ledger: Ledger | None = None, *jobs: JobStatus, study: Study | None = None, **changes: Any) -> Desk:
-    """Return a desk on which a ledger is written."""
-    status = None if ledger is None else render_status(study or a_study(), ledger, now=NOW)
-    status = None if status is None else {**status, "reportURI": "/bucket/team/s1-01234567/report/report.json"}
-    return Desk(status=status, version=int(status is not None), statuses=list(jobs), **changes)
-
-
-def run(desk: Desk, study: Study | None = None, **changes: Any) -> TickResult:
-    """Run one tick."""
-    return tick(
-        study or a_study(),
-        statuses=desk,
-        runner=desk,
-        artifacts=desk,  # type: ignore[arg-type]
-        designer=desk,
-        **{"now": NOW, **changes},
-    )
-
-
-def a_proposal(rate: float = 5e-4) -> Suggestion:
-    """Return an arm of the optimizer."""
-    return Suggestion(arm={"learning_rate": rate}, generation_node="Sobol")
+OVER = Outcome(failed=False, reason="Completed", message="t001 won")
 
 
 def test_the_first_tick_writes_and_only_the_second_launches() -> None:
@@ -184,22 +61,6 @@ def test_the_first_tick_writes_and_only_the_second_launches() -> None:
     assert desk.log == ["write"]
     run(desk)
     assert desk.log == ["write", "launch s1-prepare"]
-
-
-def test_a_trial_is_launched_only_once_it_is_written() -> None:
-    desk = a_desk(a_ledger(), proposals=[a_proposal()])
-    run(desk)
-    assert desk.log == ["suggest 1 after 1 for s1", "write"]
-    assert [t.state for t in desk.ledger.trials] == [TrialState.PENDING, TrialState.PENDING]
-    assert desk.ledger.trials[1].generation_node == "Sobol"
-    run(desk)
-    assert desk.log[2:] == ["launch s1-t000-r0", "launch s1-t001-r0"]
-
-
-def test_the_optimizer_is_asked_after_everything_was_launched() -> None:
-    desk = a_desk(a_ledger(a_trial(0)), proposals=[a_proposal()])
-    run(desk)
-    assert desk.log == ["launch s1-t000-r0", "suggest 1 after 1 for s1", "write"]
 
 
 def test_a_tick_that_changes_nothing_writes_nothing() -> None:
@@ -361,9 +222,6 @@ def test_what_is_not_a_measurement_of_this_rung_is_none(content: bytes) -> None:
     assert desk.ledger.trials[0].attempts[-1].reason == "NoMeasurement"
 
 
-MEASUREMENT_KEY = "trials/t000/rungs/0/measurement.json"
-
-
 def digest_of_trial(trial: Trial) -> str:
     """Return the digest that a trial's results must carry."""
     return build_job_of(a_study(), a_ledger(trial), trial).digest
@@ -499,133 +357,6 @@ def test_a_final_evaluation_of_another_winner_is_said_deleted_and_made_again() -
     assert desk.ledger.final_evaluation.state is StageState.COMPLETED
 
 
-def put_copy(desk: Desk, ledger: Ledger) -> None:
-    """Lay a ledger into the bucket, as the operator keeps it there."""
-    desk.objects["ledger.json"] = render_copy(a_study(), render_status(a_study(), ledger, now=NOW))
-
-
-def test_a_study_without_a_status_goes_on_from_the_ledger_in_its_bucket() -> None:
-    ledger = a_ledger(paused(0, 0.3), running(a_trial(1)))
-    desk = a_desk()
-    put_copy(desk, ledger)
-    result = run(desk)
-    assert desk.log == ["write"]
-    assert [(e.reason, e.message) for e in result.events] == [
-        ("LedgerTakenUp", "desk/ledger.json is taken up: 2 trials, 1 measured")
-    ]
-    assert desk.ledger == ledger
-    assert not result.is_idle
-    # What ran is gone, and is launched again; what was measured is not.
-    run(desk)
-    run(desk, now=NOW + timedelta(minutes=5))
-    assert [line for line in desk.log if "launch" in line] == ["launch s1-t001-r0"]
-
-
-def test_a_suspended_study_waits_for_a_ledger_that_a_person_copies() -> None:
-    desk = a_desk()
-    run(desk, a_study(suspend=True))
-    assert run(desk, a_study(suspend=True)).is_idle
-    put_copy(desk, a_ledger(paused(0, 0.3)))
-    run(desk)
-    assert [m.value for t in desk.ledger.trials for m in t.measurements] == [0.3]
-    assert desk.launched == []
-
-
-def test_a_status_wins_over_the_ledger_in_the_bucket() -> None:
-    desk = a_desk(a_ledger(paused(0, 0.3)), proposals=[a_proposal()])
-    put_copy(desk, a_ledger(paused(0, 0.9), paused(1, 0.8)))
-    run(desk)
-    assert [m.value for t in desk.ledger.trials for m in t.measurements] == [0.3]
-
-
-def test_what_may_change_while_a_study_runs_may_change_while_it_has_no_status() -> None:
-    desk = a_desk()
-    put_copy(desk, a_ledger(paused(0, 0.3)))
-    run(desk, a_study(parallel_trials=4, num_trials=9, suspend=True, ttl_seconds_after_finished=5))
-    assert len(desk.ledger.trials) == 1
-
-
-OTHERS_LEDGERS = {
-    "another seed": ({"seed": 1}, "must be of this spec, got that of another one"),
-    "another base model": ({"base_model": BaseModel(uri="/other")}, "must be of this spec"),
-    "another search space": ({"parameters": ()}, "must be of this spec"),
-    "another UID": ({"uid": "01234567ffff"}, "got that of team/s1 with the UID 0123456789ab"),
-    "another name": ({"name": "s2"}, "must be of this study, team/s2 with the UID 0123456789ab"),
-}
-
-
-@pytest.mark.parametrize(("changes", "sentence"), OTHERS_LEDGERS.values(), ids=OTHERS_LEDGERS)
-def test_the_ledger_of_another_study_or_spec_is_refused_and_nothing_runs(
-    changes: Mapping[str, Any], sentence: str
-) -> None:
-    desk = a_desk()
-    put_copy(desk, a_ledger(paused(0, 0.3)))
-    study = a_study(**changes)
-    result = run(desk, study)
-    assert [(e.reason, e.is_warning) for e in result.events] == [("LedgerRefused", True)]
-    accepted = parse_status(desk.status).conditions["Accepted"]
-    assert (accepted.is_true, accepted.reason) == (False, "LedgerRefused")
-    assert sentence in accepted.message
-    result = run(desk, study)
-    assert result.is_idle
-    assert (desk.log, result.refusal, result.events) == (["write"], accepted.message, [])
-    # Mended by a person.
-    del desk.objects["ledger.json"]
-    run(desk, study)
-    run(desk, study)
-    assert desk.log[-1] == f"launch {study.name}-prepare"
-    assert parse_status(desk.status).conditions["Accepted"].is_true
-
-
-@pytest.mark.parametrize(
-    "text",
-    [b"", b"[]", b"{}", b'{"study": 3}', b"[" * 100_000, b'{"study": {}, "trials": [{}]}', b" " * (5 << 20)],
-    ids=["nothing", "a list", "an empty object", "a number", "deep", "no trials", "too large"],
-)
-def test_a_ledger_that_nobody_wrote_is_refused(text: bytes) -> None:
-    desk = a_desk()
-    desk.objects["ledger.json"] = text
-    result = run(desk)
-    assert result.refusal.startswith("desk/ledger.json must be ")
-    assert len(result.refusal) < 500
-
-
-def test_nothing_begins_while_nobody_knows_whether_there_is_a_ledger() -> None:
-    desk = a_desk(is_bucket_away=True)
-    put_copy(desk, a_ledger(paused(0, 0.3)))
-    run(desk)
-    run(desk)
-    assert desk.launched == []
-    desk.is_bucket_away = False
-    run(desk)
-    assert len(desk.ledger.trials) == 1
-
-
-def test_the_ledger_is_kept_in_the_bucket_after_each_news_and_not_else(tmp_path: Path) -> None:
-    store, keeper = DirectoryStore(str(tmp_path)), LedgerKeeper()
-    desk = a_desk(a_ledger(), proposals=[a_proposal()])
-
-    def kept() -> Sequence[Trial]:
-        text = store.read("ledger.json")
-        return () if text is None else parse_copy(a_study(), text, "here").ledger.trials
-
-    # Two arms are entered.
-    keeper.keep(a_study(), run(desk), store)
-    assert kept() == desk.ledger.trials
-    assert len(kept()) == 2
-    # That they run is no news for it.
-    store.delete("ledger.json")
-    desk.statuses = [a_job(), a_job("s1-t001-r0")]
-    keeper.keep(a_study(), run(desk), store)
-    assert {t.state for t in desk.ledger.trials} == {TrialState.RUNNING}
-    assert kept() == ()
-    measurement = replace(a_rung_measurement(a_trial(0), 0), step=12, total_steps=60)
-    desk.objects[MEASUREMENT_KEY] = to_json(measurement).encode()
-    desk.statuses = [ended(0), a_job("s1-t001-r0")]
-    keeper.keep(a_study(), run(desk), store)
-    assert [len(t.measurements) for t in kept()] == [1, 0, 0]
-
-
 def a_summary() -> DatasetSummary:
     """Return the summary of 40 samples a split."""
     split = SplitSummary(pages=10, samples=40, sites=5, tokens=4000, samples_by_attribute={"price": 10})
@@ -649,38 +380,6 @@ def test_the_prepared_dataset_is_written_down_in_numbers() -> None:
     assert [e.reason for e in result.events] == ["DatasetPrepared"]
 
 
-def test_the_length_of_a_trial_follows_from_its_batch_and_the_data() -> None:
-    desk = a_desk(a_ledger(), proposals=[Suggestion(arm={"batch_size": 32}, generation_node="Sobol")])
-    run(desk)
-    # 3 epochs of 320 samples: 16 a step where the study does not say, else as many as the arm says.
-    assert [t.total_steps for t in desk.ledger.trials] == [3 * 20, 3 * 10]
-
-
-def test_a_batch_larger_than_the_data_is_an_arm_that_cannot_run() -> None:
-    desk = a_desk(a_ledger(), proposals=[Suggestion(arm={"batch_size": 512}, generation_node="Sobol")])
-    run(desk)
-    assert desk.ledger.trials[1].state is TrialState.ABANDONED
-    assert desk.ledger.trials[1].message == ("batch_size must be at most 320, the number of training samples, got 512")
-
-
-def test_an_optimizer_that_gives_up_ends_the_search_and_what_is_measured_is_promoted() -> None:
-    desk = a_desk(a_ledger(paused(0, 0.3), paused(1, 0.4)), problem="the search space is exhausted")
-    result = run(desk)
-    assert desk.ledger.search_end is SearchEnd.NO_MORE_PROPOSALS
-    assert [(e.reason, e.is_warning) for e in result.events] == [("SearchEnded", True)]
-    run(desk)
-    assert [t.rung for t in desk.ledger.trials] == [1, 1]
-
-
-def test_an_empty_proposal_with_nothing_running_is_no_reason_to_wait() -> None:
-    desk = a_desk(a_ledger(paused(0, 0.3)))
-    run(desk)
-    assert desk.ledger.search_message == "it proposed nothing"
-    waiting = a_desk(a_ledger(running(a_trial(0))), a_job())
-    run(waiting)
-    assert waiting.ledger.search_end is None
-
-
 def test_the_test_set_is_read_only_after_the_winner_is_written() -> None:
     trials = (continued(paused(0, 0.3), 0.4), continued(paused(1, 0.2), 0.6))
     desk = a_desk(a_ledger(*trials, search_end=SearchEnd.ALL_TRIALS_MEASURED))
@@ -695,13 +394,6 @@ def test_the_test_set_is_read_only_after_the_winner_is_written() -> None:
     assert config.baseline.trial == "t000"
 
 
-def test_a_winning_baseline_is_evaluated_once() -> None:
-    ledger = a_ledger(continued(paused(0, 0.3), 0.4), search_end=SearchEnd.ALL_TRIALS_MEASURED, winner=0)
-    desk = a_desk(ledger)
-    run(desk, a_study(num_trials=1))
-    assert from_json(FinalEvaluationConfig, desk.launched[0].config).baseline is None
-
-
 def test_a_study_is_done_when_its_end_is_written_and_none_of_its_jobs_lives() -> None:
     over = a_ledger(running(a_trial(0)), outcome=Outcome(failed=True, reason="StudyCannotRun", message="no price"))
     desk = a_desk(over, a_job())
@@ -711,48 +403,6 @@ def test_a_study_is_done_when_its_end_is_written_and_none_of_its_jobs_lives() ->
     desk.statuses.clear()
     assert not run(desk).is_done
     assert run(desk).is_done
-
-
-OVER = Outcome(failed=False, reason="Completed", message="t001 won")
-
-
-def test_after_the_end_the_checkpoints_that_nobody_needs_go_and_full_length_ones_stay() -> None:
-    trials = (continued(paused(0, 0.3), 0.4), continued(paused(1, 0.2), 0.6), stopped(2, 0.1))
-    desk = a_desk(a_ledger(*trials, winner=1, outcome=OVER))
-    for trial, rung in (("t000", 0), ("t000", 1), ("t001", 0), ("t001", 1), ("t002", 0)):
-        desk.objects[f"trials/{trial}/rungs/{rung}/checkpoints/000020-a1/manifest.json"] = b"{}"
-        desk.objects[f"trials/{trial}/rungs/{rung}/adapter/adapter_config.json"] = b"{}"
-    # Two at a time: no tick takes for ever.
-    settings = Settings(cleaned_at_once=2)
-    result = run(desk, settings=settings)
-    assert desk.log == ["delete trials/t000/rungs/0/checkpoints", "delete trials/t001/rungs/0/checkpoints"]
-    assert (desk.ledger.cleaned_at, result.is_idle, result.is_done) == (None, False, False)
-    for key in [key for key in desk.objects if "t002" not in key and "/0/checkpoints/" in key]:
-        del desk.objects[key]
-    run(desk, settings=settings)
-    assert desk.log[2:] == ["delete trials/t002/rungs/0/checkpoints", "write"]
-    assert desk.ledger.cleaned_at == NOW
-    assert run(desk, settings=settings).is_done
-
-
-def test_of_a_study_without_a_full_length_trial_the_best_first_measurement_stays() -> None:
-    failed = Outcome(failed=True, reason="NoWinner", message="")
-    desk = a_desk(a_ledger(stopped(0, 0.3), stopped(1, 0.4), outcome=failed))
-    for trial in ("t000", "t001"):
-        desk.objects[f"trials/{trial}/rungs/0/checkpoints/000020-a1/state.json"] = b"{}"
-    run(desk)
-    assert desk.log == ["delete trials/t000/rungs/0/checkpoints", "write"]
-
-
-def test_a_bucket_that_is_away_after_the_end_is_said_and_tidied_up_later() -> None:
-    desk = a_desk(a_ledger(stopped(0, 0.3), outcome=OVER), is_bucket_away=True)
-    result = run(desk)
-    assert (desk.ledger.cleaned_at, result.is_done) == (None, False)
-    storage = next(c for c in result.status["conditions"] if c["type"] == "StorageReady")
-    assert (storage["status"], storage["reason"]) == ("False", "StorageUnreachable")
-    desk.is_bucket_away = False
-    run(desk)
-    assert desk.ledger.cleaned_at == NOW
 
 
 def test_jobs_go_when_their_time_to_live_is_over_and_the_study_stays() -> None:
@@ -766,24 +416,6 @@ def test_jobs_go_when_their_time_to_live_is_over_and_the_study_stays() -> None:
     desk.statuses.clear()
     result = run(desk, study, now=NOW + timedelta(hours=2))
     assert (len(desk.log), result.wake_at) == (1, None)
-
-
-def test_a_job_is_not_deleted_by_the_tick_that_writes_its_result_but_by_the_next() -> None:
-    trial = running(a_trial(0))
-    desk = a_desk(a_ledger(trial), ended(0))
-    desk.objects["trials/t000/rungs/0/measurement.json"] = to_json(a_rung_measurement(trial, 0, accuracy=0.5)).encode()
-    run(desk)
-    assert "delete s1-t000-r0" not in desk.log
-    run(desk)
-    assert "delete s1-t000-r0" in desk.log
-
-
-def test_a_job_that_cannot_be_deleted_keeps_no_checkpoint() -> None:
-    """As on a node that is silent: the Job has ended, and its pod does not go."""
-    ledger = a_ledger(stopped(0, 0.3), outcome=OVER)
-    desk = a_desk(ledger, ended(0, attempt="of-0", finished_at=NOW))
-    run(desk)
-    assert desk.ledger.cleaned_at == NOW
 
 
 def test_the_progress_of_running_trials_is_written_when_it_is_asked_for() -> None:
@@ -825,36 +457,6 @@ def test_the_progress_of_running_trials_is_written_when_it_is_asked_for() -> Non
     assert run(desk).is_idle
     desk.statuses[0] = ended(1)
     assert run(desk).status["progress"] is None
-
-
-def test_a_job_that_is_refused_is_said_tried_again_and_keeps_no_other_from_its_launch() -> None:
-    study = a_study(parallel_trials=1, num_trials=1)
-    desk = a_desk(a_ledger(a_trial(0)), refusal="exceeded quota: count/jobs.batch=8")
-    result = run(desk, study)
-    assert desk.ledger.trials[0].message == "it waits: QuotaExceeded: exceeded quota: count/jobs.batch=8"
-    complete = next(c for c in result.status["conditions"] if c["type"] == "Complete")
-    assert complete["message"].endswith("trial t000: it waits: QuotaExceeded: exceeded quota: count/jobs.batch=8")
-    assert [(e.reason, e.is_warning, e.message) for e in result.events] == [
-        ("JobWaits", True, "trial t000: it waits: QuotaExceeded: exceeded quota: count/jobs.batch=8")
-    ]
-    # Other figures are no news.
-    desk.refusal = "exceeded quota: count/jobs.batch=9"
-    result = run(desk, study)
-    assert (result.is_idle, result.is_refused, list(result.events)) == (True, True, [])
-    desk.refusal = ""
-    assert not run(desk, study).is_refused
-    assert desk.log == ["write", "launch s1-t000-r0"]
-    assert not desk.ledger.trials[0].attempts
-
-    preparing = a_desk(refusal="exceeded quota")
-    run(preparing)
-    run(preparing)
-    assert preparing.ledger.prepare.message == "it waits: QuotaExceeded: exceeded quota"
-
-
-def conditions_of(result: TickResult) -> dict[str, tuple[str, str]]:
-    """Return each condition's status and reason."""
-    return {c["type"]: (c["status"], c["reason"]) for c in result.status["conditions"]}
 
 
 def test_a_study_whose_jobs_a_rule_refuses_is_stalled_after_an_hour_and_goes_on_by_itself() -> None:
@@ -956,12 +558,6 @@ def test_a_refusal_lasts_while_nobody_may_ask_again_and_ends_with_a_suspension(*
     assert conditions_of(run(desk, study))["JobsRefused"][0] == str(not suspend)
 
 
-def test_a_proposal_that_is_still_thought_about_ends_no_search() -> None:
-    desk = a_desk(a_ledger(paused(0, 0.3)), is_thinking=True)
-    assert run(desk).is_idle
-    assert desk.ledger.search_end is None
-
-
 def test_no_job_is_launched_by_the_tick_that_accepts_a_study() -> None:
     desk = a_desk(Ledger())
     refused = {**(desk.status or {})}
@@ -1008,46 +604,6 @@ def test_a_report_that_cannot_be_written_is_written_later() -> None:
     result = run(desk, a_study(num_trials=2), reporter=reporter)
     assert result.status["reported"] is None
     assert next(c for c in result.status["conditions"] if c["type"] == "StorageReady")["status"] == "False"
-
-
-def test_one_line_is_logged_for_an_action_and_none_for_a_tick_that_did_nothing(
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    caplog.set_level(logging.INFO, "study_operator")
-    desk = a_desk(a_ledger(a_trial(0), a_trial(1)))
-    run(desk)
-    assert caplog.messages == [
-        "launched job s1-t000-r0 for trial t000 (rung 0, stop at step 20 of 100)",
-        "launched job s1-t001-r0 for trial t001 (rung 0, stop at step 20 of 100)",
-    ]
-    caplog.clear()
-    desk.statuses[:] = [a_job(f"s1-t00{i}-r0", phase=JobPhase.PENDING, started_at=None) for i in (0, 1)]
-    run(desk)
-    assert caplog.messages == []
-
-
-def test_jobs_are_told_what_the_contract_says() -> None:
-    study = a_study(early_evaluation=replace(a_study().early_evaluation, extra_percents=(10, 50)))
-    first, second = a_trial(1), continued(paused(2, 0.4), None)
-    desk = a_desk(a_ledger(replace(first, index=0), replace(second, index=1)))
-    result = run(desk, study)
-    assert [a.rung for a in result.actions if isinstance(a, Launch)] == [0, 1]
-    new, continuing = (from_json(TrialConfig, spec.config) for spec in desk.launched)
-    root = "/bucket/team/s1-01234567"
-    assert (new.stop_step, new.evaluate_at_steps, new.resume_from) == (20, (10,), None)
-    assert (continuing.stop_step, continuing.evaluate_at_steps) == (100, (50,))
-    assert continuing.resume_from == f"{root}/trials/t001/rungs/0"
-    assert continuing.output == f"{root}/trials/t001/rungs/1"
-    assert new.progress == f"{root}/trials/t000/progress.json"
-    assert new.dataset == f"{root}/dataset"
-    assert new.arm["lora_alpha"] == 32
-
-
-def test_prepare_is_told_what_the_contract_says() -> None:
-    desk = a_desk(Ledger())
-    run(desk)
-    config = from_json(PrepareConfig, desk.launched[0].config)
-    assert (config.source, config.dataset) == ("/pages", "/bucket/team/s1-01234567/dataset")
 
 
 def test_a_finished_preparation_is_not_looked_for_again() -> None:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from builders.some_manifests import MANIFEST, a_manifest
 from study_operator.errors import StudyInvalidError
-from study_operator.spec.constraints import parse_linear_constraint, parse_outcome_constraint
+from study_operator.spec.constraints import parse_linear_constraint
 from study_operator.spec.parse import parse_study
 from study_operator.spec.study import (
     CaBundle,
@@ -19,7 +19,6 @@ from study_operator.spec.study import (
     LogUniform,
     Objective,
     Uniform,
-    complete_arm,
 )
 from trial_trainer.contract import LabelSource
 
@@ -655,20 +654,6 @@ def test_constraints_that_leave_nothing_to_try_are_refused(constraints: list[str
 def test_constraints_that_leave_room_are_kept(constraints: list[str]) -> None:
     study = parse_study(a_manifest({**TWO_UNIFORM, "spec.parameterConstraints": constraints}))
     assert [constraint.text for constraint in study.parameter_constraints] == constraints
-
-
-def test_an_arm_is_completed_with_what_is_not_searched() -> None:
-    assert complete_arm({"lora_rank": 8, "learning_rate": 1e-3})["lora_alpha"] == 16
-    assert "lora_alpha" not in complete_arm({"lora_alpha_over_rank": 2.0})
-    assert complete_arm({"batch_size": 4})["batch_size"] == 4
-
-
-def test_a_measurement_without_the_constrained_metric_does_not_keep_the_constraint() -> None:
-    constraint = parse_outcome_constraint("invalid_output_rate <= 0.2")
-    assert constraint is not None
-    assert constraint.holds({"invalid_output_rate": 0.2})
-    assert not constraint.holds({"invalid_output_rate": 0.21})
-    assert not constraint.holds({})
 
 
 JSON = st.recursive(

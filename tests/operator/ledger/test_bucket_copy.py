@@ -1,0 +1,118 @@
+"""A study without a status goes on from its ledger's copy in the bucket, and from nobody else's."""
+
+from collections.abc import Mapping
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from builders.desk import a_desk, a_proposal, put_copy, run
+from builders.ledgers import (
+    NOW,
+    a_ledger,
+    a_study,
+    a_trial,
+    paused,
+    running,
+)
+from study_operator.ledger.status import parse_status
+from trial_trainer.contract import (
+    BaseModel,
+)
+
+
+def test_a_study_without_a_status_goes_on_from_the_ledger_in_its_bucket() -> None:
+    ledger = a_ledger(paused(0, 0.3), running(a_trial(1)))
+    desk = a_desk()
+    put_copy(desk, ledger)
+    result = run(desk)
+    assert desk.log == ["write"]
+    assert [(e.reason, e.message) for e in result.events] == [
+        ("LedgerTakenUp", "desk/ledger.json is taken up: 2 trials, 1 measured")
+    ]
+    assert desk.ledger == ledger
+    assert not result.is_idle
+    # What ran is gone, and is launched again; what was measured is not.
+    run(desk)
+    run(desk, now=NOW + timedelta(minutes=5))
+    assert [line for line in desk.log if "launch" in line] == ["launch s1-t001-r0"]
+
+
+def test_a_suspended_study_waits_for_a_ledger_that_a_person_copies() -> None:
+    desk = a_desk()
+    run(desk, a_study(suspend=True))
+    assert run(desk, a_study(suspend=True)).is_idle
+    put_copy(desk, a_ledger(paused(0, 0.3)))
+    run(desk)
+    assert [m.value for t in desk.ledger.trials for m in t.measurements] == [0.3]
+    assert desk.launched == []
+
+
+def test_a_status_wins_over_the_ledger_in_the_bucket() -> None:
+    desk = a_desk(a_ledger(paused(0, 0.3)), proposals=[a_proposal()])
+    put_copy(desk, a_ledger(paused(0, 0.9), paused(1, 0.8)))
+    run(desk)
+    assert [m.value for t in desk.ledger.trials for m in t.measurements] == [0.3]
+
+
+def test_what_may_change_while_a_study_runs_may_change_while_it_has_no_status() -> None:
+    desk = a_desk()
+    put_copy(desk, a_ledger(paused(0, 0.3)))
+    run(desk, a_study(parallel_trials=4, num_trials=9, suspend=True, ttl_seconds_after_finished=5))
+    assert len(desk.ledger.trials) == 1
+
+
+OTHERS_LEDGERS = {
+    "another seed": ({"seed": 1}, "must be of this spec, got that of another one"),
+    "another base model": ({"base_model": BaseModel(uri="/other")}, "must be of this spec"),
+    "another search space": ({"parameters": ()}, "must be of this spec"),
+    "another UID": ({"uid": "01234567ffff"}, "got that of team/s1 with the UID 0123456789ab"),
+    "another name": ({"name": "s2"}, "must be of this study, team/s2 with the UID 0123456789ab"),
+}
+
+
+@pytest.mark.parametrize(("changes", "sentence"), OTHERS_LEDGERS.values(), ids=OTHERS_LEDGERS)
+def test_the_ledger_of_another_study_or_spec_is_refused_and_nothing_runs(
+    changes: Mapping[str, Any], sentence: str
+) -> None:
+    desk = a_desk()
+    put_copy(desk, a_ledger(paused(0, 0.3)))
+    study = a_study(**changes)
+    result = run(desk, study)
+    assert [(e.reason, e.is_warning) for e in result.events] == [("LedgerRefused", True)]
+    accepted = parse_status(desk.status).conditions["Accepted"]
+    assert (accepted.is_true, accepted.reason) == (False, "LedgerRefused")
+    assert sentence in accepted.message
+    result = run(desk, study)
+    assert result.is_idle
+    assert (desk.log, result.refusal, result.events) == (["write"], accepted.message, [])
+    # Mended by a person.
+    del desk.objects["ledger.json"]
+    run(desk, study)
+    run(desk, study)
+    assert desk.log[-1] == f"launch {study.name}-prepare"
+    assert parse_status(desk.status).conditions["Accepted"].is_true
+
+
+@pytest.mark.parametrize(
+    "text",
+    [b"", b"[]", b"{}", b'{"study": 3}', b"[" * 100_000, b'{"study": {}, "trials": [{}]}', b" " * (5 << 20)],
+    ids=["nothing", "a list", "an empty object", "a number", "deep", "no trials", "too large"],
+)
+def test_a_ledger_that_nobody_wrote_is_refused(text: bytes) -> None:
+    desk = a_desk()
+    desk.objects["ledger.json"] = text
+    result = run(desk)
+    assert result.refusal.startswith("desk/ledger.json must be ")
+    assert len(result.refusal) < 500
+
+
+def test_nothing_begins_while_nobody_knows_whether_there_is_a_ledger() -> None:
+    desk = a_desk(is_bucket_away=True)
+    put_copy(desk, a_ledger(paused(0, 0.3)))
+    run(desk)
+    run(desk)
+    assert desk.launched == []
+    desk.is_bucket_away = False
+    run(desk)
+    assert len(desk.ledger.trials) == 1

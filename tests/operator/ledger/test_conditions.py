@@ -1,0 +1,82 @@
+"""Every condition is there from the start, with a reason and the time of its last transition."""
+
+from datetime import datetime, timedelta
+
+import pytest
+
+from builders.ledgers import NOW, a_ledger, a_study, a_trial, continued, paused, stopped
+from study_operator.ledger.status import parse_status, render_status
+from study_operator.ledger.trial import (
+    Ledger,
+    Outcome,
+    SearchEnd,
+)
+
+
+def conditions_of(ledger: Ledger, **changes: object) -> dict[str, tuple[str, str]]:
+    """Return each condition's status and reason."""
+    status = render_status(a_study(**changes), ledger, now=NOW)
+    return {c["type"]: (c["status"], c["reason"]) for c in status["conditions"]}
+
+
+def test_all_conditions_are_there_from_the_first_status_on() -> None:
+    assert conditions_of(Ledger()) == {
+        "Accepted": ("True", "Valid"),
+        "StorageReady": ("True", "Reachable"),
+        "Prepared": ("False", "Preparing"),
+        "Suspended": ("False", "NotSuspended"),
+        "SearchComplete": ("False", "Searching"),
+        "Complete": ("False", "Preparing"),
+        "Failed": ("False", "NotFailed"),
+        "JobsRefused": ("False", "NotRefused"),
+        "Stalled": ("False", "Progressing"),
+    }
+
+
+@pytest.mark.parametrize(
+    ("ledger", "reason"),
+    [
+        pytest.param(Ledger(), "Preparing", id="preparing"),
+        pytest.param(a_ledger(a_trial(0)), "Exploring", id="exploring"),
+        pytest.param(a_ledger(continued(paused(0, 0.3), None), stopped(1, 0.1)), "Promoting", id="promoting"),
+        pytest.param(a_ledger(continued(paused(0, 0.3), 0.4), winner=0), "Evaluating", id="final evaluation"),
+        pytest.param(
+            a_ledger(outcome=Outcome(failed=False, reason="BudgetExhausted", message="")),
+            "BudgetExhausted",
+            id="budget",
+        ),
+        pytest.param(a_ledger(outcome=Outcome(failed=True, reason="NothingTrains", message="")), "Failed", id="failed"),
+    ],
+)
+def test_the_reason_of_complete_says_where_the_study_is(ledger: Ledger, reason: str) -> None:
+    assert conditions_of(ledger)["Complete"][1] == reason
+
+
+def test_a_suspended_study_says_so_unless_it_has_ended() -> None:
+    assert conditions_of(a_ledger(), suspend=True)["Complete"][1] == "Suspended"
+    over = a_ledger(outcome=Outcome(failed=False, reason="Completed", message=""))
+    assert conditions_of(over, suspend=True)["Complete"] == ("True", "Completed")
+
+
+def test_a_failed_study_is_stalled_with_its_reason() -> None:
+    conditions = conditions_of(a_ledger(outcome=Outcome(failed=True, reason="NothingTrains", message="")))
+    assert conditions["Failed"] == conditions["Stalled"] == ("True", "NothingTrains")
+
+
+def test_a_transition_time_moves_only_with_the_status() -> None:
+    study, later = a_study(), NOW + timedelta(hours=1)
+    before = parse_status(render_status(study, Ledger(), now=NOW))
+    after = render_status(study, a_ledger(a_trial(0)), now=later, recorded=before)
+    times = {c["type"]: c["lastTransitionTime"] for c in after["conditions"]}
+    assert datetime.fromisoformat(times["Complete"]) == NOW
+    assert datetime.fromisoformat(times["Prepared"]) == later
+
+
+def test_raising_the_number_of_trials_too_late_is_told() -> None:
+    ledger = a_ledger(continued(paused(0, 0.3), None), stopped(1, 0.1), search_end=SearchEnd.ALL_TRIALS_MEASURED)
+    status = render_status(a_study(num_trials=9), ledger, now=NOW)
+    accepted = status["conditions"][0]
+    assert (accepted["status"], accepted["reason"]) == ("True", "NumTrialsIgnored")
+    assert accepted["message"] == (
+        "spec.numTrials must not be raised after the first promotion, got 9; the study goes on with its 2 trials"
+    )
