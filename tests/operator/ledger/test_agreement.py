@@ -14,7 +14,6 @@ from study_operator.ledger.agreement import (
     hypergeometric_interval,
     measure_agreement,
 )
-from study_operator.ledger.ranking import draw
 from study_operator.ledger.trial import Continuation, Trial, TrialState
 from study_operator.spec.study import OutcomeConstraint, Promotion, Study
 
@@ -32,7 +31,7 @@ AUDITED = [audited(3, 0.1, 0.2), audited(4, 0.2, 0.3), audited(5, 0.3, 0.55)]
 REST = [stopped(6, 0.1), stopped(7, 0.2), stopped(8, 0.25)]
 
 
-def test_with_fewer_than_three_audited_nothing_is_estimated() -> None:
+def test_agreement_is_not_estimated_with_fewer_than_three_audited_trials() -> None:
     agreement = measure_agreement(STUDY, [BASELINE, *PROMOTED, *AUDITED[:2], *REST])
     assert (agreement.concordance, agreement.missed_winners) == (None, None)
     assert describe_agreement(agreement)[0] == (
@@ -40,12 +39,12 @@ def test_with_fewer_than_three_audited_nothing_is_estimated() -> None:
     )
 
 
-def test_an_audited_trial_that_never_ended_does_not_count() -> None:
+def test_an_audited_trial_without_a_full_length_measurement_does_not_count() -> None:
     unfinished = continued(paused(5, 0.3), None, Continuation.AUDITED, 0.5)
     assert measure_agreement(STUDY, [BASELINE, *PROMOTED, *AUDITED[:2], unfinished, *REST]).concordance is None
 
 
-def test_pairs_weigh_what_they_stand_for() -> None:
+def test_pairs_are_weighted_by_inverse_inclusion_probability() -> None:
     trials = [BASELINE, *PROMOTED, *AUDITED, *REST]
     # Three of six were drawn: one of them with a certain one stands for 2 pairs, two of them for 6 · 5 / (3 · 2) = 5.
     weights = {(a.index, b.index): 1.0 for a, b in itertools.combinations([BASELINE, *PROMOTED], 2)}
@@ -62,7 +61,7 @@ def test_pairs_weigh_what_they_stand_for() -> None:
     assert (agreement.pairs, agreement.audited, agreement.full_length) == (15, 3, 6)
 
 
-def test_the_concordance_is_right_on_average_over_all_draws() -> None:
+def test_the_estimate_of_the_concordance_is_unbiased_over_all_draws() -> None:
     truth = {i: ((i * 7 % 10) / 10, (i * 3 % 11) / 11) for i in range(8)}
     top = sorted(truth, key=lambda i: -truth[i][0])[:2]
     rest = [i for i in truth if i not in top]
@@ -125,7 +124,7 @@ CONSTRAINED = replace(
         ),
     ],
 )  # fmt: skip
-def test_missed_winners_are_better_than_the_winner(
+def test_missed_winners_are_estimated_from_audited_trials_that_beat_the_winner(
     study: Study, chosen: list[Trial], finals: tuple[float, ...], winner: str, found: int
 ) -> None:
     drawn = [audited(3 + i, 0.1, final) for i, final in enumerate(finals)]
@@ -136,21 +135,21 @@ def test_missed_winners_are_better_than_the_winner(
     assert (missed.low, missed.high) == hypergeometric_interval(6, 3, found)
 
 
-def test_an_audited_trial_that_diverged_or_breaks_a_constraint_is_no_missed_winner() -> None:
+def test_an_audited_trial_that_diverged_or_broke_a_constraint_is_not_a_missed_winner() -> None:
     drawn = [diverging(audited(3, 0.1, 0.9)), breaking(audited(4, 0.1, 0.9)), audited(5, 0.1, 0.9)]
     missed = measure_agreement(CONSTRAINED, [BASELINE, *PROMOTED, *drawn, *REST]).missed_winners
     assert missed is not None
     assert (missed.found, missed.audited, missed.estimate) == (1, 3, 2.0)
 
 
-def test_without_a_model_that_was_chosen_nobody_can_be_missed() -> None:
+def test_without_a_winner_no_missed_winners_are_estimated() -> None:
     lost = [diverging(t) for t in PROMOTED]
     agreement = measure_agreement(STUDY, [*lost, *AUDITED, *REST])
     assert agreement.missed_winners is None
     assert not any("missed" in sentence for sentence in describe_agreement(agreement))
 
 
-def test_a_late_divergence_makes_no_pair() -> None:
+def test_a_trial_that_diverged_after_the_first_rung_forms_no_pair() -> None:
     sound = [BASELINE, PROMOTED[0], *AUDITED, *REST]
     with_one = measure_agreement(STUDY, [*sound, diverging(PROMOTED[1])])
     without = measure_agreement(STUDY, sound)
@@ -158,7 +157,7 @@ def test_a_late_divergence_makes_no_pair() -> None:
     assert (with_one.left_out.diverged, without.left_out.diverged) == (1, 0)
 
 
-def test_top_k_kept_is_told_only_where_every_trial_ran_to_its_end() -> None:
+def test_top_k_kept_is_reported_only_if_every_trial_reached_full_length() -> None:
     assert measure_agreement(STUDY, [BASELINE, *PROMOTED, *AUDITED, *REST]).top_k_kept is None
     everyone = [BASELINE, *PROMOTED, *AUDITED]
     assert measure_agreement(STUDY, everyone).top_k_kept == 0.5
@@ -177,12 +176,14 @@ def test_top_k_kept_is_told_only_where_every_trial_ran_to_its_end() -> None:
         pytest.param(1.0, 20, 0.884, 1.0, id="many audited"),
     ],
 )
-def test_intervals_of_a_concordance(concordance: float, drawn: int, low: float, high: float) -> None:
+def test_confidence_intervals_of_the_concordance_have_known_values(
+    concordance: float, drawn: int, low: float, high: float
+) -> None:
     assert concordance_interval(concordance, drawn) == pytest.approx((low, high), abs=5e-4)
 
 
 @pytest.mark.parametrize("correlation", [0.0, 0.5, 0.9, 0.99])
-def test_the_interval_of_a_concordance_covers(correlation: float) -> None:
+def test_the_confidence_interval_of_the_concordance_covers_the_true_value(correlation: float) -> None:
     chance = random.Random(round(100 * correlation))
     truth = 0.5 + math.asin(correlation) / math.pi
     covered = 0
@@ -210,12 +211,14 @@ def test_the_interval_of_a_concordance_covers(correlation: float) -> None:
         pytest.param(1000, 1, 1, (26, 1000), id="one of one in a thousand"),
     ],
 )
-def test_exact_intervals(population: int, drawn: int, found: int, interval: tuple[int, int]) -> None:
+def test_hypergeometric_intervals_have_known_values(
+    population: int, drawn: int, found: int, interval: tuple[int, int]
+) -> None:
     assert hypergeometric_interval(population, drawn, found) == interval
 
 
 @pytest.mark.parametrize(("population", "drawn"), [(6, 3), (17, 3), (12, 5)])
-def test_the_interval_holds_the_truth_in_at_least_95_of_100_draws(population: int, drawn: int) -> None:
+def test_the_hypergeometric_interval_covers_the_true_value_in_95_percent_of_draws(population: int, drawn: int) -> None:
     for winners in range(population + 1):
         covered = 0.0
         for found in range(max(0, drawn - (population - winners)), min(drawn, winners) + 1):
@@ -225,7 +228,7 @@ def test_the_interval_holds_the_truth_in_at_least_95_of_100_draws(population: in
         assert covered >= 0.95
 
 
-def test_a_person_reads_what_it_rests_on_and_what_it_leaves_out() -> None:
+def test_the_description_names_the_sample_size_and_the_excluded_trials() -> None:
     failed = a_trial(9, state=TrialState.FAILED)
     lost = [diverging(paused(10, 0.2), 0), continued(paused(11, 0.3), None), failed]
     pairs, missed, shared = describe_agreement(measure_agreement(STUDY, [BASELINE, *PROMOTED, *AUDITED, *REST, *lost]))
@@ -239,7 +242,3 @@ def test_a_person_reads_what_it_rests_on_and_what_it_leaves_out() -> None:
         "ones ended better than t001, the best of the promoted trials and the baseline."
     )
     assert shared == "Both measurements are of the same validation pages, so their page noise is shared."
-
-
-def test_drawing_all_leaves_nobody_out() -> None:
-    assert draw([5, 3, 1], 3, seed=7) == [1, 3, 5]

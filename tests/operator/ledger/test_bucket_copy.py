@@ -38,7 +38,7 @@ def test_a_study_without_a_status_goes_on_from_the_ledger_in_its_bucket() -> Non
     assert [line for line in desk.log if "launch" in line] == ["launch s1-t001-r0"]
 
 
-def test_a_suspended_study_waits_for_a_ledger_that_a_person_copies() -> None:
+def test_a_suspended_study_takes_up_a_ledger_that_is_copied_later() -> None:
     desk = a_desk()
     run(desk, a_study(suspend=True))
     assert run(desk, a_study(suspend=True)).is_idle
@@ -48,14 +48,14 @@ def test_a_suspended_study_waits_for_a_ledger_that_a_person_copies() -> None:
     assert desk.launched == []
 
 
-def test_a_status_wins_over_the_ledger_in_the_bucket() -> None:
+def test_a_status_takes_precedence_over_the_ledger_in_the_bucket() -> None:
     desk = a_desk(a_ledger(paused(0, 0.3)), proposals=[a_proposal()])
     put_copy(desk, a_ledger(paused(0, 0.9), paused(1, 0.8)))
     run(desk)
     assert [m.value for t in desk.ledger.trials for m in t.measurements] == [0.3]
 
 
-def test_what_may_change_while_a_study_runs_may_change_while_it_has_no_status() -> None:
+def test_fields_that_may_change_during_a_study_may_differ_from_the_copy() -> None:
     desk = a_desk()
     put_copy(desk, a_ledger(paused(0, 0.3)))
     run(desk, a_study(parallel_trials=4, num_trials=9, suspend=True, ttl_seconds_after_finished=5))
@@ -99,7 +99,7 @@ def test_the_ledger_of_another_study_or_spec_is_refused_and_nothing_runs(
     [b"", b"[]", b"{}", b'{"study": 3}', b"[" * 100_000, b'{"study": {}, "trials": [{}]}', b" " * (5 << 20)],
     ids=["nothing", "a list", "an empty object", "a number", "deep", "no trials", "too large"],
 )
-def test_a_ledger_that_nobody_wrote_is_refused(text: bytes) -> None:
+def test_a_malformed_ledger_copy_is_refused(text: bytes) -> None:
     desk = a_desk()
     desk.objects["ledger.json"] = text
     result = run(desk)
@@ -107,7 +107,7 @@ def test_a_ledger_that_nobody_wrote_is_refused(text: bytes) -> None:
     assert len(result.refusal) < 500
 
 
-def test_nothing_begins_while_nobody_knows_whether_there_is_a_ledger() -> None:
+def test_no_job_is_launched_while_the_ledger_copy_cannot_be_read() -> None:
     desk = a_desk(is_bucket_away=True)
     put_copy(desk, a_ledger(paused(0, 0.3)))
     run(desk)

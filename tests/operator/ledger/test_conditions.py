@@ -48,11 +48,11 @@ def test_all_conditions_are_there_from_the_first_status_on() -> None:
         pytest.param(a_ledger(outcome=Outcome(failed=True, reason="NothingTrains", message="")), "Failed", id="failed"),
     ],
 )
-def test_the_reason_of_complete_says_where_the_study_is(ledger: Ledger, reason: str) -> None:
+def test_the_reason_of_the_condition_complete_names_the_stage(ledger: Ledger, reason: str) -> None:
     assert conditions_of(ledger)["Complete"][1] == reason
 
 
-def test_a_suspended_study_says_so_unless_it_has_ended() -> None:
+def test_the_reason_is_suspended_unless_the_study_has_ended() -> None:
     assert conditions_of(a_ledger(), suspend=True)["Complete"][1] == "Suspended"
     over = a_ledger(outcome=Outcome(failed=False, reason="Completed", message=""))
     assert conditions_of(over, suspend=True)["Complete"] == ("True", "Completed")
@@ -72,7 +72,7 @@ def test_a_transition_time_moves_only_with_the_status() -> None:
     assert datetime.fromisoformat(times["Prepared"]) == later
 
 
-def test_raising_the_number_of_trials_too_late_is_told() -> None:
+def test_accepted_reports_that_num_trials_was_raised_too_late() -> None:
     ledger = a_ledger(continued(paused(0, 0.3), None), stopped(1, 0.1), search_end=SearchEnd.ALL_TRIALS_MEASURED)
     status = render_status(a_study(num_trials=9), ledger, now=NOW)
     accepted = status["conditions"][0]

@@ -12,7 +12,7 @@ from study_operator.ledger.trial import (
 )
 
 
-def test_events_tell_what_happened_in_between() -> None:
+def test_events_are_derived_from_the_ledger_before_and_after() -> None:
     started = a_ledger(running(a_trial(0)), a_trial(1))
     measured = a_ledger(paused(0, 0.3), a_trial(1, state=TrialState.ABANDONED, message="no memory"))
     promoted = a_ledger(continued(paused(0, 0.3), None), measured.trials[1], search_end=SearchEnd.ALL_TRIALS_MEASURED)

@@ -42,7 +42,7 @@ def histories(draw: st.DrawFn) -> Ledger:
 
 
 @given(histories(), st.lists(st.integers(0, 30), min_size=1, max_size=3))
-def test_folding_changes_no_sum_and_no_wait(ledger: Ledger, sizes: list[int]) -> None:
+def test_folding_changes_neither_usage_nor_back_off(ledger: Ledger, sizes: list[int]) -> None:
     study, now = a_study(), NOW + timedelta(days=1)
     folded = ledger
     for most in sizes:
@@ -60,7 +60,7 @@ def test_folding_changes_no_sum_and_no_wait(ledger: Ledger, sizes: list[int]) ->
 
 
 @given(histories(), st.integers(0, 30))
-def test_no_more_are_kept_than_asked_but_for_what_runs_and_what_is_waited_for(ledger: Ledger, most: int) -> None:
+def test_folding_keeps_the_limit_besides_running_and_awaited_attempts(ledger: Ledger, most: int) -> None:
     folded = fold_attempts(ledger, most)
     busy = sum(t.is_busy for t in ledger.trials)
     assert sum(len(t.attempts) for t in folded.trials) <= max(most, busy)
@@ -72,7 +72,7 @@ def test_no_more_are_kept_than_asked_but_for_what_runs_and_what_is_waited_for(le
 
 
 @given(histories(), st.integers(0, 30))
-def test_what_ended_before_the_sums_and_is_not_listed_has_been_counted(ledger: Ledger, most: int) -> None:
+def test_an_unlisted_attempt_that_ended_before_the_folded_time_was_counted(ledger: Ledger, most: int) -> None:
     folded = fold_attempts(ledger, most)
     gone = {a for t in ledger.trials for a in t.attempts} - {a for t in folded.trials for a in t.attempts}
     assert bool(gone) == (folded.folded is not None)
@@ -80,7 +80,7 @@ def test_what_ended_before_the_sums_and_is_not_listed_has_been_counted(ledger: L
         assert max(a.finished_at for a in gone if a.finished_at) == folded.folded.until
 
 
-def test_a_ledger_with_few_attempts_is_left_as_it_is() -> None:
+def test_a_ledger_with_few_attempts_is_not_folded() -> None:
     ledger = a_ledger(a_trial(0, attempts=(Attempt(rung=0, started_at=NOW, finished_at=NOW, id=""),) * 3))
     assert fold_attempts(ledger) is ledger
 

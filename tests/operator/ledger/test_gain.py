@@ -59,7 +59,7 @@ def gain_of(*trials: Trial, study: Study = STUDY) -> Gain:
         ),
     ],
 )  # fmt: skip
-def test_a_validation_gain_is_corrected_for_the_choice(
+def test_the_validation_gain_is_corrected_for_choosing_the_best_arm(
     trials: Sequence[Trial], trial: str, uncorrected: float, estimate: float, best_of: int
 ) -> None:
     gain = gain_of(*trials)
@@ -72,7 +72,7 @@ def test_a_validation_gain_is_corrected_for_the_choice(
     ("arms", "critical"),
     [pytest.param(1, 1.95996, id="one arm"), pytest.param(2, 2.24140, id="two"), pytest.param(24, 3.07808, id="24")],
 )
-def test_the_interval_reaches_down_as_far_as_any_of_the_arms_could(arms: int, critical: float) -> None:
+def test_the_interval_of_the_gain_is_simultaneous_over_all_arms(arms: int, critical: float) -> None:
     gain = gain_of(BASELINE, *(paused(i, 0.5 - i / 1000) for i in range(1, arms + 1)))
     error = 0.02 * 2**0.5
     assert gain.low == pytest.approx(0.199 - critical * error, abs=1e-6)
@@ -94,25 +94,25 @@ def test_the_interval_reaches_down_as_far_as_any_of_the_arms_could(arms: int, cr
         pytest.param(1000, 1.959964, id="as good as normal"),
     ],
 )
-def test_a_standard_error_of_few_sites_is_a_guess(sites: int | None, quantile: float) -> None:
+def test_quantiles_are_students_with_one_degree_of_freedom_less_than_sites(sites: int | None, quantile: float) -> None:
     assert student_quantile(0.975, sites) == pytest.approx(quantile, abs=1e-6)
     gain = gain_of(paused(0, 0.30, sites=sites), paused(1, 0.40, sites=sites))
     assert gain.high == pytest.approx(0.10 + quantile * 0.02 * 2**0.5, abs=1e-6)
 
 
-def test_a_baseline_that_diverged_has_no_measurement_to_show() -> None:
+def test_the_status_shows_no_measurement_of_a_diverged_baseline() -> None:
     status = render_status(STUDY, a_ledger(paused(0, 0.0, diverged=True, **UNKNOWN), paused(1, 0.4)), now=NOW)
     assert status["baseline"] is None
 
 
-def test_nothing_saved_is_never_less_than_nothing() -> None:
+def test_a_slightly_negative_saving_is_shown_as_zero() -> None:
     begun = replace(paused(0, 0.4, fixed_seconds=20.0), continuation=Continuation.BASELINE, rung=1)
     status = render_status(STUDY, a_ledger(begun), now=NOW)
     assert float(status["usage"]["savedAcceleratorHours"]) < 0
     assert status["summary"]["saved"] == "0.0 h"
 
 
-def test_the_measurement_of_fewer_sites_decides() -> None:
+def test_the_measurement_with_fewer_sites_determines_the_degrees_of_freedom() -> None:
     few, many = gain_of(paused(0, 0.30, sites=5), paused(1, 0.40, sites=50)), gain_of(paused(0, 0.30), paused(1, 0.40))
     assert few.high == pytest.approx(0.10 + 2.776445 * 0.02 * 2**0.5, abs=1e-6)
     assert many.high is not None
@@ -159,7 +159,7 @@ def test_at_full_length_arms_that_were_stopped_count_too() -> None:
         ),
     ],
 )
-def test_where_there_is_nothing_to_compare_there_is_no_gain(trials: Sequence[Trial]) -> None:
+def test_without_two_comparable_measurements_there_is_no_gain(trials: Sequence[Trial]) -> None:
     assert find_gain(STUDY, a_ledger(*trials)) is None
 
 
@@ -171,7 +171,7 @@ SCORES = a_ledger(
 )
 
 
-def test_once_the_test_set_is_read_the_gain_is_what_it_says() -> None:
+def test_after_the_final_evaluation_the_gain_is_that_of_the_test_set() -> None:
     status = render_status(STUDY, SCORES, now=NOW)
     assert status["summary"]["gain"] == "+2.7 (-1.8 to +7.1) on test"
     best = status["best"]
@@ -187,14 +187,14 @@ def test_a_test_set_of_few_sites_gives_no_interval() -> None:
     assert parse_status(json.loads(json.dumps(status))).ledger == ledger
 
 
-def test_a_status_changes_with_the_test_set_alone() -> None:
+def test_a_test_gain_alone_changes_the_rendered_status() -> None:
     before = parse_status(render_status(STUDY, replace(SCORES, test_gain=None), now=NOW))
     after = render_status(STUDY, replace(before.ledger, test_gain=READ), now=NOW, recorded=before)
     assert before.raw["best"]["gainOn"] == "Validation"
     assert after["best"]["gainOn"] == "Test"
 
 
-def test_the_test_set_says_nothing_of_a_loss() -> None:
+def test_the_test_set_gives_no_gain_of_a_loss() -> None:
     gain = find_gain(minimizing(), replace(SCORES, winner=0))
     assert gain is None or gain.source is GainSource.VALIDATION
     study = replace(STUDY, objective=Objective(metric="accuracy/price", direction=STUDY.objective.direction))
@@ -206,7 +206,7 @@ def test_the_test_set_says_nothing_of_a_loss() -> None:
     ("labelled", "mean"),
     [pytest.param(500, "hand_labelled", id="people"), pytest.param(0, "all_asked", id="markup only")],
 )
-def test_the_test_gain_is_of_a_mean_that_exists(labelled: int, mean: str) -> None:
+def test_the_test_gain_uses_the_hand_labelled_mean_only_if_there_are_hand_labels(labelled: int, mean: str) -> None:
     gains = {
         "hand_labelled/winner-baseline": replace(a_gain(0.0), n=labelled),
         "all_asked/winner-baseline": a_gain(0.02),
@@ -253,7 +253,7 @@ def simulate(truths: Truths, promotion: Promotion | None) -> tuple[float, float,
 
 
 @pytest.mark.parametrize("promotion", [None, TWO_RUNGS], ids=["first measurement", "full length"])
-def test_equal_arms_gain_nothing(promotion: Promotion | None) -> None:
+def test_equal_arms_show_no_gain(promotion: Promotion | None) -> None:
     truth, read, corrected, covered = simulate(equal, promotion)
     assert truth == 0
     assert read > 0.045
@@ -262,7 +262,7 @@ def test_equal_arms_gain_nothing(promotion: Promotion | None) -> None:
 
 
 @pytest.mark.parametrize("promotion", [None, TWO_RUNGS], ids=["first measurement", "full length"])
-def test_arms_that_are_better_are_said_to_be_better(promotion: Promotion | None) -> None:
+def test_the_gain_of_better_arms_is_found(promotion: Promotion | None) -> None:
     truth, _, corrected, covered = simulate(better, promotion)
     assert truth > 0.14
     assert abs(corrected - truth) < 0.02
@@ -271,7 +271,7 @@ def test_arms_that_are_better_are_said_to_be_better(promotion: Promotion | None)
 
 @pytest.mark.parametrize("sites", [5, 10])
 @pytest.mark.parametrize("arms", [2, 12])
-def test_few_sites_give_no_gain_of_equal_arms(sites: int, arms: int) -> None:
+def test_equal_arms_show_no_gain_with_few_sites(sites: int, arms: int) -> None:
     chance = np.random.default_rng(11)
     found = [
         find_gain(noisy.study, Ledger(trials=noisy.trials))

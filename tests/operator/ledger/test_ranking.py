@@ -55,7 +55,7 @@ def test_the_baseline_continues_although_it_is_the_worst_and_breaks_a_constraint
     assert chosen(study, [worst, *TRIALS[1:]])[0] == "Baseline"
 
 
-def test_what_breaks_a_constraint_is_not_promoted() -> None:
+def test_a_trial_that_breaks_a_constraint_is_not_promoted() -> None:
     study = a_wide_study(
         outcome_constraints=(OutcomeConstraint(metric="invalid_output_rate", is_upper=True, bound=0.2),)
     )
@@ -63,36 +63,36 @@ def test_what_breaks_a_constraint_is_not_promoted() -> None:
     assert chosen(study, [*TRIALS[:6], best]) == {0: "Baseline", 5: "Promoted", 4: "Promoted"}
 
 
-def test_what_diverged_never_continues() -> None:
+def test_a_diverged_trial_never_continues() -> None:
     diverged = [paused(i, 0.0, diverged=True) for i in range(3)]
     assert chosen(a_wide_study(audited=2), diverged) == {}
 
 
-def test_among_equals_the_elder_goes_first() -> None:
+def test_among_equal_values_the_lower_index_ranks_first() -> None:
     equals = [paused(i, 0.5) for i in range(1, 5)]
     assert [t.index for t in rank(a_study(), reversed(equals), 0)] == [1, 2, 3, 4]
     assert chosen(a_wide_study(), equals) == {1: "Promoted", 2: "Promoted"}
 
 
-def test_the_audited_are_drawn_among_the_rest_with_their_probability() -> None:
+def test_audited_trials_are_drawn_from_the_rest_with_their_inclusion_probability() -> None:
     choices = [c for c in choose(a_wide_study(audited=3), TRIALS) if c.continuation is Continuation.AUDITED]
     assert len(choices) == 3
     assert {c.index for c in choices} <= {1, 2, 3, 4}
     assert {c.inclusion_probability for c in choices} == {3 / 4}
 
 
-def test_there_are_no_more_audited_than_there_are_left() -> None:
+def test_no_more_trials_are_audited_than_remain() -> None:
     choices = choose(a_wide_study(promoted=5, audited=3), TRIALS)
     audited = [c for c in choices if c.continuation is Continuation.AUDITED]
     assert [c.inclusion_probability for c in audited] == [1.0]
 
 
-def test_over_many_seeds_each_of_the_rest_is_drawn_equally_often() -> None:
+def test_over_many_seeds_each_remaining_trial_is_audited_equally_often() -> None:
     counts = Counter(index for seed in range(3000) for index in draw([1, 2, 3, 4], 2, seed))
     assert all(abs(counts[index] - 1500) < 120 for index in (1, 2, 3, 4))
 
 
-def test_the_next_best_replaces_whoever_left_no_model() -> None:
+def test_the_next_best_trial_replaces_a_promoted_one_that_failed_or_diverged() -> None:
     study = a_wide_study()
     trials = apply(study, TRIALS)
     failed = replace(trials[6], state=TrialState.FAILED)
@@ -105,7 +105,7 @@ def test_the_next_best_replaces_whoever_left_no_model() -> None:
     assert chosen(study, [*trials[:6], late]) == {4: "Promoted"}
 
 
-def test_an_audited_trial_is_not_promoted_again_and_nobody_else_is_audited() -> None:
+def test_an_audited_trial_is_not_promoted_and_no_further_trial_is_audited() -> None:
     study = a_wide_study(audited=3)
     trials = apply(study, TRIALS)
     after = [replace(t, state=TrialState.FAILED) if t.index in (5, 6) else t for t in trials]
@@ -114,14 +114,14 @@ def test_an_audited_trial_is_not_promoted_again_and_nobody_else_is_audited() -> 
 
 
 @given(st.lists(st.integers(0, 5), max_size=12), st.integers(1, 4), st.integers(0, 4), st.integers(0, 50))
-def test_choosing_is_done_once(values: list[int], promoted: int, audited: int, seed: int) -> None:
+def test_choosing_again_changes_nothing(values: list[int], promoted: int, audited: int, seed: int) -> None:
     study = a_wide_study(promoted, audited, seed=seed)
     trials = [paused(i, value / 5, diverged=value == 0) for i, value in enumerate(values)]
     assert choose(study, trials) == choose(study, list(reversed(trials)))
     assert choose(study, apply(study, trials)) == []
 
 
-def test_the_winner_is_the_best_at_full_length_be_it_baseline_or_audited() -> None:
+def test_the_winner_is_the_best_at_full_length_including_baseline_and_audited_trials() -> None:
     baseline = continued(paused(0, 0.1), 0.7, Continuation.BASELINE)
     audited = continued(paused(1, 0.2), 0.8, Continuation.AUDITED, 0.5)
     promoted = continued(paused(2, 0.9), 0.6)
@@ -135,10 +135,14 @@ def test_the_winner_is_the_best_at_full_length_be_it_baseline_or_audited() -> No
     assert winner(stopped(3, 1.0), a_trial(4)) is None
 
 
-def test_a_winner_keeps_the_constraints_unless_none_does() -> None:
+def test_the_winner_keeps_the_constraints_if_any_trial_does() -> None:
     study = a_study(outcome_constraints=(OutcomeConstraint(metric="invalid_output_rate", is_upper=True, bound=0.2),))
     noisy = a_measurement(1, 0.9, metrics={"accuracy": 0.9, "invalid_output_rate": 0.5})
     breaking = replace(continued(paused(1, 0.5), 0.9), measurements=(a_measurement(0, 0.5), noisy))
     keeping = continued(paused(2, 0.4), 0.6)
     assert choose_winner(study, [breaking, keeping]) is keeping
     assert choose_winner(study, [breaking]) is breaking
+
+
+def test_drawing_as_many_trials_as_there_are_returns_all() -> None:
+    assert draw([5, 3, 1], 3, seed=7) == [1, 3, 5]

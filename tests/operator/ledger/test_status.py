@@ -55,7 +55,7 @@ def test_a_ledger_makes_the_round_trip_exactly(ledger: Ledger) -> None:
     assert again == status
 
 
-def test_what_did_not_change_is_taken_as_it_was_and_what_did_is_rendered_anew() -> None:
+def test_only_trials_that_changed_are_rendered_again() -> None:
     study = a_study()
     before = parse_status(render_status(study, a_ledger(paused(0, 0.3), running(a_trial(1))), now=NOW))
     first, second = before.ledger.trials
@@ -65,7 +65,7 @@ def test_what_did_not_change_is_taken_as_it_was_and_what_did_is_rendered_anew() 
     assert rendered == render_status(study, after, now=NOW) | {"conditions": rendered["conditions"]}
 
 
-def test_long_words_of_an_environment_make_no_status_that_is_refused() -> None:
+def test_long_reasons_and_messages_are_cut_to_what_the_schema_allows() -> None:
     stage = Stage(state=StageState.FAILED, reason="9 Lives: " + "x" * 300, message="m" * 10_000)
     trial = a_trial(0, state=TrialState.FAILED, message="é" * 1000)
     status = render_status(a_study(), a_ledger(trial, prepare=stage), now=NOW)
@@ -75,7 +75,7 @@ def test_long_words_of_an_environment_make_no_status_that_is_refused() -> None:
     assert len(status["trials"][0]["message"].encode()) <= TRIAL_MESSAGE_BYTES
 
 
-def test_a_status_whose_nulls_were_left_out_is_the_same_status() -> None:
+def test_a_status_without_its_nulls_is_the_same_status() -> None:
     study, ledger = a_study(), a_ledger(paused(0, 0.3), running(a_trial(1)))
     status = render_status(study, ledger, now=NOW)
     stored = json.loads(json.dumps(status), object_hook=lambda o: {k: v for k, v in o.items() if v is not None})
@@ -88,7 +88,7 @@ def test_a_status_whose_nulls_were_left_out_is_the_same_status() -> None:
     assert not is_same_status(again | {"trials": []}, stored)
 
 
-def test_columns_are_rounded_for_people() -> None:
+def test_the_printer_columns_are_rounded() -> None:
     ledger = a_ledger(continued(paused(0, 1 / 3), None), stopped(1, 0.4375))
     assert render_status(a_study(), ledger, now=NOW)["summary"] == {
         "best": "43.8%",
@@ -105,7 +105,7 @@ def test_a_status_that_is_not_ours_is_refused() -> None:
         parse_status({"trials": [{"index": "none"}]})
 
 
-def test_what_a_number_means_is_stated_with_it() -> None:
+def test_the_best_trial_is_rendered_with_its_metric_error_and_gain() -> None:
     status = render_status(a_study(), a_ledger(paused(0, 0.3), paused(1, 0.45)), now=NOW)
     best = status["best"]
     error = NormalDist().inv_cdf(0.975) * math.hypot(0.02, 0.02)
@@ -126,7 +126,7 @@ def test_what_a_number_means_is_stated_with_it() -> None:
     }
 
 
-def test_usage_says_what_was_spent_and_what_full_runs_would_have_taken_more() -> None:
+def test_usage_reports_spent_and_saved_accelerator_hours() -> None:
     # Ten minutes each for 20 of 100 steps, five of them of training: the one that stopped would have trained twenty
     # more, and the one that continues starts and evaluates for five more.
     ledger = a_ledger(continued(paused(0, 0.3), None), stopped(1, 0.2))
@@ -156,7 +156,7 @@ def test_counts_agree_with_the_trials() -> None:
     }
 
 
-def test_the_dataset_is_told_in_samples() -> None:
+def test_the_dataset_is_rendered_in_samples() -> None:
     counts = DatasetCounts(fingerprint="00ff", train_samples=3, validation_samples=2, test_samples=1)
     status = render_status(a_study(), a_ledger(dataset=counts), now=NOW)
     assert status["dataset"] == {
@@ -168,7 +168,7 @@ def test_the_dataset_is_told_in_samples() -> None:
 
 
 @pytest.mark.parametrize(("eta", "seconds"), [(-0.6, 0), (1e300, 2**53)])
-def test_whatever_a_trainer_says_no_status_is_refused_for_it(eta: float, seconds: int) -> None:
+def test_the_progress_that_a_trainer_writes_is_cut_to_what_the_schema_allows(eta: float, seconds: int) -> None:
     progress = Progress(
         step=1, stop_step=20, total_steps=100, loss=None, phase="p" * 100, eta_seconds=eta, updated_at="u" * 100
     )

@@ -22,5 +22,5 @@ def test_a_text_is_cut_to_the_bytes_that_an_api_server_stores(text: str, most: i
     )
 
 
-def test_half_a_character_is_replaced_because_no_api_server_would_take_it() -> None:
+def test_half_a_surrogate_pair_is_replaced() -> None:
     assert cut("path \udcff", 100) == "path ?"

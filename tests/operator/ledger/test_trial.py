@@ -12,7 +12,7 @@ from study_operator.ledger.trial import (
 from study_operator.settings import Settings
 
 
-def test_waits_between_attempts_double_up_to_a_limit() -> None:
+def test_the_wait_before_the_next_attempt_doubles_up_to_a_limit() -> None:
     settings = Settings(backoff_seconds=10, backoff_limit_seconds=35)
     attempts: tuple[Attempt, ...] = ()
     waits = []
@@ -25,7 +25,7 @@ def test_waits_between_attempts_double_up_to_a_limit() -> None:
     assert waits == [10, 20, 35, 35]
 
 
-def test_faults_of_the_first_rung_do_not_count_on_the_second() -> None:
+def test_faults_on_the_first_rung_do_not_count_on_the_second() -> None:
     crashed = Attempt(rung=0, started_at=NOW, finished_at=NOW, exit_code=1, reason="Crashed", id="x")
     assert count_attempts_against((crashed, crashed), 0) == (2, 0)
     assert count_attempts_against((crashed, crashed), 1) == (0, 0)

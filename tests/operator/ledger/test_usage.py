@@ -75,13 +75,13 @@ EVICTED = an_attempt(9, reason="Evicted")
         pytest.param(what_it_took(load=60, train=300), 300, 60, id="no attempt was seen"),
     ],
 )  # fmt: skip
-def test_training_is_told_from_everything_else(
+def test_training_time_is_separated_from_fixed_time(
     took: tuple[float | None, ...], train: float | None, fixed: float | None
 ) -> None:
     assert took == (train, fixed)
 
 
-def test_on_the_second_rung_only_its_own_steps_count() -> None:
+def test_on_the_second_rung_only_its_own_steps_count_as_training() -> None:
     trial = continued(paused(0, 0.3), None)
     trial = replace(trial, attempts=(*trial.attempts, an_attempt(40, rung=1)))
     measurement = replace(a_rung_measurement(trial, 1), seconds={"train": 2000.0}, trained_steps=80)
@@ -109,7 +109,7 @@ OLD = {"train_seconds": None, "fixed_seconds": None}
         pytest.param([paused(1, 0.3, **OLD), paused(2, 0.0, diverged=True, **OLD)], None, id="no trainer tells"),
     ],
 )  # fmt: skip
-def test_saved_is_what_full_length_runs_would_have_cost_more(trials: list[Trial], saved: float | None) -> None:
+def test_saved_time_is_what_full_length_runs_would_have_added(trials: list[Trial], saved: float | None) -> None:
     status = render_status(a_study(), a_ledger(*(replace(t, index=i) for i, t in enumerate(trials))), now=NOW)
     hours = status["usage"]["savedAcceleratorHours"]
     assert (hours is None) is (saved is None) is (status["summary"]["saved"] == "")
@@ -123,7 +123,7 @@ def test_saved_is_what_full_length_runs_would_have_cost_more(trials: list[Trial]
         pytest.param(paused(0, 0.3, **OLD), 2400, id="where nobody tells, everything counts as training"),
     ],
 )
-def test_the_reserve_of_a_trial(first: Trial, reserve: float) -> None:
+def test_the_reserve_of_a_trial_is_the_time_to_finish_it(first: Trial, reserve: float) -> None:
     # The baseline and one promoted trial continue.
     hours = (600 + 2 * reserve) / 3600
     for limit, is_over in ((hours - 0.01, True), (hours + 0.01, False)):

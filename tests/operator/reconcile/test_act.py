@@ -54,7 +54,7 @@ def test_a_batch_larger_than_the_data_is_an_arm_that_cannot_run() -> None:
     assert desk.ledger.trials[1].message == ("batch_size must be at most 320, the number of training samples, got 512")
 
 
-def test_an_optimizer_that_gives_up_ends_the_search_and_what_is_measured_is_promoted() -> None:
+def test_an_optimizer_that_gives_up_ends_the_search_and_measured_trials_are_promoted() -> None:
     desk = a_desk(a_ledger(paused(0, 0.3), paused(1, 0.4)), problem="the search space is exhausted")
     result = run(desk)
     assert desk.ledger.search_end is SearchEnd.NO_MORE_PROPOSALS
@@ -63,7 +63,7 @@ def test_an_optimizer_that_gives_up_ends_the_search_and_what_is_measured_is_prom
     assert [t.rung for t in desk.ledger.trials] == [1, 1]
 
 
-def test_an_empty_proposal_with_nothing_running_is_no_reason_to_wait() -> None:
+def test_an_empty_proposal_while_nothing_runs_ends_the_search() -> None:
     desk = a_desk(a_ledger(paused(0, 0.3)))
     run(desk)
     assert desk.ledger.search_message == "it proposed nothing"
@@ -72,7 +72,7 @@ def test_an_empty_proposal_with_nothing_running_is_no_reason_to_wait() -> None:
     assert waiting.ledger.search_end is None
 
 
-def test_a_proposal_that_is_still_thought_about_ends_no_search() -> None:
+def test_a_pending_proposal_does_not_end_the_search() -> None:
     desk = a_desk(a_ledger(paused(0, 0.3)), is_thinking=True)
     assert run(desk).is_idle
     assert desk.ledger.search_end is None
@@ -81,7 +81,7 @@ def test_a_proposal_that_is_still_thought_about_ends_no_search() -> None:
 OVER = Outcome(failed=False, reason="Completed", message="t001 won")
 
 
-def test_after_the_end_the_checkpoints_that_nobody_needs_go_and_full_length_ones_stay() -> None:
+def test_after_the_end_only_full_length_checkpoints_are_kept() -> None:
     trials = (continued(paused(0, 0.3), 0.4), continued(paused(1, 0.2), 0.6), stopped(2, 0.1))
     desk = a_desk(a_ledger(*trials, winner=1, outcome=OVER))
     for trial, rung in (("t000", 0), ("t000", 1), ("t001", 0), ("t001", 1), ("t002", 0)):
@@ -100,7 +100,7 @@ def test_after_the_end_the_checkpoints_that_nobody_needs_go_and_full_length_ones
     assert run(desk, settings=settings).is_done
 
 
-def test_of_a_study_without_a_full_length_trial_the_best_first_measurement_stays() -> None:
+def test_without_a_full_length_trial_the_checkpoint_of_the_best_first_measurement_is_kept() -> None:
     failed = Outcome(failed=True, reason="NoWinner", message="")
     desk = a_desk(a_ledger(stopped(0, 0.3), stopped(1, 0.4), outcome=failed))
     for trial in ("t000", "t001"):
@@ -109,7 +109,7 @@ def test_of_a_study_without_a_full_length_trial_the_best_first_measurement_stays
     assert desk.log == ["delete trials/t000/rungs/0/checkpoints", "write"]
 
 
-def test_a_bucket_that_is_away_after_the_end_is_said_and_tidied_up_later() -> None:
+def test_an_unreachable_bucket_after_the_end_is_reported_and_cleaned_up_later() -> None:
     desk = a_desk(a_ledger(stopped(0, 0.3), outcome=OVER), is_bucket_away=True)
     result = run(desk)
     assert (desk.ledger.cleaned_at, result.is_done) == (None, False)
@@ -120,7 +120,7 @@ def test_a_bucket_that_is_away_after_the_end_is_said_and_tidied_up_later() -> No
     assert desk.ledger.cleaned_at == NOW
 
 
-def test_a_job_is_not_deleted_by_the_tick_that_writes_its_result_but_by_the_next() -> None:
+def test_a_job_is_deleted_by_the_tick_after_the_one_that_writes_its_result() -> None:
     trial = running(a_trial(0))
     desk = a_desk(a_ledger(trial), ended(0))
     desk.objects["trials/t000/rungs/0/measurement.json"] = to_json(a_rung_measurement(trial, 0, accuracy=0.5)).encode()
@@ -130,7 +130,7 @@ def test_a_job_is_not_deleted_by_the_tick_that_writes_its_result_but_by_the_next
     assert "delete s1-t000-r0" in desk.log
 
 
-def test_a_job_that_cannot_be_deleted_keeps_no_checkpoint() -> None:
+def test_a_job_that_cannot_be_deleted_does_not_block_checkpoint_clean_up() -> None:
     """As on a node that is silent: the Job has ended, and its pod does not go."""
     ledger = a_ledger(stopped(0, 0.3), outcome=OVER)
     desk = a_desk(ledger, ended(0, attempt="of-0", finished_at=NOW))
@@ -138,7 +138,7 @@ def test_a_job_that_cannot_be_deleted_keeps_no_checkpoint() -> None:
     assert desk.ledger.cleaned_at == NOW
 
 
-def test_a_job_that_is_refused_is_said_tried_again_and_keeps_no_other_from_its_launch() -> None:
+def test_a_refused_launch_is_reported_and_retried() -> None:
     study = a_study(parallel_trials=1, num_trials=1)
     desk = a_desk(a_ledger(a_trial(0)), refusal="exceeded quota: count/jobs.batch=8")
     result = run(desk, study)

@@ -24,21 +24,21 @@ from trial_trainer.contract import (
 )
 
 
-def test_the_length_of_a_trial_follows_from_its_batch_and_the_data() -> None:
+def test_total_steps_follow_from_batch_size_and_training_samples() -> None:
     desk = a_desk(a_ledger(), proposals=[Suggestion(arm={"batch_size": 32}, generation_node="Sobol")])
     run(desk)
     # 3 epochs of 320 samples: 16 a step where the study does not say, else as many as the arm says.
     assert [t.total_steps for t in desk.ledger.trials] == [3 * 20, 3 * 10]
 
 
-def test_a_winning_baseline_is_evaluated_once() -> None:
+def test_a_winning_baseline_is_not_evaluated_twice() -> None:
     ledger = a_ledger(continued(paused(0, 0.3), 0.4), search_end=SearchEnd.ALL_TRIALS_MEASURED, winner=0)
     desk = a_desk(ledger)
     run(desk, a_study(num_trials=1))
     assert from_json(FinalEvaluationConfig, desk.launched[0].config).baseline is None
 
 
-def test_jobs_are_told_what_the_contract_says() -> None:
+def test_the_config_of_a_trial_job_follows_the_contract() -> None:
     study = a_study(early_evaluation=replace(a_study().early_evaluation, extra_percents=(10, 50)))
     first, second = a_trial(1), continued(paused(2, 0.4), None)
     desk = a_desk(a_ledger(replace(first, index=0), replace(second, index=1)))
@@ -55,7 +55,7 @@ def test_jobs_are_told_what_the_contract_says() -> None:
     assert new.arm["lora_alpha"] == 32
 
 
-def test_prepare_is_told_what_the_contract_says() -> None:
+def test_the_config_of_the_prepare_job_follows_the_contract() -> None:
     desk = a_desk(Ledger())
     run(desk)
     config = from_json(PrepareConfig, desk.launched[0].config)

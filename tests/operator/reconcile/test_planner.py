@@ -241,7 +241,7 @@ FULL = [continued(paused(0, 0.3), 0.4, Continuation.BASELINE), stopped(1, 0.1), 
         ),
     ],
 )
-def test_what_comes_next(ledger: Ledger, jobs: list[Any], actions: list[str]) -> None:
+def test_the_plan_for_each_ledger_and_its_jobs(ledger: Ledger, jobs: list[Any], actions: list[str]) -> None:
     assert planned(ledger, *jobs) == actions
 
 
@@ -250,7 +250,7 @@ def test_a_suspended_study_launches_and_decides_nothing() -> None:
         assert planned(ledger, suspend=True) == []
 
 
-def test_suspending_deletes_what_runs_once_that_is_written_and_what_has_not_started() -> None:
+def test_suspending_deletes_pending_jobs_and_running_ones_once_the_request_is_written() -> None:
     unwritten = a_ledger(running(a_trial(0)))
     written = a_ledger(a_trial(0, state=TrialState.RUNNING, attempts=(ASKED,)), a_trial(1))
     waiting = a_job("s1-t001-r0", phase=JobPhase.PENDING, started_at=None)
@@ -258,12 +258,12 @@ def test_suspending_deletes_what_runs_once_that_is_written_and_what_has_not_star
     assert planned(written, a_job(), waiting, suspend=True) == ["delete s1-t000-r0", "delete s1-t001-r0"]
 
 
-def test_a_job_that_was_asked_to_stop_is_deleted_also_after_resuming() -> None:
+def test_a_job_that_was_asked_to_stop_is_deleted_even_after_resuming() -> None:
     written = a_ledger(a_trial(0, state=TrialState.RUNNING, attempts=(ASKED,)))
     assert planned(written, a_job())[0] == "delete s1-t000-r0"
 
 
-def test_jobs_that_still_run_for_what_is_given_up_are_deleted() -> None:
+def test_running_jobs_of_failed_and_abandoned_trials_are_deleted() -> None:
     for state in (TrialState.FAILED, TrialState.ABANDONED):
         trial = replace(running(a_trial(0)), state=state)
         ledger = a_ledger(trial, running(a_trial(1)))
@@ -278,7 +278,7 @@ def test_jobs_that_still_run_for_what_is_given_up_are_deleted() -> None:
     assert planned(Ledger(prepare=prepare), a_job("s1-prepare", kind=JobKind.PREPARE))[0] == "delete s1-prepare"
 
 
-def test_a_job_goes_when_its_result_is_in_the_ledger_and_is_kept_for_as_long_as_the_study_says() -> None:
+def test_a_finished_job_is_deleted_once_its_result_is_recorded_and_its_ttl_has_passed() -> None:
     promoted = replace(continued(paused(0, 0.3), None), state=TrialState.RUNNING)
     ledger = a_ledger(promoted, paused(1, 0.2), running(a_trial(2)))
     jobs = (
@@ -312,13 +312,13 @@ def test_starting_arms_come_between_the_baseline_and_the_optimizer() -> None:
     assert say(actions[-1]) == "suggest 1"
 
 
-def test_lowering_parallel_trials_lets_what_runs_finish_and_launches_no_more() -> None:
+def test_after_lowering_parallel_trials_running_trials_finish_and_none_is_launched() -> None:
     trials = [running(a_trial(0)), running(a_trial(1)), a_trial(2)]
     jobs = [a_job("s1-t000-r0"), a_job("s1-t001-r0")]
     assert planned(a_ledger(*trials), *jobs, parallel_trials=1) == []
 
 
-def test_a_live_job_of_a_trial_that_a_stale_ledger_does_not_know_takes_its_place() -> None:
+def test_a_running_job_of_a_trial_unknown_to_the_ledger_occupies_a_slot() -> None:
     ledger = decided(stopped(1, 0.1), continued(paused(2, 0.4), None), a_trial(0, state=TrialState.ABANDONED))
     assert planned(ledger, a_job("s1-t001-r1"), parallel_trials=1) == []
 
@@ -329,7 +329,7 @@ def test_raising_the_number_of_trials_reopens_the_search_until_the_first_promoti
     assert planned(decided(*FULL, stopped(3, 0.1)), num_trials=5) == ["winner t2"]
 
 
-def test_what_the_optimizer_cannot_propose_is_not_waited_for() -> None:
+def test_after_the_optimizer_gave_up_no_further_proposals_are_awaited() -> None:
     ledger = a_ledger(paused(0, 0.3), paused(1, 0.2), search_end=SearchEnd.NO_MORE_PROPOSALS)
     assert planned(ledger) == ["promote t0 Baseline", "promote t1 Promoted"]
 
@@ -345,14 +345,14 @@ def test_the_search_stops_when_the_reserve_for_promotions_reaches_the_budget() -
     assert planned(ledger, budget=beyond)[0] == "end search BudgetExhausted"
 
 
-def test_a_deadline_counts_time_with_a_trial_running_and_rounds_of_promotions() -> None:
+def test_the_deadline_counts_active_time_and_reserves_rounds_of_promotions() -> None:
     # Both trials ran in the same ten minutes; both continue side by side in 25 more.
     ledger = a_ledger(paused(0, 0.3), paused(1, 0.2))
     assert planned(ledger, budget=Budget(active_deadline_seconds=35 * 60 + 1)) == ["suggest 2"]
     assert planned(ledger, budget=Budget(active_deadline_seconds=35 * 60))[0] == "end search BudgetExhausted"
 
 
-def test_a_study_that_ran_out_of_budget_ends_complete_and_says_so() -> None:
+def test_a_study_out_of_budget_ends_complete_with_reason_budget_exhausted() -> None:
     ledger = a_ledger(
         *FULL, search_end=SearchEnd.BUDGET_EXHAUSTED, winner=2, final_evaluation=Stage(state=StageState.COMPLETED)
     )
@@ -398,7 +398,7 @@ def ledgers(draw: st.DrawFn) -> Ledger:
 
 
 @given(ledgers(), st.integers(1, 5), st.integers(1, 12), st.randoms(use_true_random=False))
-def test_the_same_arguments_give_the_same_actions_in_whatever_order_the_trials_come(
+def test_the_plan_is_deterministic_whatever_the_order_of_trials(
     ledger: Ledger, parallel: int, trials: int, chance: random.Random
 ) -> None:
     study = a_study(parallel_trials=parallel, num_trials=trials, promotion=Promotion(num_promoted=2, num_audited=2))
@@ -410,7 +410,9 @@ def test_the_same_arguments_give_the_same_actions_in_whatever_order_the_trials_c
 
 
 @given(ledgers(), st.integers(1, 5), st.integers(1, 12))
-def test_never_more_than_parallel_trials_and_no_job_twice(ledger: Ledger, parallel: int, trials: int) -> None:
+def test_never_more_than_parallel_trials_run_and_no_job_is_launched_twice(
+    ledger: Ledger, parallel: int, trials: int
+) -> None:
     study = a_study(parallel_trials=parallel, num_trials=trials, max_failed_trials=20)
     jobs = by_name([a_job(f"s1-{t.name}-r{t.rung}") for t in ledger.trials if t.state is TrialState.RUNNING])
     actions = plan(study, ledger, jobs, NOW)
@@ -420,7 +422,7 @@ def test_never_more_than_parallel_trials_and_no_job_twice(ledger: Ledger, parall
 
 
 @given(ledgers(), st.integers(1, 12))
-def test_there_is_always_something_to_do_or_to_wait_for(ledger: Ledger, trials: int) -> None:
+def test_an_unfinished_study_always_has_an_action_or_a_running_job(ledger: Ledger, trials: int) -> None:
     study = a_study(num_trials=trials, max_failed_trials=20)
     jobs = by_name([a_job(f"s1-{t.name}-r{t.rung}") for t in ledger.trials if t.state is TrialState.RUNNING])
     assert jobs or plan(study, ledger, jobs, NOW)

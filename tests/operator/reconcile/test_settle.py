@@ -68,13 +68,15 @@ def settle_one(
         pytest.param(None, TrialState.PENDING, "JobGone", id="a job that is gone: the environment"),
     ],
 )
-def test_whose_fault_an_end_was(job: JobStatus | None, state: TrialState, reason: str) -> None:
+def test_the_end_of_a_job_sets_the_trials_state_and_reason(
+    job: JobStatus | None, state: TrialState, reason: str
+) -> None:
     trial = settle_one(running(a_trial(0)), job)
     assert (trial.state, trial.attempts[-1].reason) == (state, reason)
     assert not trial.attempts[-1].is_open
 
 
-def test_a_measurement_is_a_measurement_whatever_the_exit_code_says() -> None:
+def test_a_measurement_counts_whatever_the_exit_code() -> None:
     before = running(a_trial(0))
     results = Results(measurements={(0, 0): a_rung_measurement(before, 0, accuracy=0.43, validation_loss=1.2)})
     for job in (ended(0), ended(1), ended(143), None):
@@ -85,7 +87,7 @@ def test_a_measurement_is_a_measurement_whatever_the_exit_code_says() -> None:
         assert trial.attempts[-1].reason == EndReason.SUCCEEDED
 
 
-def test_the_ledger_keeps_what_holds_for_every_answer_and_what_is_constrained() -> None:
+def test_the_ledger_keeps_metrics_of_all_answers_and_constrained_ones() -> None:
     study = a_study(outcome_constraints=(OutcomeConstraint(metric="accuracy/price", is_upper=False, bound=0.5),))
     read = {"accuracy": 0.4, "validation_loss": 1.2, "accuracy/price": 0.6, "accuracy/brand": 0.2}
     before = running(a_trial(0))
@@ -104,7 +106,7 @@ def test_the_ledger_keeps_what_holds_for_every_answer_and_what_is_constrained() 
         pytest.param(40_000, None, id="so many that the error is known"),
     ],
 )
-def test_the_ledger_keeps_how_few_sites_were_read(sites: int | None, kept: int | None) -> None:
+def test_the_ledger_keeps_the_number_of_sites_below_a_thousand(sites: int | None, kept: int | None) -> None:
     before = running(a_trial(0))
     measurement = a_rung_measurement(before, 0)
     measurement = replace(measurement, metrics={"accuracy": replace(measurement.metrics["accuracy"], sites=sites)})
@@ -122,7 +124,7 @@ def test_the_ledger_keeps_how_few_sites_were_read(sites: int | None, kept: int |
         ),
     ],
 )
-def test_a_mean_of_no_question_decides_nothing_and_is_the_studys_fault(constraints, empty) -> None:
+def test_an_objective_or_constraint_measured_on_no_question_is_the_studys_fault(constraints, empty) -> None:
     before = running(a_trial(0))
     measurement = a_rung_measurement(before, 0, accuracy=0.4, false_value_rate=0.0)
     nothing = replace(measurement.metrics[empty], value=0.0, n=0)
@@ -133,7 +135,7 @@ def test_a_mean_of_no_question_decides_nothing_and_is_the_studys_fault(constrain
     assert trial.message == f"the validation set must hold at least 1 question that {empty} is a mean of, got none"
 
 
-def test_a_mean_of_no_question_is_not_kept() -> None:
+def test_a_metric_measured_on_no_question_is_not_kept() -> None:
     before = running(a_trial(0))
     measurement = a_rung_measurement(before, 0, accuracy=0.4, false_value_rate=0.0, invalid_output_rate=0.1)
     nothing = replace(measurement.metrics["false_value_rate"], n=0)
@@ -161,7 +163,7 @@ def test_a_measurement_without_the_objective_is_the_studys_fault() -> None:
     assert trial.message == "the measurement must hold the objective's metric accuracy, got validation_loss"
 
 
-def test_a_measurement_whose_checkpoint_a_ledger_cannot_hold_is_the_studys_fault() -> None:
+def test_a_checkpoint_key_too_long_for_the_ledger_is_the_studys_fault() -> None:
     before = running(a_trial(0))
     measurement = replace(a_rung_measurement(before, 0), checkpoint="k" * 65)
     trial = settle_one(before, ended(0), Results(measurements={(0, 0): measurement}))
@@ -169,12 +171,12 @@ def test_a_measurement_whose_checkpoint_a_ledger_cannot_hold_is_the_studys_fault
     assert trial.message == "the measurement's checkpoint must have at most 64 characters, got 65"
 
 
-def test_a_measurement_that_is_there_is_found_although_the_job_was_never_seen() -> None:
+def test_a_measurement_is_found_although_its_job_was_never_observed() -> None:
     trial = settle_one(a_trial(0), None, Results(measurements={(0, 0): a_rung_measurement(a_trial(0), 0)}))
     assert trial.state is TrialState.PAUSED
 
 
-def test_a_live_job_is_not_asked_for_its_measurement() -> None:
+def test_the_measurement_of_a_running_job_is_not_read() -> None:
     ledger = a_ledger(running(a_trial(0)), a_trial(1), paused(2, 0.3))
     awaited = list_awaited(a_study(), ledger, by_name([a_job()]))
     assert [t.index for t in awaited] == [1]
@@ -192,14 +194,14 @@ def test_an_end_that_was_settled_is_not_settled_again() -> None:
     assert settle_one(once, ended(1)) is once
 
 
-def test_a_job_that_was_believed_gone_and_is_there_goes_on_with_its_attempt() -> None:
+def test_a_job_believed_gone_that_reappears_continues_its_attempt() -> None:
     gone = settle_one(running(a_trial(0)), None)
     back = settle_one(gone, a_job())
     assert back.state is TrialState.RUNNING
     assert [(a.id, a.is_open, a.reason) for a in back.attempts] == [("a1", True, "")]
 
 
-def test_a_job_that_was_believed_gone_and_has_ended_is_counted_once() -> None:
+def test_a_job_believed_gone_that_ended_is_counted_once() -> None:
     gone = settle_one(running(a_trial(0)), None)
     trial = settle_one(gone, ended(11))
     assert trial.state is TrialState.ABANDONED
@@ -212,7 +214,7 @@ def test_another_run_of_a_job_closes_the_run_before() -> None:
     assert trial.attempts[0].finished_at == LATER
 
 
-def test_the_environment_may_end_an_attempt_only_so_often() -> None:
+def test_a_trial_fails_after_the_limit_of_environment_faults() -> None:
     settings = Settings(attempts_limit=3)
     trial = a_trial(0)
     for n in range(3):
@@ -234,7 +236,7 @@ def test_interruptions_with_a_checkpoint_have_a_limit_of_their_own() -> None:
 
 
 @pytest.mark.parametrize("code", [143, 137, 0, 1])
-def test_an_end_that_we_asked_for_counts_against_nobody(code: int) -> None:
+def test_an_attempt_that_the_operator_stopped_is_not_counted(code: int) -> None:
     asked = settle_one(running(a_trial(0)), a_job(), study=a_study(suspend=True))
     assert asked.attempts[-1].reason == EndReason.ASKED_TO_STOP
     trial = settle_one(asked, ended(code))
@@ -243,24 +245,24 @@ def test_an_end_that_we_asked_for_counts_against_nobody(code: int) -> None:
     assert retry_at(trial, Settings()) is None
 
 
-def test_what_had_not_begun_when_the_study_was_suspended_counts_against_nobody() -> None:
+def test_a_job_that_had_not_started_at_suspension_is_not_counted() -> None:
     trial = settle_one(a_trial(0), ended(137, started_at=None), study=a_study(suspend=True))
     assert [a.reason for a in trial.attempts] == [EndReason.ASKED_TO_STOP]
     assert count_attempts_against(trial.attempts, 0) == (0, 0)
 
 
-def test_an_arm_that_ran_out_of_memory_while_we_asked_it_to_stop_is_abandoned() -> None:
+def test_an_arm_that_runs_out_of_memory_while_being_stopped_is_abandoned() -> None:
     asked = settle_one(running(a_trial(0)), a_job(), study=a_study(suspend=True))
     assert settle_one(asked, ended(11)).state is TrialState.ABANDONED
 
 
-def test_a_study_that_has_ended_asks_what_runs_to_stop() -> None:
+def test_running_jobs_are_asked_to_stop_when_the_study_ends() -> None:
     ledger = a_ledger(running(a_trial(0)), outcome=Outcome(failed=True, reason="StudyCannotRun", message=""))
     trial = settle(a_study(), ledger, by_name([a_job()]), Results(), LATER).trials[0]
     assert trial.attempts[-1].reason == EndReason.ASKED_TO_STOP
 
 
-def test_a_diverged_trial_has_no_accuracy_and_nothing_but_invalid_output() -> None:
+def test_a_diverged_trial_gets_the_worst_value_of_every_share() -> None:
     trial = settle_one(running(a_trial(0)), ended(10, message="loss 9.1 after 3 steps"))
     measurement = trial.measurements[0]
     assert (measurement.value, measurement.diverged, measurement.checkpoint) == (0.0, True, "")
@@ -268,7 +270,7 @@ def test_a_diverged_trial_has_no_accuracy_and_nothing_but_invalid_output() -> No
     assert trial.message == "loss 9.1 after 3 steps"
 
 
-def test_a_diverged_loss_is_the_worst_that_was_read_also_when_a_worse_one_comes_later() -> None:
+def test_a_diverged_trial_gets_the_worst_measured_loss_even_if_a_worse_one_follows() -> None:
     study = minimizing()
     diverged = settle_one(running(a_trial(0)), ended(10), study=study)
     alone = settle(study, a_ledger(diverged), {}, Results(), LATER).trials[0]
@@ -290,9 +292,7 @@ def test_a_diverged_loss_is_the_worst_that_was_read_also_when_a_worse_one_comes_
     ],
     ids=["half are invalid", "they repeat themselves", "most are valid", "one is right", "a trainer that does not say"],
 )
-def test_gibberish_is_a_measurement_like_any_other_and_said_to_be_no_divergence(
-    metrics: dict[str, float], is_gibberish: bool
-) -> None:
+def test_gibberish_is_measured_and_not_counted_as_divergence(metrics: dict[str, float], is_gibberish: bool) -> None:
     before = running(a_trial(0))
     trial = settle_one(before, ended(0), Results(measurements={(0, 0): a_rung_measurement(before, 0, **metrics)}))
     measurement = trial.measurements[0]
@@ -302,13 +302,13 @@ def test_gibberish_is_a_measurement_like_any_other_and_said_to_be_no_divergence(
     assert trial.message.startswith("gibberish: no answer is right, and") is is_gibberish
 
 
-def test_what_diverges_late_keeps_its_first_measurement() -> None:
+def test_a_trial_that_diverges_on_the_second_rung_keeps_its_first_measurement() -> None:
     trial = settle_one(running(continued(paused(0, 0.3), None)), ended(10, "s1-t000-r1"))
     assert trial.state is TrialState.COMPLETED
     assert [(m.rung, m.value, m.diverged) for m in trial.measurements] == [(0, 0.3, False), (1, 0.0, True)]
 
 
-def test_a_trial_that_is_measured_is_left_alone() -> None:
+def test_a_measured_trial_is_not_settled_again() -> None:
     trial = paused(0, 0.3)
     assert settle_one(trial, ended(1, attempt="other")) is trial
 
@@ -336,7 +336,7 @@ def settle_prepare(job: JobStatus | None, results: Results | None = None, ledger
     return settle(a_study(), ledger or Ledger(), jobs, results or Results(), LATER, Settings(attempts_limit=2))
 
 
-def test_a_summary_completes_the_preparation_and_tells_what_to_plan_with() -> None:
+def test_a_dataset_summary_completes_the_preparation() -> None:
     ledger = settle_prepare(ended(0, "s1-prepare", kind=JobKind.PREPARE), Results(summary=a_summary()))
     assert ledger.prepare.state is StageState.COMPLETED
     assert ledger.dataset is not None
@@ -358,19 +358,19 @@ def test_a_summary_completes_the_preparation_and_tells_what_to_plan_with() -> No
         ),
     ],
 )
-def test_how_a_preparation_ends(code: int, state: StageState, message: str) -> None:
+def test_the_exit_code_of_a_preparation_sets_its_state(code: int, state: StageState, message: str) -> None:
     stage = settle_prepare(ended(code, "s1-prepare", message="no page has a price")).prepare
     assert (stage.state, stage.message) == (state, message)
 
 
-def test_a_preparation_is_tried_only_so_often() -> None:
+def test_a_preparation_fails_after_the_limit_of_attempts() -> None:
     ledger = settle_prepare(ended(1, "s1-prepare", attempt="a1"))
     ledger = settle_prepare(ended(1, "s1-prepare", attempt="a2"), ledger=ledger)
     assert ledger.prepare.state is StageState.FAILED
     assert ledger.prepare.message == "the environment ended 2 attempts, the last with Crashed (exit code 1)"
 
 
-def test_a_suspended_preparation_counts_against_nobody() -> None:
+def test_a_suspended_preparation_is_not_counted() -> None:
     job = a_job("s1-prepare", kind=JobKind.PREPARE)
     ledger = settle(a_study(suspend=True), Ledger(), by_name([job]), Results(), LATER)
     assert ledger.prepare.attempts[-1].reason == EndReason.ASKED_TO_STOP
@@ -394,7 +394,7 @@ def test_a_pending_job_is_no_attempt() -> None:
     assert settle_one(trial, job) is trial
 
 
-def test_measurements_of_others_are_not_touched() -> None:
+def test_settling_one_trial_leaves_the_others_unchanged() -> None:
     other = replace(paused(1, 0.3), measurements=(a_measurement(0, 0.3),))
     ledger = a_ledger(running(a_trial(0)), other)
     assert settle(a_study(), ledger, by_name([ended(0)]), Results(), LATER).trials[1] is other
@@ -423,7 +423,7 @@ def test_a_replaced_run_is_closed_with_its_own_end_and_the_trial_goes_on() -> No
     assert settle_one(trial, replaced(a_past())) is trial
 
 
-def test_runs_that_nobody_saw_running_are_written_down_too() -> None:
+def test_attempts_that_were_never_observed_running_are_recorded() -> None:
     pending = {"phase": JobPhase.PENDING, "started_at": None, "attempt": "a3"}
     trial = settle_one(a_trial(0), replaced(a_past("a1"), a_past("a2", 137, "NodeLost"), **pending))
     assert trial.state is TrialState.PENDING
@@ -476,9 +476,7 @@ KILL = ended(137, reason="OOMKilled", message="the kernel killed it for lack of 
         "smaller in one, larger in one",
     ],
 )
-def test_a_kill_for_memory_is_the_arms_fault_only_beside_a_smaller_arm_that_has_run(
-    other: Trial, state: TrialState, why: str
-) -> None:
+def test_an_oom_kill_is_the_arms_fault_only_if_a_smaller_arm_has_run(other: Trial, state: TrialState, why: str) -> None:
     ledger = a_ledger(running(sized(0, batch_size=16)), other)
     trial = settle(a_study(), ledger, by_name([KILL]), Results(), LATER).trials[0]
     assert trial.state is state
@@ -487,7 +485,7 @@ def test_a_kill_for_memory_is_the_arms_fault_only_beside_a_smaller_arm_that_has_
     assert trial.attempts[-1].reason == EndReason.OUT_OF_MEMORY
 
 
-def test_an_arm_that_has_run_on_its_first_rung_is_not_to_blame_for_a_kill_on_the_second() -> None:
+def test_an_oom_kill_on_the_second_rung_is_not_the_fault_of_an_arm_that_ran_on_the_first() -> None:
     promoted = running(continued(that_ran(sized(0, batch_size=16)), None))
     ledger = a_ledger(promoted, that_ran(sized(1, batch_size=4)))
     kill = replace(KILL, name="s1-t000-r1")
@@ -496,7 +494,7 @@ def test_an_arm_that_has_run_on_its_first_rung_is_not_to_blame_for_a_kill_on_the
     assert "it has run in the same memory before, so that it is not the arm's fault" in trial.message
 
 
-def test_kills_for_memory_that_are_nobodys_known_fault_have_the_environments_limit() -> None:
+def test_oom_kills_of_unknown_cause_count_as_environment_faults() -> None:
     settings = Settings(attempts_limit=2)
     trial = sized(0, batch_size=16)
     for n in range(2):
@@ -507,7 +505,7 @@ def test_kills_for_memory_that_are_nobodys_known_fault_have_the_environments_lim
     assert "the environment ended 2 attempts" in trial.message
 
 
-def test_an_arm_that_ran_out_of_memory_is_given_up_though_its_next_run_has_begun() -> None:
+def test_an_arm_that_ran_out_of_memory_is_abandoned_although_its_next_attempt_started() -> None:
     job = replaced(a_past(exit_code=137, reason="OOMKilled"))
     ledger = a_ledger(running(sized(0, batch_size=16)), that_ran(sized(1, batch_size=4)))
     trial = settle(a_study(), ledger, by_name([job]), Results(), LATER).trials[0]
@@ -519,7 +517,7 @@ def test_an_arm_that_ran_out_of_memory_is_given_up_though_its_next_run_has_begun
     assert over.state is TrialState.ABANDONED
 
 
-def test_the_limit_of_attempts_is_ours_though_the_cluster_replaces_pods_for_ever() -> None:
+def test_the_limit_of_attempts_holds_although_the_cluster_keeps_replacing_pods() -> None:
     limit = Settings().attempts_limit
     past = [a_past(f"a{i}", 137, "NodeLost") for i in range(limit)]
     below, at = (settle_one(a_trial(0), replaced(*past[:n], attempt="new")) for n in (limit - 1, limit))
@@ -527,7 +525,7 @@ def test_the_limit_of_attempts_is_ours_though_the_cluster_replaces_pods_for_ever
     assert at.message == f"the environment ended {limit} attempts, the last with NodeLost (exit code 137)"
 
 
-def test_a_replaced_run_that_stands_in_the_sums_is_not_counted_again() -> None:
+def test_a_replaced_attempt_that_was_folded_is_not_counted_again() -> None:
     until = NOW + timedelta(minutes=1)
     ledger = a_ledger(a_trial(0), folded=Folded(until=until, active_seconds=60.0))
     later = replace(a_past("a2"), finished_at=until + timedelta(seconds=1))
@@ -536,7 +534,7 @@ def test_a_replaced_run_that_stands_in_the_sums_is_not_counted_again() -> None:
     assert [a.id for a in trial.attempts] == ["a2", "a3"]
 
 
-def test_a_stage_is_settled_by_its_replaced_runs_too() -> None:
+def test_replaced_attempts_count_for_prepare_and_final_evaluation_too() -> None:
     prepare = Stage(state=StageState.RUNNING, attempts=running(a_trial(0)).attempts)
     job = replaced(a_past(), name="s1-prepare", kind=JobKind.PREPARE)
     ledger = settle(a_study(), Ledger(prepare=prepare), by_name([job]), Results(), LATER)
@@ -562,7 +560,7 @@ def waiting(minutes: float, reason: str = "ImagePullBackOff", *, is_stuck: bool 
     )
 
 
-def test_a_job_that_waits_is_spoken_of_after_two_minutes() -> None:
+def test_a_waiting_job_is_reported_after_two_minutes() -> None:
     assert settle_one(a_trial(0), waiting(1.9)).message == ""
     trial = settle_one(a_trial(0), waiting(2))
     assert (trial.state, trial.message) == (TrialState.PENDING, "it waits: ImagePullBackOff: no such image")
@@ -572,7 +570,7 @@ def test_a_job_that_waits_is_spoken_of_after_two_minutes() -> None:
     assert settle_one(trial, a_job()).message == ""
 
 
-def test_a_job_that_is_stuck_is_an_attempt_of_no_length_after_a_limit() -> None:
+def test_a_stuck_job_counts_as_a_failed_attempt_after_a_limit() -> None:
     before = settle_one(a_trial(0), waiting(14.9))
     assert before.attempts == ()
     trial = settle_one(before, waiting(15))
@@ -586,13 +584,13 @@ def test_a_job_that_is_stuck_is_an_attempt_of_no_length_after_a_limit() -> None:
     assert settle_one(trial, a_job()) is trial
 
 
-def test_a_job_in_a_queue_waits_without_a_clock() -> None:
+def test_a_queued_job_may_wait_without_a_limit() -> None:
     trial = settle_one(a_trial(0), waiting(10_000, "Queued", is_stuck=False))
     assert trial.attempts == ()
     assert trial.message == "it waits: Queued: no such image"
 
 
-def test_a_stage_that_is_stuck_fails_in_the_end() -> None:
+def test_a_stuck_preparation_fails_in_the_end() -> None:
     ledger = Ledger()
     for number in range(Settings().attempts_limit):
         job = waiting(15, name="s1-prepare", kind=JobKind.PREPARE, attempt=f"a{number}")
@@ -603,7 +601,7 @@ def test_a_stage_that_is_stuck_fails_in_the_end() -> None:
 
 
 @pytest.mark.parametrize(("trained_steps", "message"), [(100, "it began at its first step"), (80, ""), (None, "")])
-def test_a_promoted_trial_that_began_anew_says_so(trained_steps: int | None, message: str) -> None:
+def test_a_promoted_trial_that_restarted_from_step_zero_is_reported(trained_steps: int | None, message: str) -> None:
     trial = running(continued(paused(0, 0.3), None))
     measurement = replace(a_rung_measurement(trial, 1), trained_steps=trained_steps)
     settled = settle(a_study(), a_ledger(trial), {}, Results(measurements={(0, 1): measurement}), NOW).trials[0]

@@ -21,7 +21,7 @@ def _quiet() -> None:
     logging.getLogger("study_operator").setLevel(logging.ERROR)
 
 
-def test_in_calm_weather_every_study_completes_with_every_trial_it_asked_for() -> None:
+def test_without_faults_every_study_completes_with_all_its_trials() -> None:
     for seed in range(1, 40):
         ledger = run_study(seed, CALM)
         assert ledger.outcome is not None
@@ -30,13 +30,13 @@ def test_in_calm_weather_every_study_completes_with_every_trial_it_asked_for() -
 
 
 @pytest.mark.parametrize("count", [40, pytest.param(300, marks=pytest.mark.slow)])
-def test_in_storms_every_study_ends_correctly(count: int) -> None:
+def test_under_random_faults_every_study_ends_correctly(count: int) -> None:
     outcomes = Counter(str(ledger.outcome and ledger.outcome.reason) for ledger in map(run_study, range(count)))
     assert outcomes.total() == count
     assert outcomes["Completed"] > count / 2
 
 
-def test_after_restores_of_the_status_no_measurement_is_taken_for_another_arm_and_every_study_ends() -> None:
+def test_after_status_restores_no_measurement_is_assigned_to_another_arm() -> None:
     refused: list[int] = []
     for seed in range(100):
         run_study(seed, RESTORING, refused.append)
@@ -44,12 +44,12 @@ def test_after_restores_of_the_status_no_measurement_is_taken_for_another_arm_an
     assert sum(refused) > 30
 
 
-def test_the_onlooker_sees_a_measurement_that_is_taken_for_another_arm(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_checker_detects_a_measurement_assigned_to_another_arm(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tick, "_why_refused", lambda *_, **__: "")
     assert "its arm has" in _first_broken(range(100), RESTORING)
 
 
-def test_the_same_seed_is_the_same_story() -> None:
+def test_a_simulation_is_determined_by_its_seed() -> None:
     assert run_study(5) == run_study(5)
 
 
@@ -107,7 +107,7 @@ _close, _rank = settle._close, ranking.rank
         pytest.param(planner, "_find_kept", lambda *_: (), "checkpoints are left", id="a broom that spares none"),
     ],
 )
-def test_the_onlooker_sees_a_broken_promise(
+def test_the_checker_detects_each_broken_promise(
     monkeypatch: pytest.MonkeyPatch, place: Any, name: str, mutant: Any, complaint: str
 ) -> None:
     monkeypatch.setattr(place, name, mutant)
@@ -115,14 +115,14 @@ def test_the_onlooker_sees_a_broken_promise(
     assert complaint in _first_broken(range(900))
 
 
-def test_the_onlooker_sees_a_job_that_was_launched_before_it_was_written(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_checker_detects_a_job_launched_before_its_trial_was_written(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(act._Written, "trial", _launch_unwritten)
     assert any(
         message in _first_broken(range(300)) for message in ("is in no ledger", "launched though its arm cannot run")
     )
 
 
-def test_every_promise_is_looked_at_in_twice_as_bad_weather_too() -> None:
+def test_every_promise_is_checked_under_twice_as_many_faults() -> None:
     storm = simulated_cluster.STORMY
     assert simulated_cluster._twice_as_bad(storm) == replace(
         storm, **{name: 2 * chance for name, chance in vars(storm).items()}

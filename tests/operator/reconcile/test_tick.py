@@ -112,7 +112,7 @@ def test_a_tick_that_read_an_old_status_touches_no_job() -> None:
     assert (launching.log, deleting.log) == ([], ["write"])
 
 
-def test_while_the_bucket_is_away_nothing_is_decided_and_it_is_said() -> None:
+def test_while_the_bucket_is_unreachable_nothing_is_decided_and_a_condition_reports_it() -> None:
     desk = a_desk(a_ledger(a_trial(0), running(a_trial(1))), is_bucket_away=True)
     result = run(desk)
     assert desk.log == ["write"]
@@ -131,7 +131,7 @@ def test_while_the_bucket_is_away_nothing_is_decided_and_it_is_said() -> None:
     assert desk.ledger.trials[1].state is TrialState.PENDING
 
 
-def test_what_ends_without_a_result_while_nobody_may_write_is_the_buckets_fault() -> None:
+def test_a_job_without_a_result_is_the_buckets_fault_while_writes_are_refused() -> None:
     trials = (running(a_trial(0)), running(a_trial(1)), a_trial(2))
     desk = a_desk(a_ledger(*trials), ended(1), a_job("s1-t001-r0"), is_read_only=True)
     study = a_study(parallel_trials=3)
@@ -160,9 +160,7 @@ def test_what_ends_without_a_result_while_nobody_may_write_is_the_buckets_fault(
 
 
 @pytest.mark.parametrize(("seconds", "reason"), [(30, EndReason.CRASHED), (90, EndReason.STORAGE_FAILED)])
-def test_an_end_that_is_seen_after_an_outage_is_the_buckets_fault_if_it_came_before_the_outage_was_over(
-    seconds: int, reason: str
-) -> None:
+def test_a_job_that_ended_during_a_bucket_outage_is_the_buckets_fault(seconds: int, reason: str) -> None:
     desk = a_desk(a_ledger(running(a_trial(0)), a_trial(1)), a_job(), a_job("s1-t001-r0"), is_read_only=True)
     run(desk, storage_problem=("AccessDenied", "nobody may write"))
     run(desk, now=NOW + timedelta(seconds=seconds))
@@ -172,7 +170,7 @@ def test_an_end_that_is_seen_after_an_outage_is_the_buckets_fault_if_it_came_bef
     assert desk.ledger.trials[0].attempts[0].reason == reason
 
 
-def test_what_began_in_the_very_second_in_which_the_bucket_was_found_ready_is_its_own() -> None:
+def test_a_job_that_started_in_the_second_the_bucket_became_ready_is_not_the_buckets_fault() -> None:
     desk = a_desk(a_ledger(running(a_trial(0)), a_trial(1)), a_job(), a_job("s1-t001-r0"))
     run(desk, storage_problem=("AccessDenied", "nobody may write"))
     run(desk, now=NOW + timedelta(seconds=0.7))
@@ -181,7 +179,7 @@ def test_what_began_in_the_very_second_in_which_the_bucket_was_found_ready_is_it
     assert desk.ledger.trials[0].attempts[0].reason == EndReason.CRASHED
 
 
-def test_a_condition_of_a_time_to_come_blames_the_bucket_for_nothing() -> None:
+def test_a_storage_condition_dated_in_the_future_is_ignored() -> None:
     desk = a_desk(a_ledger(running(a_trial(0)), a_trial(1)), a_job(), a_job("s1-t001-r0"))
     run(desk, storage_problem=("AccessDenied", "nobody may write"))
     run(desk, now=NOW + timedelta(hours=1))
@@ -190,7 +188,7 @@ def test_a_condition_of_a_time_to_come_blames_the_bucket_for_nothing() -> None:
     assert desk.ledger.trials[0].attempts[0].reason == EndReason.CRASHED
 
 
-def test_a_bucket_that_cannot_be_opened_is_said_while_trials_run() -> None:
+def test_a_bucket_that_cannot_be_opened_is_reported_while_trials_run() -> None:
     desk = a_desk(a_ledger(running(a_trial(0)), a_trial(1)), a_job())
     result = run(desk, storage_problem=("StorageRefused", "the Secret is gone"))
     storage = next(c for c in result.status["conditions"] if c["type"] == "StorageReady")
@@ -215,7 +213,7 @@ def test_a_measurement_is_settled_with_its_trial_and_rung() -> None:
         pytest.param(b'{"accuracy": NaN}', id="not a number"),
     ],
 )
-def test_what_is_not_a_measurement_of_this_rung_is_none(content: bytes) -> None:
+def test_a_file_that_is_not_a_measurement_of_this_rung_is_ignored(content: bytes) -> None:
     desk = a_desk(a_ledger(running(a_trial(0))), ended(0))
     desk.objects["trials/t000/rungs/0/measurement.json"] = content
     run(desk)
@@ -232,7 +230,7 @@ def put_measurement(desk: Desk, trial: Trial, **changes: Any) -> None:
     desk.objects[MEASUREMENT_KEY] = to_json(replace(a_rung_measurement(trial, 0, accuracy=0.43), **changes)).encode()
 
 
-def test_a_measurement_of_another_arm_is_said_deleted_and_read_again() -> None:
+def test_a_measurement_of_another_arm_is_reported_and_deleted() -> None:
     trial = a_trial(0)
     desk = a_desk(a_ledger(trial))
     put_measurement(desk, trial, digest="of another")
@@ -272,7 +270,7 @@ def test_a_measurement_without_a_digest_counts_where_the_trial_is_known_to_have_
     )
 
 
-def test_a_measurement_of_another_step_is_none_of_this_rung() -> None:
+def test_a_measurement_at_another_step_is_refused() -> None:
     trial = running(a_trial(0))
     desk = a_desk(a_ledger(trial), ended(0))
     put_measurement(desk, trial, step=40)
@@ -282,7 +280,7 @@ def test_a_measurement_of_another_step_is_none_of_this_rung() -> None:
 
 
 @pytest.mark.parametrize("phase", [JobPhase.PENDING, JobPhase.RUNNING, JobPhase.FINISHED])
-def test_a_job_of_another_arm_is_not_adopted_and_makes_way(phase: JobPhase) -> None:
+def test_a_job_of_another_arm_is_deleted_and_not_adopted(phase: JobPhase) -> None:
     trial = a_trial(0)
     foreign = a_job(phase=phase, digest="of another", exit_code=11 if phase is JobPhase.FINISHED else None)
     desk = a_desk(a_ledger(trial), foreign)
@@ -299,7 +297,7 @@ def test_a_job_of_another_arm_is_not_adopted_and_makes_way(phase: JobPhase) -> N
     assert [line for line in desk.log if "t000" in line] == ["delete s1-t000-r0", "launch s1-t000-r0"]
 
 
-def test_a_live_job_of_another_arm_goes_whatever_its_trial_does_and_keeps_its_place_until_then() -> None:
+def test_a_running_job_of_another_arm_is_deleted_and_occupies_a_slot_until_then() -> None:
     study = a_study(num_trials=3, parallel_trials=1)
     measured, waiting = paused(0, 0.3), a_trial(1)
     desk = a_desk(a_ledger(measured, waiting), a_job("s1-t000-r1", digest="of another"))
@@ -318,7 +316,7 @@ def test_a_job_of_its_own_arm_is_adopted() -> None:
     assert desk.ledger.trials[0].state is TrialState.RUNNING
 
 
-def test_a_dataset_of_another_source_is_said_deleted_and_prepared_again() -> None:
+def test_a_dataset_of_another_source_is_reported_deleted_and_prepared_again() -> None:
     desk = a_desk(Ledger())
     summary = replace(a_summary(), digest="of another")
     desk.objects["dataset/summary.json"] = to_json(summary).encode()
@@ -334,7 +332,7 @@ def test_a_dataset_of_another_source_is_said_deleted_and_prepared_again() -> Non
     assert desk.ledger.prepare.state is StageState.COMPLETED
 
 
-def test_a_final_evaluation_of_another_winner_is_said_deleted_and_made_again() -> None:
+def test_a_final_evaluation_of_another_winner_is_reported_deleted_and_repeated() -> None:
     trials = (continued(paused(0, 0.3), 0.4), continued(paused(1, 0.2), 0.6))
     desk = a_desk(a_ledger(*trials, search_end=SearchEnd.ALL_TRIALS_MEASURED, winner=1))
     final_evaluation = FinalEvaluation(
@@ -371,7 +369,7 @@ def a_summary() -> DatasetSummary:
     )
 
 
-def test_the_prepared_dataset_is_written_down_in_numbers() -> None:
+def test_the_sample_counts_of_the_prepared_dataset_are_recorded() -> None:
     desk = a_desk(Ledger(), ended(0, "s1-prepare", kind=JobKind.PREPARE))
     desk.objects["dataset/summary.json"] = to_json(a_summary()).encode()
     result = run(desk)
@@ -394,7 +392,7 @@ def test_the_test_set_is_read_only_after_the_winner_is_written() -> None:
     assert config.baseline.trial == "t000"
 
 
-def test_a_study_is_done_when_its_end_is_written_and_none_of_its_jobs_lives() -> None:
+def test_a_study_is_done_once_its_outcome_is_written_and_its_jobs_are_gone() -> None:
     over = a_ledger(running(a_trial(0)), outcome=Outcome(failed=True, reason="StudyCannotRun", message="no price"))
     desk = a_desk(over, a_job())
     assert not run(desk).is_done
@@ -405,7 +403,7 @@ def test_a_study_is_done_when_its_end_is_written_and_none_of_its_jobs_lives() ->
     assert run(desk).is_done
 
 
-def test_jobs_go_when_their_time_to_live_is_over_and_the_study_stays() -> None:
+def test_jobs_are_deleted_after_their_ttl_and_the_study_stays() -> None:
     study = a_study(ttl_seconds_after_finished=3600)
     ledger = a_ledger(stopped(0, 0.3), outcome=OVER, cleaned_at=NOW)
     desk = a_desk(ledger, ended(0, attempt="of-0", finished_at=NOW), study=study)
@@ -418,7 +416,7 @@ def test_jobs_go_when_their_time_to_live_is_over_and_the_study_stays() -> None:
     assert (len(desk.log), result.wake_at) == (1, None)
 
 
-def test_the_progress_of_running_trials_is_written_when_it_is_asked_for() -> None:
+def test_progress_of_running_trials_is_written_on_request() -> None:
     trials = (running(a_trial(0)), running(a_trial(1)), running(a_trial(2)))
     desk = a_desk(a_ledger(*trials), a_job(), a_job("s1-t001-r0"), a_job("s1-t002-r0"))
     fresh = Progress(
@@ -459,7 +457,7 @@ def test_the_progress_of_running_trials_is_written_when_it_is_asked_for() -> Non
     assert run(desk).status["progress"] is None
 
 
-def test_a_study_whose_jobs_a_rule_refuses_is_stalled_after_an_hour_and_goes_on_by_itself() -> None:
+def test_a_study_whose_jobs_are_refused_by_policy_stalls_after_an_hour_and_resumes_by_itself() -> None:
     study = a_study(parallel_trials=1, num_trials=1)
     desk = a_desk(a_ledger(a_trial(0)), refusal="denied by team-quota at 10:00", refused_as="AdmissionDenied")
     result = run(desk, study)
@@ -487,7 +485,7 @@ def test_a_study_whose_jobs_a_rule_refuses_is_stalled_after_an_hour_and_goes_on_
     assert not desk.ledger.trials[0].attempts
 
 
-def test_a_study_that_is_suspended_while_it_is_stalled_has_not_resumed() -> None:
+def test_suspending_a_stalled_study_emits_no_resumed_event() -> None:
     study = a_study(parallel_trials=1, num_trials=1)
     desk = a_desk(a_ledger(a_trial(0)), refusal="denied by team-quota", refused_as="AdmissionDenied")
     run(desk, study)
@@ -497,7 +495,7 @@ def test_a_study_that_is_suspended_while_it_is_stalled_has_not_resumed() -> None
     assert "StudyResumed" not in [e.reason for e in result.events]
 
 
-def test_a_pod_that_is_orphaned_is_told_once_it_should_stop_with_the_command_that_ends_it() -> None:
+def test_an_orphaned_pod_is_reported_with_the_command_that_deletes_it() -> None:
     study = a_study(parallel_trials=1, num_trials=1)
     desk = a_desk(a_ledger(running(a_trial(0))), a_job(orphans=("s1-t000-r0-abcde",)))
     command = "1 pod runs on without its Job, until somebody types: kubectl delete pod -n team s1-t000-r0-abcde"
@@ -517,7 +515,7 @@ def test_a_pod_that_is_orphaned_is_told_once_it_should_stop_with_the_command_tha
     assert [event.message for event in run(desk, study).events] == [command]
 
 
-def test_a_quota_stalls_nothing_however_long_it_lasts() -> None:
+def test_an_exceeded_quota_never_stalls_a_study() -> None:
     desk = a_desk(a_ledger(a_trial(0)), refusal="exceeded quota")
     for hours in (0, 1, 100):
         result = run(desk, now=NOW + timedelta(hours=hours))
@@ -525,7 +523,7 @@ def test_a_quota_stalls_nothing_however_long_it_lasts() -> None:
         assert conditions_of(result)["Stalled"] == ("False", "Progressing")
 
 
-def test_a_job_whose_pod_is_refused_stalls_its_study_too_unless_another_runs() -> None:
+def test_a_refused_pod_stalls_the_study_unless_another_job_runs() -> None:
     kept_out = a_job(
         phase=JobPhase.PENDING,
         started_at=None,
@@ -548,7 +546,7 @@ def test_a_job_whose_pod_is_refused_stalls_its_study_too_unless_another_runs() -
 
 
 @pytest.mark.parametrize("suspend", [False, True], ids=["it goes on", "suspended"])
-def test_a_refusal_lasts_while_nobody_may_ask_again_and_ends_with_a_suspension(*, suspend: bool) -> None:
+def test_a_refusal_persists_while_the_bucket_is_unreachable_and_ends_on_suspension(*, suspend: bool) -> None:
     study = a_study(parallel_trials=1, num_trials=1, suspend=suspend)
     desk = a_desk(a_ledger(a_trial(0)), refusal="no", refused_as="AdmissionDenied")
     run(desk, replace(study, suspend=False))
@@ -569,7 +567,7 @@ def test_no_job_is_launched_by_the_tick_that_accepts_a_study() -> None:
     assert desk.log == ["write", "launch s1-prepare"]
 
 
-def test_reports_are_written_of_what_is_recorded_at_most_once_a_minute_and_always_at_the_end() -> None:
+def test_reports_are_written_at_most_once_a_minute_and_always_at_the_end() -> None:
     reports: list[str] = []
 
     def reporter(study: Study, ledger: Ledger, status: Mapping[str, Any]) -> None:
@@ -596,7 +594,7 @@ def test_reports_are_written_of_what_is_recorded_at_most_once_a_minute_and_alway
     assert run(over, study, reporter=reporter, settings=settings).is_done
 
 
-def test_a_report_that_cannot_be_written_is_written_later() -> None:
+def test_a_report_that_could_not_be_written_is_retried() -> None:
     def reporter(study: Study, ledger: Ledger, status: Mapping[str, Any]) -> None:
         raise ArtifactError(f"{study.name}: {len(ledger.trials)} of {len(status)}")
 
@@ -606,14 +604,14 @@ def test_a_report_that_cannot_be_written_is_written_later() -> None:
     assert next(c for c in result.status["conditions"] if c["type"] == "StorageReady")["status"] == "False"
 
 
-def test_a_finished_preparation_is_not_looked_for_again() -> None:
+def test_the_summary_of_a_finished_preparation_is_not_read_again() -> None:
     ledger = a_ledger(running(a_trial(0)), running(a_trial(1)), prepare=Stage(state=StageState.COMPLETED))
     desk = a_desk(ledger, a_job(), a_job("s1-t001-r0"), is_bucket_away=True)
     # Nothing is awaited, so nothing is read: the bucket may be away.
     assert run(desk).is_idle
 
 
-def test_a_status_that_is_refused_is_written_in_a_shorter_form_with_its_whole_ledger() -> None:
+def test_a_status_that_the_api_server_refuses_is_written_shortened_with_its_whole_ledger() -> None:
     desk = a_desk(a_ledger(running(a_trial(0))), ended(1, message="x" * 170))
     desk.takes = lambda status: all(len(trial.get("message", "")) <= 100 for trial in status["trials"])
     result = run(desk)
@@ -631,7 +629,7 @@ def test_a_status_that_is_refused_is_written_in_a_shorter_form_with_its_whole_le
     assert accepted["reason"] == "Valid"
 
 
-def test_where_no_form_of_a_new_ledger_is_taken_the_old_one_stays_and_it_is_said_once() -> None:
+def test_if_the_api_server_refuses_every_form_the_old_ledger_stays_and_one_event_reports_it() -> None:
     desk = a_desk(a_ledger(running(a_trial(0))), ended(1))
     desk.takes = lambda status: not status["trials"][0]["attempts"][0].get("finishedAt")
     result = run(desk)

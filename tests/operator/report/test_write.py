@@ -27,7 +27,7 @@ from trial_trainer.contract import (
 MEASUREMENT_KEY = "trials/t000/rungs/0/measurement.json"
 
 
-def test_the_ledger_is_kept_in_the_bucket_after_each_news_and_not_else(tmp_path: Path) -> None:
+def test_the_ledger_copy_is_written_only_after_a_new_trial_or_measurement(tmp_path: Path) -> None:
     store, keeper = DirectoryStore(str(tmp_path)), LedgerKeeper()
     desk = a_desk(a_ledger(), proposals=[a_proposal()])
 

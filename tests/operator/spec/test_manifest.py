@@ -25,7 +25,7 @@ def test_paths_are_relative_to_the_manifest_and_uris_stay(tmp_path, monkeypatch)
     assert spec["storage"]["uri"] == "/var/runs"
 
 
-def test_what_is_no_path_is_left_for_the_parser_to_refuse(tmp_path):
+def test_a_value_that_is_not_a_path_is_left_for_the_parser(tmp_path):
     manifest = tmp_path / "study.yaml"
     manifest.write_text("spec: {data: [1], trainer: {baseModel: 7}, storage: {uri: ''}}\n")
 

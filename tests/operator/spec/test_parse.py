@@ -537,7 +537,7 @@ def test_a_wrong_manifest_is_refused_in_exactly_these_words(changes: dict[str, A
     assert list(refused.value.problems) == sentences
 
 
-def test_every_mistake_is_told_at_once() -> None:
+def test_every_problem_is_reported_at_once() -> None:
     changes = {"spec.numTrials": 0, "spec.storage.uri": "ftp://host/x", "spec.trainer.epochs": "3", "spec.seed": 1.5}
     with pytest.raises(StudyInvalidError) as refused:
         parse_study(a_manifest(changes))
@@ -573,7 +573,7 @@ def test_whole_values_of_a_list_are_whole_numbers() -> None:
     assert [repr(value) for value in space.values] == ["4", "16", "64"]
 
 
-def test_an_independent_test_set_leaves_nothing_to_split_off() -> None:
+def test_with_an_independent_test_set_the_test_percent_defaults_to_zero() -> None:
     assert parse_study(a_manifest({"spec.data.testSource": "audited"})).data.split.test_percent == 0
 
 
@@ -583,7 +583,7 @@ def test_ready_samples_need_no_attributes() -> None:
         assert (study.data.labels_from, study.data.attributes) == (LabelSource.GIVEN, ())
 
 
-def test_what_is_for_a_cluster_is_kept_as_it_was_written() -> None:
+def test_fields_that_only_a_cluster_needs_are_kept() -> None:
     template = {"spec": {"containers": [{"name": "trainer", "image": "trainer:1"}], "nodeSelector": {"gpu": "a100"}}}
     changes = {
         "spec.trainer.template": template,
@@ -603,18 +603,18 @@ def test_what_is_for_a_cluster_is_kept_as_it_was_written() -> None:
 
 
 @pytest.mark.parametrize("path", ["spec.storage.endpoint", "spec.storage.region", "spec.data.testSource"])
-def test_null_is_as_if_the_field_were_not_given(path: str) -> None:
+def test_null_means_that_a_field_is_not_given(path: str) -> None:
     raw = a_manifest({path: "a word"})
     section, field = path.split(".")[1:]
     raw["spec"][section][field] = None
     assert parse_study(raw) == parse_study(a_manifest())
 
 
-def test_a_study_without_a_baseline_is_a_study() -> None:
+def test_the_baseline_may_be_left_out() -> None:
     assert parse_study(a_manifest({"spec.baseline": None})).baseline is None
 
 
-def test_a_constraint_that_the_arms_keep_is_kept_as_it_was_written() -> None:
+def test_a_parameter_constraint_that_all_arms_keep_is_parsed() -> None:
     text = "weight_decay + 0.5 * weight_decay - 0.1 <= 0.3"
     assert parse_study(a_manifest({"spec.parameterConstraints": [text]})).parameter_constraints == (
         parse_linear_constraint(text),
@@ -641,7 +641,7 @@ TWO_UNIFORM = {
     ],
     ids=["beyond the range", "a corner", "a line", "apart", "of no parameter"],
 )
-def test_constraints_that_leave_nothing_to_try_are_refused(constraints: list[str]) -> None:
+def test_constraints_without_a_feasible_region_are_refused(constraints: list[str]) -> None:
     with pytest.raises(StudyInvalidError, match=r"spec\.parameterConstraints` must leave arms to try"):
         parse_study(a_manifest({**TWO_UNIFORM, "spec.parameterConstraints": constraints}))
 
@@ -651,7 +651,7 @@ def test_constraints_that_leave_nothing_to_try_are_refused(constraints: list[str
     [["lora_dropout + weight_decay <= 0.001"], ["lora_dropout - weight_decay <= 0"], ["lora_dropout <= 7"]],
     ids=["a small corner", "a half", "everything"],
 )
-def test_constraints_that_leave_room_are_kept(constraints: list[str]) -> None:
+def test_constraints_with_a_feasible_region_are_taken(constraints: list[str]) -> None:
     study = parse_study(a_manifest({**TWO_UNIFORM, "spec.parameterConstraints": constraints}))
     assert [constraint.text for constraint in study.parameter_constraints] == constraints
 
@@ -667,7 +667,7 @@ JSON = st.recursive(
 
 
 @given(st.dictionaries(st.sampled_from([f"spec.{name}" for name in MANIFEST["spec"]]), JSON, max_size=4))
-def test_whatever_a_field_holds_the_answer_is_a_study_or_sentences(changes: dict[str, Any]) -> None:
+def test_any_manifest_gives_a_study_or_a_list_of_sentences(changes: dict[str, Any]) -> None:
     problems: tuple[str, ...] = ()
     try:
         parse_study(a_manifest(changes))

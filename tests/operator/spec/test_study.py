@@ -8,13 +8,13 @@ from study_operator.spec.study import (
 )
 
 
-def test_an_arm_is_completed_with_what_is_not_searched() -> None:
+def test_an_arm_is_completed_with_defaults_of_parameters_that_are_not_searched() -> None:
     assert complete_arm({"lora_rank": 8, "learning_rate": 1e-3})["lora_alpha"] == 16
     assert "lora_alpha" not in complete_arm({"lora_alpha_over_rank": 2.0})
     assert complete_arm({"batch_size": 4})["batch_size"] == 4
 
 
-def test_a_measurement_without_the_constrained_metric_does_not_keep_the_constraint() -> None:
+def test_a_measurement_without_the_constrained_metric_breaks_the_constraint() -> None:
     constraint = parse_outcome_constraint("invalid_output_rate <= 0.2")
     assert constraint is not None
     assert constraint.holds({"invalid_output_rate": 0.2})
