@@ -69,7 +69,7 @@ spec:
     testSource: test.jsonl
     maxPages: 100
     attributes: [name, price]
-    labels: {from: Markup}
+    labels: {from: Markup, missing: Unknown}
     split: {by: Site, validationPercent: 20, testPercent: 0}
     template: {spec: {containers: [{name: trainer, image: "trainer:1"}]}}
   trainer:

@@ -31,7 +31,7 @@ from study_operator.spec.fields import ATTRIBUTE, DATA_KEY, ENDPOINT, NUMBER, RE
 from study_operator.spec.metrics import KNOWN_ATTRIBUTES, METRICS, Direction
 from study_operator.spec.parse import PARAMETERS
 from study_operator.spec.study import AddressingStyle, CaBundle, DeletionPolicy
-from trial_trainer.contract import LabelSource, Precision, SplitBy
+from trial_trainer.contract import LabelSource, MissingLabel, Precision, SplitBy
 
 MUTABLE = ("suspend", "parallelTrials", "numTrials", "budget", "ttlSecondsAfterFinished")
 """What may change once a study is accepted; `numTrials` upwards."""
@@ -232,19 +232,19 @@ def _data() -> Schema:
     otherwise = f"has(self.testSource) ? 0 : {limits.TEST_PERCENT.default}"
     test_percent = f"has(self.split.testPercent) ? self.split.testPercent : {otherwise}"
     return fields(
-        "Where the pages come from, what is asked of them, and how they are split.",
+        "Where the pages or texts come from, what is asked of them, and how they are split.",
         {
             "source": place(
                 "A path on a mounted volume or an s3:// URI: a folder of .html files, or one .jsonl, .jsonl.gz or "
-                ".parquet file of pages or of ready samples."
+                ".parquet file of pages, of texts or of ready samples."
             ),
             "testSource": place(
                 "An independent test set of the same form. Its sites are dropped from training and validation, and it "
                 "is read once, after the winner is chosen."
             ),
             "attributes": listing(
-                "What is asked of each page. With labels from Markup it is some of "
-                f"{', '.join(KNOWN_ATTRIBUTES)}. Without it the source holds ready samples.",
+                "What is asked of each page or text, under names of your own. With labels from Markup it is some of "
+                f"{', '.join(KNOWN_ATTRIBUTES)}. Without attributes the source holds ready samples.",
                 text("The name of an attribute.", limits.ATTRIBUTE_LENGTH, pattern=ATTRIBUTE),
                 limits.ATTRIBUTES_LENGTH,
                 **rules(rule("self.all(a, self.exists_one(b, b == a))", "must hold each attribute once")),
@@ -256,15 +256,26 @@ def _data() -> Schema:
                         "Markup: the page's own JSON-LD, microdata and Open Graph. Given: labels in the file.",
                         LabelSource,
                         default=str(LabelSource.MARKUP),
-                    )
+                    ),
+                    "missing": choice(
+                        "What it means that the labels of a page or text leave an attribute out. Unknown: nobody "
+                        'looked, and it is not asked there. Absent: it has none, and "none" is the right answer; every '
+                        "record must then have labels.",
+                        MissingLabel,
+                        default=str(MissingLabel.UNKNOWN),
+                    ),
                 },
                 default={},
             ),
             "split": fields(
-                "How pages are divided, in percent of the sites or pages. At least 10 percent stay for training.",
+                "How pages and texts are divided, in percent of the sites or pages. At least 10 percent stay for "
+                "training.",
                 {
                     "by": choice(
-                        "Site: no site is in two splits. Page: only no page is.", SplitBy, default=str(SplitBy.SITE)
+                        "Site: no site is in two splits, and every page or text needs one. Page: only no page or text "
+                        "is.",
+                        SplitBy,
+                        default=str(SplitBy.SITE),
                     ),
                     "validationPercent": whole(
                         "The share by which trials are measured and the winner is chosen.", limits.VALIDATION_PERCENT
@@ -290,6 +301,12 @@ def _data() -> Schema:
                 f"self.labels.from != 'Markup' || !has(self.attributes) || self.attributes.all(a, a in [{known}])",
                 f"must be some of {', '.join(KNOWN_ATTRIBUTES)} where labels come from Markup",
                 ".attributes",
+            ),
+            rule(
+                "self.labels.missing != 'Absent' || (self.labels.from == 'Given' && has(self.attributes) && "
+                "self.attributes.size() > 0)",
+                "must be Unknown unless attributes are asked and their labels are Given",
+                ".labels.missing",
             ),
             rule(
                 "!has(self.testSource) || !has(self.split.testPercent) || self.split.testPercent == 0",

@@ -143,6 +143,12 @@ REFUSED_BY_THE_SERVER: list[tuple[str, Changes, str]] = [
     ("an unknown direction", {"spec.objective.direction": "Up"}, '"Up": supported values: "Maximize", "Minimize"'),
     ("an unknown parameter", {"spec.parameters[1].name": "rank"}, 'supported values: "learning_rate", "lora_rank"'),
     ("labels of a teacher", {"spec.data.labels": {"from": "Teacher"}}, 'supported values: "Given", "Markup"'),
+    ("another meaning of silence", {"spec.data.labels.missing": "No"}, 'supported values: "Unknown", "Absent"'),
+    (
+        "markup whose silence means absence",
+        {"spec.data.labels": {"missing": "Absent"}},
+        "must be Unknown unless attributes are asked and their labels are Given",
+    ),
     ("an unknown way to split", {"spec.data.split.by": "Shop"}, '"Shop": supported values: "Site", "Page"'),
     ("an unknown precision", {"spec.trainer.precision": "Float16"}, 'supported values: "BFloat16", "Float32"'),
     ("an unknown addressing", {"spec.storage.addressingStyle": "path"}, 'supported values: "Auto", "Path", "Virtual"'),

@@ -163,6 +163,15 @@ class LabelSource(StrEnum):
     MARKUP = "Markup"
 
 
+class MissingLabel(StrEnum):
+    """What it means that a record's given labels leave an attribute out."""
+
+    UNKNOWN = "Unknown"
+    """Nobody looked: the attribute is not asked there."""
+    ABSENT = "Absent"
+    """Somebody looked and found none: it is asked, and "none" is the right answer."""
+
+
 class SplitBy(StrEnum):
     """What must not be in two splits at once."""
 
@@ -182,7 +191,7 @@ class Split:
 
 @dataclass(frozen=True, kw_only=True)
 class PrepareConfig:
-    """Raw pages, or ready samples, into one validated, split and tokenised dataset."""
+    """Raw pages and texts, or ready samples, into one validated, split and tokenised dataset."""
 
     study: str
     source: str
@@ -199,6 +208,8 @@ class PrepareConfig:
     test_source: str | None = None
     max_pages: Count | None = None
     """Upper limit of pages taken from each source, drawn by the seed; None means all."""
+    missing_labels: MissingLabel = MissingLabel.UNKNOWN
+    """`ABSENT` needs labels that are given, for every record."""
     digest: str = ""
     """Of all that decides the dataset (`digest_of`); its summary carries it."""
     contract_version: Count = VERSION

@@ -62,6 +62,7 @@ def build_prepare_job(study: Study) -> JobSpec:
         dataset=join(artifacts_uri(study), names.DATASET),
         test_source=study.data.test_source,
         max_pages=study.data.max_pages,
+        missing_labels=study.data.missing_labels,
     )
     return _spec(names.prepare_job(study.name), JobKind.PREPARE, config)
 

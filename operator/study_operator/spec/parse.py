@@ -40,7 +40,16 @@ from study_operator.spec.study import (
     Study,
     Uniform,
 )
-from trial_trainer.contract import BaseModel, LabelSource, ParameterValue, Precision, Split, SplitBy, TrainerSettings
+from trial_trainer.contract import (
+    BaseModel,
+    LabelSource,
+    MissingLabel,
+    ParameterValue,
+    Precision,
+    Split,
+    SplitBy,
+    TrainerSettings,
+)
 
 
 @dataclass(frozen=True)
@@ -403,11 +412,12 @@ def _parse_data(fields: Fields) -> Data:
         "attributes", limits.ATTRIBUTES_LENGTH, pattern=ATTRIBUTE, longest=limits.ATTRIBUTE_LENGTH
     )
     test_source = fields.place("testSource") if fields.has("testSource") else None
-    labels_from = LabelSource.MARKUP
-    if fields.has("labels"):
-        labels = fields.child("labels")
-        labels_from = labels.choice("from", LabelSource, LabelSource.MARKUP)
-        labels.done()
+    labels = fields.child("labels", {})
+    labels_from = labels.choice("from", LabelSource, LabelSource.MARKUP)
+    missing_labels = labels.choice("missing", MissingLabel, MissingLabel.UNKNOWN)
+    if missing_labels is MissingLabel.ABSENT and (labels_from is not LabelSource.GIVEN or not attributes):
+        labels.refuse("missing", "must be Unknown unless attributes are asked and their labels are Given")
+    labels.done()
     if labels_from is LabelSource.MARKUP:
         unknown = [a for a in attributes if a not in KNOWN_ATTRIBUTES]
         if unknown:
@@ -437,6 +447,7 @@ def _parse_data(fields: Fields) -> Data:
         source=source,
         attributes=attributes,
         labels_from=labels_from,
+        missing_labels=missing_labels,
         split=parsed,
         test_source=test_source,
         max_pages=max_pages,

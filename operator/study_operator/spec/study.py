@@ -8,7 +8,7 @@ from enum import StrEnum
 from typing import Any
 
 from study_operator.spec.metrics import Direction
-from trial_trainer.contract import BaseModel, LabelSource, ParameterValue, Split, TrainerSettings
+from trial_trainer.contract import BaseModel, LabelSource, MissingLabel, ParameterValue, Split, TrainerSettings
 
 Arm = Mapping[str, ParameterValue]
 """A parameter assignment: names to numbers or strings, complete over the study's parameters."""
@@ -100,6 +100,7 @@ class Data:
     split: Split
     test_source: str | None = None
     max_pages: int | None = None
+    missing_labels: MissingLabel = MissingLabel.UNKNOWN
     template: PodTemplate | None = None
     """Pod of the prepare job on a cluster; None means the trainer's, without accelerators."""
 

@@ -67,6 +67,13 @@ WRONG_MANIFESTS = [
         ["`spec.data.labels.from` must be one of Given, Markup, got 'Teacher'"],
         id="labels from a teacher, not built yet",
     ),
+    pytest.param(
+        {"spec.data.labels": {"missing": "Absent"}},
+        [
+            "`spec.data.labels.missing` must be Unknown unless attributes are asked and their labels are Given, got 'Absent'"
+        ],
+        id="markup whose silence means absence",
+    ),
     pytest.param({"spec.objective": None}, ["`spec.objective` must be given: an object"], id="no objective"),
     pytest.param(
         {"spec.objective.metric": "f1"},
@@ -578,7 +585,7 @@ def test_with_an_independent_test_set_the_test_percent_defaults_to_zero() -> Non
 
 
 def test_ready_samples_need_no_attributes() -> None:
-    for labels in ({}, {"from": "Given"}, {"from": "Markup"}):
+    for labels in ({}, {"from": "Given"}, {"from": "Markup"}, {"missing": "Unknown"}):
         study = parse_study(a_manifest({"spec.data.labels": labels, "spec.data.attributes": []}))
         assert (study.data.labels_from, study.data.attributes) == (LabelSource.GIVEN, ())
 

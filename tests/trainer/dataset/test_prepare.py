@@ -28,9 +28,9 @@ from builders.tiny_tokenizer import (
     save_tokenizer,
 )
 from trial_trainer.artifacts import open_store
-from trial_trainer.contract import BaseModel, LabelSource, PrepareConfig, Split, SplitBy
+from trial_trainer.contract import BaseModel, LabelSource, MissingLabel, PrepareConfig, Split, SplitBy
 from trial_trainer.dataset.prepare import count_shared_tokens, prepare
-from trial_trainer.dataset.prompts import SYSTEM, Layout, Prompter
+from trial_trainer.dataset.prompts import SYSTEM, SYSTEM_OF_TEXT, Layout, Prompter
 from trial_trainer.dataset.sources import find_canonical_url
 from trial_trainer.dataset.store import (
     HAND,
@@ -1018,7 +1018,10 @@ def test_every_prompt_keeps_a_token_of_its_own(prompts, shared) -> None:
 # Bad input ------------------------------------------------------------------------------------------------------------
 
 RECORDS = {
-    "html is missing": (a_page(0, html=...), "pages.jsonl line 1: `html` must be a string, got null"),
+    "html is missing": (
+        a_page(0, html=...),
+        'pages.jsonl line 1: `html` or `text` must be given, got ["id", "labels", "markup", "url"]',
+    ),
     "html is a number": (a_page(0, html=5), "pages.jsonl line 1: `html` must be a string, got 5"),
     "a long wrong value is shortened": (
         a_page(0, html=["x" * 200]),
@@ -1487,3 +1490,179 @@ def test_the_longest_value_of_the_test_set_has_room_as_an_answer(config, tmp_pat
     assert index.answer_tokens["name"] > tokens
     assert index.longest_answer_tokens == index.answer_tokens["name"]
     assert index.answer_tokens["price"] == 32
+
+
+# Texts ----------------------------------------------------------------------------------------------------------------
+
+
+def a_text(number: int, **changes) -> dict:
+    """One record of a booking that says how many people come, and when; of no site."""
+    record = {
+        "id": f"t{number}",
+        "text": f"A table for {number} people at {number + 3} pm, please",
+        "labels": {"people": f"{number} people", "time": f"{number + 3} pm"},
+    }
+    return {key: value for key, value in (record | changes).items() if value is not ...}
+
+
+def some_texts(count: int = 30, **changes) -> list[dict]:
+    return [a_text(number, **changes) for number in range(count)]
+
+
+@pytest.fixture
+def of_texts(config) -> PrepareConfig:
+    return replace(
+        config,
+        attributes=("people", "time", "last_name"),
+        labels_from=LabelSource.GIVEN,
+        split=Split(by=SplitBy.PAGE, validation_percent=40, test_percent=0),
+        missing_labels=MissingLabel.ABSENT,
+    )
+
+
+def test_a_text_is_asked_for_each_attribute_after_tokens_that_its_questions_share(of_texts) -> None:
+    write_records(of_texts, some_texts())
+    summary = prepare(of_texts)
+    assert summary.splits[TRAIN].samples_by_attribute == {"last_name": 18, "people": 18, "time": 18}
+    page = read_all(of_texts)[TRAIN][0]
+    number = int(page.id[1:])
+    tokenizer = build_tokenizer()
+    people, time_, last_name = page.questions
+    assert tokenizer.decode((*page.prefix, *people.prompt)) == (
+        f"<|im_start|>system\n{SYSTEM_OF_TEXT}<|im_end|>\n"
+        f"<|im_start|>user\nA table for {number} people at {number + 3} pm, please<|im_end|>\n"
+        "<|im_start|>user\nPeople?<|im_end|>\n<|im_start|>assistant\n"
+    )
+    assert (people.answer_text, people.gold, people.origin) == (f"{number} people", (f"{number} people",), HAND)
+    assert (time_.answer_text, last_name.answer_text, last_name.gold) == (f"{number + 3} pm", answers.ABSENT, ())
+
+
+def test_the_study_says_what_a_missing_label_means(of_texts) -> None:
+    write_records(of_texts, [*some_texts(), *(a_text(n, labels={"last_name": "Table"}) for n in range(30, 60))])
+    unknown = replace(of_texts, missing_labels=MissingLabel.UNKNOWN)
+    assert {len(page.questions) for pages in read_all_of(unknown) for page in pages} == {1, 2}
+    assert {len(page.questions) for pages in read_all_of(of_texts) for page in pages} == {3}
+
+
+def read_all_of(config: PrepareConfig) -> list:
+    prepare(config)
+    return list(read_all(config).values())
+
+
+def test_a_null_means_that_a_text_has_none_whatever_a_missing_label_means(of_texts) -> None:
+    write_records(of_texts, [text | {"labels": text["labels"] | {"last_name": None}} for text in some_texts()])
+    prepare(replace(of_texts, missing_labels=MissingLabel.UNKNOWN))
+    assert len(questions_of(of_texts)) == 90
+
+
+def test_labels_that_are_complete_must_be_there(of_texts) -> None:
+    write_records(of_texts, [a_text(0, labels=...), a_text(1, labels=None), a_text(2, labels={}), *some_texts()[3:]])
+    assert sentences(of_texts) == tuple(
+        f"pages.jsonl line {number}: `labels` must be given where a missing label means Absent "
+        "({} says that there are none)"
+        for number in (1, 2)
+    )
+
+
+def test_silence_of_markup_is_never_absence(of_texts) -> None:
+    assert sentences(replace(of_texts, labels_from=LabelSource.MARKUP)) == (
+        "missing_labels must be Unknown where labels_from is Markup, got Absent",
+    )
+
+
+TEXT_RECORDS = {
+    "neither text nor page": (
+        {"id": "a", "labels": {}},
+        'pages.jsonl line 1: `html` or `text` must be given, got ["id", "labels"]',
+    ),
+    "a text that is a number": (
+        {"text": 5, "labels": {}},
+        "pages.jsonl line 1: `text` must be a string that is not empty, got 5",
+    ),
+    "an empty text": (
+        {"text": " ", "labels": {}},
+        'pages.jsonl line 1: `text` must be a string that is not empty, got " "',
+    ),
+    "labels in a list": (
+        {"text": "two", "labels": ["two"]},
+        'pages.jsonl line 1: `labels` must be an object, got ["two"]',
+    ),
+}
+
+
+@pytest.mark.parametrize(("record", "sentence"), TEXT_RECORDS.values(), ids=TEXT_RECORDS.keys())
+def test_a_wrong_text_record_is_refused_with_its_line(of_texts, record, sentence) -> None:
+    write_records(of_texts, [record, *some_texts()])
+    assert sentence in sentences(of_texts)
+
+
+def test_a_text_in_a_study_of_ready_samples_is_refused(config) -> None:
+    write_records(config, some_texts(1))
+    assert sentences(replace(config, attributes=()))[0] == (
+        "pages.jsonl line 1: `text` is for texts, which need a list of attributes; a ready sample has `prompt`"
+    )
+
+
+def test_texts_are_split_by_the_site_that_their_records_name(of_texts) -> None:
+    by_site = replace(of_texts, split=replace(of_texts.split, by=SplitBy.SITE))
+    write_records(of_texts, [text | {"site": f"dialogue {number // 3}"} for number, text in enumerate(some_texts())])
+    assert {name: (split.pages, split.sites) for name, split in prepare(by_site).splits.items()} == {
+        TRAIN: (18, 6),
+        VALIDATION: (12, 4),
+    }
+    write_records(of_texts, some_texts())
+    (sentence,) = sentences(by_site)
+    assert sentence.startswith("pages.jsonl: split.by Site needs `url` or `site` of every page, and 30 have neither")
+
+
+def test_equal_texts_are_in_one_split_and_their_contradicting_labels_are_counted(of_texts) -> None:
+    twins = [a_text(0, id="twin"), a_text(1, id="other", labels={"people": "people"})]
+    write_records(of_texts, [*some_texts(), *twins])
+    assert prepare(of_texts).conflicting_labels == 2
+    homes = {page.id: name for name, pages in read_all(of_texts).items() for page in pages}
+    assert (homes["twin"], homes["other"]) == (homes["t0"], homes["t1"])
+
+
+def test_a_text_that_stands_in_the_test_set_is_dropped(of_texts, tmp_path) -> None:
+    of_texts = replace(of_texts, test_source=str(tmp_path / "test.jsonl"))
+    write_records(of_texts, some_texts())
+    write_records(of_texts, [a_text(0, id="again"), a_text(40)], of_texts.test_source)
+    summary = prepare(of_texts)
+    assert (summary.repeats_of_test, summary.splits[TEST].pages) == (1, 2)
+
+
+def test_a_long_text_keeps_its_beginning_and_is_named(of_texts) -> None:
+    write_records(of_texts, [*some_texts(), a_text(30, text="For 30 people. " + "Thank you very much indeed. " * 200)])
+    summary = prepare(of_texts)
+    assert "the end of 1 texts does not fit max_length_tokens and was cut off: line 31, 't30'" in summary.warnings
+    pages = [page for split in read_all(of_texts).values() for page in split]
+    samples = [(*page.prefix, *q.prompt, *q.answer) for page in pages for q in page.questions]
+    longest = max(len(sample) for sample in samples)
+    assert of_texts.max_length_tokens - 60 <= longest <= of_texts.max_length_tokens
+    people = next(q for page in pages if page.id == "t30" for q in page.questions if q.attribute == "people")
+    assert people.answer_text == "30 people"
+
+
+def test_a_text_beside_a_page_is_read_in_place_of_the_page(config) -> None:
+    records = some_pages(text="Only this is read: Kettle", markup=..., labels={"name": "Kettle"})
+    write_records(config, [record | {"text": f"{record['text']} {n}"} for n, record in enumerate(records)])
+    prepare(replace(config, labels_from=LabelSource.GIVEN, attributes=("name",)))
+    page = read_all(config)[TRAIN][0]
+    asked = build_tokenizer().decode((*page.prefix, *page.questions[0].prompt))
+    assert SYSTEM in asked
+    assert f"<|im_start|>user\nOnly this is read: Kettle {page.id[1:]}<|im_end|>" in asked
+    assert page.questions[0].rule == f"Kettle No {page.id[1:]}"
+
+
+def test_pages_and_texts_may_stand_in_one_source_and_pages_are_read_as_ever(of_texts, tmp_path) -> None:
+    pages = replace(of_texts, attributes=("name",), missing_labels=MissingLabel.UNKNOWN)
+    labelled = [a_page(n, labels={"name": f"Kettle No {n}"}) for n in range(30)]
+    write_records(pages, labelled)
+    prepare(pages)
+    alone = {page.id: page for split in read_all(pages).values() for page in split}
+    both = replace(pages, dataset=str(tmp_path / "both"))
+    write_records(both, [*labelled, *some_texts(labels={"name": "table"})])
+    prepare(both)
+    together = {page.id: page for split in read_all(both).values() for page in split}
+    assert len(together) == 60
+    assert all(together[name].questions[0].prompt == page.questions[0].prompt for name, page in alone.items())

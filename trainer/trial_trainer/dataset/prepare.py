@@ -1,4 +1,4 @@
-"""Raw pages, or ready samples, to one validated, split and tokenised dataset.
+"""Raw pages, texts or ready samples to one validated, split and tokenised dataset.
 
     python -m trial_trainer prepare prepare.json
     PREPARE_CONFIG="$(cat prepare.json)" python -m trial_trainer prepare    # as a Job does it
@@ -7,7 +7,8 @@ The run, top to bottom: check the settings, load the tokenizer, read the sources
 splits, refuse what cannot train, tokenise, write. Whatever is wrong with the data shows here, before a GPU is touched,
 and all of it at once: `PrepareError` holds every sentence, and `__main__` turns it into exit code 12.
 
-Silence is not absence: markup without a price does not mean that the page has none, so nothing is asked there.
+Silence is not absence: markup without a price does not mean that the page has none, so nothing is asked there. What
+it means that given labels leave an attribute out is said by the study.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import hashlib
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from trial_trainer.artifacts import open_store
 from trial_trainer.base_model import digest_tokenizer, load_config, load_tokenizer, longest_sample, say_too_long
@@ -24,6 +26,7 @@ from trial_trainer.contract import (
     SUMMARY,
     DatasetSummary,
     LabelSource,
+    MissingLabel,
     PrepareConfig,
     SplitBy,
     SplitSummary,
@@ -59,7 +62,7 @@ from trial_trainer.dataset.store import (
     write_summary,
 )
 from trial_trainer.errors import BaseModelError, PrepareError, PromptError
-from trial_trainer.pages import answers, documents, rules
+from trial_trainer.pages import answers, documents, plain_text, rules
 from trial_trainer.pages.confirm import confirm, contradicts
 from trial_trainer.pages.currencies import country_of, is_left_open, meaning_of
 
@@ -126,12 +129,16 @@ def prepare(config: PrepareConfig) -> DatasetSummary:
     if problems or prompter is None:
         raise PrepareError(problems)
     problems += _check_positions(config)
-    page_tokens = _page_budget(config, prompter, problems)
+    page_tokens = _budget(
+        config, [prompter.ask("", answers.question(a)) for a in config.attributes], prompter, problems
+    )
+    asked = [prompter.ask_text("", answers.question_of_text(a)) for a in config.attributes]
+    text_tokens = _budget(config, asked, prompter, problems)
     if problems:
         raise PrepareError(problems)
 
     # Sources to drafts: labelled, cut, not yet tokenised.
-    reader = _Reader(config=config, prompter=prompter, page_tokens=page_tokens)
+    reader = _Reader(config=config, prompter=prompter, page_tokens=page_tokens, text_tokens=text_tokens)
     drafts = reader.read(config.source)
     test_drafts = reader.read(config.test_source) if config.test_source is not None else []
     if reader.problems:
@@ -179,6 +186,7 @@ def prepare(config: PrepareConfig) -> DatasetSummary:
             end_of_turn=prompter.stops,
             max_length_tokens=config.max_length_tokens,
             page_tokens=page_tokens,
+            text_tokens=text_tokens,
             longest_answer_tokens=max(answer_tokens.values(), default=LEAST_ANSWER_TOKENS),
             attributes=config.attributes or (COMPLETION,),
             constants=constants,
@@ -191,6 +199,7 @@ def prepare(config: PrepareConfig) -> DatasetSummary:
     warnings = [
         *filter(None, [prompter.warning]),
         *_warn_of_labels(reader.unusable, reader.left_open),
+        *_warn_of_cuts(reader.cut),
         *_warn_of_markup(reader.compared, reader.contradicted),
         *_warn_of_errors(pages),
         *_warn_of_copies(config, by_split, copies, reader.copies),
@@ -232,6 +241,8 @@ def _check_config(config: PrepareConfig) -> list[str]:
         problems.append(f"split.validation_percent and split.test_percent must leave 10 for training, got {total}")
     if config.test_source is not None and split.test_percent > 0:
         problems.append(f"split.test_percent must be 0 where test_source is given, got {split.test_percent}")
+    if config.missing_labels is MissingLabel.ABSENT and config.labels_from is not LabelSource.GIVEN:
+        problems.append(f"missing_labels must be Unknown where labels_from is {config.labels_from}, got Absent")
     if config.max_pages is not None and config.max_pages < 1:
         problems.append(f"max_pages must be at least 1, got {config.max_pages}")
     for index, attribute in enumerate(config.attributes):
@@ -263,14 +274,20 @@ def _check_positions(config: PrepareConfig) -> list[str]:
     return [say_too_long(config.base_model, config.max_length_tokens, limit)]
 
 
-def _page_budget(config: PrepareConfig, prompter: Prompter, problems: list[str]) -> int:
-    """Return how many tokens of page text leave room for the longest question and an answer."""
-    if not config.attributes:
+def _budget(config: PrepareConfig, asked: Sequence[list[Message]], prompter: Prompter, problems: list[str]) -> int:
+    """Return how many tokens of a page or text leave room for the longest question and an answer.
+
+    Args:
+        config: its limit of a sample.
+        asked: each question of an empty page or text.
+        prompter: counts tokens.
+        problems: where it is said if there are too few.
+    """
+    if not asked:
         return 0
-    prompts = [prompter.ask("", answers.question(attribute)) for attribute in config.attributes]
-    overhead = max(len(ids) for ids in prompter.encode_prompts(prompts))
+    overhead = max(len(ids) for ids in prompter.encode_prompts(asked))
     budget = config.max_length_tokens - overhead - ANSWER_TOKENS
-    if budget < LEAST_PAGE_TOKENS:
+    if budget < LEAST_PAGE_TOKENS and not problems:
         least = overhead + ANSWER_TOKENS + LEAST_PAGE_TOKENS
         problems.append(
             f"max_length_tokens must be at least {least} for these questions and this tokenizer, "
@@ -292,13 +309,22 @@ class _Label:
     origin: str
 
 
+class _Text(NamedTuple):
+    """What is read of a page or text."""
+
+    cut: str
+    whole: str
+    facts: documents.Facts
+
+
 class _Reader:
     """Reads sources into drafts and counts what it leaves out."""
 
-    def __init__(self, *, config: PrepareConfig, prompter: Prompter, page_tokens: int) -> None:
+    def __init__(self, *, config: PrepareConfig, prompter: Prompter, page_tokens: int, text_tokens: int) -> None:
         self._config = config
         self._prompter = prompter
         self._page_tokens = page_tokens
+        self._text_tokens = text_tokens
         self.problems: list[str] = []
         self.skipped: Counter[str] = Counter()
         self.dropped: Counter[str] = Counter()
@@ -312,6 +338,8 @@ class _Reader:
         """Where pages stand that an earlier record of their id says already."""
         self.left_open: list[str] = []
         """Currency labels of which the page prints a sign that may mean others, and where they stand."""
+        self.cut: list[str] = []
+        """Where texts stand whose end was cut off."""
 
     def read(self, uri: str) -> list[Draft]:
         problems = Problems(uri=uri)
@@ -319,7 +347,9 @@ class _Reader:
         if not self._config.attributes:
             drafts = self._draft_samples(read_samples(uri, problems, max_pages=limit, seed=seed))
         else:
-            drafts = self._draft_pages(iterate_pages(uri, problems, max_pages=limit, seed=seed), problems)
+            need_labels = self._config.missing_labels is MissingLabel.ABSENT
+            pages = iterate_pages(uri, problems, max_pages=limit, seed=seed, need_labels=need_labels)
+            drafts = self._draft_pages(pages, problems)
         self.problems += problems.all()
         return drafts
 
@@ -355,19 +385,14 @@ class _Reader:
         return kept
 
     def _draft(self, page: RawPage) -> Draft | None:
-        read = self._read_page(page)
-        document = read if isinstance(read, documents.Skip) else read.document
-        if isinstance(read, documents.Skip) or isinstance(document, documents.Skip):
-            self.skipped[str(document)] += 1
+        read = self._read_text(page, page.text) if page.text is not None else self._read_page(page, page.html or "")
+        if isinstance(read, documents.Skip):
+            self.skipped[str(read)] += 1
             return None
-        clean = replace(
-            document,
-            lines=tuple(replace(line, text=self._prompter.clean(line.text)) for line in document.lines),
-        )
-        text = clean.cut(self._page_tokens, self._prompter.count_tokens)
-        own = self._read_markup(page, read.facts)
-        self._compare(page, own, clean.text)
-        message = rules.extract(read.facts, page.url)
+        text, whole, facts = read
+        own = self._read_markup(page, facts)
+        self._compare(page, own, whole)
+        message = rules.extract(facts, page.url)
         key = digest_text(_without_address(text, page.url))
         asked = tuple(self._ask(page, label, text, own, message, key) for label in self._labels(page, own))
         if not asked:
@@ -379,12 +404,24 @@ class _Reader:
             shop=site_of(known) if known else None,
             url=page.url,
             asked=asked,
-            whole=digest_text(_without_address(clean.text, page.url)),
+            whole=digest_text(_without_address(whole, page.url)),
             given_id=page.given_id,
         )
 
-    def _read_page(self, page: RawPage) -> documents.Page | documents.Skip:
-        html = page.html
+    def _read_page(self, page: RawPage, html: bytes | str) -> _Text | documents.Skip:
+        read = self._parse_page(page, html)
+        if isinstance(read, documents.Skip):
+            return read
+        document = read.document
+        if isinstance(document, documents.Skip):
+            return document
+        clean = replace(
+            document,
+            lines=tuple(replace(line, text=self._prompter.clean(line.text)) for line in document.lines),
+        )
+        return _Text(clean.cut(self._page_tokens, self._prompter.count_tokens), clean.text, read.facts)
+
+    def _parse_page(self, page: RawPage, html: bytes | str) -> documents.Page | documents.Skip:
         if isinstance(html, bytes):
             decoded = documents.read_text(html, page.charset)
             if isinstance(decoded, documents.Skip):
@@ -393,6 +430,23 @@ class _Reader:
                 self.guessed[decoded.encoding] += 1
             html = decoded.text
         return documents.read_page(html, url=page.url)
+
+    def _read_text(self, page: RawPage, given: str) -> _Text | documents.Skip:
+        """Read a text that its record brings. Where it is of a page, markup and rules still read the page."""
+        seen = plain_text.read_plain_text(given)
+        if isinstance(seen, documents.Skip):
+            return seen
+        whole = self._prompter.clean(seen)
+        facts, budget = plain_text.facts_of(whole), self._text_tokens
+        if page.html is not None:
+            read = self._parse_page(page, page.html)
+            if isinstance(read, documents.Skip):
+                return read
+            facts, budget = read.facts, self._page_tokens
+        text = plain_text.cut_text(whole, budget, self._prompter.count_tokens)
+        if text != whole:
+            self.cut.append(_place(page))
+        return _Text(text, whole, facts)
 
     def _read_markup(self, page: RawPage, facts: documents.Facts) -> Mapping[str, str]:
         """Return what the page's markup says: as its source tells it, completed and confirmed by the page itself."""
@@ -404,7 +458,7 @@ class _Reader:
         """Count where markup and a person label the same attribute, and where they contradict each other."""
         country = country_of(page.url or page.site)
         for attribute in self._config.attributes:
-            accepted = page.labels.get(attribute)
+            accepted = (page.labels or {}).get(attribute)
             if accepted and attribute in own:
                 self.compared[attribute] += 1
                 self.contradicted[attribute] += contradicts(attribute, own[attribute], accepted, text, country)
@@ -413,8 +467,9 @@ class _Reader:
         """Return the labels of the attributes that are asked and labelled at all."""
         found: list[_Label] = []
         is_given = self._config.labels_from is LabelSource.GIVEN
+        missing = () if self._config.missing_labels is MissingLabel.ABSENT else None
         for attribute in self._config.attributes:
-            hand = page.labels.get(attribute)
+            hand = (page.labels or {}).get(attribute, missing)
             if hand is not None and not hand and is_given:
                 found.append(_Label(attribute=attribute, values=(), origin=HAND))
             elif hand:
@@ -449,7 +504,11 @@ class _Reader:
                 self.left_open.append(f"{label.values[0]!r} ({_place(page)})")
         return Asked(
             attribute=label.attribute,
-            messages=tuple(self._prompter.ask(text, answers.question(label.attribute))),
+            messages=tuple(
+                self._prompter.ask(text, answers.question(label.attribute))
+                if page.html is not None
+                else self._prompter.ask_text(text, answers.question_of_text(label.attribute))
+            ),
             gold=answers.spell_out(label.attribute, label.values, answer, text, country),
             origin=label.origin,
             answer=answer,
@@ -958,6 +1017,12 @@ def _warn_of_labels(unusable: Mapping[str, Sequence[str]], left_open: Sequence[s
             + _listed(left_open)
         )
     return warnings
+
+
+def _warn_of_cuts(cut: Sequence[str]) -> list[str]:
+    return (
+        [f"the end of {len(cut)} texts does not fit max_length_tokens and was cut off: {_listed(cut)}"] if cut else []
+    )
 
 
 def _warn_of_copies(

@@ -19,6 +19,8 @@ Message = dict[str, str]
 
 SYSTEM = "Answer with the value from the page, nothing else."
 """Short, since its tokens are paid for on every page."""
+SYSTEM_OF_TEXT = "Answer with the value from the text, or none."
+"""The same for a text that is of no page."""
 
 
 class Layout(StrEnum):
@@ -92,6 +94,10 @@ class Prompter:
     def ask(self, page: str, question: str) -> list[Message]:
         """Build the messages of one question about a page; the page's text must be clean."""
         return _arrange(self.layout, SYSTEM, page, question)
+
+    def ask_text(self, text: str, question: str) -> list[Message]:
+        """Build the messages of one question about a text that is of no page; it must be clean."""
+        return _arrange(self.layout, SYSTEM_OF_TEXT, text, question)
 
     def encode_prompts(self, conversations: Sequence[list[Message]]) -> list[tuple[int, ...]]:
         """Tokenise conversations up to where the answer begins."""

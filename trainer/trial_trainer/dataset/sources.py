@@ -1,4 +1,4 @@
-"""Raw pages and ready samples as records: what a source may hold, and what is wrong with it.
+"""Raw pages, texts and ready samples as records: what a source may hold, and what is wrong with it.
 
 The only place that reads ``.html`` files, ``.jsonl``, ``.jsonl.gz`` and ``.parquet``. `prepare` calls it. Wrong records
 are sentences in a list, so that somebody can mend them all at once.
@@ -37,14 +37,15 @@ Labels = Mapping[str, tuple[str, ...]]
 
 @dataclass(frozen=True, kw_only=True)
 class RawPage:
-    """One page as its source has it."""
+    """One page or text as its source has it."""
 
     id: str
-    html: bytes | str
+    html: bytes | str | None
+    """None for a text that is of no page."""
     url: str | None
     site: str | None
-    labels: Labels
-    """By hand."""
+    labels: Labels | None
+    """By hand; None where the record says nothing of labels."""
     markup: Mapping[str, str] | None
     """What the page's own markup says, where the source tells; None means: read the page."""
     where: str = ""
@@ -53,6 +54,8 @@ class RawPage:
     """The encoding that the page was sent with, as the server named it; for pages in bytes."""
     given_id: str | None = None
     """The id that its record gives it; None where it is called after its place."""
+    text: str | None = None
+    """What is read in place of the page's own text."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,14 +97,21 @@ class Problems:
         return self.sentences + ([f"{self.name}: {more} more records are wrong"] if more > 0 else [])
 
 
-def iterate_pages(uri: str, problems: Problems, *, max_pages: int | None, seed: int) -> Iterator[RawPage]:
-    """Yield the pages of a source in its order, at most `max_pages` of them, drawn by the seed.
+def iterate_pages(
+    uri: str, problems: Problems, *, max_pages: int | None, seed: int, need_labels: bool = False
+) -> Iterator[RawPage]:
+    """Yield the pages and texts of a source in its order, at most `max_pages` of them, drawn by the seed.
 
     What is wrong with the source is added to `problems`, all of it by the time the last page came. No more pages are
-    held in memory than `max_pages`, and only one where it is None.
+    held in memory than `max_pages`, and only one where it is None. With `need_labels` a record without `labels` is
+    wrong.
     """
     is_empty = True
     for page in _in_draw(_iterate_all(uri, problems, max_pages, seed), max_pages, seed):
+        if need_labels and page.labels is None:
+            rule = "must be given where a missing label means Absent ({} says that there are none)"
+            problems.add(f" {page.where}: `labels` {rule}")
+            continue
         is_empty = False
         yield page
     if is_empty and not problems.count:
@@ -236,20 +246,27 @@ def _parse_page(
     html = record.get("html")
     if isinstance(html, str):
         html = _HALVES.sub("\N{REPLACEMENT CHARACTER}", html)
-    if "html" not in record and "prompt" in record:
-        problems.add(f"{where}: `prompt` is for ready samples, which need an empty list of attributes")
-    elif not isinstance(html, str | bytes):
+    texts = {
+        name: _text(record, name, where, problems) for name in ("id", "url", "site", "text", "charset", "content_type")
+    }
+    if html is None and record.get("text") is None:
+        problems.add(
+            f"{where}: `prompt` is for ready samples, which need an empty list of attributes"
+            if "prompt" in record
+            else f"{where}: `html` or `text` must be given, got {_shown(sorted(record))}"
+        )
+    elif not isinstance(html, str | bytes | None):
         problems.add(f"{where}: `html` must be a string, got {_shown(html)}")
-    texts = {name: _text(record, name, where, problems) for name in ("id", "url", "site", "charset", "content_type")}
     labels = _parse_labels(record.get("labels"), where, problems)
     markup = _parse_markup(record.get("markup"), where, problems)
-    if problems.count > before or not isinstance(html, str | bytes):
+    if problems.count > before:
         return None
     return RawPage(
         id=texts["id"] or name or str(number),
         where=where.strip(),
         html=html,
-        url=texts["url"] or find_canonical_url(html),
+        text=texts["text"],
+        url=texts["url"] or (find_canonical_url(html) if html is not None else None),
         site=texts["site"],
         labels=labels,
         markup=markup,
@@ -268,9 +285,9 @@ def _text(record: dict[str, Any], name: str, where: str, problems: Problems) -> 
     return value
 
 
-def _parse_labels(raw: Any, where: str, problems: Problems) -> dict[str, tuple[str, ...]]:
+def _parse_labels(raw: Any, where: str, problems: Problems) -> dict[str, tuple[str, ...]] | None:
     if raw is None:
-        return {}
+        return None
     if not isinstance(raw, dict):
         problems.add(f"{where}: `labels` must be an object, got {_shown(raw)}")
         return {}
@@ -320,8 +337,12 @@ _ROLES = ("system", "user", "assistant")
 def _parse_sample(record: dict[str, Any], number: int, problems: Problems) -> ReadySample | None:
     before = problems.count
     where = f" line {number}"
-    if "html" in record and "prompt" not in record and "messages" not in record:
-        problems.add(f"{where}: `html` is for pages, which need a list of attributes; a ready sample has `prompt`")
+    document = next((name for name in ("html", "text") if name in record), None)
+    if document is not None and "prompt" not in record and "messages" not in record:
+        kind = "pages" if document == "html" else "texts"
+        problems.add(
+            f"{where}: `{document}` is for {kind}, which need a list of attributes; a ready sample has `prompt`"
+        )
         return None
     asked, prompt, completion = _divide(record, where, problems)
     if problems.count > before:

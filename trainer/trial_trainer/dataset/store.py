@@ -97,6 +97,8 @@ class DatasetIndex:
     answer_tokens: Mapping[str, int] = field(default_factory=dict)
     """By attribute: how many tokens an answer may take, which is room for every accepted value of any split. Without an
     entry it is `longest_answer_tokens`."""
+    text_tokens: int = 0
+    """Budget of a text that is of no page; zero for ready samples."""
     format_version: int = FORMAT_VERSION
 
     def limit_of(self, page: Page, question: Question) -> int:

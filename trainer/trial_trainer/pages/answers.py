@@ -55,6 +55,11 @@ def question(attribute: str) -> str:
     return known if known is not None else f"What is the {attribute.replace('_', ' ')} of the product?"
 
 
+def question_of_text(attribute: str) -> str:
+    """Return the question put to the model for an attribute of a text that is of no page: "First name?"."""
+    return f"{attribute.replace('_', ' ').capitalize()}?"
+
+
 def is_absent(answer: str) -> bool:
     """Say whether an answer states that the page has no such value."""
     return answer.strip().strip(".").casefold() == ABSENT
