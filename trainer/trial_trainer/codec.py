@@ -42,9 +42,8 @@ class Problem:
         return self.rule is UNKNOWN
 
     def __str__(self) -> str:
-        return f"{self.path} {self.rule}".lstrip() + (
-            "" if self.got is NOTHING else f", got {_shorten(repr(self.got))}"
-        )
+        got = "" if self.got is NOTHING else f", got {_shorten(repr(self.got))}"
+        return f"{self.path} {self.rule}{got}".lstrip()
 
 
 UNKNOWN = "is not a field"
@@ -125,10 +124,7 @@ class Codec:
         """
         problems: list[Problem] = []
         value = self._parser(kind)(raw, problems)
-        _put_under(name, problems, 0)
-        if not name:
-            problems = [dataclasses.replace(p, path=p.path.removeprefix(".")) for p in problems]
-        return value, problems
+        return value, [dataclasses.replace(p, path=f"{name}{p.path}".removeprefix(".")) for p in problems]
 
     def render(self, kind: Any, value: Any) -> Any:
         """Render a value; a field with a default is left out where it is None, false or empty."""
@@ -167,16 +163,10 @@ class Codec:
         nothing = None if self._null_is_absent else NOTHING
         required = {f.name for f in dataclasses.fields(kind) if not _has_default(f)}
         nones = {n: None for n in required if self._null_is_absent and type(None) in typing.get_args(hints[n])}
+        required -= set(nones)
         fields = [
-            (
-                name,
-                key := self._key(name),
-                f".{key}",
-                _plain_type(hint),
-                self._parser(hint),
-                name in required - set(nones),
-            )
-            for name, hint in ((f.name, hints[f.name]) for f in dataclasses.fields(kind))
+            (f.name, key := self._key(f.name), f".{key}", _plain_type(hints[f.name]), self._parser(hints[f.name]))
+            for f in dataclasses.fields(kind)
         ]
         keys = frozenset(key for _, key, *_ in fields)
         find_broken_rules: Callable[[Any], Iterator[Problem]] | None = getattr(kind, "find_broken_rules", None)
@@ -189,12 +179,12 @@ class Codec:
                 problems.extend(Problem(UNKNOWN, path=f".{name}") for name in raw if name not in keys)
             values: dict[str, Any] = dict(nones)
             count = len(problems)
-            for name, key, path, plain, parse_field, is_required in fields:
+            for name, key, path, plain, parse_field in fields:
                 item = raw.get(key, nothing)
                 if type(item) is plain:
                     values[name] = item
                 elif item is nothing:
-                    if is_required:
+                    if name in required:
                         problems.append(Problem("must be given", path=path))
                         count += 1
                 else:

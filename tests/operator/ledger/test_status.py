@@ -3,6 +3,7 @@
 import json
 import math
 import re
+from collections.abc import Iterator
 from dataclasses import replace
 from datetime import timedelta
 from statistics import NormalDist
@@ -100,9 +101,54 @@ def test_the_printer_columns_are_rounded() -> None:
     assert render_status(a_study(), a_ledger(), now=NOW)["summary"] == {"best": "", "gain": "", "saved": "0.0 h"}
 
 
-def test_a_status_that_is_not_ours_is_refused() -> None:
-    with pytest.raises(StatusUnreadableError, match="must be one that this operator wrote"):
-        parse_status({"trials": [{"index": "none"}]})
+def test_every_wrong_field_of_a_status_is_named() -> None:
+    status = render_status(a_study(), a_ledger(running(a_trial(0)), paused(1, 0.3)), now=NOW)
+    status["trials"][0] |= {"index": "0", "arm": {"lora_rank": 16}, "state": "Lost"}
+    status["trials"][0]["attempts"][0]["startedAt"] = "yesterday"
+    status["trials"][1]["measurements"][0]["value"] = "nan"
+    status["conditions"][0]["status"] = True
+    del status["prepare"]
+    with pytest.raises(StatusUnreadableError) as refusal:
+        parse_status(status)
+    start, _, sentences = str(refusal.value).partition(": ")
+    assert start == "the study's status must be one that this operator wrote"
+    assert sentences.split("; ") == [
+        "status.trials[0].index must be a whole number, got '0'",
+        "status.trials[0].arm['lora_rank'] must be a parameter's value as Python writes it, got 16",
+        f"status.trials[0].state must be one of {', '.join(TrialState)}, got 'Lost'",
+        "status.trials[0].attempts[0].startedAt must be a time with its zone, got 'yesterday'",
+        "status.trials[1].measurements[0].value must be a finite number in quotes, got 'nan'",
+        "status.prepare must be given",
+        "status.conditions[0].status must be a string, got True",
+    ]
+
+
+JUNK = [None, True, -1, 1.5, "", "x", "1e999", "'a", "2026-13-01T00:00:00Z", [], {}, [1], {"a": 1}, 10**400, "1" * 5000]
+
+
+def places_in(value: object, path: tuple[str | int, ...] = ()) -> Iterator[tuple[str | int, ...]]:
+    """Yield the path of everything that a status holds."""
+    parts = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, part in parts:
+        yield (*path, key)
+        yield from places_in(part, (*path, key))
+
+
+def test_junk_anywhere_in_a_status_gives_a_ledger_or_one_error() -> None:
+    status = json.dumps(render_status(a_study(), LEDGERS[-1], now=NOW))
+    refused = 0
+    for *parents, last in places_in(json.loads(status)):
+        for junk in JUNK:
+            changed = json.loads(status)
+            inside = changed
+            for key in parents:
+                inside = inside[key]
+            inside[last] = junk
+            try:
+                parse_status(changed)
+            except StatusUnreadableError:
+                refused += 1
+    assert refused > 500
 
 
 def test_the_best_trial_is_rendered_with_its_metric_error_and_gain() -> None:
