@@ -150,7 +150,7 @@ class Codec:
         if origin in (typing.Union, types.UnionType):
             return self._union_parser(arguments)
         if origin is tuple:
-            return _sequence_parser(self._parser(arguments[0]))
+            return _sequence_parser(self._parser(arguments[0]), _plain_type(arguments[0]))
         if origin is not None:
             return _mapping_parser(self._parser(arguments[1]))
         if issubclass(kind, StrEnum):
@@ -316,10 +316,13 @@ def _checked(inner: Parser, rules: Sequence[Rule]) -> Parser:
     return parse if rules else inner
 
 
-def _sequence_parser(item: Parser) -> Parser:
+def _sequence_parser(item: Parser, plain: type | None) -> Parser:
     def parse(raw: Any, problems: list[Problem]) -> Any:
         if not isinstance(raw, list):
             return _refuse(problems, "must be a list", raw)
+        # A page has thousands of token ids.
+        if plain is not None and {plain}.issuperset(map(type, raw)):
+            return tuple(raw)
         values = []
         count = len(problems)
         for i, part in enumerate(raw):

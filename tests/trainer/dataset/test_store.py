@@ -172,7 +172,7 @@ def test_a_line_that_is_no_page_is_named(store) -> None:
     import hashlib
 
     write_index(store, replace(index, digests={"train": hashlib.sha256(lines).hexdigest()}))
-    with pytest.raises(DatasetError, match=r"train\.jsonl\.gz of the dataset .*, line 2, is not a page: KeyError"):
+    with pytest.raises(DatasetError, match=r"train\.jsonl\.gz of .*, line 2, is not a page: Page\.site must be given"):
         read_split(store, "train")
 
 

@@ -18,7 +18,7 @@ import json
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from trial_trainer.artifacts import ArtifactStore
 from trial_trainer.contract import SUMMARY, ContractError, DatasetSummary, from_json, to_json
@@ -219,17 +219,6 @@ def _render_page(page: Page) -> str:
 def _parse_pages(lines: bytes, where: str) -> Iterator[Page]:
     for number, line in enumerate(lines.splitlines(), start=1):
         try:
-            yield _parse_page(json.loads(line))
-        except (ValueError, TypeError, KeyError) as error:
-            raise DatasetError(f"{where}, line {number}, is not a page: {error!r}") from error
-
-
-def _parse_page(raw: dict[str, Any]) -> Page:
-    questions = tuple(_parse_question(question) for question in raw["questions"])
-    return Page(id=raw["id"], site=raw["site"], url=raw["url"], prefix=tuple(raw["prefix"]), questions=questions)
-
-
-def _parse_question(raw: dict[str, Any]) -> Question:
-    for name in ("prompt", "answer", "gold"):
-        raw[name] = tuple(raw[name])
-    return Question(**raw)
+            yield from_json(Page, line)
+        except ContractError as error:
+            raise DatasetError(f"{where}, line {number}, is not a page: {error}") from error
