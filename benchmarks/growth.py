@@ -37,7 +37,6 @@ from study_operator.ledger.status import Reported, render_status
 from study_operator.ledger.trial import (
     Attempt,
     DatasetCounts,
-    EndReason,
     Ledger,
     Measurement,
     Origin,
@@ -48,6 +47,7 @@ from study_operator.ledger.trial import (
     Trial,
     TrialState,
 )
+from study_operator.reasons import EndReason
 from study_operator.reconcile.job_specs import build_final_evaluation_job, build_prepare_job, build_trial_job
 from study_operator.reconcile.tick import report_key
 from study_operator.spec.parse import parse_study

@@ -24,7 +24,6 @@ from study_operator.ledger.status import render_status
 from study_operator.ledger.trial import (
     Attempt,
     DatasetCounts,
-    EndReason,
     Ledger,
     Measurement,
     Origin,
@@ -34,6 +33,7 @@ from study_operator.ledger.trial import (
     TrialState,
 )
 from study_operator.optimizer.designer import Suggestion
+from study_operator.reasons import EndReason
 from study_operator.reconcile.runner import JobKind, JobPhase, JobSpec, JobStatus
 from study_operator.reconcile.tick import tick
 from study_operator.spec.metrics import METRICS, Direction

@@ -1,13 +1,19 @@
-"""docs/troubleshooting.md tells every word that a person can meet in a condition or an attempt."""
+"""docs/troubleshooting.md tells every word that a person can meet in a condition, an event or an attempt."""
 
 import re
 from pathlib import Path
 
-from study_operator.cluster import job_runner, job_status
-from study_operator.ledger import conditions, status
-from study_operator.ledger.trial import EndReason, SearchEnd
-from study_operator.reconcile import planner
-from study_operator.reconcile.runner import QUOTA_EXCEEDED
+from study_operator.cluster import job_status
+from study_operator.ledger.trial import SearchEnd
+from study_operator.reasons import (
+    ConditionReason,
+    ConditionType,
+    EndReason,
+    EventReason,
+    FailureReason,
+    StudyStage,
+    WaitReason,
+)
 from trial_trainer import artifacts
 
 PAGE = (Path(__file__).parents[1] / "docs/troubleshooting.md").read_text()
@@ -20,42 +26,42 @@ def words_of(section: str) -> set[str]:
     return {word for row in rows for word in re.findall(r"`([A-Z]\w+)`", row)}
 
 
-def literals(module: object, pattern: str) -> set[str]:
-    """Return the CamelCase words that a module's source names in a way."""
-    source = Path(str(module.__file__)).read_text()
-    return set(re.findall(pattern, source))
+def test_every_condition_has_a_section() -> None:
+    # Stalled has the reasons of Failed and of JobsRefused.
+    assert {*ConditionType} - {ConditionType.STALLED} <= set(SECTIONS)
 
 
 def test_every_reason_of_a_condition_is_told() -> None:
-    reported = set().union(*(words_of(section) for section in SECTIONS))
-    used = literals(conditions, r'(?:reason=|else |return )"([A-Z]\w+)"') - {"Progressing"}
-    assert {"Exploring", "Preparing", "Promoting", "Evaluating", "NumTrialsIgnored"} <= used
-    assert used <= reported
-
-
-def test_every_form_of_a_status_is_told() -> None:
-    assert {status.STATUS_SHORTENED, status.STATUS_REFUSED} <= words_of("Accepted")
+    told_anywhere = set().union(*(words_of(section) for section in SECTIONS))
+    # That of Stalled where nothing stalls.
+    assert {*ConditionReason, *StudyStage} - {ConditionReason.PROGRESSING} <= told_anywhere
+    assert {*StudyStage} == words_of("Complete")
 
 
 def test_every_trouble_of_a_bucket_is_told() -> None:
-    used = {reason for reason, _ in artifacts._HINTS.values()}
-    used |= literals(artifacts, r'return "([A-Z]\w+)", ') | {"StorageRefused", "Reachable"}
-    assert words_of("StorageReady") == used
+    reasons = {reason for reason, _ in artifacts._HINTS.values()}
+    source = Path(artifacts.__file__).read_text()
+    reasons |= set(re.findall(r'return "([A-Z]\w+)", ', source))
+    assert words_of("StorageReady") == reasons | {ConditionReason.STORAGE_REFUSED, ConditionReason.REACHABLE}
 
 
 def test_every_end_of_a_search_a_study_and_an_attempt_is_told() -> None:
-    assert words_of("SearchComplete") == {"Searching", "OptimizerDied", *SearchEnd}
-    failures = literals(planner, r'(?:return |_fail\(|, )"([A-Z]\w+)"[,)]')
-    assert {"TooManyFailedTrials", "NothingTrains", "PrepareFailed"} <= failures
-    assert failures <= words_of("Failed")
-    ends = {*EndReason, *job_status._DISRUPTIONS.values(), "PodLost", "Killed"}
-    assert ends <= words_of("Ends of attempts")
+    assert words_of("SearchComplete") == {ConditionReason.SEARCHING, ConditionReason.OPTIMIZER_DIED, *SearchEnd}
+    assert words_of("Failed") == {ConditionReason.NOT_FAILED, *FailureReason}
+    # The last row tells of a kubelet's words.
+    assert words_of("Ends of attempts") == {*EndReason, "DeadlineExceeded"}
+    assert {*job_status._DISRUPTIONS.values()} <= {*EndReason}
 
 
 def test_every_wait_is_told() -> None:
-    waits = literals(job_status, r'reason="([A-Z]\w+)"') | {"Unschedulable", "ImagePullBackOff"}
-    waits |= {word for _, word in job_status._REFUSALS} | {"FailedCreate"}
-    waits |= literals(job_runner, r'LaunchRefusedError\("([A-Z]\w+)"')
+    # The API server's own word stands for the last.
+    waits = {*WaitReason} - {WaitReason.JOB_REFUSED}
     assert waits <= words_of("Waiting")
-    refusals = {word for _, word in job_status._REFUSALS} - {QUOTA_EXCEEDED} | {"FailedCreate"}
-    assert refusals | literals(job_runner, r'LaunchRefusedError\("([A-Z]\w+)"') <= words_of("JobsRefused")
+    # What no rule refuses: a queue, a full cluster, an image that is pulled, a quota.
+    for_room = {WaitReason.QUEUED, WaitReason.UNSCHEDULABLE, WaitReason.QUOTA_EXCEEDED}
+    starting = {WaitReason.CONTAINER_CREATING, WaitReason.IMAGE_PULL_BACK_OFF}
+    assert words_of("JobsRefused") == waits - for_room - starting | {ConditionReason.NOT_REFUSED}
+
+
+def test_every_event_is_told() -> None:
+    assert words_of("Events") == {*EventReason}

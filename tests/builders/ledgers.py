@@ -9,7 +9,6 @@ from study_operator.ledger.trial import (
     Attempt,
     Continuation,
     DatasetCounts,
-    EndReason,
     Ledger,
     Measurement,
     Origin,
@@ -18,6 +17,7 @@ from study_operator.ledger.trial import (
     Trial,
     TrialState,
 )
+from study_operator.reasons import EndReason
 from study_operator.reconcile.runner import JobKind, JobPhase, JobStatus
 from study_operator.spec.metrics import Direction
 from study_operator.spec.study import Data, LogUniform, Objective, Parameter, Promotion, Storage, Study

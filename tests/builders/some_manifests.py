@@ -52,7 +52,7 @@ FULL_MANIFEST: dict[str, Any] = {
             "source": "s3://shop/pages/",
             "testSource": "s3://shop/audited-pages/",
             "attributes": ["name", "price"],
-            "labels": {"from": "Markup"},
+            "labels": {"from": "Given", "missing": "Unknown"},
             "split": {"by": "Site", "validationPercent": 20, "testPercent": 0},
             "maxPages": 1000,
             "template": {"metadata": {"labels": {"of": "data"}}, "spec": {"nodeSelector": {"pool": "cpu"}}},

@@ -10,6 +10,7 @@ from typing import Any
 from builders.ledgers import a_ledger, a_study, paused, running
 from study_operator.ledger.status import parse_status, render_refusal, render_status
 from study_operator.ledger.trial import Ledger, Outcome, Stage, StageState
+from study_operator.reasons import Problem
 
 NOW = datetime(2026, 1, 1, 12, tzinfo=UTC)
 GENERATION = 3
@@ -26,7 +27,7 @@ def a_body(status: Mapping[str, Any] | None, **metadata: Any) -> dict[str, Any]:
     }
 
 
-def status_of(ledger: Ledger, *, suspend: bool = False, storage_problem: tuple[str, str] = ("", "")) -> dict[str, Any]:
+def status_of(ledger: Ledger, *, suspend: bool = False, storage_problem: Problem | None = None) -> dict[str, Any]:
     return render_status(replace(STUDY, suspend=suspend), ledger, now=NOW, storage_problem=storage_problem)
 
 
@@ -43,7 +44,7 @@ BODIES: Mapping[str, Mapping[str, Any]] = {
     "preparing": a_body(status_of(Ledger(prepare=Stage(state=StageState.PENDING)))),
     "exploring": a_body(status_of(SEARCHING)),
     "suspended": a_body(status_of(SEARCHING, suspend=True)),
-    "bucket away": a_body(status_of(SEARCHING, storage_problem=("Unreachable", "no answer"))),
+    "bucket away": a_body(status_of(SEARCHING, storage_problem=Problem("Unreachable", "no answer"))),
     "complete": a_body(status_of(COMPLETED)),
     "complete and suspended": a_body(status_of(COMPLETED, suspend=True)),
     "failed": a_body(status_of(FAILED)),

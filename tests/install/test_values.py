@@ -13,8 +13,8 @@ import pytest
 import yaml
 
 from install.helm import CHART, Helm, HelmError
-from study_operator.cluster.installation import _in_camel_case
 from study_operator.settings import Settings
+from trial_trainer.codec import to_camel_case
 
 SCHEMA = json.loads((CHART / "values.schema.json").read_text())
 VALUES = yaml.safe_load((CHART / "values.yaml").read_text())
@@ -150,7 +150,7 @@ def test_limits_are_those_of_the_operator() -> None:
     limits = SCHEMA["properties"]["config"]["properties"]["limits"]["properties"]
     kinds = {int: "count", float: "seconds"}
     expected = {
-        _in_camel_case(each.name): {"$ref": f"#/definitions/{kinds[type(each.default)]}"} for each in fields(Settings)
+        to_camel_case(each.name): {"$ref": f"#/definitions/{kinds[type(each.default)]}"} for each in fields(Settings)
     }
     assert limits == expected
 

@@ -37,6 +37,7 @@ from study_operator.ledger.trial import (
     Trial,
     TrialState,
 )
+from study_operator.reasons import Problem
 from study_operator.reconcile.settle import MANY_SITES, kept_metrics
 from study_operator.spec import limits
 from study_operator.spec.parse import parse_study
@@ -228,7 +229,7 @@ def a_largest_status(study: Study, *, running: int) -> dict[str, Any]:
         ledger,
         now=NOW,
         reported=Reported(key="k" * 1000, at=NOW),
-        storage_problem=("R" * 64, message),
+        storage_problem=Problem("R" * 64, message),
         progress=[TrialProgress.of(t, progress) for t in trials[done:]],
         report_uri=f"{study.storage.uri}/{study.namespace}/{study.name}-01234567/report/index.html",
     )

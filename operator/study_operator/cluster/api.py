@@ -20,6 +20,7 @@ from kubernetes import config
 from kubernetes.client import ApiClient, Configuration
 
 from study_operator.clocks import ServerClock
+from study_operator.errors import OperatorError
 from study_operator.metrics import Metrics
 
 log = logging.getLogger(__name__)
@@ -52,7 +53,7 @@ METADATA_LIST_ONLY = "application/json;as=PartialObjectMetadataList;g=meta.k8s.i
 METADATA_ONLY = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1"
 
 
-class KubeError(Exception):
+class KubeError(OperatorError):
     """The API server refused a request, or could not be asked."""
 
     def __init__(self, status: int, reason: str, message: str) -> None:

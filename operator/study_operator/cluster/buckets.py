@@ -27,7 +27,9 @@ from urllib.parse import urlsplit
 from study_operator import names
 from study_operator.cluster.api import Kube, KubeError, Raw, path_of
 from study_operator.cluster.job_manifest import Credentials
+from study_operator.errors import OperatorError
 from study_operator.metrics import Metrics
+from study_operator.reasons import ConditionReason
 from study_operator.reconcile.job_specs import artifacts_uri
 from study_operator.settings import Allowance
 from study_operator.spec.study import CaBundle, Study
@@ -54,8 +56,10 @@ _KINDS = {"secrets": "Secret", "configmaps": "ConfigMap"}
 _CREDENTIAL_TROUBLE = ("AccessDenied", "CredentialsRefused", "CredentialsExpired")
 
 
-class StorageRefusedError(Exception):
+class StorageRefusedError(OperatorError):
     """A study's storage cannot be used as it is described; one sentence a problem."""
+
+    reason = "StorageRefused"
 
     def __init__(self, problems: list[str]) -> None:
         super().__init__("\n".join(problems))
@@ -371,4 +375,4 @@ class UnusableStore:
         raise self._error(prefix)
 
     def _error(self, _key: str) -> ArtifactError:
-        return ArtifactError(self.why, "StorageRefused")
+        return ArtifactError(self.why, ConditionReason.STORAGE_REFUSED)

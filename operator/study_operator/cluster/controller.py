@@ -34,7 +34,8 @@ from study_operator.ledger.texts import cut
 from study_operator.metrics import Metrics
 from study_operator.names import StudyKey
 from study_operator.optimizer.proposals import Proposals
-from study_operator.reconcile.tick import StorageProblem, tick
+from study_operator.reasons import ConditionReason, ConditionType, Problem
+from study_operator.reconcile.tick import tick
 from study_operator.report.write import LedgerKeeper, write_report
 from study_operator.settings import DEFAULTS, Settings
 from study_operator.spec.study import Study
@@ -141,7 +142,7 @@ class Controller:
         if not is_accepted:
             problems = find_problems(study, self.kube, self.buckets, self.defaults)
             if problems:
-                return self._refuse(statuses, "SpecInvalid", problems)
+                return self._refuse(statuses, ConditionReason.SPEC_INVALID, problems)
         # Before anything of it can be in the bucket.
         if self._farewell.hold(study, body):
             return 0.0
@@ -225,16 +226,16 @@ class Controller:
             self.progress_read_at[key] = now
         return is_due
 
-    def _open(self, study: Study) -> tuple[Bucket, StorageProblem]:
+    def _open(self, study: Study) -> tuple[Bucket, Problem | None]:
         try:
-            return self.buckets.open(study), ("", "")
+            return self.buckets.open(study), None
         except StorageRefusedError as error:
             bucket = Bucket(store=UnusableStore(study.storage.uri, str(error)), credentials=None)
-            return bucket, ("StorageRefused", str(error))
+            return bucket, Problem(ConditionReason.STORAGE_REFUSED, str(error))
 
     def _doubt_credentials(self, study: Study, status: Any) -> None:
         for condition in status.get("conditions", ()):
-            if condition["type"] == "StorageReady" and condition["status"] == "False":
+            if condition["type"] == ConditionType.STORAGE_READY and condition["status"] == "False":
                 self.buckets.doubt(study, condition["reason"])
 
     def _refuse(self, statuses: ClusterStatuses, reason: str, problems: Sequence[str]) -> float:

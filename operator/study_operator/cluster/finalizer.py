@@ -15,9 +15,10 @@ from study_operator import names
 from study_operator.cluster.api import Kube, KubeError, Raw, path_of
 from study_operator.cluster.buckets import Buckets, StorageRefusedError
 from study_operator.cluster.study_store import Studies, manifest_of, study_path
-from study_operator.errors import ConflictError, StudyInvalidError
+from study_operator.errors import ConflictError, OperatorError, StudyInvalidError
 from study_operator.ledger.events import Event
 from study_operator.names import StudyKey
+from study_operator.reasons import EventReason
 from study_operator.reconcile.job_specs import artifacts_uri
 from study_operator.settings import Settings
 from study_operator.spec.parse import parse_study
@@ -27,8 +28,10 @@ from trial_trainer.artifacts import ArtifactError
 log = logging.getLogger(__name__)
 
 
-class WaitsError(Exception):
+class WaitsError(OperatorError):
     """A study cannot go yet; one sentence says what it waits for."""
+
+    reason = "DeletionWaits"
 
 
 @dataclass(frozen=True)
@@ -72,7 +75,7 @@ class Farewell:
             if now < until:
                 raise WaitsError(str(error)) from error
             message = f"what the study left in its bucket could not be deleted, and stays there: {error}"
-            events.append(Event(reason="BucketNotDeleted", message=message, is_warning=True))
+            events.append(Event(reason=EventReason.BUCKET_NOT_DELETED, message=message, is_warning=True))
         self._write_finalizer(body, is_wanted=False)
         return events
 

@@ -8,12 +8,15 @@ from pathlib import Path
 
 import yaml
 
+from study_operator.errors import OperatorError
 from study_operator.settings import DEFAULTS, Allowance, Endpoint, Settings
 from trial_trainer.codec import Codec, to_camel_case
 
 
-class ConfigurationError(Exception):
+class ConfigurationError(OperatorError):
     """A flag or the configuration cannot be used; one sentence, with everything that is wrong."""
+
+    reason = "ConfigurationInvalid"
 
 
 @dataclass(frozen=True, kw_only=True)

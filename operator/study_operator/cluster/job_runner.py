@@ -14,6 +14,7 @@ from study_operator.cluster.job_cache import Memory
 from study_operator.cluster.job_manifest import Credentials, PodDefaults, build_job, build_service
 from study_operator.cluster.job_status import JobState, describe_job, name_refusal
 from study_operator.errors import LaunchRefusedError
+from study_operator.reasons import WaitReason
 from study_operator.reconcile.runner import JobKind, JobPhase, JobSpec, JobStatus
 from study_operator.spec.study import Study
 
@@ -88,12 +89,12 @@ class ClusterRunner:
             if error.is_transient and not word:
                 raise
             if error.reason != "AlreadyExists":
-                raise LaunchRefusedError(word or error.reason or "JobRefused", error.message) from error
+                raise LaunchRefusedError(word or error.reason or WaitReason.JOB_REFUSED, error.message) from error
         found = self.kube.get(path_of(api, plural, namespace, name))
         if found is None:
             raise KubeError(0, "Vanished", f"{plural} {name} has just been deleted")
         owners = found["metadata"].get("ownerReferences") or ()
         if not any(owner.get("controller") and owner.get("uid") == self.study.uid for owner in owners):
             message = f"{body['kind']} {name} belongs to somebody else; delete it, or give the study another name"
-            raise LaunchRefusedError("NameTaken", message)
+            raise LaunchRefusedError(WaitReason.NAME_TAKEN, message)
         return found

@@ -15,7 +15,8 @@ from typing import Any
 
 from study_operator import names
 from study_operator.clocks import fit_span, read_time
-from study_operator.reconcile.runner import QUOTA_EXCEEDED, EndedAttempt, JobKind, JobPhase, JobStatus
+from study_operator.reasons import EndReason, WaitReason
+from study_operator.reconcile.runner import EndedAttempt, JobKind, JobPhase, JobStatus
 from study_operator.spec import limits
 from study_operator.spec.study import TRAINER_CONTAINER
 from trial_trainer.contract import ExitCode
@@ -248,7 +249,9 @@ def _find_wait(statuses: Sequence[Raw]) -> tuple[str, str]:
         reason = str(waiting.get("reason") or "")
         if reason and reason not in _MERELY_STARTING:
             # The kubelet alternates between the two: one is the other's cause.
-            return ("ImagePullBackOff" if reason == "ErrImagePull" else reason), str(waiting.get("message") or "")
+            return (WaitReason.IMAGE_PULL_BACK_OFF if reason == "ErrImagePull" else reason), str(
+                waiting.get("message") or ""
+            )
     return "", ""
 
 
@@ -375,17 +378,20 @@ def _describe_wait(status: JobStatus, job: JobState, pod: PodState | None, refus
     """Say why a Job does not run."""
     since = max(job.created_at, job.started_at or job.created_at)
     if job.is_suspended:
-        return replace(status, reason="Queued", message="its queue holds it", waits_since=job.created_at)
+        return replace(status, reason=WaitReason.QUEUED, message="its queue holds it", waits_since=job.created_at)
     if pod is None:
         if refusal is None:
             return status
         # Of the cluster's making, and no fault of the arm's or of a node's: no clock runs.
-        reason = name_refusal(refusal.message) or "FailedCreate"
+        reason = name_refusal(refusal.message) or WaitReason.FAILED_CREATE
         waits_since = max(since, refusal.first_at)
         return replace(status, reason=reason, message=refusal.message, waits_since=waits_since, is_refused=True)
     if pod.unscheduled_since is not None:
         return replace(
-            status, reason=pod.reason or "Unschedulable", message=pod.message, waits_since=pod.unscheduled_since
+            status,
+            reason=pod.reason or WaitReason.UNSCHEDULABLE,
+            message=pod.message,
+            waits_since=pod.unscheduled_since,
         )
     if pod.wait:
         begun = pod.scheduled_at or pod.created_at
@@ -393,7 +399,7 @@ def _describe_wait(status: JobStatus, job: JobState, pod: PodState | None, refus
     if pod.scheduled_at is not None:
         # An image of many gigabytes is pulled, or a volume is not there: the pod does not tell which.
         message = f"pod {pod.name} is being set up: its image is pulled and its volumes are mounted"
-        return replace(status, reason="ContainerCreating", message=message, waits_since=pod.scheduled_at)
+        return replace(status, reason=WaitReason.CONTAINER_CREATING, message=message, waits_since=pod.scheduled_at)
     return status
 
 
@@ -403,11 +409,11 @@ def name_refusal(message: str) -> str:
 
 
 _REFUSALS = (
-    ("exceeded quota", QUOTA_EXCEEDED),
-    ("violates PodSecurity", "PodSecurityRefused"),
-    ("failed calling webhook", "WebhookFailed"),
-    ("denied the request", "AdmissionDenied"),
-    ("denied request", "AdmissionDenied"),
+    ("exceeded quota", WaitReason.QUOTA_EXCEEDED),
+    ("violates PodSecurity", WaitReason.POD_SECURITY_REFUSED),
+    ("failed calling webhook", WaitReason.WEBHOOK_FAILED),
+    ("denied the request", WaitReason.ADMISSION_DENIED),
+    ("denied request", WaitReason.ADMISSION_DENIED),
 )
 """In the words of Kubernetes' admission plugins: quotas, Pod Security, webhooks, and policies written in CEL."""
 
@@ -490,14 +496,14 @@ def _end_of(job: JobState, pod: PodState) -> EndedAttempt:
         reason = pod.reason
     elif pod.exit_code is None:
         # Without a word of its container: taken away, by its queue or by a person.
-        reason = _INTERRUPTED if is_taken or job.is_suspended or pod.is_deleting else "PodLost"
+        reason = EndReason.INTERRUPTED if is_taken or job.is_suspended or pod.is_deleting else EndReason.POD_LOST
     elif pod.exit_code == _KILLED and is_taken:
         # At the end of its grace period; or before it had begun, of which a kubelet says the same.
-        reason = _INTERRUPTED
+        reason = EndReason.INTERRUPTED
     elif pod.end and pod.end not in ("Error", "Completed"):
         reason = pod.end
     elif pod.exit_code == _KILLED:
-        reason = "Killed"
+        reason = EndReason.KILLED
     started_at, finished_at = fit_span(
         pod.started_at, pod.finished_at or pod.disrupted_at, earliest=pod.placed_at, latest=job.ended_at
     )
@@ -513,14 +519,13 @@ def _end_of(job: JobState, pod: PodState) -> EndedAttempt:
 
 
 _OUT_OF_MEMORY = "OOMKilled"
-_INTERRUPTED = "Interrupted"
 _KILLED = 137
 _DISRUPTIONS: Mapping[str, str] = {
-    "DeletionByTaintManager": "NodeLost",
-    "DeletionByPodGC": "NodeLost",
-    "PreemptionByScheduler": "Preempted",
-    "TerminationByKubelet": "Evicted",
-    "EvictionByEvictionAPI": "Evicted",
+    "DeletionByTaintManager": EndReason.NODE_LOST,
+    "DeletionByPodGC": EndReason.NODE_LOST,
+    "PreemptionByScheduler": EndReason.PREEMPTED,
+    "TerminationByKubelet": EndReason.EVICTED,
+    "EvictionByEvictionAPI": EndReason.EVICTED,
 }
 """What the environment's words for a disruption mean to a person."""
 

@@ -27,6 +27,7 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import choose_encoder
 
 from study_operator.cluster.api import Kube, KubeError, path_of
+from study_operator.errors import OperatorError
 
 log = logging.getLogger(__name__)
 
@@ -41,8 +42,10 @@ MOST_REVIEWS = 4
 TOKEN_CHARACTERS = 16 * 1024
 
 
-class CertificateError(Exception):
+class CertificateError(OperatorError):
     """The certificate or its key cannot be used; one sentence."""
+
+    reason = "CertificateUnusable"
 
 
 @dataclass(frozen=True, kw_only=True)

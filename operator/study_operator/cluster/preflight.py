@@ -23,7 +23,8 @@ from study_operator.cluster.job_manifest import (
     build_service,
 )
 from study_operator.cluster.job_status import name_refusal
-from study_operator.reconcile.runner import QUOTA_EXCEEDED, JobKind, JobSpec
+from study_operator.reasons import WaitReason
+from study_operator.reconcile.runner import JobKind, JobSpec
 from study_operator.spec.study import PodTemplate, Study
 
 
@@ -149,7 +150,7 @@ def _try(study: Study, kube: Kube, api: str, plural: str, body: Raw, field: str)
             if found is not None and not any(owner.get("uid") == study.uid for owner in owners):
                 yield f"`metadata.name` must be another one: {body['kind']} {name} belongs to somebody else"
             return
-        if name_refusal(error.message) == QUOTA_EXCEEDED:
+        if name_refusal(error.message) == WaitReason.QUOTA_EXCEEDED:
             # That there is no room at the moment is nothing of the study's.
             return
         yield f"`{field}` must give a valid {body['kind']}: {_in_words_of_the_study(error.message)}"

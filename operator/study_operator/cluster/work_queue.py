@@ -21,6 +21,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from study_operator.backoff import wait_after
+from study_operator.errors import OperatorError
 from study_operator.metrics import Metrics
 from study_operator.names import StudyKey
 
@@ -35,8 +36,10 @@ MOST_SLOW = 64
 """Reconciliations that other threads are started for. Beyond that the threads are shared with slow ones after all."""
 
 
-class TransientError(Exception):
+class TransientError(OperatorError):
     """A reconciliation could not be finished for a reason that passes: one sentence, and no trace."""
+
+    reason = "TryAgain"
 
 
 @dataclass

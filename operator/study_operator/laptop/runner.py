@@ -30,7 +30,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from study_operator.errors import OperatorError
 from study_operator.laptop import supervisor
+from study_operator.reasons import EndReason
 from study_operator.reconcile.runner import JobKind, JobPhase, JobSpec, JobStatus
 from trial_trainer import contract
 from trial_trainer.cores import count_cores
@@ -51,8 +53,10 @@ _CONFIG_VARIABLE = {
 }
 
 
-class StudyBusyError(Exception):
+class StudyBusyError(OperatorError):
     """Another command drives this study."""
+
+    reason = "StudyBusy"
 
 
 @contextlib.contextmanager
@@ -272,7 +276,7 @@ def _read_status(job: Path) -> JobStatus | None:
         status,
         phase=JobPhase.FINISHED,
         finished_at=_last_sign_of_life(job, Path(order["log"])),
-        reason="NodeLost",
+        reason=EndReason.NODE_LOST,
         message="the machine stopped, or the job's supervisor was killed",
     )
 

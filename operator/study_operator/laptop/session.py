@@ -21,7 +21,7 @@ from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 from study_operator import names
-from study_operator.errors import StatusUnreadableError, StudyInvalidError
+from study_operator.errors import OperatorError, StatusUnreadableError, StudyInvalidError
 from study_operator.laptop.loop import Ending, Ticked, Wakes, drive, handling_signals
 from study_operator.laptop.runner import GRACE_SECONDS, LocalRunner, StudyBusyError, exclusive
 from study_operator.laptop.state_dir import SpecChangedError, Workspace
@@ -29,6 +29,7 @@ from study_operator.ledger.conditions import name_stage
 from study_operator.ledger.status import Recorded, parse_status
 from study_operator.ledger.trial import Ledger, Origin, Trial, TrialState
 from study_operator.optimizer.designer import Designer, Suggestion
+from study_operator.reasons import ConditionType
 from study_operator.reconcile.job_specs import artifacts_uri, build_prepare_job, build_trial_job, count_steps
 from study_operator.reconcile.tick import TickResult, is_of_last_attempt, read_result, tick
 from study_operator.report.estimate import Calibration, parse_calibration
@@ -57,8 +58,10 @@ CALIBRATION_PATIENCE_SECONDS = 300
 """A calibration measures for 20 seconds; the rest is loading the model."""
 
 
-class UsageError(Exception):
+class UsageError(OperatorError):
     """The manifest, a flag or a path cannot be used. One sentence a line."""
+
+    reason = "UsageWrong"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -295,7 +298,7 @@ class _Session:
         )
 
     def _tell_storage(self) -> None:
-        condition = self._recorded.conditions.get("StorageReady")
+        condition = self._recorded.conditions.get(ConditionType.STORAGE_READY)
         problem = condition.message if condition is not None and not condition.is_true else ""
         if problem != self._storage_problem:
             log.warning("%s", f"{problem}; it is tried again" if problem else "the storage is back")
@@ -392,7 +395,7 @@ def take_snapshot(study: Study, recorded: Recorded, artifacts: ArtifactStore, el
             if value is not None and is_of_last_attempt(study, ledger, trial, value):
                 progress[trial.name] = value
     conditions = recorded.conditions
-    storage = conditions.get("StorageReady")
+    storage = conditions.get(ConditionType.STORAGE_READY)
     note = conditions["Complete"].message if "Complete" in conditions else ""
     return Snapshot(
         study=study,

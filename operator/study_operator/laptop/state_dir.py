@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from study_operator.errors import ConflictError, StatusUnreadableError
+from study_operator.errors import ConflictError, OperatorError, StatusUnreadableError
 from trial_trainer.contract import ContractError, from_json
 from trial_trainer.files import write_whole
 
@@ -25,8 +25,10 @@ CHANGEABLE = ("suspend", "parallelTrials", "numTrials", "budget", "ttlSecondsAft
 """Fields of the spec that may change once the study has trials; `numTrials` only upwards."""
 
 
-class SpecChangedError(Exception):
+class SpecChangedError(OperatorError):
     """The manifest differs from what the study runs with, in fields that may not change. One sentence a field."""
+
+    reason = "SpecChanged"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from study_operator.errors import StatusUnreadableError
+from study_operator.errors import OperatorError, StatusUnreadableError
 from study_operator.ledger.status import Recorded, parse_status
 from study_operator.spec import limits
 from study_operator.spec.study import Study
@@ -25,8 +25,10 @@ STUDY = "study"
 """Key of a copy under which it says whose it is; the rest is the status."""
 
 
-class LedgerRefusedError(Exception):
+class LedgerRefusedError(OperatorError):
     """The copy in the bucket is not this study's; a sentence says why, and what to do."""
+
+    reason = "LedgerRefused"
 
 
 def render_copy(study: Study, status: Mapping[str, Any]) -> bytes:

@@ -11,10 +11,9 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 from study_operator.ledger.trial import WAITS, Ledger, SearchEnd, Stage, StageState, Trial, TrialState
+from study_operator.reasons import ConditionReason, ConditionType, Problem, StudyStage
 from study_operator.settings import DEFAULTS, Settings
 from study_operator.spec.study import Study
-
-NO_REFUSAL = ("", "")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,8 +32,8 @@ def derive_conditions(
     study: Study,
     ledger: Ledger,
     *,
-    storage_problem: tuple[str, str],
-    refusal: tuple[str, str] = NO_REFUSAL,
+    storage_problem: Problem | None,
+    refusal: Problem | None = None,
     orphans: str = "",
     now: datetime,
     before: Mapping[str, Condition],
@@ -44,25 +43,33 @@ def derive_conditions(
     stage = name_stage(study, ledger)
     outcome = ledger.outcome
     has_failed = outcome is not None and outcome.failed
-    failure, failure_message = (outcome.reason, outcome.message) if outcome and outcome.failed else ("NotFailed", "")
+    failure, failure_message = (
+        (outcome.reason, outcome.message) if outcome and outcome.failed else (ConditionReason.NOT_FAILED, "")
+    )
     # What to type comes first: a message that is too long is cut at its end.
     message = "; ".join(filter(None, (orphans, _say_stage(study, ledger, stage))))
-    refused = _dated(_jobs_refused(refusal), before.get("JobsRefused"), now)
+    refused = _dated(_jobs_refused(refusal), before.get(ConditionType.JOBS_REFUSED), now)
     conditions = (
         _accepted(study, ledger),
         Condition(
-            type="StorageReady",
-            is_true=not storage_problem[1],
-            reason=storage_problem[0] or "Reachable",
-            message=storage_problem[1],
+            type=ConditionType.STORAGE_READY,
+            is_true=storage_problem is None,
+            reason=storage_problem.reason if storage_problem else ConditionReason.REACHABLE,
+            message=storage_problem.message if storage_problem else "",
         ),
         _prepared(ledger.prepare),
-        Condition(type="Suspended", is_true=study.suspend, reason="Suspended" if study.suspend else "NotSuspended"),
+        Condition(
+            type=ConditionType.SUSPENDED,
+            is_true=study.suspend,
+            reason=StudyStage.SUSPENDED if study.suspend else ConditionReason.NOT_SUSPENDED,
+        ),
         _search_complete(ledger),
-        Condition(type="Complete", is_true=outcome is not None and not has_failed, reason=stage, message=message),
-        Condition(type="Failed", is_true=has_failed, reason=failure, message=failure_message),
+        Condition(
+            type=ConditionType.COMPLETE, is_true=outcome is not None and not has_failed, reason=stage, message=message
+        ),
+        Condition(type=ConditionType.FAILED, is_true=has_failed, reason=failure, message=failure_message),
         refused,
-        Condition(type="Stalled", is_true=True, reason=failure, message=failure_message)
+        Condition(type=ConditionType.STALLED, is_true=True, reason=failure, message=failure_message)
         if has_failed
         else _stalled(ledger, refused, now, settings),
     )
@@ -75,32 +82,38 @@ def derive_refusal(
     """Return the conditions of a study that is not accepted; what else is known of it stays."""
     message = "\n".join(problems)
     fresh = (
-        Condition(type="Accepted", is_true=False, reason=reason, message=message),
-        Condition(type="StorageReady", is_true=False, reason="NotAccepted"),
-        Condition(type="Prepared", is_true=False, reason="NotAccepted"),
-        Condition(type="Suspended", is_true=False, reason="NotSuspended"),
-        Condition(type="SearchComplete", is_true=False, reason="NotAccepted"),
-        Condition(type="Complete", is_true=False, reason="NotAccepted", message=message),
-        Condition(type="Failed", is_true=False, reason="NotFailed"),
-        Condition(type="JobsRefused", is_true=False, reason="NotRefused"),
-        Condition(type="Stalled", is_true=True, reason=reason, message=message),
+        Condition(type=ConditionType.ACCEPTED, is_true=False, reason=reason, message=message),
+        Condition(type=ConditionType.STORAGE_READY, is_true=False, reason=ConditionReason.NOT_ACCEPTED),
+        Condition(type=ConditionType.PREPARED, is_true=False, reason=ConditionReason.NOT_ACCEPTED),
+        Condition(type=ConditionType.SUSPENDED, is_true=False, reason=ConditionReason.NOT_SUSPENDED),
+        Condition(type=ConditionType.SEARCH_COMPLETE, is_true=False, reason=ConditionReason.NOT_ACCEPTED),
+        Condition(type=ConditionType.COMPLETE, is_true=False, reason=ConditionReason.NOT_ACCEPTED, message=message),
+        Condition(type=ConditionType.FAILED, is_true=False, reason=ConditionReason.NOT_FAILED),
+        Condition(type=ConditionType.JOBS_REFUSED, is_true=False, reason=ConditionReason.NOT_REFUSED),
+        Condition(type=ConditionType.STALLED, is_true=True, reason=reason, message=message),
     )
-    was_accepted = "Accepted" in before and (before["Accepted"].is_true or before["Prepared"].reason != "NotAccepted")
-    kept = {} if not was_accepted else {t: c for t, c in before.items() if t not in ("Accepted", "Stalled")}
+    was_accepted = ConditionType.ACCEPTED in before and (
+        before[ConditionType.ACCEPTED].is_true or before[ConditionType.PREPARED].reason != ConditionReason.NOT_ACCEPTED
+    )
+    kept = (
+        {}
+        if not was_accepted
+        else {t: c for t, c in before.items() if t not in (ConditionType.ACCEPTED, ConditionType.STALLED)}
+    )
     return tuple(kept.get(c.type) or _dated(c, before.get(c.type), now) for c in fresh)
 
 
 def name_stage(study: Study, ledger: Ledger) -> str:
     """Return where the study is in one word: the reason of ``Complete``, which the STATUS column shows."""
     if ledger.outcome is not None:
-        return "Failed" if ledger.outcome.failed else ledger.outcome.reason
+        return StudyStage.FAILED if ledger.outcome.failed else ledger.outcome.reason
     if study.suspend:
-        return "Suspended"
+        return StudyStage.SUSPENDED
     if ledger.prepare.state is not StageState.COMPLETED:
-        return "Preparing"
+        return StudyStage.PREPARING
     if ledger.winner is not None:
-        return "Evaluating"
-    return "Promoting" if is_promoting(ledger.trials) else "Exploring"
+        return StudyStage.EVALUATING
+    return StudyStage.PROMOTING if is_promoting(ledger.trials) else StudyStage.EXPLORING
 
 
 def is_promoting(trials: Sequence[Trial]) -> bool:
@@ -117,24 +130,32 @@ def _accepted(study: Study, ledger: Ledger) -> Condition:
         if is_raised and is_promoting(ledger.trials)
         else ""
     )
-    return Condition(type="Accepted", is_true=True, reason="NumTrialsIgnored" if message else "Valid", message=message)
+    return Condition(
+        type=ConditionType.ACCEPTED,
+        is_true=True,
+        reason=ConditionReason.NUM_TRIALS_IGNORED if message else ConditionReason.VALID,
+        message=message,
+    )
 
 
 def _prepared(stage: Stage) -> Condition:
     match stage.state:
         case StageState.COMPLETED:
-            return Condition(type="Prepared", is_true=True, reason="Prepared")
+            return Condition(type=ConditionType.PREPARED, is_true=True, reason=ConditionReason.PREPARED)
         case StageState.FAILED:
-            return Condition(type="Prepared", is_true=False, reason=stage.reason or "Failed", message=stage.message)
+            return Condition(
+                type=ConditionType.PREPARED, is_true=False, reason=stage.reason or "Failed", message=stage.message
+            )
         case _:
-            return Condition(type="Prepared", is_true=False, reason="Preparing", message=stage.message)
+            return Condition(
+                type=ConditionType.PREPARED, is_true=False, reason=StudyStage.PREPARING, message=stage.message
+            )
 
 
-def _jobs_refused(refusal: tuple[str, str]) -> Condition:
-    word, message = refusal
-    if not word:
-        return Condition(type="JobsRefused", is_true=False, reason="NotRefused")
-    return Condition(type="JobsRefused", is_true=True, reason=word, message=message)
+def _jobs_refused(refusal: Problem | None) -> Condition:
+    if refusal is None:
+        return Condition(type=ConditionType.JOBS_REFUSED, is_true=False, reason=ConditionReason.NOT_REFUSED)
+    return Condition(type=ConditionType.JOBS_REFUSED, is_true=True, reason=refusal.reason, message=refusal.message)
 
 
 def _stalled(ledger: Ledger, refused: Condition, now: datetime, settings: Settings) -> Condition:
@@ -143,31 +164,35 @@ def _stalled(ledger: Ledger, refused: Condition, now: datetime, settings: Settin
     is_running |= StageState.RUNNING in (ledger.prepare.state, ledger.final_evaluation.state)
     limit = timedelta(seconds=settings.refusal_limit_seconds)
     if not refused.is_true or is_running or now - datetime.fromisoformat(refused.since) < limit:
-        return Condition(type="Stalled", is_true=False, reason="Progressing")
+        return Condition(type=ConditionType.STALLED, is_true=False, reason=ConditionReason.PROGRESSING)
     message = f"the cluster has refused its jobs since {refused.since}, and is asked again: {refused.message}"
-    return Condition(type="Stalled", is_true=True, reason=refused.reason, message=message)
+    return Condition(type=ConditionType.STALLED, is_true=True, reason=refused.reason, message=message)
 
 
 def _search_complete(ledger: Ledger) -> Condition:
     if ledger.search_end is None:
-        reason = "OptimizerDied" if ledger.search_message else "Searching"
-        return Condition(type="SearchComplete", is_true=False, reason=reason, message=ledger.search_message)
-    return Condition(type="SearchComplete", is_true=True, reason=ledger.search_end, message=ledger.search_message)
+        reason = ConditionReason.OPTIMIZER_DIED if ledger.search_message else ConditionReason.SEARCHING
+        return Condition(
+            type=ConditionType.SEARCH_COMPLETE, is_true=False, reason=reason, message=ledger.search_message
+        )
+    return Condition(
+        type=ConditionType.SEARCH_COMPLETE, is_true=True, reason=ledger.search_end, message=ledger.search_message
+    )
 
 
 def _say_stage(study: Study, ledger: Ledger, stage: str) -> str:
     if ledger.outcome is not None:
         return ledger.outcome.message
-    if stage == "Preparing":
+    if stage == StudyStage.PREPARING:
         return ledger.prepare.message
     measured = sum(bool(t.measurements) for t in ledger.trials)
-    if stage == "Exploring":
+    if stage == StudyStage.EXPLORING:
         trouble = f"; {ledger.search_message}" if ledger.search_message else ""
         return f"{measured} of {study.num_trials} trials measured{_say_waiting(ledger.trials)}{trouble}"
-    if stage == "Promoting":
+    if stage == StudyStage.PROMOTING:
         running = sum(t.is_busy for t in ledger.trials)
         return f"{running} trials are on their way to full length{_say_waiting(ledger.trials)}"
-    return ledger.final_evaluation.message if stage == "Evaluating" else ""
+    return ledger.final_evaluation.message if stage == StudyStage.EVALUATING else ""
 
 
 def _say_waiting(trials: Sequence[Trial]) -> str:

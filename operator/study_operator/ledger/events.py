@@ -17,6 +17,7 @@ from study_operator.ledger.trial import (
     Trial,
     TrialState,
 )
+from study_operator.reasons import EventReason
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,7 +33,7 @@ def events_between(before: Ledger, after: Ledger) -> list[Event]:
     """Return what happened between two written ledgers, in the order of the trials."""
     events: list[Event] = []
     if before.prepare.state is not after.prepare.state and after.prepare.state is StageState.COMPLETED:
-        events.append(Event(reason="DatasetPrepared", message=_say_dataset(after.dataset)))
+        events.append(Event(reason=EventReason.DATASET_PREPARED, message=_say_dataset(after.dataset)))
     events.extend(_events_of_refusal(before.prepare.message, after.prepare.message, "the dataset"))
     events.extend(_events_of_refusal(before.final_evaluation.message, after.final_evaluation.message, "the test set"))
     known = {t.index: t for t in before.trials}
@@ -42,13 +43,13 @@ def events_between(before: Ledger, after: Ledger) -> list[Event]:
     events.extend(_events_of_waits(before, after))
     if before.search_end is None and after.search_end is not None:
         is_warning = after.search_end is SearchEnd.NO_MORE_PROPOSALS
-        events.append(Event(reason="SearchEnded", message=_say_search(after), is_warning=is_warning))
+        events.append(Event(reason=EventReason.SEARCH_ENDED, message=_say_search(after), is_warning=is_warning))
     if after.search_end is None and after.search_message not in ("", before.search_message):
-        events.append(Event(reason="OptimizerDied", message=after.search_message, is_warning=True))
+        events.append(Event(reason=EventReason.OPTIMIZER_DIED, message=after.search_message, is_warning=True))
     if before.winner is None and after.winner is not None:
-        events.append(Event(reason="WinnerChosen", message=f"trial t{after.winner:03d} won by validation"))
+        events.append(Event(reason=EventReason.WINNER_CHOSEN, message=f"trial t{after.winner:03d} won by validation"))
     if before.outcome is None and after.outcome is not None:
-        reason = "StudyFailed" if after.outcome.failed else "StudyCompleted"
+        reason = EventReason.STUDY_FAILED if after.outcome.failed else EventReason.STUDY_COMPLETED
         message = f"{after.outcome.reason}: {after.outcome.message}"
         events.append(Event(reason=reason, message=message, is_warning=after.outcome.failed))
     return events
@@ -58,16 +59,18 @@ def _events_of_trial(before: Trial | None, trial: Trial) -> Iterator[Event]:
     known = before.attempts if before else ()
     opened = [a for a in trial.attempts if all(a.id != k.id or a.rung != k.rung for k in known)]
     for attempt in opened:
-        yield Event(reason="TrialLaunched", message=f"trial {trial.name} runs on rung {attempt.rung}")
+        yield Event(reason=EventReason.TRIAL_LAUNCHED, message=f"trial {trial.name} runs on rung {attempt.rung}")
     for measurement in trial.measurements[len(before.measurements) if before else 0 :]:
         value = "diverged" if measurement.diverged else f"measured {measurement.value:.6g}"
         value += " (gibberish)" if measurement.gibberish else ""
         message = (
             f"trial {trial.name} {value} on rung {measurement.rung} at step {measurement.step} of {trial.total_steps}"
         )
-        yield Event(reason="TrialMeasured", message=message)
+        yield Event(reason=EventReason.TRIAL_MEASURED, message=message)
     if trial.continuation is not None and (before is None or before.continuation is None):
-        reason = "TrialPromoted" if trial.continuation is Continuation.PROMOTED else "TrialContinued"
+        reason = (
+            EventReason.TRIAL_PROMOTED if trial.continuation is Continuation.PROMOTED else EventReason.TRIAL_CONTINUED
+        )
         message = f"trial {trial.name} goes on to step {trial.total_steps} ({trial.continuation})"
         yield Event(reason=reason, message=message)
     if before is None or before.state is not trial.state:
@@ -77,7 +80,7 @@ def _events_of_trial(before: Trial | None, trial: Trial) -> Iterator[Event]:
 
 def _events_of_refusal(before: str, message: str, of: str) -> Iterator[Event]:
     if message.startswith(REFUSED) and message != before:
-        yield Event(reason="ResultRefused", message=f"{of}: {message}", is_warning=True)
+        yield Event(reason=EventReason.RESULT_REFUSED, message=f"{of}: {message}", is_warning=True)
 
 
 def _events_of_waits(before: Ledger, after: Ledger) -> Iterator[Event]:
@@ -88,7 +91,7 @@ def _events_of_waits(before: Ledger, after: Ledger) -> Iterator[Event]:
         first.setdefault(_wait_of(of), (name, of.message))
     for reason, (name, message) in first.items():
         if reason not in known:
-            yield Event(reason="JobWaits", message=f"{name}: {message}", is_warning=True)
+            yield Event(reason=EventReason.JOB_WAITS, message=f"{name}: {message}", is_warning=True)
 
 
 def _waiting(ledger: Ledger) -> Iterator[tuple[str, Trial | Stage]]:
@@ -108,11 +111,15 @@ def _wait_of(of: Trial | Stage) -> str:
 def _events_of_state(before: Trial | None, trial: Trial) -> Iterator[Event]:
     match trial.state:
         case TrialState.FAILED:
-            yield Event(reason="TrialFailed", message=f"trial {trial.name}: {trial.message}", is_warning=True)
+            yield Event(
+                reason=EventReason.TRIAL_FAILED, message=f"trial {trial.name}: {trial.message}", is_warning=True
+            )
         case TrialState.ABANDONED:
-            yield Event(reason="TrialAbandoned", message=f"trial {trial.name}: {trial.message}", is_warning=True)
+            yield Event(
+                reason=EventReason.TRIAL_ABANDONED, message=f"trial {trial.name}: {trial.message}", is_warning=True
+            )
         case TrialState.PENDING if before is not None and before.state is TrialState.RUNNING and trial.message:
-            yield Event(reason="TrialInterrupted", message=f"trial {trial.name}: {trial.message}")
+            yield Event(reason=EventReason.TRIAL_INTERRUPTED, message=f"trial {trial.name}: {trial.message}")
         case _:
             return
 

@@ -14,7 +14,6 @@ from typing import Annotated, Any
 from study_operator.ledger.agreement import Agreement, describe_agreement, measure_agreement
 from study_operator.ledger.codec import STATUS, Raw, StoredLedger, build_ledger, parse, render_ledger
 from study_operator.ledger.conditions import (
-    NO_REFUSAL,
     Condition,
     derive_conditions,
     derive_refusal,
@@ -25,6 +24,7 @@ from study_operator.ledger.gain import Gain, describe_gain, find_best, find_gain
 from study_operator.ledger.texts import MESSAGE_BYTES, WORD_LENGTH, cut, cut_word, written_up_to
 from study_operator.ledger.trial import Continuation, Ledger, Origin, Trial, TrialState
 from study_operator.ledger.usage import Usage, measure_usage
+from study_operator.reasons import ConditionReason, ConditionType, EventReason, Problem
 from study_operator.settings import DEFAULTS, Settings
 from study_operator.spec.metrics import is_share
 from study_operator.spec.study import Study
@@ -98,8 +98,8 @@ def render_status(
     now: datetime,
     recorded: Recorded | None = None,
     reported: Reported | None = None,
-    storage_problem: tuple[str, str] = ("", ""),
-    refusal: tuple[str, str] = NO_REFUSAL,
+    storage_problem: Problem | None = None,
+    refusal: Problem | None = None,
     orphans: str = "",
     progress: Sequence[TrialProgress] = (),
     report_uri: str = "",
@@ -140,11 +140,11 @@ def _render_progress(ledger: Ledger, progress: Sequence[TrialProgress]) -> list[
 
 def render_refused_status(recorded: Recorded, why: str, generation: int, now: datetime) -> Raw:
     """Render what is said where a new ledger cannot be written in any form: the old one stays, and nothing goes on."""
-    accepted = recorded.conditions.get("Accepted")
-    if accepted is not None and accepted.reason == STATUS_REFUSED:
+    accepted = recorded.conditions.get(ConditionType.ACCEPTED)
+    if accepted is not None and accepted.reason == ConditionReason.STATUS_REFUSED:
         return recorded.raw
     message = f"the API server refuses every form of the study's status: {cut(why, SERVER_BYTES)}"
-    return render_refusal(recorded, STATUS_REFUSED, [message], generation, now)
+    return render_refusal(recorded, ConditionReason.STATUS_REFUSED, [message], generation, now)
 
 
 def render_refusal(
@@ -166,20 +166,21 @@ def render_refusal(
     }
 
 
-STATUS_SHORTENED, STATUS_REFUSED = "StatusShortened", "StatusRefused"
 SHORT_TRIAL_BYTES, SHORT_BYTES, SERVER_BYTES = 60, 300, 500
 """Of messages where the API server does not take longer ones, and of its own words."""
 
 
 def shorten_status(status: Raw, recorded: Recorded, why: str) -> dict[str, Any]:
     """Return a status without what only people read, and the condition that says so; the ledger is whole."""
-    accepted = recorded.conditions.get("Accepted")
+    accepted = recorded.conditions.get(ConditionType.ACCEPTED)
     message = f"the API server refuses the whole status, which is cut short: {cut(why, SERVER_BYTES)}"
-    if accepted is not None and accepted.reason == STATUS_SHORTENED:
+    if accepted is not None and accepted.reason == ConditionReason.STATUS_SHORTENED:
         # The same in other words is no news.
         message = accepted.message
     conditions = [
-        {**c, "reason": STATUS_SHORTENED, "message": message} if c["type"] == "Accepted" else _shorten(c, SHORT_BYTES)
+        {**c, "reason": str(ConditionReason.STATUS_SHORTENED), "message": message}
+        if c["type"] == ConditionType.ACCEPTED
+        else _shorten(c, SHORT_BYTES)
         for c in status["conditions"]
     ]
     parts = {name: _shorten(status[name], SHORT_BYTES) for name in ("prepare", "finalEvaluation", "search", "outcome")}
@@ -315,10 +316,12 @@ def _render_agreement(agreement: Agreement) -> dict[str, Any]:
 def _render_condition(condition: Condition) -> dict[str, Any]:
     # By hand, because how much is kept of a message depends on the condition's type.
     return {
-        "type": condition.type,
+        "type": str(condition.type),
         "status": "True" if condition.is_true else "False",
         "reason": cut_word(condition.reason),
-        "message": cut(condition.message, ACCEPTED_MESSAGE_BYTES if condition.type == "Accepted" else MESSAGE_BYTES),
+        "message": cut(
+            condition.message, ACCEPTED_MESSAGE_BYTES if condition.type == ConditionType.ACCEPTED else MESSAGE_BYTES
+        ),
         "lastTransitionTime": condition.since,
     }
 
@@ -336,7 +339,7 @@ def parse_status(raw: Raw | None) -> Recorded:
         return Recorded(raw={}, ledger=Ledger(), conditions={}, reported=None)
     stored = parse(_Stored, raw)
     conditions = {c.type: c.build() for c in stored.conditions}
-    trouble = conditions["SearchComplete"].message if "SearchComplete" in conditions else ""
+    trouble = conditions[ConditionType.SEARCH_COMPLETE].message if ConditionType.SEARCH_COMPLETE in conditions else ""
     return Recorded(
         raw=raw,
         ledger=build_ledger(stored, trouble),
@@ -379,13 +382,15 @@ class _Stored(StoredLedger):
 def events_of_stall(before: Mapping[str, Condition], status: Raw) -> list[Event]:
     """Say that the cluster refuses jobs for so long that the study is stalled, and that it no longer does."""
     after = {c.type: c.build() for c in parse(tuple[_StoredCondition, ...], status["conditions"])}
-    if any(after[c].is_true for c in ("Suspended", "Complete", "Failed") if c in after):
+    if any(
+        after[c].is_true for c in (ConditionType.SUSPENDED, ConditionType.COMPLETE, ConditionType.FAILED) if c in after
+    ):
         # Nothing is asked of the cluster any more, and nothing is known of what it would take.
         return []
-    was_stalled = all(c in before and before[c].is_true for c in ("Stalled", "JobsRefused"))
-    is_stalled = after["Stalled"].is_true and after["JobsRefused"].is_true
+    was_stalled = all(c in before and before[c].is_true for c in (ConditionType.STALLED, ConditionType.JOBS_REFUSED))
+    is_stalled = after[ConditionType.STALLED].is_true and after[ConditionType.JOBS_REFUSED].is_true
     if is_stalled and not was_stalled:
-        return [Event(reason="StudyStalled", message=after["Stalled"].message, is_warning=True)]
-    if was_stalled and not after["JobsRefused"].is_true:
-        return [Event(reason="StudyResumed", message="the cluster takes its jobs again")]
+        return [Event(reason=EventReason.STUDY_STALLED, message=after[ConditionType.STALLED].message, is_warning=True)]
+    if was_stalled and not after[ConditionType.JOBS_REFUSED].is_true:
+        return [Event(reason=EventReason.STUDY_RESUMED, message="the cluster takes its jobs again")]
     return []

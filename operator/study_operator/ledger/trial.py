@@ -11,6 +11,7 @@ from typing import Annotated
 from study_operator.backoff import wait_after
 from study_operator.errors import IllegalMoveError
 from study_operator.ledger.texts import TRIAL_MESSAGE_BYTES, Message, Word, written_up_to
+from study_operator.reasons import EndReason
 from study_operator.settings import Settings
 from study_operator.spec.study import Arm
 
@@ -47,26 +48,6 @@ class Continuation(StrEnum):
     PROMOTED = "Promoted"
     BASELINE = "Baseline"
     AUDITED = "Audited"
-
-
-class EndReason(StrEnum):
-    """How an attempt ended. The environment may add CamelCase words of its own, such as ``Evicted``."""
-
-    SUCCEEDED = "Succeeded"
-    DIVERGED = "Diverged"
-    OUT_OF_MEMORY = "OutOfMemory"
-    ARM_CANNOT_RUN = "ArmCannotRun"
-    STUDY_CANNOT_RUN = "StudyCannotRun"
-    ASKED_TO_STOP = "AskedToStop"
-    """We asked, because the study was suspended or had ended; counts against nobody."""
-    INTERRUPTED = "Interrupted"
-    """Somebody else asked, and the checkpoint was saved."""
-    STORAGE_FAILED = "StorageFailed"
-    """It left nothing, and the bucket could not be used: counts against nobody."""
-    JOB_GONE = "JobGone"
-    NO_MEASUREMENT = "NoMeasurement"
-    """It said that it was done, and left nothing."""
-    CRASHED = "Crashed"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -327,7 +308,7 @@ WAITS = "it waits: "
 REFUSED = "refused: "
 """How the message of a trial or stage begins that says what of another arm was found in the place of its own."""
 
-_NOBODYS = frozenset({EndReason.SUCCEEDED, EndReason.ASKED_TO_STOP, EndReason.STORAGE_FAILED, "OperatorStopped"})
+_NOBODYS = frozenset({EndReason.SUCCEEDED, EndReason.ASKED_TO_STOP, EndReason.STORAGE_FAILED})
 
 
 def retry_at(of: Trial | Stage, settings: Settings) -> datetime | None:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from study_operator.errors import OperatorError
 from study_operator.ledger.trial import Trial
 from study_operator.spec.study import Arm, Study
 
@@ -18,15 +19,19 @@ class Suggestion:
     generation_node: str
 
 
-class DesignerError(Exception):
+class DesignerError(OperatorError):
     """The optimizer cannot propose; never a reason to wait silently."""
 
+    reason = "OptimizerFailed"
 
-class ProposalPendingError(Exception):
+
+class ProposalPendingError(OperatorError):
     """The optimizer is still at it: the same question will be answered later, and whoever asked is told when.
 
     Its message, where it has one, says what went wrong so far.
     """
+
+    reason = "ProposalPending"
 
 
 class Designer(Protocol):

@@ -18,6 +18,7 @@ import math
 import statistics
 from collections.abc import Mapping, Sequence
 
+from study_operator.errors import OperatorError
 from study_operator.ledger.trial import Trial
 from study_operator.spec.metrics import WORST_VALUES, Direction, is_share
 from study_operator.spec.study import Study
@@ -26,8 +27,10 @@ LEAST_SHARE = 0.1
 LEAST_PART = 0.1
 
 
-class OutcomeError(Exception):
+class OutcomeError(OperatorError):
     """The ledger holds what the optimizer must not be given, or lacks what it needs."""
+
+    reason = "OutcomeUnusable"
 
 
 def find_means(study: Study, trials: Sequence[Trial]) -> Mapping[int, Mapping[str, float]]:

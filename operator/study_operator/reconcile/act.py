@@ -13,6 +13,7 @@ from study_operator.errors import LaunchRefusedError
 from study_operator.ledger.status import Recorded
 from study_operator.ledger.trial import WAITS, Ledger, Origin, SearchEnd, Stage, Trial, TrialState, move
 from study_operator.optimizer.designer import Designer, DesignerError, ProposalPendingError
+from study_operator.reasons import WaitReason
 from study_operator.reconcile.actions import (
     Action,
     Attach,
@@ -29,7 +30,7 @@ from study_operator.reconcile.actions import (
     Suggest,
 )
 from study_operator.reconcile.job_specs import build_job_of, count_steps, stop_step
-from study_operator.reconcile.runner import QUOTA_EXCEEDED, JobKind, JobSpec, TrialRunner
+from study_operator.reconcile.runner import JobKind, JobSpec, TrialRunner
 from study_operator.settings import Settings
 from study_operator.spec.study import Arm, Study
 from trial_trainer.artifacts import ArtifactStore
@@ -138,9 +139,9 @@ def _with_refusal(of: OfJob, refusal: LaunchRefusedError | None) -> OfJob:
 
     What a server says of one and the same reason changes each time (a figure, a time); each change would be a write.
     """
-    if refusal is None or of.message.startswith(f"{WAITS}{refusal.word}"):
+    if refusal is None or of.message.startswith(f"{WAITS}{refusal.reason}"):
         return of
-    return replace(of, message=f"{WAITS}{refusal.word}: {refusal}")
+    return replace(of, message=f"{WAITS}{refusal.reason}: {refusal}")
 
 
 class Hands:
@@ -164,7 +165,7 @@ class Hands:
 
     def launch(self, job: JobSpec, result: str, why: str) -> LaunchRefusedError | None:
         """Launch a job, whose result will be at a key; return why it is refused."""
-        if self.refusal is not None and self.refusal.word == QUOTA_EXCEEDED:
+        if self.refusal is not None and self.refusal.reason == WaitReason.QUOTA_EXCEEDED:
             # There is no room for the others either.
             return self.refusal
         self._confirm_once()

@@ -14,7 +14,6 @@ from study_operator.ledger.trial import (
     GIVEN_UP,
     WAITS,
     Continuation,
-    EndReason,
     Ledger,
     Origin,
     Outcome,
@@ -26,6 +25,7 @@ from study_operator.ledger.trial import (
     retry_at,
 )
 from study_operator.ledger.usage import is_budget_exhausted
+from study_operator.reasons import EndReason, FailureReason, StudyStage, WaitReason
 from study_operator.reconcile.actions import (
     Action,
     Attach,
@@ -41,7 +41,7 @@ from study_operator.reconcile.actions import (
     Stop,
     Suggest,
 )
-from study_operator.reconcile.runner import QUOTA_EXCEEDED, JobKind, JobPhase, JobStatus
+from study_operator.reconcile.runner import JobKind, JobPhase, JobStatus
 from study_operator.settings import DEFAULTS, Settings
 from study_operator.spec.study import Study
 
@@ -119,21 +119,27 @@ def _find_kept(study: Study, trials: Sequence[Trial]) -> tuple[tuple[str, int], 
 
 def _find_failure(study: Study, ledger: Ledger, trials: Sequence[Trial]) -> tuple[str, str] | None:
     """Return why the study cannot go on: a CamelCase word and a sentence."""
-    for stage, reason in ((ledger.prepare, "PrepareFailed"), (ledger.final_evaluation, "FinalEvaluationFailed")):
+    for stage, reason in (
+        (ledger.prepare, FailureReason.PREPARE_FAILED),
+        (ledger.final_evaluation, FailureReason.FINAL_EVALUATION_FAILED),
+    ):
         if stage.state is StageState.FAILED:
             return reason, stage.message
     for trial in trials:
         if any(a.reason == EndReason.STUDY_CANNOT_RUN for a in trial.attempts):
-            return "StudyCannotRun", f"trial {trial.name}: {trial.message}"
+            return FailureReason.STUDY_CANNOT_RUN, f"trial {trial.name}: {trial.message}"
     failed = [t for t in trials if t.state is TrialState.FAILED]
     if len(failed) > study.max_failed_trials:
         last = failed[-1]
         limit = f"{len(failed)} trials failed, and spec.maxFailedTrials is {study.max_failed_trials}"
-        return "TooManyFailedTrials", f"{limit}; trial {last.name}: {last.message}"
+        return FailureReason.TOO_MANY_FAILED_TRIALS, f"{limit}; trial {last.name}: {last.message}"
     first = trials[: NOTHING_TRAINS_AFTER + (study.baseline is not None)]
     expected = min(study.num_trials, NOTHING_TRAINS_AFTER + (study.baseline is not None))
     if len(first) >= expected and all(t.state is TrialState.ABANDONED for t in first):
-        return "NothingTrains", f"the first {len(first)} arms cannot run; trial {first[0].name}: {first[0].message}"
+        return (
+            FailureReason.NOTHING_TRAINS,
+            f"the first {len(first)} arms cannot run; trial {first[0].name}: {first[0].message}",
+        )
     return None
 
 
@@ -178,7 +184,7 @@ def _plan_deletions(
             actions.append(DeleteJob(name=name, index=trial.index, reason=reason))
     # A namespace may have a quota on Jobs: where there is no room for the next one, none is kept any longer.
     messages = [ledger.prepare.message, ledger.final_evaluation.message, *(t.message for t in trials)]
-    is_room_wanted = any(message.startswith(f"{WAITS}{QUOTA_EXCEEDED}") for message in messages)
+    is_room_wanted = any(message.startswith(f"{WAITS}{WaitReason.QUOTA_EXCEEDED}") for message in messages)
     return actions + [
         DeleteJob(name=name, index=index, reason="its result is in the ledger")
         for name, index, expires in find_settled_jobs(study, ledger, jobs, now)
@@ -305,7 +311,7 @@ def _plan_promotion(study: Study, ledger: Ledger, trials: Sequence[Trial], end: 
             f"none of {len(trials)} trials can continue: {diverged} diverged, "
             f"{counts[TrialState.ABANDONED]} cannot run, {counts[TrialState.FAILED]} failed"
         )
-        return [_fail("NothingTrains", f"{message}. {ledger.search_message}".strip())]
+        return [_fail(FailureReason.NOTHING_TRAINS, f"{message}. {ledger.search_message}".strip())]
     actions: list[Action] = [] if ledger.search_end else [EndSearch(end=end, reason=_SAY_END[end])]
     actions += [
         Promote(
@@ -349,7 +355,7 @@ def _plan_end(
     if ledger.winner is None:
         winner = choose_winner(study, trials)
         if winner is None:
-            return [_fail("NoWinner", "no trial reached its full length with a usable model")]
+            return [_fail(FailureReason.NO_WINNER, "no trial reached its full length with a usable model")]
         return [ChooseWinner(index=winner.index, reason="the best validation measurement at full length")]
     has_test = ledger.dataset is not None and ledger.dataset.test_samples > 0
     if has_test and ledger.final_evaluation.state is not StageState.COMPLETED:
@@ -361,5 +367,7 @@ def _plan_end(
     message = f"trial t{ledger.winner:03d} is the winner of {len(trials)} trials"
     if ledger.search_end is not SearchEnd.ALL_TRIALS_MEASURED and ledger.search_end is not None:
         message += f"; {_SAY_END[ledger.search_end]}"
-    outcome = Outcome(failed=False, reason="BudgetExhausted" if is_short else "Completed", message=message)
+    outcome = Outcome(
+        failed=False, reason=StudyStage.BUDGET_EXHAUSTED if is_short else StudyStage.COMPLETED, message=message
+    )
     return [Finish(outcome=outcome, reason=message)]

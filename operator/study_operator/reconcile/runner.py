@@ -9,9 +9,6 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Protocol
 
-QUOTA_EXCEEDED = "QuotaExceeded"
-"""Why a job, or its pod, is not made for which the namespace's quota has no room at the moment."""
-
 
 class JobKind(StrEnum):
     """What a job runs; each has its own subcommand and configuration variable in the trial contract."""

@@ -20,7 +20,6 @@ from study_operator.ledger.trial import (
     WAITS,
     Attempt,
     DatasetCounts,
-    EndReason,
     Ledger,
     Measurement,
     Stage,
@@ -31,6 +30,7 @@ from study_operator.ledger.trial import (
     move,
 )
 from study_operator.ledger.usage import with_seconds
+from study_operator.reasons import EndReason
 from study_operator.reconcile.runner import EndedAttempt, JobPhase, JobStatus
 from study_operator.settings import DEFAULTS, Settings
 from study_operator.spec import limits

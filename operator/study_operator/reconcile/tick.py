@@ -25,11 +25,8 @@ from study_operator.clocks import read_time
 from study_operator.errors import ConflictError, StatusRefusedError
 from study_operator.ledger.bucket_copy import MOST_BYTES as MOST_BYTES_OF_LEDGER
 from study_operator.ledger.bucket_copy import LedgerRefusedError, parse_copy
-from study_operator.ledger.conditions import NO_REFUSAL
 from study_operator.ledger.events import Event, events_between
 from study_operator.ledger.status import (
-    STATUS_REFUSED,
-    STATUS_SHORTENED,
     Recorded,
     Reported,
     TrialProgress,
@@ -43,11 +40,12 @@ from study_operator.ledger.status import (
 )
 from study_operator.ledger.trial import REFUSED, WAITS, Ledger, StageState, Trial, TrialState, retry_at
 from study_operator.optimizer.designer import Designer
+from study_operator.reasons import ConditionReason, ConditionType, EventReason, Problem, WaitReason
 from study_operator.reconcile.act import Hands, act
 from study_operator.reconcile.actions import Action, DeleteJob
 from study_operator.reconcile.job_specs import artifacts_uri, build_job_of, stop_step
 from study_operator.reconcile.planner import find_settled_jobs, plan
-from study_operator.reconcile.runner import QUOTA_EXCEEDED, JobKind, JobSpec, JobStatus, TrialRunner
+from study_operator.reconcile.runner import JobKind, JobSpec, JobStatus, TrialRunner
 from study_operator.reconcile.settle import Results, find_new_faults, is_live, list_awaited, settle
 from study_operator.settings import DEFAULTS, Settings
 from study_operator.spec.study import Study
@@ -109,10 +107,6 @@ class StatusStore(Protocol):
         ...
 
 
-StorageProblem = tuple[str, str]
-"""Why the bucket cannot be used: a CamelCase word and a sentence; both empty where it can."""
-_NO_PROBLEM: StorageProblem = ("", "")
-
 Reporter = Callable[[Study, Ledger, Mapping[str, Any]], None]
 """Writes the report of a recorded ledger, given the whole status with it."""
 
@@ -157,7 +151,7 @@ def tick(
     reporter: Reporter | None = None,
     is_progress_wanted: bool = False,
     recorded: Recorded | None = None,
-    storage_problem: StorageProblem = _NO_PROBLEM,
+    storage_problem: Problem | None = None,
 ) -> TickResult:
     """Bring a study one step further.
 
@@ -197,7 +191,7 @@ def tick(
     except LedgerRefusedError as error:
         return _refuse(study, recorded, str(error), statuses, version, now)
     except ArtifactError as error:
-        problem = (error.reason, str(error))
+        problem = Problem(error.reason, str(error))
 
     # 2. Settle. Without the bucket nobody knows what was measured: everything waits.
     ledger, done, launched, refused = recorded.ledger, list[Action](), False, False
@@ -208,14 +202,14 @@ def tick(
         ledger = settle(study, recorded.ledger, ours, results, now, settings, away_until=away_until)
         # Whoever left nothing may have been let write nothing. Then that is the bucket's fault, and nobody else's.
         suspects = find_new_faults(study, recorded.ledger, ledger)
-        if suspects and not problem[1]:
+        if suspects and problem is None:
             problem = _find_write_problem(artifacts)
-        if suspects and problem[1]:
+        if suspects and problem:
             held = suspects
             ledger = settle(study, recorded.ledger, ours, results, now, settings, held=held)
         # 3. Plan.
         actions = plan(study, ledger, jobs, now, settings)
-        if problem[1]:
+        if problem:
             # What must stop is stopped; nothing begins.
             actions = [action for action in actions if isinstance(action, DeleteJob)]
         # 4. Act.
@@ -226,7 +220,7 @@ def tick(
             return _dropped(recorded, error)
         except ArtifactError as error:
             # Cleaning up uses the bucket, and so does what clears another arm's result away before a launch.
-            problem = (error.reason, str(error))
+            problem = Problem(error.reason, str(error))
         launched, refused = hands.has_more_to_do, hands.refusal is not None
         refused_for = timedelta(seconds=settings.waiting_said_after_seconds)
         kept_out = [j for j in ours.values() if j.is_refused and j.waits_since and now - j.waits_since >= refused_for]
@@ -257,14 +251,14 @@ def tick(
     if not written.has_ledger:
         return TickResult(status=status, ledger=recorded.ledger, events=written.events, is_idle=not launched)
     events = [*events_between(recorded.ledger, ledger), *events_of_stall(recorded.conditions, status), *written.events]
-    known = recorded.conditions.get("Complete")
+    known = recorded.conditions.get(ConditionType.COMPLETE)
     if orphans and is_changed and (known is None or orphans not in known.message):
-        events.append(Event(reason="PodOrphaned", message=orphans, is_warning=True))
+        events.append(Event(reason=EventReason.POD_ORPHANED, message=orphans, is_warning=True))
     for event in events:
         log.log(logging.WARNING if event.is_warning else logging.INFO, "%s", event.message)
     is_reported = reporter is None or (reported is not None and reported.key == report_key(ledger))
     is_tidy = ledger.outcome is not None and ledger.cleaned_at is not None and not any(map(is_live, jobs.values()))
-    is_over = is_tidy and is_reported and not problem[1]
+    is_over = is_tidy and is_reported and not problem
     return TickResult(
         status=status,
         ledger=ledger,
@@ -293,7 +287,7 @@ def _take_up(
     measured = sum(bool(t.measurements) for t in trials)
     message = f"{artifacts.uri}/{names.LEDGER} is taken up: {len(trials)} trials, {measured} measured"
     log.info("study %s: %s", study.name, message)
-    events = [Event(reason="LedgerTakenUp", message=message)]
+    events = [Event(reason=EventReason.LEDGER_TAKEN_UP, message=message)]
     return TickResult(status=status, ledger=copy.ledger, events=events, is_idle=False)
 
 
@@ -301,7 +295,7 @@ def _refuse(
     study: Study, recorded: Recorded, refusal: str, statuses: StatusStore, version: Any, now: datetime
 ) -> TickResult:
     """Say that what lies in the bucket belongs to another study, and do nothing."""
-    status = render_refusal(recorded, "LedgerRefused", [refusal], study.generation, now)
+    status = render_refusal(recorded, ConditionReason.LEDGER_REFUSED, [refusal], study.generation, now)
     is_changed = not is_same_status(status, recorded.raw)
     if is_changed:
         try:
@@ -309,7 +303,7 @@ def _refuse(
         except ConflictError as error:
             return _dropped(recorded, error)
         log.warning("study %s: %s", study.name, refusal)
-    events = [Event(reason="LedgerRefused", message=refusal, is_warning=True)] if is_changed else []
+    events = [Event(reason=EventReason.LEDGER_REFUSED, message=refusal, is_warning=True)] if is_changed else []
     return TickResult(status=status, ledger=recorded.ledger, events=events, is_idle=not is_changed, refusal=refusal)
 
 
@@ -349,12 +343,14 @@ def _record(
     except StatusRefusedError as error:
         why = str(error)
     else:
-        return _Standing(status=short, is_news=True, events=_news_of(recorded, STATUS_SHORTENED, why))
+        return _Standing(status=short, is_news=True, events=_news_of(recorded, EventReason.STATUS_SHORTENED, why))
     least = render_refused_status(recorded, why, study.generation, now)
     if is_same_status(least, recorded.raw):
         return _Standing(status=least, is_news=False, has_ledger=False)
     statuses.write(least, version)
-    return _Standing(status=least, is_news=True, has_ledger=False, events=_news_of(recorded, STATUS_REFUSED, why))
+    return _Standing(
+        status=least, is_news=True, has_ledger=False, events=_news_of(recorded, EventReason.STATUS_REFUSED, why)
+    )
 
 
 def _news_of(recorded: Recorded, reason: str, why: str) -> list[Event]:
@@ -540,7 +536,7 @@ def _load_result(cls: type[T], artifacts: ArtifactStore, key: str) -> tuple[T | 
 
 def _find_end_of_outage(recorded: Recorded, now: datetime) -> datetime | None:
     """Return until when the bucket could not be used, as far as the study's conditions know."""
-    ready = recorded.conditions.get("StorageReady")
+    ready = recorded.conditions.get(ConditionType.STORAGE_READY)
     if ready is None:
         return None
     if not ready.is_true:
@@ -551,13 +547,13 @@ def _find_end_of_outage(recorded: Recorded, now: datetime) -> datetime | None:
     return since if since is not None and since <= now else None
 
 
-def _find_write_problem(artifacts: ArtifactStore) -> StorageProblem:
+def _find_write_problem(artifacts: ArtifactStore) -> Problem | None:
     """Return why nothing can be written into the bucket."""
     try:
         artifacts.write(names.PROBE, b"")
     except ArtifactError as error:
-        return error.reason, str(error)
-    return _NO_PROBLEM
+        return Problem(error.reason, str(error))
+    return None
 
 
 # --- Act --------------------------------------------------------------------------------------------------------
@@ -583,9 +579,9 @@ def _say_orphaned(study: Study, ledger: Ledger, jobs: Mapping[str, JobStatus]) -
     return f"{runs}, until somebody types: {command}"
 
 
-def _refusal_as_before(recorded: Recorded) -> tuple[str, str]:
-    known = recorded.conditions.get("JobsRefused")
-    return (known.reason, known.message) if known is not None and known.is_true else NO_REFUSAL
+def _refusal_as_before(recorded: Recorded) -> Problem | None:
+    known = recorded.conditions.get(ConditionType.JOBS_REFUSED)
+    return Problem(known.reason, known.message) if known is not None and known.is_true else None
 
 
 def _find_refusal(
@@ -595,26 +591,26 @@ def _find_refusal(
     jobs: Mapping[str, JobStatus],
     kept_out: Sequence[JobStatus],
     hands: Hands,
-) -> tuple[str, str]:
-    """Return by what rule the cluster keeps a job or its pod out, and its words; both empty where it does not.
+) -> Problem | None:
+    """Return by what rule the cluster keeps a job or its pod out, in its words.
 
     A quota is no such rule: it says that there is no room now.
     """
-    word, message = _refusal_as_before(recorded)
-    reported = [(hands.refusal.word, str(hands.refusal))] if hands.refusal is not None else []
-    reported += [(job.reason, job.message) for job in kept_out]
-    found = next(((reason, sentence) for reason, sentence in reported if reason != QUOTA_EXCEEDED), NO_REFUSAL)
-    if found[0]:
+    before = _refusal_as_before(recorded)
+    refusals = [Problem(hands.refusal.reason, str(hands.refusal))] if hands.refusal is not None else []
+    refusals += [Problem(job.reason, job.message) for job in kept_out]
+    found = next((refusal for refusal in refusals if refusal.reason != WaitReason.QUOTA_EXCEEDED), None)
+    if found is not None:
         # The same in other words is no news.
-        return (word, message) if found[0] == word else found
-    if not word or hands.has_more_to_do or study.suspend or ledger.outcome is not None:
-        return NO_REFUSAL
+        return before if before is not None and before.reason == found.reason else found
+    if before is None or hands.has_more_to_do or study.suspend or ledger.outcome is not None:
+        return None
     # A job that nobody tried to launch now is refused for as long as its trial says so.
     waiting = [(names.trial_job(study.name, t.name, t.rung), t.message) for t in ledger.trials if t.is_busy]
     waiting += [(names.prepare_job(study.name), ledger.prepare.message)]
     waiting += [(names.final_evaluation_job(study.name), ledger.final_evaluation.message)]
-    still = any(sentence.startswith(f"{WAITS}{word}") and name not in jobs for name, sentence in waiting)
-    return (word, message) if still else NO_REFUSAL
+    still = any(message.startswith(f"{WAITS}{before.reason}") and name not in jobs for name, message in waiting)
+    return before if still else None
 
 
 # --- Record -----------------------------------------------------------------------------------------------------
@@ -626,11 +622,11 @@ def _report(
     reporter: Reporter | None,
     now: datetime,
     settings: Settings,
-    problem: StorageProblem,
-) -> tuple[Reported | None, StorageProblem]:
+    problem: Problem | None,
+) -> tuple[Reported | None, Problem | None]:
     """Report what is recorded, if it is news and the last report is old enough; return what is reported now."""
     last, ledger = recorded.reported, recorded.ledger
-    if reporter is None or problem[1] or not recorded.raw:
+    if reporter is None or problem or not recorded.raw:
         return last, problem
     is_due = last is None or ledger.outcome is not None or _report_due(last, settings) <= now
     if not is_due:
@@ -641,7 +637,7 @@ def _report(
     try:
         reporter(study, ledger, recorded.raw)
     except ArtifactError as error:
-        return last, (error.reason, str(error))
+        return last, Problem(error.reason, str(error))
     return Reported(key=key, at=now), problem
 
 
@@ -679,8 +675,8 @@ def _find_wake(
         if job.waits_since is not None:
             limits = (settings.waiting_said_after_seconds, settings.stuck_limit_seconds if job.is_stuck else 0)
             waits += [job.waits_since + timedelta(seconds=limit) for limit in limits]
-    waits += [_look_again(c, now) for c in status["conditions"] if c["type"] == "StorageReady"]
-    waits += [_stalls_at(c, settings) for c in status["conditions"] if c["type"] == "JobsRefused"]
+    waits += [_look_again(c, now) for c in status["conditions"] if c["type"] == ConditionType.STORAGE_READY]
+    waits += [_stalls_at(c, settings) for c in status["conditions"] if c["type"] == ConditionType.JOBS_REFUSED]
     waits += [expires for _, _, expires in find_settled_jobs(study, ledger, jobs, now)]
     if is_reporting and reported is not None and reported.key != report_key(ledger):
         waits.append(_report_due(reported, settings))

@@ -13,12 +13,16 @@ from typing import Any
 
 import yaml
 
+from study_operator.errors import OperatorError
+
 PATH_FIELDS = (("data", "source"), ("data", "testSource"), ("trainer", "baseModel", "uri"), ("storage", "uri"))
 """Fields of the spec that hold a path or a URI."""
 
 
-class ManifestError(Exception):
+class ManifestError(OperatorError):
     """The manifest cannot be read: which file, and why."""
+
+    reason = "ManifestUnreadable"
 
 
 def read_manifest(path: Path) -> dict[str, Any]:

@@ -12,12 +12,12 @@ from study_operator.ledger.trial import (
     Attempt,
     Continuation,
     EarlierAttempts,
-    EndReason,
     Measurement,
     Origin,
     Trial,
     TrialState,
 )
+from study_operator.reasons import EndReason
 from trial_trainer.contract import ParameterValue
 
 numbers = st.floats(allow_nan=False, allow_infinity=False)

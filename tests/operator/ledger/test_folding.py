@@ -14,8 +14,9 @@ from builders.ledgers import (
     a_trial,
 )
 from study_operator.ledger.folding import fold_attempts
-from study_operator.ledger.trial import Attempt, EndReason, Ledger, Stage, StageState, TrialState, retry_at
+from study_operator.ledger.trial import Attempt, Ledger, Stage, StageState, TrialState, retry_at
 from study_operator.ledger.usage import measure_usage
+from study_operator.reasons import EndReason
 from study_operator.settings import Settings
 
 REASONS = [EndReason.SUCCEEDED, EndReason.ASKED_TO_STOP, EndReason.INTERRUPTED, EndReason.CRASHED, "Evicted"]

@@ -18,8 +18,9 @@ from builders.ledgers import (
     stopped,
 )
 from study_operator.ledger.status import render_status
-from study_operator.ledger.trial import Attempt, EndReason, Trial, TrialState
+from study_operator.ledger.trial import Attempt, Trial, TrialState
 from study_operator.ledger.usage import is_budget_exhausted, with_seconds
+from study_operator.reasons import EndReason
 from study_operator.spec.study import Budget
 
 

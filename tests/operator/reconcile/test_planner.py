@@ -27,7 +27,6 @@ from study_operator.ledger.trial import (
     Attempt,
     Continuation,
     DatasetCounts,
-    EndReason,
     Ledger,
     Origin,
     Outcome,
@@ -37,6 +36,7 @@ from study_operator.ledger.trial import (
     Trial,
     TrialState,
 )
+from study_operator.reasons import EndReason
 from study_operator.reconcile.actions import (
     Action,
     Attach,

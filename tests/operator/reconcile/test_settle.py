@@ -23,7 +23,6 @@ from builders.ledgers import (
 )
 from builders.some_studies import a_final_evaluation
 from study_operator.ledger.trial import (
-    EndReason,
     Folded,
     Ledger,
     Outcome,
@@ -34,6 +33,7 @@ from study_operator.ledger.trial import (
     count_attempts_against,
     retry_at,
 )
+from study_operator.reasons import EndReason
 from study_operator.reconcile.runner import EndedAttempt, JobKind, JobPhase, JobStatus
 from study_operator.reconcile.settle import Results, list_awaited, settle
 from study_operator.settings import Settings

@@ -11,7 +11,8 @@ import pytest
 from builders import simulated_cluster
 from builders.simulated_cluster import CALM, RESTORING, STORMY, Broken, Weather, run_study
 from study_operator.ledger import ranking
-from study_operator.ledger.trial import Attempt, EndReason, Trial, TrialState
+from study_operator.ledger.trial import Attempt, Trial, TrialState
+from study_operator.reasons import EndReason
 from study_operator.reconcile import act, actions, planner, settle, tick
 from study_operator.spec.study import Study
 

@@ -22,7 +22,6 @@ from builders.ledgers import (
     stopped,
 )
 from study_operator.ledger.trial import (
-    EndReason,
     Ledger,
     Outcome,
     SearchEnd,
@@ -32,6 +31,7 @@ from study_operator.ledger.trial import (
     TrialState,
     count_attempts_against,
 )
+from study_operator.reasons import EndReason, Problem
 from study_operator.reconcile.job_specs import build_job_of
 from study_operator.reconcile.runner import JobKind, JobPhase
 from study_operator.settings import Settings
@@ -162,7 +162,7 @@ def test_a_job_without_a_result_is_the_buckets_fault_while_writes_are_refused() 
 @pytest.mark.parametrize(("seconds", "reason"), [(30, EndReason.CRASHED), (90, EndReason.STORAGE_FAILED)])
 def test_a_job_that_ended_during_a_bucket_outage_is_the_buckets_fault(seconds: int, reason: str) -> None:
     desk = a_desk(a_ledger(running(a_trial(0)), a_trial(1)), a_job(), a_job("s1-t001-r0"), is_read_only=True)
-    run(desk, storage_problem=("AccessDenied", "nobody may write"))
+    run(desk, storage_problem=Problem("AccessDenied", "nobody may write"))
     run(desk, now=NOW + timedelta(seconds=seconds))
     desk.is_read_only = False
     desk.statuses[0] = ended(1)
@@ -172,7 +172,7 @@ def test_a_job_that_ended_during_a_bucket_outage_is_the_buckets_fault(seconds: i
 
 def test_a_job_that_started_in_the_second_the_bucket_became_ready_is_not_the_buckets_fault() -> None:
     desk = a_desk(a_ledger(running(a_trial(0)), a_trial(1)), a_job(), a_job("s1-t001-r0"))
-    run(desk, storage_problem=("AccessDenied", "nobody may write"))
+    run(desk, storage_problem=Problem("AccessDenied", "nobody may write"))
     run(desk, now=NOW + timedelta(seconds=0.7))
     desk.statuses[0] = ended(1, finished_at=NOW)
     run(desk, now=NOW + timedelta(seconds=2))
@@ -181,7 +181,7 @@ def test_a_job_that_started_in_the_second_the_bucket_became_ready_is_not_the_buc
 
 def test_a_storage_condition_dated_in_the_future_is_ignored() -> None:
     desk = a_desk(a_ledger(running(a_trial(0)), a_trial(1)), a_job(), a_job("s1-t001-r0"))
-    run(desk, storage_problem=("AccessDenied", "nobody may write"))
+    run(desk, storage_problem=Problem("AccessDenied", "nobody may write"))
     run(desk, now=NOW + timedelta(hours=1))
     desk.statuses[0] = ended(1)
     run(desk, now=NOW + timedelta(minutes=2))
@@ -190,7 +190,7 @@ def test_a_storage_condition_dated_in_the_future_is_ignored() -> None:
 
 def test_a_bucket_that_cannot_be_opened_is_reported_while_trials_run() -> None:
     desk = a_desk(a_ledger(running(a_trial(0)), a_trial(1)), a_job())
-    result = run(desk, storage_problem=("StorageRefused", "the Secret is gone"))
+    result = run(desk, storage_problem=Problem("StorageRefused", "the Secret is gone"))
     storage = next(c for c in result.status["conditions"] if c["type"] == "StorageReady")
     assert (storage["status"], storage["message"]) == ("False", "the Secret is gone")
     assert not desk.launched

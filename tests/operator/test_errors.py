@@ -1,0 +1,34 @@
+"""One tree of errors, and the page of it in `errors.py` is whole."""
+
+import importlib
+import pkgutil
+import re
+from collections.abc import Iterator
+
+import study_operator
+from study_operator import errors
+from study_operator.errors import OperatorError
+
+
+def subclasses(kind: type[OperatorError]) -> Iterator[type[OperatorError]]:
+    for each in kind.__subclasses__():
+        yield each
+        yield from subclasses(each)
+
+
+def test_every_error_of_the_package_is_in_the_tree_with_a_reason_of_its_own() -> None:
+    found = set()
+    for module in pkgutil.walk_packages(study_operator.__path__, "study_operator."):
+        loaded = importlib.import_module(module.name)
+        found |= {
+            each
+            for each in vars(loaded).values()
+            if isinstance(each, type) and issubclass(each, Exception) and each.__module__.startswith("study_operator.")
+        }
+    ours = {OperatorError, *subclasses(OperatorError)}
+    assert found <= ours
+    shown = set(re.findall(r"(\w+Error)\b", errors.__doc__ or ""))
+    assert {each.__name__ for each in ours} == shown
+    reasons = [each.reason for each in ours if "reason" in vars(each)]
+    assert len(reasons) == len(set(reasons))
+    assert all(re.fullmatch(r"([A-Z][a-z]+)+", reason) for reason in reasons)
