@@ -36,7 +36,9 @@ README = (REPOSITORY / "README.md").read_text()
 STUDY_PAGE = (REPOSITORY / "docs/study.md").read_text()
 CONTRACT_PAGE = (REPOSITORY / "docs/trial-contract.md").read_text()
 BENCHMARKS_PAGE = (REPOSITORY / "docs/benchmarks.md").read_text()
-PAGES = [README, STUDY_PAGE, CONTRACT_PAGE, BENCHMARKS_PAGE]
+ADAPTER_PAGE = (REPOSITORY / "docs/adapter.md").read_text()
+METHOD_PAGE = (REPOSITORY / "docs/method.md").read_text()
+PAGES = [README, ADAPTER_PAGE, METHOD_PAGE, STUDY_PAGE, CONTRACT_PAGE, BENCHMARKS_PAGE]
 SAMPLES = REPOSITORY / "manifests/samples"
 MODEL = REPOSITORY / ".cache/smollm2-135m-instruct"
 
@@ -113,8 +115,8 @@ CONTRACT_TYPES = re.findall(r"^### (\w+)$", CONTRACT_PAGE, re.MULTILINE)
 
 
 def block(name: str) -> str:
-    """Return the code between two markers of the README."""
-    found = re.search(rf"<!-- {name}:begin -->\n```python\n(.*?)\n```\n<!-- {name}:end -->", README, re.DOTALL)
+    """Return the code between two markers of the page of the adapter."""
+    found = re.search(rf"<!-- {name}:begin -->\n```python\n(.*?)\n```\n<!-- {name}:end -->", ADAPTER_PAGE, re.DOTALL)
     assert found is not None
     return found[1]
 
@@ -188,9 +190,14 @@ def test_every_file_that_the_documentation_names_is_there():
     assert missing == []
 
 
-def test_the_transcript_has_its_place():
-    begin, end = (README.index(f"<!-- transcript:{word} -->") for word in ("begin", "end"))
-    assert begin < end
+def test_the_readme_is_short_and_so_is_what_it_shows_of_a_run():
+    lines = README.splitlines()
+    assert len(lines) <= 120
+    shown = re.findall(r"^```console\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+    assert shown
+    for block in shown:
+        output = [line for line in block.splitlines() if not line.startswith("$ ")]
+        assert len(output) <= 15
 
 
 # --- Manifests --------------------------------------------------------------------------------------------------
@@ -219,7 +226,8 @@ def test_the_picture_is_of_the_demo():
     runs = study.num_trials * 0.2 + going_on * 0.8
 
     assert (
-        f"{study.num_trials} × 20 % + {going_on} × 80 % = {runs:.1f} full runs instead of {study.num_trials}" in README
+        f"{study.num_trials} × 20 % + {going_on} × 80 % = {runs:.1f} full runs instead of {study.num_trials}"
+        in METHOD_PAGE
     )
 
 
