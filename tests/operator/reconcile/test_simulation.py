@@ -37,6 +37,7 @@ def test_under_random_faults_every_study_ends_correctly(count: int) -> None:
     assert outcomes["Completed"] > count / 2
 
 
+@pytest.mark.slow
 def test_after_status_restores_no_measurement_is_assigned_to_another_arm() -> None:
     refused: list[int] = []
     for seed in range(100):

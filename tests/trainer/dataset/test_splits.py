@@ -125,6 +125,7 @@ def test_another_seed_draws_other_sites() -> None:
     assert draw(candidates, Split(), seed=1) != draw(candidates, Split(), seed=2)
 
 
+@pytest.mark.slow
 @given(
     sites=st.integers(1, 40),
     validation=st.integers(1, 60),
