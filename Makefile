@@ -1,10 +1,11 @@
-# `make demo` runs the sample study, `make test` the quick tests, `make test-all` every one, `make check` the linters. Each makes what it needs first:
-# the environment in .venv, and the samples' base model in .cache.
+# `make demo` runs the sample study, `make demo-pages` the one over product pages, `make test` the quick tests, `make test-all`
+# every one, `make check` the linters. Each makes what it needs first: the environment in .venv, and the samples' base model
+# in .cache.
 
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DELETE_ON_ERROR:
-.PHONY: help release demo test test-all faults check format bench model lock environment cluster demo-cluster cluster-binaries images check-images lab-story
+.PHONY: help release demo demo-pages test test-all faults check format bench model lock environment cluster demo-cluster cluster-binaries images check-images lab-story
 
 VENV := .venv
 PYTHON := $(VENV)/bin/python
@@ -12,7 +13,7 @@ PYTHON := $(VENV)/bin/python
 CACHE := $(or $(FINETUNE_STUDY_CACHE),.cache)
 MODEL := .cache/smollm2-135m-instruct
 QUICK ?=
-SAMPLE := manifests/samples/$(if $(filter-out 0,$(QUICK)),laptop-quick,laptop).yaml
+SAMPLE := manifests/samples/$(if $(filter-out 0,$(QUICK)),bookings-quick,bookings).yaml
 # Workers of the tests; more than eight only wait for each other's imports.
 WORKERS ?= $(shell n=$$(getconf _NPROCESSORS_ONLN); echo $$((n > 8 ? 8 : n)))
 # Further arguments for pytest: make test PYTEST_ARGUMENTS="tests/operator -k planner"
@@ -33,7 +34,8 @@ UV := $(shell uv --version >/dev/null 2>&1 && echo uv || echo .uv/bin/uv)
 OWN_UV := $(filter .uv/%,$(UV))
 
 help:
-	@echo "make demo [QUICK=1]   run the sample study: pages -> search -> promoted adapter -> test set"
+	@echo "make demo [QUICK=1]   run the sample study: texts -> search -> promoted adapter -> test set"
+	@echo "make demo-pages       the sample study over product pages, 45 minutes"
 	@echo "make test             the quick tests: three minutes on two cores; needs no Go"
 	@echo "make test-all [REST=1]   every test, or those that \`make test\` leaves out; builds a cluster's programs with Go"
 	@echo "make faults [LIVES=300] [SEED=0]   random lives of studies among failing servers"
@@ -50,6 +52,9 @@ help:
 
 demo: environment model
 	$(VENV)/bin/finetune-study run $(SAMPLE)
+
+demo-pages: environment model
+	$(VENV)/bin/finetune-study run manifests/samples/laptop.yaml
 
 # Unit and contract tests. What is slow is marked so, and so is whatever asks for a program that Go builds.
 test: environment model

@@ -1,6 +1,6 @@
 """The demo on a cluster, from apply to the winner, with kubectl: `make demo-cluster`.
 
-    python -m testcluster.demo [--study manifests/samples/laptop-quick.yaml]
+    python -m testcluster.demo [--study manifests/samples/bookings-quick.yaml]
 
 `KUBECONFIG` and `AWS_*` as `make cluster` exports them are used where they name servers of this machine; else it starts
 its own and ends them. Pods are processes of this machine there: that is why a study's base model may be a local path.
@@ -45,7 +45,7 @@ Environment = Mapping[str, str]
 def main() -> int:
     """Run the demo; return 0 where there is a winner."""
     parser = argparse.ArgumentParser(prog="python -m testcluster.demo", description="A study on a cluster, by kubectl.")
-    parser.add_argument("--study", type=Path, default=MANIFESTS / "samples/laptop-quick.yaml")
+    parser.add_argument("--study", type=Path, default=MANIFESTS / "samples/bookings-quick.yaml")
     arguments = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     with contextlib.ExitStack() as stack:
