@@ -462,7 +462,7 @@ def build_spec() -> Schema:
                     limits.CONSTRAINT_LENGTH,
                     **rules(
                         rule(
-                            rf"self.matches(r'^\s*(accuracy(/[a-z_]+)?|{named})\s*(<=|>=)\s*{NUMBER}\s*$')",
+                            rf"self.matches(r'^\s*(accuracy(/{ATTRIBUTE})?|{named})\s*(<=|>=)\s*{NUMBER}\s*$')",
                             f"must read like 'invalid_output_rate <= 0.2' and bound one of {', '.join(METRICS)}, or "
                             "accuracy/ and one of the asked attributes",
                         )

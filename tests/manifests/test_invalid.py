@@ -206,7 +206,7 @@ REFUSED_BY_THE_SERVER: list[tuple[str, Changes, str]] = [
         {"spec.storage.caBundle": {"secretName": "a", "key": "a/b"}},
         "caBundle.key in body should",
     ),
-    ("an attribute with capitals", {"spec.data.attributes": ["Price"]}, "should match '^[a-z][a-z_]*$'"),
+    ("an attribute with capitals", {"spec.data.attributes": ["Price"]}, "should match '^[a-z][a-z0-9_]*$'"),
     ("a bound that is no number", {f"{LEARNING_RATE}.logUniform.min": "small"}, "logUniform.min in body should match"),
     ("a bound that is not finite", {f"{LEARNING_RATE}.logUniform.max": "1e999"}, "logUniform.max in body should match"),
     ("a value that is no number", {f"{RANK}.categorical.values": ["4", "many"]}, "values[1] in body should match"),

@@ -19,11 +19,14 @@ from trial_trainer.contract import (
     Candidate,
     ContractError,
     FinalEvaluationConfig,
+    LabelSource,
     Metric,
+    MissingLabel,
     Precision,
     PrepareConfig,
     Progress,
     RungMeasurement,
+    Split,
     TrainerSettings,
     TrialConfig,
     digest_of,
@@ -169,6 +172,23 @@ def test_a_digest_is_the_same_after_a_round_trip_and_in_every_version():
     assert digest_of(from_json(TrialConfig, to_json(trial))) == digest_of(trial)
     # Written down in checkpoints and measurements: a change of it lets every running study train anew.
     assert digest_of(trial) == "3b6d059ca2838322"
+
+
+def test_what_a_missing_label_means_is_in_a_dataset_digest_unless_it_is_unknown():
+    config = PrepareConfig(
+        study="toy",
+        source="/pages",
+        attributes=("name",),
+        labels_from=LabelSource.GIVEN,
+        split=Split(),
+        seed=0,
+        base_model=BaseModel(uri="/model"),
+        max_length_tokens=512,
+        dataset="/runs/dataset",
+    )
+    # As it was before there was such a field.
+    assert digest_of(config) == "4f9398e6b62cba2a"
+    assert digest_of(dataclasses.replace(config, missing_labels=MissingLabel.ABSENT)) != digest_of(config)
 
 
 def test_a_final_evaluation_digest_depends_on_who_is_evaluated():

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import re
 
-from study_operator.spec.fields import NUMBER
+from study_operator.spec.fields import ATTRIBUTE, NUMBER
 from study_operator.spec.study import LinearConstraint, OutcomeConstraint
 
-_OUTCOME = re.compile(rf"\s*([a-z_]+(?:/[a-z_]+)?)\s*(<=|>=)\s*({NUMBER})\s*")
+_OUTCOME = re.compile(rf"\s*([a-z_]+(?:/{ATTRIBUTE})?)\s*(<=|>=)\s*({NUMBER})\s*")
 
 
 def parse_outcome_constraint(text: str) -> OutcomeConstraint | None:

@@ -21,7 +21,7 @@ STUDY_NAME = r"[a-z]([-a-z0-9]*[a-z0-9])?"
 
 OBJECT_NAME = r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*"
 
-ATTRIBUTE = r"[a-z][a-z_]*"
+ATTRIBUTE = r"[a-z][a-z0-9_]*"
 
 MODULE = r"[A-Za-z0-9_.]+"
 

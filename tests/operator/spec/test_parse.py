@@ -20,7 +20,7 @@ from study_operator.spec.study import (
     Objective,
     Uniform,
 )
-from trial_trainer.contract import LabelSource
+from trial_trainer.contract import LabelSource, MissingLabel
 
 WRONG_MANIFESTS = [
     pytest.param(
@@ -588,6 +588,20 @@ def test_ready_samples_need_no_attributes() -> None:
     for labels in ({}, {"from": "Given"}, {"from": "Markup"}, {"missing": "Unknown"}):
         study = parse_study(a_manifest({"spec.data.labels": labels, "spec.data.attributes": []}))
         assert (study.data.labels_from, study.data.attributes) == (LabelSource.GIVEN, ())
+
+
+def test_given_labels_are_of_attributes_of_any_name():
+    study = parse_study(
+        a_manifest(
+            {
+                "spec.data.labels": {"from": "Given", "missing": "Absent"},
+                "spec.data.attributes": ["people", "line_2"],
+                "spec.outcomeConstraints": ["accuracy/line_2 >= 0.5"],
+            }
+        )
+    )
+    assert (study.data.attributes, study.data.missing_labels) == (("people", "line_2"), MissingLabel.ABSENT)
+    assert study.outcome_constraints[0].metric == "accuracy/line_2"
 
 
 def test_fields_that_only_a_cluster_needs_are_kept() -> None:
