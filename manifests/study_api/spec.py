@@ -43,7 +43,7 @@ def _objective() -> Schema:
         f"self.metric.startsWith('{name}')" for name, way in METRICS.items() if way is Direction.MAXIMIZE
     )
     return fields(
-        "What trials are ranked by. Every trial is measured on the same validation pages.",
+        "What trials are ranked by. Every trial is measured on the same validation set.",
         {
             "metric": text(
                 "The metric of a measurement: accuracy (the mean over the asked attributes), accuracy/ and one of the "

@@ -231,7 +231,7 @@ def _print_plan(output: Console, study: Study, summary: DatasetSummary | None, c
     output.print(_plan_table(plan))
     _say(
         output,
-        f"training: {plan.training_passes:g} passes over the training pages instead of {plan.full_passes:g} "
+        f"training: {plan.training_passes:g} passes over the training set instead of {plan.full_passes:g} "
         f"({plan.saved_share:.0%} saved)",
     )
     if summary is not None:

@@ -150,7 +150,7 @@ def test_a_study_runs_from_pages_to_an_evaluated_winner(bench):
     assert bench.most_at_once() == 2
     message = output.splitlines()
     assert "launched job toy-prepare to prepare the dataset" in output
-    assert any(line.startswith("The winner beats the rule extractor on the test pages: 52.0 %") for line in message)
+    assert any(line.startswith("The winner beats the rule extractor on the test set: 52.0 %") for line in message)
     assert any(line.startswith("Accelerator time: ") for line in message)
     assert "model = PeftModel.from_pretrained(model, " in output
     prefix = next((bench.directory / "runs" / "default").iterdir())
@@ -377,7 +377,7 @@ def test_the_plan_says_the_arithmetic_before_anything_runs(bench):
 
     assert code == 0
     assert "toy: 6 trials to 20 % of 3 epochs, then 4 to the end (2 promoted, 1 audited, the baseline)" in output
-    assert "training: 13.2 passes over the training pages instead of 18 (27% saved)" in output
+    assert "training: 13.2 passes over the training set instead of 18 (27% saved)" in output
     assert "`finetune-study plan --calibrate` measures it" in output
     assert not (bench.directory / "runs").exists()
 

@@ -186,11 +186,11 @@ def headline(report: Report) -> str:
     note = f" {SHARED_MARKUP}" if found.mean == ALL_ASKED and "rules" in final_evaluation.predictors else ""
     match found.is_better:
         case True:
-            return f"The winner beats the {baseline} on the test pages: {figures}.{note}"
+            return f"The winner beats the {baseline} on the test set: {figures}.{note}"
         case False:
-            return f"THE WINNER DOES NOT BEAT THE {baseline.upper()} on the test pages: {figures}.{note}"
+            return f"THE WINNER DOES NOT BEAT THE {baseline.upper()} on the test set: {figures}.{note}"
         case None:
-            return f"Whether the winner beats the {baseline} on the test pages is not known: {figures}.{note}"
+            return f"Whether the winner beats the {baseline} on the test set is not known: {figures}.{note}"
 
 
 def find_mean(final_evaluation: FinalEvaluation) -> str | None:

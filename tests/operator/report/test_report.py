@@ -42,7 +42,7 @@ def test_a_winner_that_does_not_beat_the_rules_is_said_first():
     report = a_report(final_evaluation=a_final_evaluation(winner=0.44, rules=0.47))
 
     assert lines_of(report)[0] == (
-        "THE WINNER DOES NOT BEAT THE RULE EXTRACTOR on the test pages: 44.0 % against 47.0 % "
+        "THE WINNER DOES NOT BEAT THE RULE EXTRACTOR on the test set: 44.0 % against 47.0 % "
         "(mean of the hand-labelled attributes), -3.0 points (95 % interval -7.0 to +1.0, n = 500, 60 sites)."
     )
 
@@ -82,28 +82,28 @@ MARKUP_ONLY = without_hand_labels(a_final_evaluation(winner=0.946, rules=0.546))
     [
         pytest.param(
             MARKUP_ONLY,
-            "The winner beats the constants (better than the untrained model) on the test pages: 94.6 % against 20.0 % "
+            "The winner beats the constants (better than the untrained model) on the test set: 94.6 % against 20.0 % "
             "(mean of all asked attributes), +74.6 points (95 % interval +70.6 to +78.6, n = 500, 60 sites). "
             "The rule extractor reads the same markup as the labels, so it is no independent baseline here.",
             id="labels of markup alone",
         ),
         pytest.param(
             only(MARKUP_ONLY, "winner", "rules", "untrained"),
-            "The winner beats the untrained model on the test pages: 94.6 % against 2.0 % "
+            "The winner beats the untrained model on the test set: 94.6 % against 2.0 % "
             "(mean of all asked attributes), +92.6 points (95 % interval +88.6 to +96.6, n = 500, 60 sites). "
             "The rule extractor reads the same markup as the labels, so it is no independent baseline here.",
             id="labels of markup and no constants",
         ),
         pytest.param(
             only(MARKUP_ONLY, "winner", "rules", "baseline"),
-            "The winner beats the baseline on the test pages: 94.6 % against 48.0 % "
+            "The winner beats the baseline on the test set: 94.6 % against 48.0 % "
             "(mean of all asked attributes), +46.6 points (95 % interval +42.6 to +50.6, n = 500, 60 sites). "
             "The rule extractor reads the same markup as the labels, so it is no independent baseline here.",
             id="labels of markup and a baseline arm alone",
         ),
         pytest.param(
             only(a_final_evaluation(winner=0.19), "winner", "baseline", "untrained", "constants"),
-            "THE WINNER DOES NOT BEAT THE CONSTANTS (BETTER THAN THE UNTRAINED MODEL) on the test pages: 19.0 % "
+            "THE WINNER DOES NOT BEAT THE CONSTANTS (BETTER THAN THE UNTRAINED MODEL) on the test set: 19.0 % "
             "against 20.0 % (mean of the hand-labelled attributes), "
             "-1.0 points (95 % interval -5.0 to +3.0, n = 500, 60 sites).",
             id="ready samples, where the most frequent answer is as good",
@@ -111,7 +111,7 @@ MARKUP_ONLY = without_hand_labels(a_final_evaluation(winner=0.946, rules=0.546))
         pytest.param(
             a_final_evaluation(winner=0.15, rules=0.0),
             "THE WINNER DOES NOT BEAT THE CONSTANTS (BETTER THAN THE RULE EXTRACTOR AND THE UNTRAINED MODEL) on the "
-            "test pages: 15.0 % against 20.0 % (mean of the hand-labelled attributes), "
+            "test set: 15.0 % against 20.0 % (mean of the hand-labelled attributes), "
             "-5.0 points (95 % interval -9.0 to -1.0, n = 500, 60 sites).",
             id="pages on which the rules find nothing",
         ),
@@ -120,7 +120,7 @@ MARKUP_ONLY = without_hand_labels(a_final_evaluation(winner=0.946, rules=0.546))
                 MARKUP_ONLY,
                 predictors=MARKUP_ONLY.predictors | {"constants": MARKUP_ONLY.predictors["untrained"]},
             ),
-            "The winner beats the untrained model on the test pages: 94.6 % against 2.0 % "
+            "The winner beats the untrained model on the test set: 94.6 % against 2.0 % "
             "(mean of all asked attributes), +92.6 points (95 % interval +88.6 to +96.6, n = 500, 60 sites). "
             "The rule extractor reads the same markup as the labels, so it is no independent baseline here.",
             id="constants as good as the untrained model",
@@ -140,7 +140,7 @@ MARKUP_ONLY = without_hand_labels(a_final_evaluation(winner=0.946, rules=0.546))
         ),
         pytest.param(
             replace(a_final_evaluation(), gains={}),
-            "Whether the winner beats the rule extractor on the test pages is not known: 52.0 % against 47.0 % "
+            "Whether the winner beats the rule extractor on the test set is not known: 52.0 % against 47.0 % "
             "(mean of the hand-labelled attributes).",
             id="nobody compared them",
         ),
@@ -149,7 +149,7 @@ MARKUP_ONLY = without_hand_labels(a_final_evaluation(winner=0.946, rules=0.546))
                 a_final_evaluation(),
                 gains={"hand_labelled/winner-rules": Interval(difference=0.05, low=None, high=None, n=9, sites=3)},
             ),
-            "Whether the winner beats the rule extractor on the test pages is not known: 52.0 % against 47.0 % "
+            "Whether the winner beats the rule extractor on the test set is not known: 52.0 % against 47.0 % "
             "(mean of the hand-labelled attributes), +5.0 points (n = 9; no interval: 3 sites are too few, 5 are "
             "needed).",
             id="too few sites",
