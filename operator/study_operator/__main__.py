@@ -72,6 +72,8 @@ def main(
                 return _plan(opened, output, trainer, is_calibrating=arguments.calibrate)
             case "trials":
                 return _show_trials(opened, output, arguments.format)
+            case "ask":
+                return _ask(opened, output, arguments, trainer)
             case _:
                 return _show_report(opened, output, arguments.format)
     except UsageError as error:
@@ -97,7 +99,8 @@ def _parser() -> argparse.ArgumentParser:
     plan = commands.add_parser("plan", help="say what a study will cost, before anything runs")
     trials = commands.add_parser("trials", help="show the trials of a study, finished or running")
     report = commands.add_parser("report", help="show the result of a study, finished or running")
-    for command in (run, plan, trials, report):
+    ask = commands.add_parser("ask", help="ask the winner's adapter about pages or texts")
+    for command in (run, plan, trials, report, ask):
         command.add_argument("manifest", type=Path, metavar="STUDY.YAML")
         command.add_argument(
             "--directory",
@@ -108,7 +111,10 @@ def _parser() -> argparse.ArgumentParser:
         )
     run.add_argument("--plain", action="store_true", help="lines instead of a live table, as without a terminal")
     plan.add_argument("--calibrate", action="store_true", help="prepare the data and measure this machine, 20 seconds")
-    for command in (trials, report):
+    ask.add_argument("files", nargs="+", metavar="FILE", help="pages (.html) or texts; - is one on stdin")
+    ask.add_argument("--attribute", action="append", default=[], help="one of the study's attributes; all without it")
+    ask.add_argument("--url", help="address of the page, where there is one file")
+    for command in (trials, report, ask):
         command.add_argument("--format", choices=("table", "json"), default="table")
     return parser
 
@@ -279,6 +285,21 @@ def _show_trials(opened: Opened, output: Console, form: str) -> int:
         print(json.dumps(render_json(seen.report)["trials"], indent=1))
     else:
         output.print(render_live(seen.snapshot))
+    return COMPLETE
+
+
+def _ask(opened: Opened, output: Console, arguments: argparse.Namespace, trainer: Sequence[str]) -> int:
+    found = session.ask(opened, arguments.files, attributes=arguments.attribute, url=arguments.url, trainer=trainer)
+    if arguments.format == "json":
+        print(json.dumps(found, ensure_ascii=False, indent=2))
+        return COMPLETE
+    table = Table("")
+    for name in found:
+        table.add_column(Text(name))
+    for attribute in next(iter(found.values())):
+        # What a model answers may hold anything; as Text it is no markup.
+        table.add_row(Text(attribute), *(Text(values[attribute] or "–") for values in found.values()))
+    output.print(table)
     return COMPLETE
 
 

@@ -72,6 +72,10 @@ class _Speaker:
 
 
 def _run(arguments: Sequence[str], stop: StopRequest, speaker: _Speaker, tail: LogTail) -> int:
+    if arguments[:1] == ["ask"]:
+        # For people: it has flags, and no configuration.
+        _ask(arguments[1:])
+        return ExitCode.STOP_STEP_REACHED
     command, path = _read_arguments(arguments)
     match command:
         case "prepare":
@@ -183,6 +187,13 @@ def _run_final_evaluation(config: FinalEvaluationConfig) -> None:
     from trial_trainer.evaluation.with_models import evaluate_with_models
 
     evaluate_with_models(config)
+
+
+def _ask(arguments: Sequence[str]) -> None:
+    _share_cores(1)
+    from trial_trainer.extractor import main as ask
+
+    ask(arguments)
 
 
 def _calibrate(config: TrialConfig) -> None:

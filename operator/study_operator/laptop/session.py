@@ -6,6 +6,7 @@ comes from `live` and `report`.
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import subprocess
@@ -40,7 +41,7 @@ from study_operator.spec.manifest import ManifestError, read_manifest
 from study_operator.spec.parse import parse_study
 from study_operator.spec.study import Categorical, DeletionPolicy, Study, Uniform
 from trial_trainer import contract
-from trial_trainer.artifacts import ArtifactError, ArtifactStore, S3Access, open_store
+from trial_trainer.artifacts import ArtifactError, ArtifactStore, S3Access, join, open_store
 from trial_trainer.contract import SUMMARY, ContractError, DatasetSummary, Progress, TrialConfig, from_json, to_json
 
 log = logging.getLogger(__name__)
@@ -433,6 +434,38 @@ def calibrate(opened: Opened, *, trainer: Sequence[str] = TRAINER) -> tuple[Data
         set_storage_environment(study)
         summary = _prepare(study, opened.workspace, trainer)
         return summary, _measure(study, summary, trainer)
+
+
+def ask(
+    opened: Opened,
+    files: Sequence[str],
+    *,
+    attributes: Sequence[str] = (),
+    url: str | None = None,
+    trainer: Sequence[str] = TRAINER,
+) -> dict[str, dict[str, str | None]]:
+    """Ask the winner's adapter about files; ``-`` is stdin.
+
+    Returns:
+        By file and attribute the answer; None where it is that there is none.
+
+    Raises:
+        UsageError: where there is no winner yet, or the files cannot be asked about, with what was said.
+    """
+    study, adapter = opened.study, look(opened).report.adapter
+    if adapter is None:
+        raise UsageError(f"study {study.name} must have a winner to be asked, and has none yet")
+    set_storage_environment(study)
+    flags = ["--dataset", join(artifacts_uri(study), names.DATASET), "--base-model", study.base_model.uri]
+    flags += ["--revision", study.base_model.revision] if study.base_model.revision else []
+    flags += ["--precision", study.trainer.precision]
+    flags += [flag for attribute in attributes for flag in ("--attribute", attribute)]
+    flags += ["--url", url] if url else []
+    done = subprocess.run([*trainer, "ask", *flags, "--", adapter, *files], capture_output=True, check=False)
+    if done.returncode != 0:
+        raise UsageError(done.stderr.decode(errors="replace").strip().rpartition("\n")[2] or "the trainer said nothing")
+    lines = map(json.loads, done.stdout.decode().splitlines())
+    return {line["file"]: line["answers"] for line in lines}
 
 
 def _prepare(study: Study, workspace: Workspace, trainer: Sequence[str]) -> DatasetSummary:

@@ -27,6 +27,7 @@ from trial_trainer.contract import (
     DatasetSummary,
     FinalEvaluation,
     Interval,
+    LabelSource,
     Metric,
     Precision,
     PredictorScores,
@@ -146,9 +147,15 @@ def render_summary(report: Report) -> RenderableType:
     if report.final_evaluation is not None:
         parts += [Text(""), render_final_evaluation(report.final_evaluation)]
     if report.adapter is not None:
-        parts += [Text(""), Text(f"The adapter is in {report.adapter}. To load it:"), Text("")]
-        parts.append(Syntax(loading_lines(report), "python", background_color="default", word_wrap=True))
+        parts += [Text(""), Text(f"The adapter is in {report.adapter}.")]
+        if report.study.data.attributes:
+            parts += [Text("To ask it, as `finetune-study ask` does:"), Text(""), _python_code(asking_lines(report))]
+        parts += [Text("To load it as any PEFT adapter:"), Text(""), _python_code(loading_lines(report))]
     return Group(*parts)
+
+
+def _python_code(lines: str) -> RenderableType:
+    return Syntax(f"{lines}\n", "python", background_color="default", word_wrap=True)
 
 
 def lines_of(report: Report) -> list[str]:
@@ -332,6 +339,22 @@ def describe_interval(interval: Interval) -> str:
         return f"{difference} ({n}; no interval: {_too_few(interval.sites)})"
     low, high = interval.low * 100, interval.high * 100
     return f"{difference} (95 % interval {low:+.1f} to {high:+.1f}, {n}, {interval.sites} sites)"
+
+
+def asking_lines(report: Report) -> str:
+    """Return the lines of Python that ask the winner's adapter as the study did: page or text in, values out."""
+    study = report.study
+    about = "html" if study.data.labels_from is LabelSource.MARKUP else "text"
+    precision = study.trainer.precision
+    flags = "" if precision is Precision.BFLOAT16 else f", precision={_python(precision)}"
+    return "\n".join(
+        [
+            "from trial_trainer.extractor import Extractor",
+            "",
+            f"extractor = Extractor.load({_python(report.adapter or '')}{flags})",
+            f'print(extractor.ask({about}=open("FILE").read()))',
+        ]
+    )
 
 
 def loading_lines(report: Report) -> str:
