@@ -8,6 +8,7 @@ format: what they say is what `trial_trainer.codec` reads and writes.
 from __future__ import annotations
 
 import ast
+import functools
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -45,20 +46,22 @@ def _parse_time(raw: Any, problems: list[Problem]) -> datetime | None:
 
 
 def _parse_value(raw: Any, problems: list[Problem]) -> ParameterValue | None:
-    """Parse what `repr` wrote of a parameter's value."""
-    value: Any = None
-    try:
-        if raw[0] in "'\"":
-            value = ast.literal_eval(raw)
-        elif raw.lstrip("-").isdecimal():
-            value = int(raw)
-        else:
-            value = float(raw)
-    except (ValueError, SyntaxError, TypeError, LookupError, AttributeError):
-        value = None
-    if not isinstance(value, str) and (value is None or not math.isfinite(value)):
+    value = _read_value(raw) if isinstance(raw, str) else None
+    if value is None:
         problems.append(Problem("must be a parameter's value as Python writes it", raw))
-    return cast(ParameterValue | None, value)
+    return value
+
+
+@functools.lru_cache(maxsize=10_000)
+def _read_value(text: str) -> ParameterValue | None:
+    """Read a parameter's value, which the arms of a study share, as `repr` wrote it; None where it did not."""
+    try:
+        if text[:1] in ("'", '"'):
+            return str(ast.literal_eval(text))
+        number = int(text) if text.lstrip("-").isdecimal() else float(text)
+    except (ValueError, SyntaxError):
+        return None
+    return number if isinstance(number, int) or math.isfinite(number) else None
 
 
 STATUS = Codec(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Annotated
 
 from trial_trainer.codec import Written
@@ -37,6 +38,7 @@ def _stored_bytes(character: str) -> int:
     return 6 if character < " " or character in "<>&\u2028\u2029" else len(character.encode())
 
 
+@functools.lru_cache(maxsize=1000)
 def cut_word(reason: str) -> str:
     """Return a reason as conditions take it, whatever the environment's own word was."""
     return "".join(c for c in reason if c.isascii() and c.isalnum()).lstrip("0123456789")[:WORD_LENGTH] or "Unknown"

@@ -123,7 +123,24 @@ def test_every_wrong_field_of_a_status_is_named() -> None:
     ]
 
 
-JUNK = [None, True, -1, 1.5, "", "x", "1e999", "'a", "2026-13-01T00:00:00Z", [], {}, [1], {"a": 1}, 10**400, "1" * 5000]
+JUNK = [
+    None,
+    True,
+    -1,
+    1.5,
+    "",
+    "x",
+    "1e999",
+    "'a",
+    "2026-13-01T00:00:00Z",
+    [],
+    {},
+    [1],
+    {"a": 1},
+    10**400,
+    "1" * 400,
+    "1" * 5000,
+]
 
 
 def places_in(value: object, path: tuple[str | int, ...] = ()) -> Iterator[tuple[str | int, ...]]:
