@@ -260,8 +260,11 @@ class Memory:
             if key is None:
                 return
             job, known = self._jobs[key], self._refusals.get(uid)
-            first = min(known.first_at, refusal.first_at) if known else refusal.first_at
-            self._refusals[uid] = replace(refusal, first_at=first)
+            if known is not None:
+                # A list gives events in no order of time.
+                latest = max(refusal, known, key=lambda one: one.last_at)
+                refusal = replace(latest, first_at=min(known.first_at, refusal.first_at))
+            self._refusals[uid] = refusal
         self._tell(job)
 
     def _tell(self, job: JobState) -> None:

@@ -108,6 +108,7 @@ class Refusal:
     job: str
     """UID of the Job."""
     first_at: datetime
+    last_at: datetime
     message: str
 
 
@@ -239,7 +240,9 @@ def read_refusal(raw: Raw) -> Refusal | None:
     if raw.get("reason") != "FailedCreate" or involved.get("kind") != "Job":
         return None
     at = read_time(raw.get("firstTimestamp")) or read_time(raw.get("eventTime")) or _created_at(raw["metadata"])
-    return Refusal(job=str(involved.get("uid")), first_at=at, message=_last_line(str(raw.get("message") or "")))
+    last = read_time((raw.get("series") or {}).get("lastObservedTime")) or read_time(raw.get("lastTimestamp")) or at
+    message = _last_line(str(raw.get("message") or ""))
+    return Refusal(job=str(involved.get("uid")), first_at=at, last_at=last, message=message)
 
 
 def _find_wait(statuses: Sequence[Raw]) -> tuple[str, str]:
@@ -311,7 +314,7 @@ def describe_job(job: JobState, pods: Sequence[PodState], refusal: Refusal | Non
     Args:
         job: the Job.
         pods: all pods that it ever had, as far as they were seen.
-        refusal: the last FailedCreate event, where there is one.
+        refusal: the last FailedCreate event, where there is one. It holds until a pod is created.
     """
     # A rank's fault is told by whichever pod knows it; an attempt is one run of the first of them.
     firsts = sorted((p for p in pods if p.index == 0 or job.nodes == 1), key=lambda p: (p.created_at, p.version))
@@ -333,7 +336,7 @@ def describe_job(job: JobState, pods: Sequence[PodState], refusal: Refusal | Non
         orphans=tuple(p.name for p in pods if p.is_orphaned and not p.is_deleting and not p.has_ended),
     )
     if current is None or current.started_at is None:
-        return _describe_wait(status, job, _find_blocked(pods, current), refusal)
+        return _describe_wait(status, job, _find_blocked(pods, current), _find_present(refusal, job, pods))
     started_at, _ = fit_span(current.started_at, None, earliest=current.placed_at)
     status = replace(status, phase=JobPhase.RUNNING, placed_at=current.placed_at, started_at=started_at)
     if current.is_deleting and current.disrupted_at is not None and not current.has_ended:
@@ -374,9 +377,19 @@ def _find_blocked(pods: Sequence[PodState], current: PodState | None) -> PodStat
     return next((p for p in alive if p.wait or p.unscheduled_since), current)
 
 
+def _find_present(refusal: Refusal | None, job: JobState, pods: Sequence[PodState]) -> Refusal | None:
+    """Return a refusal that still holds; None where a pod was created since, or the Job was started.
+
+    An event is kept for an hour and counts every refusal of a Job, so it may be about an earlier pod.
+    """
+    since = max(job.created_at, job.started_at or job.created_at, *(p.created_at for p in pods))
+    if refusal is None or refusal.last_at < since:
+        return None
+    return replace(refusal, first_at=max(since, refusal.first_at))
+
+
 def _describe_wait(status: JobStatus, job: JobState, pod: PodState | None, refusal: Refusal | None) -> JobStatus:
     """Say why a Job does not run."""
-    since = max(job.created_at, job.started_at or job.created_at)
     if job.is_suspended:
         return replace(status, reason=WaitReason.QUEUED, message="its queue holds it", waits_since=job.created_at)
     if pod is None:
@@ -384,8 +397,7 @@ def _describe_wait(status: JobStatus, job: JobState, pod: PodState | None, refus
             return status
         # Of the cluster's making, and no fault of the arm's or of a node's: no clock runs.
         reason = name_refusal(refusal.message) or WaitReason.FAILED_CREATE
-        waits_since = max(since, refusal.first_at)
-        return replace(status, reason=reason, message=refusal.message, waits_since=waits_since, is_refused=True)
+        return replace(status, reason=reason, message=refusal.message, waits_since=refusal.first_at, is_refused=True)
     if pod.unscheduled_since is not None:
         return replace(
             status,

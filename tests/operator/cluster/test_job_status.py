@@ -363,6 +363,55 @@ def test_a_pod_that_could_not_be_created_is_told_by_an_event(message: str, reaso
     assert describe(a_job(), running(), refusal=refusal).reason == ""
 
 
+def a_refusal(first: float, last: float) -> Refusal:
+    """Return the refusal of an event that was counted between two times, in seconds after the start."""
+    refusal = read_refusal(
+        {
+            "metadata": {"creationTimestamp": at(first)},
+            "reason": "FailedCreate",
+            "message": "Error creating: exceeded quota: gpus",
+            "involvedObject": {"kind": "Job", "uid": "job-1"},
+            "firstTimestamp": at(first),
+            "lastTimestamp": at(last),
+        }
+    )
+    assert refusal is not None
+    return refusal
+
+
+def test_a_refusal_before_the_newest_pod_does_not_count_once_that_pod_is_evicted() -> None:
+    evicted = ended(created=60, code=137)
+    status = describe(a_job(), evicted, gone=("pod-1",), refusal=a_refusal(first=4, last=50))
+    assert (status.phase, status.reason, status.is_refused) == (JobPhase.PENDING, "", False)
+
+
+def test_a_refusal_before_its_queue_let_the_job_in_again_does_not_count() -> None:
+    job = a_job(status={"startTime": at(600)})
+    assert not describe(job, refusal=a_refusal(first=4, last=50)).is_refused
+
+
+@pytest.mark.parametrize("last", [60, 130])
+def test_a_refusal_that_goes_on_after_the_newest_pod_counts_from_that_pod_on(last: float) -> None:
+    evicted = ended(created=60, code=137)
+    status = describe(a_job(), evicted, gone=("pod-1",), refusal=a_refusal(first=4, last=last))
+    assert (status.reason, status.is_refused) == ("QuotaExceeded", True)
+    assert status.waits_since == START + timedelta(seconds=60)
+
+
+def test_the_last_time_of_a_refusal_is_read_from_a_series_too() -> None:
+    refusal = read_refusal(
+        {
+            "metadata": {"creationTimestamp": at(4)},
+            "reason": "FailedCreate",
+            "involvedObject": {"kind": "Job", "uid": "job-1"},
+            "eventTime": at(4),
+            "series": {"count": 3, "lastObservedTime": at(90)},
+        }
+    )
+    assert refusal is not None
+    assert (refusal.first_at, refusal.last_at) == (START + timedelta(seconds=4), START + timedelta(seconds=90))
+
+
 def test_the_exit_code_is_read_from_the_job_where_its_pod_is_gone() -> None:
     message = "Container trainer for pod team/s1-t003-r0-abc failed with exit code 11 matching FailJob rule at index 0"
     status = describe(a_job(failed(message=message)))

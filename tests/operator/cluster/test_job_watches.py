@@ -408,3 +408,22 @@ def test_the_job_that_is_there_counts_more_than_a_pod_without_one() -> None:
     }
     memory.see_pod("ADDED", a_pod("p1", metadata={"labels": labels, "ownerReferences": []}))
     assert [job.uid for job, _, _ in memory.jobs_of("team", "study-1")] == ["uid-of-another"]
+
+
+def test_of_many_refusals_of_a_job_the_latest_is_kept_in_whatever_order_they_are_listed() -> None:
+    memory = Memory(Metrics())
+    memory.put_job(a_job())
+    for message, first, last in (("late", 10, 50), ("early", 5, 20)):
+        event = {
+            "kind": "Event",
+            "metadata": {"name": message, "namespace": "team", "creationTimestamp": f"2026-01-01T12:00:{first:02}Z"},
+            "reason": "FailedCreate",
+            "message": message,
+            "involvedObject": {"kind": "Job", "uid": "uid-of-s1-t000-r0"},
+            "firstTimestamp": f"2026-01-01T12:00:{first:02}Z",
+            "lastTimestamp": f"2026-01-01T12:00:{last}Z",
+        }
+        memory.see_refusal("ADDED", event)
+    [(_, _, refusal)] = memory.jobs_of("team", "study-1")
+    assert refusal is not None
+    assert (refusal.message, refusal.first_at.second, refusal.last_at.second) == ("late", 5, 50)
