@@ -90,7 +90,7 @@ def measured(trial: Trial, value: float, *, rung: int = 0, diverged: bool = Fals
 
 def a_final_evaluation(winner: float = 0.52, rules: float = 0.47) -> FinalEvaluation:
     """Return a final evaluation of the trial t002."""
-    values = {"winner": winner, "baseline": 0.48, "untrained": 0.02, "rules": rules, "constants": 0.2}
+    values = {"winner": winner, "baseline": 0.48, "untrained": 0.02, "rule_based": rules, "constant": 0.2}
     return FinalEvaluation(
         study="laptop",
         winner="t002",

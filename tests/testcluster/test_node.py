@@ -380,7 +380,7 @@ def test_the_real_trainer_runs_in_a_pod_and_says_what_is_wrong(place: Workplace,
     make_nodes()
     trainer: dict[str, Any] = {
         "command": ["python", "-m", "trial_trainer"],
-        "env": [{"name": "TRIAL_CONFIG", "value": json.dumps({"study": "s1", "contract_version": 1})}],
+        "env": [{"name": "TRIAL_CONFIG", "value": json.dumps({"study": "s1", "contract_version": 2})}],
         "terminationMessagePolicy": "FallbackToLogsOnError",
     }
     place.run(a_job(rules=(FAULTS_OF_THE_ARM,), **trainer))

@@ -122,8 +122,11 @@ def test_what_a_later_operator_adds_to_a_configuration_is_passed_over_and_said(t
 
 
 def test_another_version_of_the_contract_is_refused(study) -> None:
-    ended = run_lightly(TRIAL_CONFIG=to_json(replace(study, contract_version=2)))
-    assert (ended.returncode, last_line(ended.stderr)) == (12, "TrialConfig.contract_version must be 1, got 2")
+    ended = run_lightly(TRIAL_CONFIG=to_json(replace(study, contract_version=1)))
+    assert (ended.returncode, last_line(ended.stderr)) == (
+        12,
+        "TrialConfig.contract_version must be 2, got 1: the operator and the trainer's image must be of one release",
+    )
 
 
 def test_a_store_of_an_unknown_scheme_is_the_environments_fault(study) -> None:

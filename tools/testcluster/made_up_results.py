@@ -102,7 +102,7 @@ def make_progress(config: contract.TrialConfig, step: int) -> Progress:
 
 def make_final_evaluation(config: contract.FinalEvaluationConfig, *, rules: float = 0.47) -> FinalEvaluation:
     """Return how a test set was read that does not exist."""
-    values = {"winner": 0.52, "untrained": 0.02, "rules": rules, "constants": 0.2}
+    values = {"winner": 0.52, "untrained": 0.02, "rule_based": rules, "constant": 0.2}
     if config.baseline is not None:
         values["baseline"] = 0.48
     gains = {

@@ -1,4 +1,4 @@
-"""The trial contract, version 1: what the operator hands to a trainer and what it reads back.
+"""The trial contract, version 2: what the operator hands to a trainer and what it reads back.
 
 Standard library only, because the operator imports it. Any image may be a trainer if it keeps this:
 
@@ -23,7 +23,7 @@ from typing import Annotated, Any, ClassVar, TypeVar
 
 from trial_trainer.codec import JSON, Count, Positive, Problem, Rule, at_least, between, has_wrong
 
-VERSION = 1
+VERSION = 2
 
 LEAST_SITES = 5
 """Pages of one site look alike, so errors are estimated from the differences between sites. With fewer sites there are
@@ -237,8 +237,6 @@ class FinalEvaluationConfig:
     dataset: str
     output: str
     trainer: TrainerSettings
-    seed: Count
-    """Nothing is drawn: answers are greedy, intervals computed. Version 1 of the contract has it, and its digests."""
     dataset_fingerprint: str = ""
     """The dataset's, as its summary has it: another dataset at that place is refused. Empty: any will do."""
     digest: str = ""
@@ -399,7 +397,7 @@ class PredictorScores:
 
 @dataclass(frozen=True, kw_only=True)
 class FinalEvaluation:
-    """The test set, read once. Predictors: ``winner``, ``baseline``, ``untrained``, ``rules``, ``constants``."""
+    """The test set, read once. Predictors: ``winner``, ``baseline``, ``untrained``, ``rule_based``, ``constant``."""
 
     study: str
     winner: str
@@ -478,7 +476,10 @@ def from_json(cls: type[T], text: str | bytes, *, ignored: list[str] | None = No
     # Of another version the fields are other ones too.
     version = raw.get("contract_version", VERSION) if isinstance(raw, dict) and _is_versioned(cls) else VERSION
     if type(version) is int and version != VERSION:
-        raise ContractError(f"{cls.__name__}.contract_version must be {VERSION}, got {version}")
+        raise ContractError(
+            f"{cls.__name__}.contract_version must be {VERSION}, got {version}: the operator and the trainer's image "
+            "must be of one release"
+        )
     value, problems = JSON.parse(cls, raw, cls.__name__)
     if ignored is not None and not has_wrong(problems):
         ignored.extend(problem.path for problem in problems)

@@ -114,7 +114,6 @@ def build_final_evaluation_job(study: Study, winner: Trial, baseline: Trial | No
         dataset=join(artifacts_uri(study), names.DATASET),
         output=join(artifacts_uri(study), names.FINAL_EVALUATION),
         trainer=study.trainer,
-        seed=study.seed,
         dataset_fingerprint=fingerprint,
     )
     return _spec(names.final_evaluation_job(study.name), JobKind.FINAL_EVALUATION, config)

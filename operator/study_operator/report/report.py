@@ -35,13 +35,13 @@ from trial_trainer.contract import (
 
 HAND_LABELLED, ALL_ASKED = "hand_labelled", "all_asked"
 MEAN_NAMES = {HAND_LABELLED: "mean of the hand-labelled attributes", ALL_ASKED: "mean of all asked attributes"}
-PREDICTORS = ("winner", "baseline", "untrained", "rules", "constants")
+PREDICTORS = ("winner", "baseline", "untrained", "rule_based", "constant")
 PREDICTOR_NAMES = {
     "winner": "winner",
     "baseline": "baseline",
     "untrained": "untrained model",
-    "rules": "rule extractor",
-    "constants": "constants",
+    "rule_based": "rule extractor",
+    "constant": "constants",
 }
 
 
@@ -190,7 +190,7 @@ def headline(report: Report) -> str:
     baseline = _describe_baseline(final_evaluation, found)
     values = f"{_percent(found.winner_value)} against {_percent(found.baseline_value)} ({MEAN_NAMES[found.mean]})"
     figures = values + (f", {describe_interval(found.gain)}" if found.gain else "")
-    note = f" {SHARED_MARKUP}" if found.mean == ALL_ASKED and "rules" in final_evaluation.predictors else ""
+    note = f" {SHARED_MARKUP}" if found.mean == ALL_ASKED and "rule_based" in final_evaluation.predictors else ""
     match found.is_better:
         case True:
             return f"The winner beats the {baseline} on the test set: {figures}.{note}"
@@ -452,7 +452,7 @@ def _describe_test(final_evaluation: FinalEvaluation) -> Iterator[str]:
     source = "" if mean == HAND_LABELLED else "; no label of the test set was made by a person"
     yield f"Test, {MEAN_NAMES[mean]}: {_describe_test_value(metric)}{source}."
     from_markup = winner.all_asked.n - winner.hand_labelled.n
-    if mean == HAND_LABELLED and from_markup > 0 and "rules" in final_evaluation.predictors:
+    if mean == HAND_LABELLED and from_markup > 0 and "rule_based" in final_evaluation.predictors:
         yield (
             f"In the {MEAN_NAMES[ALL_ASKED]}, {from_markup} of {winner.all_asked.n} labels are the pages' own markup, "
             "which the rule extractor reads too."
@@ -461,7 +461,7 @@ def _describe_test(final_evaluation: FinalEvaluation) -> Iterator[str]:
         gain = _gain(final_evaluation, mean, other)
         if gain is not None:
             seed = "; one training seed" if other == "baseline" else ""
-            shared = "; no independent baseline" if other == "rules" and mean == ALL_ASKED else ""
+            shared = "; no independent baseline" if other == "rule_based" and mean == ALL_ASKED else ""
             yield f"Gain over the {PREDICTOR_NAMES[other]}: {describe_interval(gain)}{seed}{shared}."
 
 
@@ -481,7 +481,7 @@ def _describe_baseline(final_evaluation: FinalEvaluation, found: Comparison) -> 
         if o in final_evaluation.predictors
     }
     others = [PREDICTOR_NAMES[o] for o, metric in means.items() if metric.n and metric.value < found.baseline_value]
-    if found.baseline in ("rules", "baseline") or not others:
+    if found.baseline in ("rule_based", "baseline") or not others:
         # That rules are better than what learnt nothing is no news.
         return name
     return f"{name} (better than the {' and the '.join(others)})"
@@ -489,7 +489,7 @@ def _describe_baseline(final_evaluation: FinalEvaluation, found: Comparison) -> 
 
 def _independent(mean: str) -> tuple[str, ...]:
     """Return who was not trained by the study and did not read the labels."""
-    return ("rules", "untrained", "constants") if mean == HAND_LABELLED else ("untrained", "constants")
+    return ("rule_based", "untrained", "constant") if mean == HAND_LABELLED else ("untrained", "constant")
 
 
 def _too_few(sites: int) -> str:

@@ -217,7 +217,7 @@ def test_the_test_gain_uses_the_hand_labelled_mean_only_if_there_are_hand_labels
 
 
 def test_without_a_baseline_the_test_set_gives_no_gain() -> None:
-    assert find_test_gain(replace(a_final_evaluation(), gains={"hand_labelled/winner-rules": a_gain(0.1)})) is None
+    assert find_test_gain(replace(a_final_evaluation(), gains={"hand_labelled/winner-rule_based": a_gain(0.1)})) is None
 
 
 # What it is worth -----------------------------------------------------------------------------------------------------

@@ -64,7 +64,7 @@ NOTHING = Metric(value=0.0, standard_error=None, n=0)
 def without_hand_labels(final_evaluation: FinalEvaluation) -> FinalEvaluation:
     """Return the final evaluation of a test set that only markup labels; means of nothing as they are written."""
     gains = {name.replace("hand_labelled", "all_asked"): gain for name, gain in final_evaluation.gains.items()}
-    gains["hand_labelled/winner-rules"] = Interval(difference=0.0, low=-1.0, high=1.0, n=0, sites=0)
+    gains["hand_labelled/winner-rule_based"] = Interval(difference=0.0, low=-1.0, high=1.0, n=0, sites=0)
     predictors = {name: replace(scores, hand_labelled=NOTHING) for name, scores in final_evaluation.predictors.items()}
     return replace(final_evaluation, predictors=predictors, gains=gains)
 
@@ -88,21 +88,21 @@ MARKUP_ONLY = without_hand_labels(a_final_evaluation(winner=0.946, rules=0.546))
             id="labels of markup alone",
         ),
         pytest.param(
-            only(MARKUP_ONLY, "winner", "rules", "untrained"),
+            only(MARKUP_ONLY, "winner", "rule_based", "untrained"),
             "The winner beats the untrained model on the test set: 94.6 % against 2.0 % "
             "(mean of all asked attributes), +92.6 points (95 % interval +88.6 to +96.6, n = 500, 60 sites). "
             "The rule extractor reads the same markup as the labels, so it is no independent baseline here.",
             id="labels of markup and no constants",
         ),
         pytest.param(
-            only(MARKUP_ONLY, "winner", "rules", "baseline"),
+            only(MARKUP_ONLY, "winner", "rule_based", "baseline"),
             "The winner beats the baseline on the test set: 94.6 % against 48.0 % "
             "(mean of all asked attributes), +46.6 points (95 % interval +42.6 to +50.6, n = 500, 60 sites). "
             "The rule extractor reads the same markup as the labels, so it is no independent baseline here.",
             id="labels of markup and a baseline arm alone",
         ),
         pytest.param(
-            only(a_final_evaluation(winner=0.19), "winner", "baseline", "untrained", "constants"),
+            only(a_final_evaluation(winner=0.19), "winner", "baseline", "untrained", "constant"),
             "THE WINNER DOES NOT BEAT THE CONSTANTS (BETTER THAN THE UNTRAINED MODEL) on the test set: 19.0 % "
             "against 20.0 % (mean of the hand-labelled attributes), "
             "-1.0 points (95 % interval -5.0 to +3.0, n = 500, 60 sites).",
@@ -118,7 +118,7 @@ MARKUP_ONLY = without_hand_labels(a_final_evaluation(winner=0.946, rules=0.546))
         pytest.param(
             replace(
                 MARKUP_ONLY,
-                predictors=MARKUP_ONLY.predictors | {"constants": MARKUP_ONLY.predictors["untrained"]},
+                predictors=MARKUP_ONLY.predictors | {"constant": MARKUP_ONLY.predictors["untrained"]},
             ),
             "The winner beats the untrained model on the test set: 94.6 % against 2.0 % "
             "(mean of all asked attributes), +92.6 points (95 % interval +88.6 to +96.6, n = 500, 60 sites). "
@@ -126,7 +126,7 @@ MARKUP_ONLY = without_hand_labels(a_final_evaluation(winner=0.946, rules=0.546))
             id="constants as good as the untrained model",
         ),
         pytest.param(
-            only(MARKUP_ONLY, "winner", "rules"),
+            only(MARKUP_ONLY, "winner", "rule_based"),
             "laptop: t002 is the winner; no question of the test set was answered by an independent baseline too.",
             id="labels of markup and rules alone",
         ),
@@ -147,7 +147,7 @@ MARKUP_ONLY = without_hand_labels(a_final_evaluation(winner=0.946, rules=0.546))
         pytest.param(
             replace(
                 a_final_evaluation(),
-                gains={"hand_labelled/winner-rules": Interval(difference=0.05, low=None, high=None, n=9, sites=3)},
+                gains={"hand_labelled/winner-rule_based": Interval(difference=0.05, low=None, high=None, n=9, sites=3)},
             ),
             "Whether the winner beats the rule extractor on the test set is not known: 52.0 % against 47.0 % "
             "(mean of the hand-labelled attributes), +5.0 points (n = 9; no interval: 3 sites are too few, 5 are "
@@ -164,7 +164,7 @@ def test_every_form_of_the_report_reads_the_same_mean() -> None:
     report = a_report(final_evaluation=MARKUP_ONLY)
     values = json.loads(json.dumps(render_json(report), allow_nan=False))
 
-    assert values["comparison"] == {"mean": "all_asked", "baseline": "constants", "isBetter": True}
+    assert values["comparison"] == {"mean": "all_asked", "baseline": "constant", "isBetter": True}
     assert values["headline"] == lines_of(report)[0]
     assert str(escape(values["headline"])) in render_page(report)
     test = "94.6 % (95 % interval 88.7 to 100.0, n = 140, 60 sites); no label of the test set was made by a person."
@@ -478,7 +478,7 @@ def test_the_report_as_json_is_valid_and_whole():
 
     assert values["winner"] == "t002"
     assert [trial["name"] for trial in values["trials"]] == ["t000", "t001", "t002", "t003"]
-    assert values["finalEvaluation"]["gains"]["hand_labelled/winner-rules"]["low"] == pytest.approx(0.01)
+    assert values["finalEvaluation"]["gains"]["hand_labelled/winner-rule_based"]["low"] == pytest.approx(0.01)
     assert values["acceleratorHours"] == {"spent": 0.5, "saved": 0.25}
 
 
@@ -492,7 +492,7 @@ def test_the_tables_show_every_trial_predictor_and_attribute():
         "t003",
         "out of memory at batch 16",
         "rule extractor",
-        "constants",
+        "constant",
         "untrained model",
         "price",
     ):

@@ -93,7 +93,6 @@ def a_config(tmp_path, **changes) -> FinalEvaluationConfig:
         dataset=str(tmp_path / "dataset"),
         output=str(tmp_path / "final-evaluation"),
         trainer=TrainerSettings(epochs=1, max_length_tokens=64),
-        seed=0,
     )
     return replace(config, **changes)
 
@@ -131,33 +130,33 @@ def test_the_winner_stands_beside_every_baseline(tmp_path, pages) -> None:
         "winner": (0.0, 0.5),
         "baseline": (1.0, 0.5),
         "untrained": (0.0, 0.0),
-        "rules": (0.0, 0.25),
-        "constants": (1.0, 0.5),
+        "rule_based": (0.0, 0.25),
+        "constant": (1.0, 0.5),
     }
-    assert final_evaluation.predictors["rules"].by_attribute["name"].value == 0.5
-    assert final_evaluation.predictors["rules"].by_attribute["name"].n == 4
+    assert final_evaluation.predictors["rule_based"].by_attribute["name"].value == 0.5
+    assert final_evaluation.predictors["rule_based"].by_attribute["name"].n == 4
 
 
 def test_rules_may_be_silent_and_a_model_may_not(tmp_path, pages) -> None:
     predictors = run_final_evaluation(a_config(tmp_path), answer=Models()).predictors
     assert predictors["untrained"].invalid_output_rate.value == 1.0
-    assert predictors["rules"].invalid_output_rate.value == 0.0
+    assert predictors["rule_based"].invalid_output_rate.value == 0.0
     assert {name: j.false_value_rate.value for name, j in predictors.items()} == {
         "winner": 1.0,
         "baseline": 1.0,
         "untrained": 0.0,
-        "rules": 1.0,
-        "constants": 0.0,
+        "rule_based": 1.0,
+        "constant": 0.0,
     }
 
 
 def test_the_winner_is_compared_with_each_baseline_by_both_means(tmp_path, pages) -> None:
     gains = run_final_evaluation(a_config(tmp_path), answer=Models()).gains
-    others = ("baseline", "untrained", "rules", "constants")
+    others = ("baseline", "untrained", "rule_based", "constant")
     assert set(gains) == {f"{mean}/winner-{other}" for mean in ("hand_labelled", "all_asked") for other in others}
     assert gains["hand_labelled/winner-baseline"].difference == -1.0
-    assert (gains["all_asked/winner-rules"].difference, gains["all_asked/winner-rules"].n) == (0.25, 8)
-    assert (gains["all_asked/winner-rules"].low, gains["all_asked/winner-rules"].sites) == (None, 4)
+    assert (gains["all_asked/winner-rule_based"].difference, gains["all_asked/winner-rule_based"].n) == (0.25, 8)
+    assert (gains["all_asked/winner-rule_based"].low, gains["all_asked/winner-rule_based"].sites) == (None, 4)
 
 
 def test_a_mean_that_no_question_has_has_no_gains(tmp_path) -> None:
@@ -225,7 +224,13 @@ def test_every_answer_is_written_beside_its_gold(tmp_path, pages) -> None:
         "attribute": "brand",
         "origin": "Hand",
         "gold": ["Smeg"],
-        "answers": {"winner": "Käse\u2028\n", "baseline": "Smeg", "untrained": "", "rules": "", "constants": "Smeg"},
+        "answers": {
+            "winner": "Käse\u2028\n",
+            "baseline": "Smeg",
+            "untrained": "",
+            "rule_based": "",
+            "constant": "Smeg",
+        },
         "unfinished": [],
     }
 

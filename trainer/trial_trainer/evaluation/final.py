@@ -33,12 +33,12 @@ from trial_trainer.evaluation import measure
 from trial_trainer.evaluation.measure import Mean, Prediction, build_prediction
 from trial_trainer.results import is_there, read_digest, write_once
 
-WINNER, BASELINE, UNTRAINED, RULES, CONSTANTS = "winner", "baseline", "untrained", "rules", "constants"
+WINNER, BASELINE, UNTRAINED, RULE_BASED, CONSTANT = "winner", "baseline", "untrained", "rule_based", "constant"
 MEANS: tuple[Mean, ...] = ("hand_labelled", "all_asked")
 
 _BASELINES: dict[str, Callable[[Question], str | None]] = {
-    RULES: lambda question: question.rule,
-    CONSTANTS: lambda question: question.constant,
+    RULE_BASED: lambda question: question.rule,
+    CONSTANT: lambda question: question.constant,
 }
 
 Answer = Callable[[Candidate | None, Sequence[Page], DatasetIndex], Sequence[Prediction]]
