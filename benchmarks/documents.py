@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from trial_trainer.pages import answers, confirm, documents, rules
+from trial_trainer.pages.html import Skip
 
 DATA = Path(__file__).resolve().parent.parent / "manifests" / "samples" / "data"
 PAGE_SETS = ("wcxb-product-pages", "zyte-product-pages")
@@ -44,7 +45,7 @@ def main() -> None:
     for name in PAGE_SETS:
         pages = read_pages(name)
         found, extract_seconds = timed(lambda p: documents.extract(p["html"], url=p["url"]), pages)
-        readable = [(p, d) for p, d in zip(pages, found, strict=True) if not isinstance(d, documents.Skip)]
+        readable = [(p, d) for p, d in zip(pages, found, strict=True) if not isinstance(d, Skip)]
         texts, cut_seconds = timed(lambda pair: pair[1].cut(400, count_tokens), readable)
         tokens = sum(count_tokens(texts)) / len(texts)
         once, once_seconds = timed(ask, pages)
@@ -90,7 +91,7 @@ def timed(work: Callable[[Item], Result], items: Sequence[Item]) -> tuple[list[R
 def ask(page: dict[str, Any]) -> tuple[Any, ...]:
     """Ask a page for its lines, its labels and what rules find, as `prepare` does."""
     read = documents.read_page(page["html"], url=page["url"])
-    assert not isinstance(read, documents.Skip)
+    assert not isinstance(read, Skip)
     return (
         read.document,
         confirm.confirm(page["markup"], read.facts, page["url"]),
@@ -110,7 +111,7 @@ def ask_anew(page: dict[str, Any]) -> tuple[Any, ...]:
 def read_facts(page: dict[str, Any]) -> documents.Facts:
     """Read what a page says of itself."""
     read = documents.read_page(page["html"])
-    assert not isinstance(read, documents.Skip)
+    assert not isinstance(read, Skip)
     return read.facts
 
 

@@ -19,6 +19,7 @@ from typing import Any
 
 from trial_trainer.pages import confirm, documents, markup
 from trial_trainer.pages.currencies import country_of
+from trial_trainer.pages.html import Skip
 
 PAGES = Path(__file__).resolve().parent.parent / "manifests/samples/data/zyte-product-pages/pages.jsonl.gz"
 ATTRIBUTES = ("price", "currency", "brand", "sku", "availability")
@@ -70,7 +71,7 @@ def count_wrong(
 def facts_of(html: str) -> documents.Facts:
     """What a page says of itself."""
     page = documents.read_page(html)
-    assert not isinstance(page, documents.Skip)
+    assert not isinstance(page, Skip)
     return page.facts
 
 

@@ -33,6 +33,7 @@ from trial_trainer.errors import StudyError
 from trial_trainer.evaluation.decode import answer_pages
 from trial_trainer.model.load import LoadedModel, choose_device, load_adapter, load_base
 from trial_trainer.pages import answers, documents, plain_text
+from trial_trainer.pages.html import Skip
 
 CONFIG = "adapter_config.json"
 _UP_TO_THE_STUDY = 5
@@ -157,7 +158,7 @@ class Extractor:
 
     def _ask_page(self, html: str | bytes, url: str | None, attribute: str) -> list[Message]:
         document = documents.extract(html, url=url)
-        if isinstance(document, documents.Skip):
+        if isinstance(document, Skip):
             raise ValueError(f"the page cannot be read: {document}")  # noqa: TRY004 (the page's fault, not its type's)
         lines = tuple(replace(line, text=self._prompter.clean(line.text)) for line in document.lines)
         page = replace(document, lines=lines).cut(self._index.page_tokens, self._prompter.count_tokens)
@@ -165,7 +166,7 @@ class Extractor:
 
     def _ask_text(self, given: str, attribute: str) -> list[Message]:
         seen = plain_text.read_plain_text(given)
-        if isinstance(seen, documents.Skip):
+        if isinstance(seen, Skip):
             raise ValueError(f"the text cannot be read: {seen}")  # noqa: TRY004 (the text's fault, not its type's)
         text = plain_text.cut_text(self._prompter.clean(seen), self._index.text_tokens, self._prompter.count_tokens)
         return self._prompter.ask_text(text, answers.question_of_text(attribute))

@@ -15,7 +15,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from trial_trainer.pages import documents, markup, rules
-from trial_trainer.pages.documents import Document, Facts, Skip, extract, read_page
+from trial_trainer.pages.documents import Document, Facts, extract, read_page
+from trial_trainer.pages.html import MAX_PAGE_BYTES, Skip
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 LONG_ENOUGH = "A paragraph that is long enough to be the text of a page."
@@ -64,7 +65,7 @@ BAD_PAGES: dict[str, tuple[bytes | str, Skip]] = {
     "a PDF": (b"%PDF-1.7\n" + b"<p>text</p>" * 100, Skip.BINARY),
     "a gzip that nobody unpacked": (gzip.compress(b"<p>text</p>" * 100), Skip.BINARY),
     "bytes without meaning": (bytes(range(256)) * 100, Skip.BINARY),
-    "fifty megabytes": (b"<p>x</p>" * (documents.MAX_PAGE_BYTES // 8), Skip.TOO_LARGE),
+    "fifty megabytes": (b"<p>x</p>" * (MAX_PAGE_BYTES // 8), Skip.TOO_LARGE),
     "an application shell": (
         '<html><head><script src="app.js"></script></head><body><div id="root"></div></body></html>',
         Skip.JAVASCRIPT_ONLY,

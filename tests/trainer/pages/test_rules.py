@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from trial_trainer.pages import answers, documents, rules
+from trial_trainer.pages.html import Skip
 
 ZYTE = Path(__file__).resolve().parents[3] / "manifests/samples/data/zyte-product-pages/pages.jsonl.gz"
 HAND_LABELLED = ("price", "currency", "brand", "sku", "availability")
@@ -14,7 +15,7 @@ HAND_LABELLED = ("price", "currency", "brand", "sku", "availability")
 
 def extract(html: bytes | str, url: str | None = None) -> dict[str, str]:
     page = documents.read_page(html)
-    assert not isinstance(page, documents.Skip)
+    assert not isinstance(page, Skip)
     return rules.extract(page.facts, url)
 
 

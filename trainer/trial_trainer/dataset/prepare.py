@@ -65,6 +65,7 @@ from trial_trainer.errors import BaseModelError, PrepareError, PromptError
 from trial_trainer.pages import answers, documents, plain_text, rules
 from trial_trainer.pages.confirm import confirm, contradicts
 from trial_trainer.pages.currencies import country_of, is_left_open, meaning_of
+from trial_trainer.pages.html import Skip, read_text
 
 ANSWER_TOKENS = 48
 """Room for an answer that a page's text leaves in `max_length_tokens`. Fixed, so that the cut knows no label."""
@@ -386,7 +387,7 @@ class _Reader:
 
     def _draft(self, page: RawPage) -> Draft | None:
         read = self._read_text(page, page.text) if page.text is not None else self._read_page(page, page.html or "")
-        if isinstance(read, documents.Skip):
+        if isinstance(read, Skip):
             self.skipped[str(read)] += 1
             return None
         text, whole, facts = read
@@ -408,12 +409,12 @@ class _Reader:
             given_id=page.given_id,
         )
 
-    def _read_page(self, page: RawPage, html: bytes | str) -> _Text | documents.Skip:
+    def _read_page(self, page: RawPage, html: bytes | str) -> _Text | Skip:
         read = self._parse_page(page, html)
-        if isinstance(read, documents.Skip):
+        if isinstance(read, Skip):
             return read
         document = read.document
-        if isinstance(document, documents.Skip):
+        if isinstance(document, Skip):
             return document
         clean = replace(
             document,
@@ -421,26 +422,26 @@ class _Reader:
         )
         return _Text(clean.cut(self._page_tokens, self._prompter.count_tokens), clean.text, read.facts)
 
-    def _parse_page(self, page: RawPage, html: bytes | str) -> documents.Page | documents.Skip:
+    def _parse_page(self, page: RawPage, html: bytes | str) -> documents.Page | Skip:
         if isinstance(html, bytes):
-            decoded = documents.read_text(html, page.charset)
-            if isinstance(decoded, documents.Skip):
+            decoded = read_text(html, page.charset)
+            if isinstance(decoded, Skip):
                 return decoded
             if decoded.is_guessed:
                 self.guessed[decoded.encoding] += 1
             html = decoded.text
         return documents.read_page(html, url=page.url)
 
-    def _read_text(self, page: RawPage, given: str) -> _Text | documents.Skip:
+    def _read_text(self, page: RawPage, given: str) -> _Text | Skip:
         """Read a text that its record brings. Where it is of a page, markup and rules still read the page."""
         seen = plain_text.read_plain_text(given)
-        if isinstance(seen, documents.Skip):
+        if isinstance(seen, Skip):
             return seen
         whole = self._prompter.clean(seen)
         facts, budget = plain_text.facts_of(whole), self._text_tokens
         if page.html is not None:
             read = self._parse_page(page, page.html)
-            if isinstance(read, documents.Skip):
+            if isinstance(read, Skip):
                 return read
             facts, budget = read.facts, self._page_tokens
         text = plain_text.cut_text(whole, budget, self._prompter.count_tokens)

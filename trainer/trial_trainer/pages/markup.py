@@ -17,7 +17,8 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 from trial_trainer.pages import answers, documents
 from trial_trainer.pages.availability import IN_STOCK, parse_availability
 from trial_trainer.pages.currencies import find_money
-from trial_trainer.pages.documents import Facts, Skip
+from trial_trainer.pages.documents import Facts
+from trial_trainer.pages.html import Skip
 from trial_trainer.pages.json_ld import read_json_ld
 from trial_trainer.pages.nodes import Node, Value, copy_nodes, link_references, walk
 

@@ -9,7 +9,8 @@ from __future__ import annotations
 import re
 from bisect import bisect_right
 
-from trial_trainer.pages.documents import CountTokens, Facts, Skip
+from trial_trainer.pages.documents import CountTokens, Facts
+from trial_trainer.pages.html import Skip
 
 _UNSEEN = re.compile(r"[\x00-\x08\x0e-\x1f\x7f-\x9f\ufeff\ufff9-\ufffb]")
 """Controls and byte order marks; white space stays."""
