@@ -531,9 +531,9 @@ def test_a_changed_manifest_is_refused_once_there_are_trials(bench):
     ("content", "sentence"),
     [
         pytest.param('{"version": 1, "status": {"trials": 7}}', "the study's status must be one that", id="not ours"),
-        pytest.param("{", "must hold a JSON object with version and status", id="half a file"),
-        pytest.param("[]", "must hold a JSON object with version and status", id="another form"),
-        pytest.param('{"version": 1}', "must hold a JSON object with version and status", id="half an object"),
+        pytest.param("{", "must be as it was written here: StoredStatus must be JSON", id="half a file"),
+        pytest.param("[]", "StoredStatus must be an object, got []", id="another form"),
+        pytest.param('{"version": 1}', "StoredStatus.status must be given", id="half an object"),
     ],
 )
 def test_a_status_that_cannot_be_read_is_said_with_its_file(bench, content, sentence):
@@ -553,7 +553,7 @@ def test_a_study_file_that_is_not_ours_is_said(bench):
 
     for command in ("run", "plan", "trials", "report"):
         code, _, errors = bench.call(command)
-        sentence = "must hold a JSON object with uid and spec"
+        sentence = "must be as it was written here: AcceptedStudy.uid must be given; AcceptedStudy.spec must be given"
         assert (code, errors) == (2, f"finetune-study: {bench.home / 'study.json'} {sentence}\n")
 
 

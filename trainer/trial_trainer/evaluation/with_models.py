@@ -1,4 +1,4 @@
-"""The evaluate with real models: the untrained base, then each candidate's adapter on a base of its own."""
+"""The final evaluation with real models; `final` itself knows no torch."""
 
 from __future__ import annotations
 
