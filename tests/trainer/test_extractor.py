@@ -141,6 +141,7 @@ def test_an_adapter_elsewhere_needs_its_dataset(trained: TrialConfig, tmp_path: 
     )
 
 
+@pytest.mark.slow
 def test_token_ids_of_real_pages_and_texts_are_those_of_training_with_a_published_tokenizer(tmp_path: Path) -> None:
     samples, model = ROOT / "manifests/samples/data", BaseModel(uri=str(ROOT / ".cache/smollm2-135m-instruct"))
     source = samples / "wcxb-product-pages/pages.jsonl.gz"

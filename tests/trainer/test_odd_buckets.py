@@ -224,6 +224,7 @@ def test_a_file_system_without_hard_links_keeps_the_first_object(
 # --- A trial ------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_trial_saves_cleans_up_and_is_read_once_on_a_server_that_knows_little(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -71,6 +71,7 @@ def server() -> Iterator[Server]:
     server.close()
 
 
+@pytest.mark.slow
 def test_hundreds_of_credentials_share_a_client_and_none_signs_for_another(
     server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:

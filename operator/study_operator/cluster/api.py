@@ -318,19 +318,39 @@ class Kube:
         return response
 
 
-def _read_whole(response: urllib3.BaseHTTPResponse, most_bytes: int) -> bytes:
-    deadline = time.monotonic() + REQUEST_SECONDS
-    parts: list[bytes] = []
-    size = 0
-    while part := response.read1(READ_BYTES):
-        parts.append(part)
-        size += len(part)
-        if size > most_bytes:
-            raise AnswerTooLargeError(most_bytes)
-        if time.monotonic() > deadline:
-            message = f"must be whole within {REQUEST_SECONDS:g} s, got {size} bytes by then"
+class Whole:
+    """The body of an answer, as its parts come in: neither too large nor too slow."""
+
+    def __init__(self, most_bytes: int) -> None:
+        self._most_bytes = most_bytes
+        self._deadline = time.monotonic() + REQUEST_SECONDS
+        self._parts: list[bytes] = []
+        self._size = 0
+
+    def add(self, part: bytes) -> None:
+        """Take one part.
+
+        Raises:
+            KubeError: where the body is too large by now, or takes too long.
+        """
+        self._parts.append(part)
+        self._size += len(part)
+        if self._size > self._most_bytes:
+            raise AnswerTooLargeError(self._most_bytes)
+        if time.monotonic() > self._deadline:
+            message = f"must be whole within {REQUEST_SECONDS:g} s, got {self._size} bytes by then"
             raise KubeError(0, "Unreachable", f"an answer of the API server {message}")
-    return b"".join(parts)
+
+    def join(self) -> bytes:
+        """Return the body."""
+        return b"".join(self._parts)
+
+
+def _read_whole(response: urllib3.BaseHTTPResponse, most_bytes: int) -> bytes:
+    whole = Whole(most_bytes)
+    while part := response.read1(READ_BYTES):
+        whole.add(part)
+    return whole.join()
 
 
 def page_query(query: Mapping[str, str] | None, limit: int, following: str) -> dict[str, str]:

@@ -22,6 +22,7 @@ import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NoReturn
 from urllib.parse import urlsplit
 
 from study_operator import names
@@ -346,33 +347,8 @@ class UnusableStore:
     uri: str
     why: str
 
-    def read(self, key: str, most_bytes: int | None = None) -> bytes | None:  # noqa: ARG002
-        """Raise."""
-        raise self._error(key)
+    def _refuse(self, *_: object, **__: object) -> NoReturn:
+        """Raise `ArtifactError`."""
+        raise ArtifactError(self.why, ConditionReason.STORAGE_REFUSED)
 
-    def write(self, key: str, data: bytes) -> None:  # noqa: ARG002
-        """Raise."""
-        raise self._error(key)
-
-    def write_new(self, key: str, data: bytes) -> bool:  # noqa: ARG002
-        """Raise."""
-        raise self._error(key)
-
-    def upload(self, key: str, source: Path) -> None:  # noqa: ARG002
-        """Raise."""
-        raise self._error(key)
-
-    def download(self, key: str, target: Path) -> bool:  # noqa: ARG002
-        """Raise."""
-        raise self._error(key)
-
-    def list(self, prefix: str = "") -> Iterator[str]:
-        """Raise."""
-        raise self._error(prefix)
-
-    def delete(self, prefix: str) -> int:
-        """Raise."""
-        raise self._error(prefix)
-
-    def _error(self, _key: str) -> ArtifactError:
-        return ArtifactError(self.why, ConditionReason.STORAGE_REFUSED)
+    read = write = write_new = upload = download = list = delete = _refuse

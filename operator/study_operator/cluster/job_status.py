@@ -15,7 +15,7 @@ from typing import Any
 
 from study_operator import names
 from study_operator.clocks import fit_span, read_time
-from study_operator.reasons import EndReason, WaitReason
+from study_operator.reasons import EndReason, Problem, WaitReason
 from study_operator.reconcile.runner import EndedAttempt, JobKind, JobPhase, JobStatus
 from study_operator.spec import limits
 from study_operator.spec.study import TRAINER_CONTAINER
@@ -167,12 +167,12 @@ def read_pod(raw: Raw, former_job: str = "") -> PodState | None:
     trainer: Raw = next((s for s in statuses if s.get("name") == TRAINER_CONTAINER), {})
     state = trainer.get("state") or {}
     running, ended = state.get("running") or {}, state.get("terminated") or {}
-    wait, wait_message = _find_wait(statuses)
+    wait = _find_wait(statuses)
     created = _created_at(metadata)
     scheduled_at = read_time(scheduled.get("lastTransitionTime")) if scheduled.get("status") == "True" else None
     started_at = read_time(running.get("startedAt") or ended.get("startedAt"))
     messages = (
-        wait_message,
+        wait.message if wait else "",
         scheduled.get("message") if is_unscheduled else "",
         # Where the kubelet has thrown a pod out it says why; the container's last words are those of any other moment.
         status.get("message") if status.get("reason") else "",
@@ -199,7 +199,7 @@ def read_pod(raw: Raw, former_job: str = "") -> PodState | None:
         finished_at=read_time(ended.get("finishedAt")),
         exit_code=ended.get("exitCode"),
         end=intern(str(ended.get("reason") or "")),
-        wait=wait,
+        wait=wait.reason if wait else "",
         reason=str(status.get("reason") or (scheduled.get("reason") if is_unscheduled else "") or ""),
         message=_last_line(next((str(m) for m in messages if m), "")),
         memory_limit=intern(_find_memory_limit(spec)),
@@ -245,17 +245,16 @@ def read_refusal(raw: Raw) -> Refusal | None:
     return Refusal(job=str(involved.get("uid")), first_at=at, last_at=last, message=message)
 
 
-def _find_wait(statuses: Sequence[Raw]) -> tuple[str, str]:
+def _find_wait(statuses: Sequence[Raw]) -> Problem | None:
     """Return why a container waits that cannot start by itself."""
     for status in statuses:
         waiting = (status.get("state") or {}).get("waiting") or {}
         reason = str(waiting.get("reason") or "")
         if reason and reason not in _MERELY_STARTING:
             # The kubelet alternates between the two: one is the other's cause.
-            return (WaitReason.IMAGE_PULL_BACK_OFF if reason == "ErrImagePull" else reason), str(
-                waiting.get("message") or ""
-            )
-    return "", ""
+            word = WaitReason.IMAGE_PULL_BACK_OFF if reason == "ErrImagePull" else reason
+            return Problem(word, str(waiting.get("message") or ""))
+    return None
 
 
 _MERELY_STARTING = ("ContainerCreating", "PodInitializing")

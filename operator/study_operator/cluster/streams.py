@@ -24,7 +24,6 @@ from study_operator.cluster.api import (
     LIST_SECONDS,
     NOT_UNDERSTOOD,
     READ_SECONDS,
-    REQUEST_SECONDS,
     USER_AGENT,
     AnswerTooLargeError,
     Connection,
@@ -33,6 +32,7 @@ from study_operator.cluster.api import (
     Page,
     Raw,
     WatchBrokenError,
+    Whole,
     find_following,
     find_smaller,
     page_query,
@@ -180,18 +180,10 @@ async def read_whole(response: aiohttp.ClientResponse) -> bytes:
     Raises:
         KubeError: where it is too large, or takes too long.
     """
-    deadline = time.monotonic() + REQUEST_SECONDS
-    parts: list[bytes] = []
-    size = 0
+    whole = Whole(ANSWER_BYTES)
     async for part in response.content.iter_any():
-        parts.append(part)
-        size += len(part)
-        if size > ANSWER_BYTES:
-            raise AnswerTooLargeError(ANSWER_BYTES)
-        if time.monotonic() > deadline:
-            message = f"must be whole within {REQUEST_SECONDS:g} s, got {size} bytes by then"
-            raise KubeError(0, "Unreachable", f"an answer of the API server {message}")
-    return b"".join(parts)
+        whole.add(part)
+    return whole.join()
 
 
 async def read_lines(content: aiohttp.StreamReader) -> AsyncIterator[bytes]:

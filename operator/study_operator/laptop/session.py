@@ -324,7 +324,11 @@ def _has_search_left(study: Study, ledger: Ledger) -> bool:
 
 
 class AxInBackground:
-    """Ax, imported in a thread as soon as it is known that somebody will want it: that takes seconds."""
+    """Ax, imported in a thread as soon as it is known that somebody will want it: that takes seconds.
+
+    The operator asks Ax in a process of its own (`optimizer/proposals.py`), so that no study can take the others down
+    with it. Here there is one study, its command may wait, and another process would import Ax once more.
+    """
 
     def __init__(self, *, is_wanted: bool) -> None:
         if is_wanted:

@@ -25,7 +25,7 @@ from study_operator.ledger.trial import (
     retry_at,
 )
 from study_operator.ledger.usage import is_budget_exhausted
-from study_operator.reasons import EndReason, FailureReason, StudyStage, WaitReason
+from study_operator.reasons import EndReason, FailureReason, Problem, StudyStage, WaitReason
 from study_operator.reconcile.actions import (
     Action,
     Attach,
@@ -66,7 +66,7 @@ def plan(
         return deletions
     failure = _find_failure(study, ledger, trials)
     if failure is not None:
-        return [*deletions, _fail(*failure)]
+        return [*deletions, _fail(failure)]
 
     # Before a GPU is touched: the data.
     if ledger.prepare.state is not StageState.COMPLETED:
@@ -117,34 +117,32 @@ def _find_kept(study: Study, trials: Sequence[Trial]) -> tuple[tuple[str, int], 
     return tuple(full or [(t.name, 0) for t in rank(study, trials, 0)[:1]])
 
 
-def _find_failure(study: Study, ledger: Ledger, trials: Sequence[Trial]) -> tuple[str, str] | None:
-    """Return why the study cannot go on: a CamelCase word and a sentence."""
+def _find_failure(study: Study, ledger: Ledger, trials: Sequence[Trial]) -> Problem | None:
+    """Return why the study cannot go on."""
     for stage, reason in (
         (ledger.prepare, FailureReason.PREPARE_FAILED),
         (ledger.final_evaluation, FailureReason.FINAL_EVALUATION_FAILED),
     ):
         if stage.state is StageState.FAILED:
-            return reason, stage.message
+            return Problem(reason, stage.message)
     for trial in trials:
         if any(a.reason == EndReason.STUDY_CANNOT_RUN for a in trial.attempts):
-            return FailureReason.STUDY_CANNOT_RUN, f"trial {trial.name}: {trial.message}"
+            return Problem(FailureReason.STUDY_CANNOT_RUN, f"trial {trial.name}: {trial.message}")
     failed = [t for t in trials if t.state is TrialState.FAILED]
     if len(failed) > study.max_failed_trials:
         last = failed[-1]
         limit = f"{len(failed)} trials failed, and spec.maxFailedTrials is {study.max_failed_trials}"
-        return FailureReason.TOO_MANY_FAILED_TRIALS, f"{limit}; trial {last.name}: {last.message}"
+        return Problem(FailureReason.TOO_MANY_FAILED_TRIALS, f"{limit}; trial {last.name}: {last.message}")
     first = trials[: NOTHING_TRAINS_AFTER + (study.baseline is not None)]
     expected = min(study.num_trials, NOTHING_TRAINS_AFTER + (study.baseline is not None))
     if len(first) >= expected and all(t.state is TrialState.ABANDONED for t in first):
-        return (
-            FailureReason.NOTHING_TRAINS,
-            f"the first {len(first)} arms cannot run; trial {first[0].name}: {first[0].message}",
-        )
+        message = f"the first {len(first)} arms cannot run; trial {first[0].name}: {first[0].message}"
+        return Problem(FailureReason.NOTHING_TRAINS, message)
     return None
 
 
-def _fail(reason: str, message: str) -> Finish:
-    return Finish(outcome=Outcome(failed=True, reason=reason, message=message), reason=message)
+def _fail(problem: Problem) -> Finish:
+    return Finish(outcome=Outcome(failed=True, reason=problem.reason, message=problem.message), reason=problem.message)
 
 
 def _plan_deletions(
@@ -311,7 +309,7 @@ def _plan_promotion(study: Study, ledger: Ledger, trials: Sequence[Trial], end: 
             f"none of {len(trials)} trials can continue: {diverged} diverged, "
             f"{counts[TrialState.ABANDONED]} cannot run, {counts[TrialState.FAILED]} failed"
         )
-        return [_fail(FailureReason.NOTHING_TRAINS, f"{message}. {ledger.search_message}".strip())]
+        return [_fail(Problem(FailureReason.NOTHING_TRAINS, f"{message}. {ledger.search_message}".strip()))]
     actions: list[Action] = [] if ledger.search_end else [EndSearch(end=end, reason=_SAY_END[end])]
     actions += [
         Promote(
@@ -355,7 +353,7 @@ def _plan_end(
     if ledger.winner is None:
         winner = choose_winner(study, trials)
         if winner is None:
-            return [_fail(FailureReason.NO_WINNER, "no trial reached its full length with a usable model")]
+            return [_fail(Problem(FailureReason.NO_WINNER, "no trial reached its full length with a usable model"))]
         return [ChooseWinner(index=winner.index, reason="the best validation measurement at full length")]
     has_test = ledger.dataset is not None and ledger.dataset.test_samples > 0
     if has_test and ledger.final_evaluation.state is not StageState.COMPLETED:

@@ -108,7 +108,7 @@ class StatusStore(Protocol):
 
 
 Reporter = Callable[[Study, Ledger, Mapping[str, Any]], None]
-"""Writes the report of a recorded ledger, given the whole status with it."""
+"""Writes the report of a recorded ledger, given the whole status with it. Handed in: reports are of a layer above."""
 
 
 @dataclass(frozen=True, kw_only=True)

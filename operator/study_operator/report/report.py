@@ -19,6 +19,7 @@ from rich.table import Table
 from rich.text import Text
 
 from study_operator.ledger.gain import Gain, measure_validation_gain
+from study_operator.ledger.ranking import rank
 from study_operator.ledger.trial import Measurement, Trial
 from study_operator.spec.metrics import is_share
 from study_operator.spec.study import Study
@@ -263,16 +264,8 @@ def final_evaluation_rows(final_evaluation: FinalEvaluation) -> Iterator[tuple[s
 
 
 def ranked(study: Study, trials: Sequence[Trial]) -> list[Trial]:
-    """Return the trials in the order a person wants them: best early measurement first, unmeasured ones last."""
-    sign = -1.0 if study.objective.direction == "Maximize" else 1.0
-
-    def key(trial: Trial) -> tuple[bool, bool, float, int]:
-        first = trial.measurement(0)
-        if first is None:
-            return (True, False, 0.0, trial.index)
-        return (False, first.diverged, sign * first.value, trial.index)
-
-    return sorted(trials, key=key)
+    """Return the trials in the order a person wants them: as the first rung ranks them, unmeasured ones last."""
+    return [*rank(study, trials, 0), *(trial for trial in trials if trial.measurement(0) is None)]
 
 
 def describe_arm(trial: Trial) -> str:

@@ -161,6 +161,7 @@ def test_the_same_settings_give_the_same_bytes_and_another_seed_does_not(config,
         assert (tmp_path / "dataset" / name).read_bytes() == (tmp_path / "again" / name).read_bytes()
 
 
+@pytest.mark.slow
 def test_no_sample_is_longer_than_the_limit_and_a_long_page_is_cut(config) -> None:
     filler = "".join(f"<p>Paragraph {number} speaks of tea and of water.</p>" for number in range(300))
     pages = [record | {"html": record["html"].replace("</body>", filler + "</body>")} for record in some_pages()]

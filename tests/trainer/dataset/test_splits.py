@@ -141,6 +141,7 @@ def test_every_site_is_in_one_split_and_each_split_has_its_share(sites, validati
     assert test > 0 or counts[TEST] == 0
 
 
+@pytest.mark.slow
 def test_a_rare_attribute_gets_enough_validation_values_with_any_seed() -> None:
     # 18 sites in a hundred have a rating: a plain draw of 20 sites has 8 of them once in a hundred times.
     candidates = some_candidates(82, pages_a_site=1) + [

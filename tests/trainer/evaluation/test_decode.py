@@ -159,6 +159,7 @@ def test_among_equals_the_lowest_id_is_chosen_and_called_close():
 # --- Memory --------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pages_at_once", [1, 2])
 def test_open_pages_that_do_not_fit_are_halved_and_no_answer_changes(tmp_path, monkeypatch, caplog, pages_at_once):
     loaded = with_adapter(load_random_model(tmp_path, "llama"))

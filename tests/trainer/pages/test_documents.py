@@ -435,6 +435,7 @@ def count_like_a_tokenizer(texts: list[str]) -> list[int]:
     return [1 + sum(3 if character > "\x7f" else 1 for character in text) // 3 for text in texts]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["wcxb-product-pages", "zyte-product-pages"])
 def test_nine_of_ten_visible_values_survive_the_cut_to_512_tokens(name: str) -> None:
     benchmark = load_benchmark()

@@ -77,6 +77,7 @@ def mean_accuracy(pages: list[dict[str, Any]], message: list[Mapping[str, str]])
     return sum(shares) / len(shares)
 
 
+@pytest.mark.slow
 def test_the_rules_are_no_straw_man_on_the_labelled_pages() -> None:
     pages = read_pages()
     of_rules = mean_accuracy(pages, [extract(page["html"], page["url"]) for page in pages])

@@ -401,6 +401,7 @@ def test_rows_that_were_halved_stay_so_and_it_is_said_once_for_each(loaded, monk
     assert "does not fit into memory; from now on rows have" in caplog.messages[0]
 
 
+@pytest.mark.slow
 def test_a_sample_that_does_not_fit_with_the_smallest_adapter_is_the_studys_fault(loaded, monkeypatch):
     with_room_for(monkeypatch, 10)
 
@@ -408,6 +409,7 @@ def test_a_sample_that_does_not_fit_with_the_smallest_adapter_is_the_studys_faul
         a_run(loaded).train_step()
 
 
+@pytest.mark.slow
 def test_a_sample_that_does_not_fit_with_this_adapter_is_the_arms_fault(tmp_path, monkeypatch):
     loaded = with_adapter(load_random_model(tmp_path, "llama"), lora_rank=8, lora_dropout=0.3)
     with_room_for(monkeypatch, 10, is_concerned=lambda loaded: loaded.module.peft_config["default"].r > 1)
