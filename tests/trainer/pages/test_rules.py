@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from trial_trainer.pages import answers, documents, rules
 from trial_trainer.pages.html import Skip
 
