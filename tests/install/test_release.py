@@ -95,7 +95,7 @@ def test_the_wheel_runs_where_nothing_else_is_installed(release: Path, tmp_path:
         install("--require-hashes", "-r", release / f"requirements-{part}.txt")
     install(*release.glob("*.whl"))
 
-    manifest = REPOSITORY / "manifests/samples/laptop-quick.yaml"
+    manifest = REPOSITORY / "manifests/samples/bookings-quick.yaml"
     planned = run(place / "bin/finetune-study", "plan", manifest)
     assert "jobs" in planned
     assert run(place / "bin/kubectl-finetune", "plan", manifest) == planned

@@ -138,7 +138,7 @@ def test_a_study_runs_from_pages_to_an_evaluated_winner_in_a_bucket(bench, monke
     assert (code, errors) == (0, "")
     starts = Counter(bench.lines("start"))
     assert starts == Counter(
-        ["prepare", "t000-r0", "t001-r0", "t002-r0", "t003-r0", *rung_one(starts), "finalEvaluation"]
+        ["prepare", "t000-r0", "t001-r0", "t002-r0", "t003-r0", *rung_one(starts), "final-evaluation"]
     )
     # The promoted one and the baseline, which may be one and the same.
     assert 1 <= len(rung_one(starts)) <= 2
