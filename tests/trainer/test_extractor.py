@@ -186,6 +186,15 @@ def ask_by_command(*arguments: str | Path, stdin: bytes = b"") -> subprocess.Com
     return subprocess.run(command, input=stdin, env=environment, capture_output=True, check=False)
 
 
+@pytest.mark.parametrize("content", ["{", "[]", "{}"])
+def test_an_adapter_whose_configuration_names_no_base_model_is_refused(
+    trained: TrialConfig, tmp_path: Path, content: str
+) -> None:
+    (tmp_path / "adapter_config.json").write_text(content)
+    with pytest.raises(StudyError, match=r"adapter_config\.json must name its base model"):
+        Extractor.load(str(tmp_path), dataset=trained.dataset)
+
+
 @pytest.mark.slow
 def test_the_command_answers_about_files_and_stdin(
     trained: TrialConfig, extractor: Extractor, records, tmp_path: Path

@@ -18,7 +18,7 @@ import argparse
 import json
 import sys
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -195,11 +195,14 @@ def _find_base_model(adapter: str) -> BaseModel:
     data = open_store(adapter).read(CONFIG)
     if data is None:
         raise StudyError(f"the adapter {adapter} must hold {CONFIG}")
-    config: Mapping[str, Any] = json.loads(data)
-    name = str(config.get("base_model_name_or_path") or "")
+    try:
+        config: Any = json.loads(data)
+        name, revision = config["base_model_name_or_path"], config.get("revision")
+    except (ValueError, TypeError, LookupError, AttributeError) as error:
+        raise StudyError(f"{adapter}/{CONFIG} must name its base model, got {data[:100]!r}") from error
     if "://" in name or Path(name).is_dir():
         return BaseModel(uri=name)
-    return BaseModel(uri=f"hf://{name}", revision=config.get("revision"))
+    return BaseModel(uri=f"hf://{name}", revision=revision)
 
 
 def main(arguments: Sequence[str]) -> None:
