@@ -220,6 +220,17 @@ def test_a_file_that_is_not_a_measurement_of_this_rung_is_ignored(content: bytes
     assert desk.ledger.trials[0].attempts[-1].reason == "NoMeasurement"
 
 
+def test_a_result_of_another_version_of_the_contract_is_named_in_the_study() -> None:
+    trial = running(a_trial(0))
+    desk = a_desk(a_ledger(trial), ended(0))
+    measurement = replace(a_rung_measurement(trial, 0, accuracy=0.43), contract_version=1)
+    desk.objects["trials/t000/rungs/0/measurement.json"] = to_json(measurement).encode()
+    run(desk)
+    (settled,) = desk.ledger.trials
+    assert settled.attempts[-1].reason == "NoMeasurement"
+    assert "RungMeasurement.contract_version must be 2, got 1" in settled.message
+
+
 def digest_of_trial(trial: Trial) -> str:
     """Return the digest that a trial's results must carry."""
     return build_job_of(a_study(), a_ledger(trial), trial).digest
