@@ -95,6 +95,7 @@ def release(out: Path, arguments: argparse.Namespace) -> None:
         tree = Path(place) / "tree"
         export(tree)
         stamp(tree, version)
+        name_images(tree, arguments.registry)
 
         # What is installed from, smallest first.
         out.mkdir(parents=True, exist_ok=True)
@@ -127,6 +128,17 @@ def stamp(tree: Path, version: str) -> None:
         if not found.search(text):
             raise ReleaseError(f"{name} must hold a version like {pattern!r}")
         (tree / name).write_text(found.sub(lambda match: match[0].replace(match[1], version), text))
+
+
+def name_images(tree: Path, registry: str) -> None:
+    """Let the chart name the images where they will lie."""
+    path = tree / CHART / "values.yaml"
+    text = path.read_text()
+    for name in ("repository: finetune-study-operator", "trainerImage: finetune-study-trainer"):
+        if text.count(name) != 1:
+            raise ReleaseError(f"{CHART}/values.yaml must hold {name!r} once")
+        text = text.replace(name, name.replace(": ", f": {registry}/"))
+    path.write_text(text)
 
 
 def build_wheel(tree: Path, out: Path, uv: str) -> None:

@@ -117,9 +117,9 @@ def test_the_chart_installs_from_a_registry(
         *("get", "deployment", "finetune-study-operator", "-n", "release-system", "-o"),
         "jsonpath={.spec.template.spec.containers[0].image}",
     )
-    assert deployed.stdout == f"finetune-study-operator:{VERSION}"
+    assert deployed.stdout == f"images.example/ml/finetune-study-operator:{VERSION}"
     configured = plane.kubectl("get", "configmap", "-n", "release-system", "-o", "yaml").stdout
-    assert f"finetune-study-trainer:{VERSION}" in configured
+    assert f"images.example/ml/finetune-study-trainer:{VERSION}" in configured
     assert plane.kubectl("get", "crd", "finetunestudies.finetune.study").returncode == 0
 
 

@@ -1,6 +1,7 @@
 """Whoever asks an adapter by the public entry is given the answers that were measured, from the same token ids."""
 
 import gzip
+import io
 import json
 import os
 import subprocess
@@ -26,7 +27,7 @@ from trial_trainer.contract import (
 from trial_trainer.dataset.prepare import prepare
 from trial_trainer.dataset.store import VALIDATION, read_index, read_split
 from trial_trainer.errors import StudyError, TrainerError
-from trial_trainer.extractor import Extractor, Record
+from trial_trainer.extractor import Extractor, Record, _read_record
 from trial_trainer.pages import answers
 from trial_trainer.stop import StopRequest
 from trial_trainer.training.train import train
@@ -102,6 +103,35 @@ def test_sampling_settings_of_the_base_model_do_not_leak_in(
     assert other.ask(html=page["html"]) == extractor.ask(html=page["html"])
 
 
+def test_an_address_that_a_page_gives_for_itself_is_its_address(extractor: Extractor) -> None:
+    url = "https://shop3.example/de/kettle"
+    head = f'<html><head><link rel="canonical" href="{url}"></head>'
+    page = f"{head}<body><h1>Kettle</h1><p>Boils water, made of steel, for 12.50 and no more.</p></body></html>"
+    alone = extractor.build_prompt(Record(html=page.encode()), "price")
+    assert alone == extractor.build_prompt(Record(html=page.encode(), url=url), "price")
+    assert alone != extractor.build_prompt(Record(html=page.encode(), url="https://other.example/"), "price")
+
+
+def test_a_text_beside_its_page_is_asked_as_that_page(extractor: Extractor) -> None:
+    text = "Kettle\nBoils water for 12.50"
+    of_page = extractor.build_prompt(Record(html="<p>ignored</p>", text=text), "price")
+    assert of_page != extractor.build_prompt(Record(text=text), "price")
+
+
+@pytest.mark.parametrize(
+    ("data", "is_page"),
+    [
+        (b"\xef\xbb\xbf<!doctype html><p>a", True),
+        (b"  <html>", True),
+        (b"<3 see you at 8", False),
+        (b"a table for two", False),
+    ],
+)
+def test_stdin_is_a_page_where_it_begins_like_one(monkeypatch: pytest.MonkeyPatch, data: bytes, is_page: bool) -> None:
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(data)))
+    assert (_read_record("-", None).html is not None) == is_page
+
+
 def test_a_text_is_asked_as_a_text(extractor: Extractor) -> None:
     assert set(extractor.ask(text="A kettle for 12.50", attributes=["price"])) == {"price"}
     page = "<html><body><h1>Kettle</h1><p>Boils water, made of steel, for 12.50 and no more.</p></body></html>"
@@ -112,8 +142,7 @@ def test_a_text_is_asked_as_a_text(extractor: Extractor) -> None:
 @pytest.mark.parametrize(
     ("asked", "sentence"),
     [
-        pytest.param({}, "a record must have either html or text", id="nothing"),
-        pytest.param({"html": "<p>a</p>", "text": "a"}, "a record must have either html or text", id="both"),
+        pytest.param({}, "a record must have html or text", id="nothing"),
         pytest.param({"html": ""}, "the page cannot be read: Empty", id="an empty page"),
         pytest.param({"text": " \n"}, "the text cannot be read: Empty", id="an empty text"),
         pytest.param(

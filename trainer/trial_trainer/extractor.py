@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import sys
 import tempfile
 from collections.abc import Iterable, Sequence
@@ -28,6 +29,7 @@ from trial_trainer.base_model import load_tokenizer
 from trial_trainer.contract import BaseModel, Precision, TrainerSettings
 from trial_trainer.dataset.prepare import count_shared_tokens
 from trial_trainer.dataset.prompts import Message, Prompter
+from trial_trainer.dataset.sources import find_canonical_url
 from trial_trainer.dataset.store import DatasetIndex, Page, Question, read_index
 from trial_trainer.errors import StudyError
 from trial_trainer.evaluation.decode import answer_pages
@@ -36,6 +38,8 @@ from trial_trainer.pages import answers, documents, plain_text
 from trial_trainer.pages.html import Skip
 
 CONFIG = "adapter_config.json"
+_MARKUP = re.compile(rb"(\xef\xbb\xbf)?\s*<[a-zA-Z!?]")
+"""How a page begins. "<3" begins a message."""
 _UP_TO_THE_STUDY = 5
 """``<study>/trials/t003/rungs/1/adapter``."""
 
@@ -46,7 +50,7 @@ class Record:
 
     html: str | bytes | None = None
     text: str | None = None
-    """Of no page. One of the two is given."""
+    """Of no page; or, beside ``html``, what is read of that page."""
     url: str | None = None
     """The page's address, which tells its country apart."""
 
@@ -112,8 +116,8 @@ class Extractor:
 
         Args:
             html: a page; or
-            text: a text that is of no page.
-            url: the page's address.
+            text: a text that is of no page; or both, where the study's records had both.
+            url: the page's address; without it the one that the page gives for itself.
             attributes: some of `attributes`; all of them where it is not given.
 
         Raises:
@@ -148,27 +152,33 @@ class Extractor:
         Raises:
             ValueError: where the page or text cannot be read.
         """
-        if record.html is not None and record.text is None:
-            messages = self._ask_page(record.html, record.url, attribute)
-        elif record.text is not None and record.html is None:
-            messages = self._ask_text(record.text, attribute)
+        if record.html is None and record.text is None:
+            raise ValueError("a record must have html or text")
+        if record.text is not None:
+            messages = self._ask_text(record.text, attribute, is_of_page=record.html is not None)
         else:
-            raise ValueError("a record must have either html or text")
+            messages = self._ask_page(record.html or "", record.url, attribute)
         return self._prompter.encode_prompts([messages])[0]
 
     def _ask_page(self, html: str | bytes, url: str | None, attribute: str) -> list[Message]:
-        document = documents.extract(html, url=url)
+        # The address is the first line of a page, and tells its country apart.
+        document = documents.extract(html, url=url or find_canonical_url(html))
         if isinstance(document, Skip):
             raise ValueError(f"the page cannot be read: {document}")  # noqa: TRY004 (the page's fault, not its type's)
         lines = tuple(replace(line, text=self._prompter.clean(line.text)) for line in document.lines)
         page = replace(document, lines=lines).cut(self._index.page_tokens, self._prompter.count_tokens)
         return self._prompter.ask(page, answers.question(attribute))
 
-    def _ask_text(self, given: str, attribute: str) -> list[Message]:
+    def _ask_text(self, given: str, attribute: str, *, is_of_page: bool) -> list[Message]:
         seen = plain_text.read_plain_text(given)
         if isinstance(seen, Skip):
             raise ValueError(f"the text cannot be read: {seen}")  # noqa: TRY004 (the text's fault, not its type's)
-        text = plain_text.cut_text(self._prompter.clean(seen), self._index.text_tokens, self._prompter.count_tokens)
+        budget = self._index.page_tokens if is_of_page else self._index.text_tokens
+        if budget == 0:
+            raise StudyError("the dataset must say how texts are cut, and was prepared before it did: prepare it again")
+        text = plain_text.cut_text(self._prompter.clean(seen), budget, self._prompter.count_tokens)
+        if is_of_page:
+            return self._prompter.ask(text, answers.question(attribute))
         return self._prompter.ask_text(text, answers.question_of_text(attribute))
 
 
@@ -233,7 +243,8 @@ def main(arguments: Sequence[str]) -> None:
     except ValueError as error:
         raise StudyError(f"{', '.join(given.files)}: {error}") from error
     for name, values in zip(given.files, found, strict=True):
-        print(json.dumps({"file": name, "answers": values}, ensure_ascii=False), flush=True)
+        # In ASCII: what a model answers, and what a file is called, may hold any character.
+        print(json.dumps({"file": name, "answers": values}), flush=True)
 
 
 def _read_record(name: str, url: str | None) -> Record:
@@ -241,10 +252,10 @@ def _read_record(name: str, url: str | None) -> Record:
         data = sys.stdin.buffer.read() if name == "-" else Path(name).read_bytes()
     except OSError as error:
         raise StudyError(f"the file must be one that can be read, got {name}: {error.strerror}") from error
-    is_page = data.lstrip()[:1] == b"<" if name == "-" else Path(name).suffix.lower() in (".html", ".htm", ".xhtml")
+    is_page = bool(_MARKUP.match(data)) if name == "-" else Path(name).suffix.lower() in (".html", ".htm", ".xhtml")
     if is_page:
         return Record(html=data, url=url)
     try:
-        return Record(text=data.decode())
+        return Record(text=data.decode("utf-8-sig"))
     except UnicodeDecodeError as error:
         raise StudyError(f"a text must be UTF-8, got {name}: {error.reason} at byte {error.start}") from error

@@ -468,7 +468,7 @@ def ask(
     done = subprocess.run([*trainer, "ask", *flags, "--", adapter, *files], capture_output=True, check=False)
     if done.returncode != 0:
         raise UsageError(done.stderr.decode(errors="replace").strip().rpartition("\n")[2] or "the trainer said nothing")
-    lines = map(json.loads, done.stdout.decode().splitlines())
+    lines = map(json.loads, done.stdout.split(b"\n")[:-1])
     return {line["file"]: line["answers"] for line in lines}
 
 

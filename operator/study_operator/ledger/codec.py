@@ -57,11 +57,13 @@ def _read_value(text: str) -> ParameterValue | None:
     """Read a parameter's value, which the arms of a study share, as `repr` wrote it; None where it did not."""
     try:
         if text[:1] in ("'", '"'):
-            return str(ast.literal_eval(text))
-        number = int(text) if text.lstrip("-").isdecimal() else float(text)
-    except (ValueError, SyntaxError):
+            value: Any = ast.literal_eval(text)
+        else:
+            value = int(text) if text.lstrip("-").isdecimal() else float(text)
+    except (ValueError, SyntaxError, RecursionError, MemoryError):
         return None
-    return number if isinstance(number, int) or math.isfinite(number) else None
+    is_value = isinstance(value, str | int) or (isinstance(value, float) and math.isfinite(value))
+    return cast(ParameterValue, value) if is_value and repr(value) == text else None
 
 
 STATUS = Codec(

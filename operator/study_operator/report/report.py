@@ -28,7 +28,6 @@ from trial_trainer.contract import (
     DatasetSummary,
     FinalEvaluation,
     Interval,
-    LabelSource,
     Metric,
     Precision,
     PredictorScores,
@@ -336,16 +335,14 @@ def describe_interval(interval: Interval) -> str:
 
 def asking_lines(report: Report) -> str:
     """Return the lines of Python that ask the winner's adapter as the study did: page or text in, values out."""
-    study = report.study
-    about = "html" if study.data.labels_from is LabelSource.MARKUP else "text"
-    precision = study.trainer.precision
+    precision = report.study.trainer.precision
     flags = "" if precision is Precision.BFLOAT16 else f", precision={_python(precision)}"
     return "\n".join(
         [
             "from trial_trainer.extractor import Extractor",
             "",
             f"extractor = Extractor.load({_python(report.adapter or '')}{flags})",
-            f'print(extractor.ask({about}=open("FILE").read()))',
+            'print(extractor.ask(html=open("FILE", "rb").read()))  # of a text: ask(text="…")',
         ]
     )
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from study_operator.ledger.codec import STATUS, parse
+from study_operator.ledger.codec import STATUS, _read_value, parse
 from study_operator.ledger.trial import (
     Attempt,
     Continuation,
@@ -94,3 +94,8 @@ def test_a_trial_makes_the_round_trip_exactly(trial: Trial) -> None:
 def test_parameter_values_keep_their_type_and_every_digit(value: float | int | str) -> None:
     back = parse(ParameterValue, repr(value))
     assert (type(back), repr(back)) == (type(value), repr(value))
+
+
+@pytest.mark.parametrize("text", ["+".join(["'a'"] * 3000), "'a',1", "1_000", "1e3", "nan", "True", ""])
+def test_what_repr_did_not_write_is_no_value_of_a_parameter(text: str) -> None:
+    assert _read_value(text) is None
