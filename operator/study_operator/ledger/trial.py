@@ -167,7 +167,11 @@ class Trial:
 
     def measurement(self, rung: int) -> Measurement | None:
         """Return what was measured at a rung."""
-        return next((m for m in self.measurements if m.rung == rung), None)
+        # A loop: a tick of a long study asks thousands of times, and a generator costs as much as all of this.
+        for measurement in self.measurements:
+            if measurement.rung == rung:
+                return measurement
+        return None
 
 
 LEGAL_MOVES: Mapping[TrialState, frozenset[TrialState]] = {
