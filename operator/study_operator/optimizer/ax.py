@@ -33,7 +33,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, assert_never
 
-from study_operator.ledger.trial import Origin, Trial, TrialState
+from study_operator.ledger.trial import Trial, TrialState
 from study_operator.optimizer.designer import DesignerError, Suggestion
 from study_operator.optimizer.outcomes import OutcomeError, find_means
 from study_operator.spec.metrics import Direction
@@ -83,6 +83,8 @@ MOST_ENUMERATED_CHOICES = 10
 """Up to so many combinations of choices BoTorch optimizes the numbers once for each."""
 
 INITIALIZATION_NODE = "Sobol"
+FALLBACK_NODE = "Fallback_Sobol"
+"""Where the model only repeats itself."""
 MODEL_NODE = "MBM"
 LEFTOVER_NODE = "Leftover"
 """Drawn by the seed among the arms of a finite space that were not tried yet."""
@@ -109,7 +111,9 @@ class AxDesigner:
             if suggestion is None:
                 break
             suggestions.append(suggestion)
-            ledger.append(_Entry(arm=suggestion.arm, status=TrialStatus.RUNNING))
+            ledger.append(
+                _Entry(arm=suggestion.arm, status=TrialStatus.RUNNING, generation_node=suggestion.generation_node)
+            )
         if not suggestions and count > 0 and not any(entry.status is TrialStatus.RUNNING for entry in ledger):
             raise DesignerError(_why_nothing_is_left(study))
         return tuple(suggestions)
@@ -123,8 +127,8 @@ class _Entry:
     status: TrialStatus
     means: Mapping[str, float] | None = None
     """The objective and the constrained metrics on the first rung."""
-    is_ours: bool = True
-    """Whether Ax proposed it; else it is the baseline or a starting arm."""
+    generation_node: str = ""
+    """How the arm was found; empty for the baseline and starting arms."""
 
 
 def _try_to_propose(study: Study, ledger: Sequence[_Entry]) -> Suggestion | None:
@@ -144,8 +148,8 @@ def _propose(study: Study, ledger: Sequence[_Entry]) -> Suggestion | None:
     if _untried_arms(study, ledger) == []:
         return None
     experiment = _build_experiment(study, ledger)
-    strategy = _build_generation_strategy(study)
     try:
+        strategy = _build_generation_strategy(study, _find_sobol_position(study, ledger))
         with with_rng_seed(study.seed % 2**32):
             run = strategy.gen_single_trial(experiment)
     except DataRequiredError:
@@ -165,7 +169,8 @@ def _propose(study: Study, ledger: Sequence[_Entry]) -> Suggestion | None:
         raise DesignerError(f"Ax proposed a point outside the search space: {'; '.join(faults)}")
     if _key(study, arm) in _closed_keys(study, ledger):
         return _leftover(study, ledger)
-    return Suggestion(arm=arm, generation_node=run._generation_node_name or "")
+    is_fallback = run._generator_key == FALLBACK_NODE
+    return Suggestion(arm=arm, generation_node=FALLBACK_NODE if is_fallback else run._generation_node_name or "")
 
 
 # From the ledger to entries.
@@ -200,7 +205,7 @@ def _entry(study: Study, trial: Trial, means: Mapping[str, float] | None) -> _En
         arm=trial.arm,
         status=status,
         means=means if status is TrialStatus.COMPLETED else None,
-        is_ours=trial.origin is Origin.SUGGESTED,
+        generation_node=trial.generation_node,
     )
 
 
@@ -412,12 +417,27 @@ def _ax_arm(study: Study, arm: Arm) -> dict[str, Any]:
 # it in Sobol), and with learnt execution viability, which is in none of its strategies.
 
 
-def _build_generation_strategy(study: Study) -> GenerationStrategy:
+def _find_sobol_position(study: Study, ledger: Sequence[_Entry]) -> int:
+    """Return how many points of the study's Sobol sequence are used up by the arms that came from it.
+
+    By their count: an arm may stand in the ledger otherwise than it was proposed, for example rounded. Points that
+    break a constraint of the study are passed over as they were then.
+    """
+    count = sum(entry.generation_node in (INITIALIZATION_NODE, FALLBACK_NODE) for entry in ledger)
+    if count == 0:
+        return 0
+    adapter = Generators.SOBOL(experiment=_build_experiment(study, []), seed=study.seed % 2**32)
+    adapter.gen(n=count)
+    position: int = adapter.generator.init_position
+    return position
+
+
+def _build_generation_strategy(study: Study, sobol_position: int = 0) -> GenerationStrategy:
     budget = max(5, study.parallel_trials + 1)
-    seed = study.seed % 2**32
+    sobol = {"seed": study.seed % 2**32, "init_position": sobol_position}
     initialization = GenerationNode(
         name=INITIALIZATION_NODE,
-        generator_specs=[GeneratorSpec(generator_enum=Generators.SOBOL, generator_kwargs={"seed": seed})],
+        generator_specs=[GeneratorSpec(generator_enum=Generators.SOBOL, generator_kwargs=sobol)],
         # Both must hold before a model is fitted. There is no criterion to pause: where measurements are late, a slot
         # is better filled with one more spread-out arm than left idle.
         transition_criteria=[
@@ -454,12 +474,12 @@ def _build_generation_strategy(study: Study) -> GenerationStrategy:
             )
         ],
         should_deduplicate=True,
-        # Where the model only repeats itself. Ax's own fallback takes any seed.
+        # Ax's own fallback takes any seed.
         fallback_specs={
             GenerationStrategyRepeatedPoints: GeneratorSpec(
                 generator_enum=Generators.SOBOL,
-                generator_kwargs={"seed": seed},
-                generator_key_override="Fallback_Sobol",
+                generator_kwargs=sobol,
+                generator_key_override=FALLBACK_NODE,
             )
         },
     )

@@ -259,7 +259,7 @@ def _what_counts(study: Study, trials: Sequence[Trial]) -> bytes:
     """Return all that a proposal depends on, in one form: not how often a trial was tried, or who is running now."""
     space = (study.uid, study.seed, study.objective, study.outcome_constraints, study.parameters)
     rest = (study.parameter_constraints, study.parallel_trials, study.baseline, study.starting_arms)
-    reported = [(t.index, tuple(sorted(t.arm.items())), t.origin, _what_is_told(t)) for t in trials]
+    reported = [(t.index, tuple(sorted(t.arm.items())), t.generation_node, _what_is_told(t)) for t in trials]
     return repr((space, rest, sorted(reported))).encode()
 
 

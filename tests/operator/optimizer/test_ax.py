@@ -146,7 +146,7 @@ def test_a_designer_rebuilt_for_each_arm_proposes_what_one_that_lives_on_does(
         trial = living.new_trial(generator_run=run).mark_running(no_runner_required=True)
         trial.update_trial_data(raw_data={"accuracy": value})
         trial.mark_completed()
-        rebuilt.append(measured(index, suggestion.arm, value))
+        rebuilt.append(replace(measured(index, suggestion.arm, value), generation_node=suggestion.generation_node))
     assert nodes == ["Sobol"] * 5 + ["MBM"] * 7
 
 
@@ -232,6 +232,25 @@ def test_another_seed_proposes_other_arms() -> None:
 def test_any_whole_number_is_a_seed(seed: int) -> None:
     study = a_study(seed=seed)
     assert len(suggest(study, [], 2)) == len(suggest(study, some_measured(study, 6), 2)) == 2
+
+
+# Points that are spread out.
+
+
+@pytest.mark.parametrize(
+    "constraints", [(), ("lora_dropout + 2 * weight_decay <= 0.15",)], ids=["anywhere", "beside a constraint"]
+)
+def test_arms_that_stand_rounded_in_the_ledger_are_not_proposed_again(constraints: tuple[str, ...]) -> None:
+    study = a_study(parameters=(LEARNING_RATE, DROPOUT, DECAY), parameter_constraints=constraints)
+    exact, rounded = list[Trial](), list[Trial]()
+    for index in range(5):
+        (suggestion,) = suggest(study, rounded)
+        assert suggest(study, exact) == (suggestion,)
+        node = {"generation_node": suggestion.generation_node}
+        exact.append(a_trial(index, suggestion.arm, **node))
+        coarse = {name: float(f"{value:.1e}") for name, value in suggestion.arm.items()}
+        rounded.append(a_trial(index, coarse, **node))
+    assert len({trial.arm["learning_rate"] for trial in rounded}) == 5
 
 
 # Parallel slots.
