@@ -31,7 +31,7 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, assert_never
+from typing import Any, assert_never, cast
 
 from study_operator.ledger.trial import Trial, TrialState
 from study_operator.optimizer.designer import DesignerError, Suggestion
@@ -65,6 +65,7 @@ with warnings.catch_warnings():
     from ax.generation_strategy.generation_strategy import GenerationStrategy
     from ax.generation_strategy.generator_spec import GeneratorSpec
     from ax.generation_strategy.transition_criterion import MinTrials
+    from ax.generators.random.base import RandomGenerator
     from ax.generators.winsorization_config import WinsorizationConfig
     from ax.utils.common.constants import Keys
     from ax.utils.common.random import with_rng_seed
@@ -428,8 +429,7 @@ def _find_sobol_position(study: Study, ledger: Sequence[_Entry]) -> int:
         return 0
     adapter = Generators.SOBOL(experiment=_build_experiment(study, []), seed=study.seed % 2**32)
     adapter.gen(n=count)
-    position: int = adapter.generator.init_position
-    return position
+    return cast(RandomGenerator, adapter.generator).init_position
 
 
 def _build_generation_strategy(study: Study, sobol_position: int = 0) -> GenerationStrategy:
