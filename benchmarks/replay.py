@@ -1,0 +1,224 @@
+"""Whole searches on recorded arms: ours, and what it is compared with, on the same arms and the same simulated clock.
+
+    PYTHONPATH=operator:trainer python benchmarks/replay.py --seeds 50 --methods random-full random-promoted
+    PYTHONPATH=operator:trainer python benchmarks/replay.py --seeds 20 --methods ours ax-full --slots 4
+    PYTHONPATH=operator:trainer python benchmarks/replay.py --seeds 0           # only prints what is there
+
+Each search on each table under each seed is one line of a file (`--results`): what is there is not run again, so that a
+run may be broken off, and seeds added later. Delete the file after a change of the searches. The tables are Markdown.
+See the package `search` for how it is done.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+# Before numpy and torch are imported.
+os.environ.update({"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"})
+
+from search.clock import Trace, replay
+from search.product import RandomDesigner, RememberingDesigner, a_study, run_study
+from search.recorded import RecordedArms, read_tables
+from search.rivals import FullLength, Optuna, PromotingAsha, StoppingAsha, hyperband, successive_halving
+from search.scores import (
+    Cell,
+    Estimate,
+    cell_of,
+    compare,
+    distance_difference,
+    mean_distance,
+    read_cells,
+    running_time,
+    target_of,
+    time_ratio,
+    write_cell,
+)
+from study_operator.optimizer.designer import Designer
+from study_operator.spec.study import Promotion
+
+NUM_TRIALS = 24
+REFERENCE = "ax-full"
+TARGETS = (0.05, 0.02)
+"""Shares of all recorded arms."""
+
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS = ROOT / "runs" / "benchmarks" / "replay.jsonl"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Variant:
+    """A study of the operator's."""
+
+    suffix: str
+    title: str
+    num_trials: int = NUM_TRIALS
+    promotion: Promotion
+
+
+VARIANTS = (
+    Variant(suffix="", title="3 promoted", promotion=Promotion(num_promoted=3)),
+    Variant(suffix="-audited", title="5 promoted, 3 audited", promotion=Promotion(num_promoted=5, num_audited=3)),
+    Variant(suffix="-8", title="8 trials, 3 promoted", num_trials=8, promotion=Promotion(num_promoted=3)),
+    Variant(suffix="-12", title="12 trials, 3 promoted", num_trials=12, promotion=Promotion(num_promoted=3)),
+)
+
+TITLES = {
+    **{f"ours{v.suffix}": f"**ours**: Ax, 20 %, {v.title}" for v in VARIANTS},
+    "ax-full": "Ax at full length",
+    "random-full": "random at full length",
+    **{f"random-promoted{v.suffix}": f"random, our promotion, {v.title}" for v in VARIANTS},
+    "optuna-hyperband": "Optuna: TPE, Hyperband",
+    "optuna-halving": "Optuna: TPE, successive halving",
+    "asha-promoting": "ASHA, promoting",
+    "asha-stopping": "ASHA, stopping",
+}
+
+Runs = Callable[[RecordedArms, int, int], Iterator[tuple[str, Trace]]]
+"""From a table, slots and a seed: each method that comes of one run, with its trace."""
+
+
+def ours(name: str, designer: Callable[[], Designer]) -> Runs:
+    """Return the operator's studies, which share what a designer has proposed."""
+
+    def run(table: RecordedArms, slots: int, seed: int) -> Iterator[tuple[str, Trace]]:
+        remembering = RememberingDesigner(designer())
+        for variant in VARIANTS:
+            study = a_study(table, seed=seed, slots=slots, num_trials=variant.num_trials, promotion=variant.promotion)
+            yield name + variant.suffix, run_study(table, study, remembering)
+
+    return run
+
+
+def full_length(name: str, designer: Callable[[], Designer]) -> Runs:
+    """Return a designer's arms at full length."""
+
+    def run(table: RecordedArms, slots: int, seed: int) -> Iterator[tuple[str, Trace]]:
+        study = a_study(table, seed=seed, slots=slots, num_trials=NUM_TRIALS)
+        yield name, replay(table, FullLength(table, study, designer()), slots=slots, budget=math.inf)
+
+    return run
+
+
+def endless(name: str, search: Callable[[RecordedArms, int], Optuna | PromotingAsha | StoppingAsha]) -> Runs:
+    """Return a search without an end of its own: it gets the compute of as many full lengths as Ax."""
+
+    def run(table: RecordedArms, slots: int, seed: int) -> Iterator[tuple[str, Trace]]:
+        budget = NUM_TRIALS * table.mean_length
+        yield name, replay(table, search(table, seed), slots=slots, budget=budget)
+
+    return run
+
+
+def ax() -> Designer:
+    """Return the operator's optimizer, whose import takes seconds."""
+    from study_operator.optimizer.ax import AxDesigner
+
+    return AxDesigner()
+
+
+METHODS: Mapping[str, Runs] = {
+    "ours": ours("ours", ax),
+    "ax-full": full_length("ax-full", ax),
+    "random-full": full_length("random-full", RandomDesigner),
+    "random-promoted": ours("random-promoted", RandomDesigner),
+    "optuna-hyperband": endless("optuna-hyperband", lambda table, seed: Optuna(table, seed, hyperband())),
+    "optuna-halving": endless("optuna-halving", lambda table, seed: Optuna(table, seed, successive_halving())),
+    "asha-promoting": endless("asha-promoting", PromotingAsha),
+    "asha-stopping": endless("asha-stopping", StoppingAsha),
+}
+
+
+def main() -> None:
+    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options.add_argument("--tables", nargs="+", default=[], help="recorded arms (default: all)")
+    options.add_argument("--methods", nargs="+", choices=list(METHODS), default=["random-full", "random-promoted"])
+    options.add_argument("--slots", nargs="+", type=int, default=[4], help="runs at the same time")
+    options.add_argument("--seeds", type=int, default=5, help="of each method on each table; 0 runs nothing")
+    options.add_argument("--results", type=Path, default=RESULTS, help="file of what was run, which is added to")
+    options.add_argument("--minutes", type=float, default=math.inf, help="of CPU time, after which nothing is begun")
+    arguments = options.parse_args()
+
+    tables = read_tables(arguments.tables)
+    known = {(c.table, c.method, c.slots, c.seed) for c in read_cells(arguments.results)}
+    # Seed by seed, so that what is broken off has as many of each.
+    for seed in range(arguments.seeds):
+        for slots in arguments.slots:
+            for table in tables:
+                for method in arguments.methods:
+                    if (table.name, method, slots, seed) in known or time.process_time() > 60 * arguments.minutes:
+                        continue
+                    run_cell(table, method, slots, seed, arguments.results)
+    cells = [c for c in read_cells(arguments.results) if c.table in {t.name for t in tables}]
+    print_errors(tables)
+    for slots in arguments.slots:
+        print_scores(tables, [cell for cell in cells if cell.slots == slots], slots)
+
+
+def run_cell(table: RecordedArms, method: str, slots: int, seed: int, results: Path) -> None:
+    """Run a method once, and keep what came of it."""
+    began = time.process_time()
+    cells = [cell_of(table, name, seed, trace) for name, trace in METHODS[method](table, slots, seed)]
+    # The one that the others share a run with is written last: without it they are run again.
+    for cell in reversed(cells):
+        write_cell(results, cell)
+    took = time.process_time() - began
+    print(f"{table.name}, {method}, {slots} slots, seed {seed}: {took:.1f} s", file=sys.stderr)
+
+
+def print_errors(tables: Sequence[RecordedArms]) -> None:
+    """Print how well a neighbour stands for an arm."""
+    print(
+        "| recorded arms | arms | diverged | best 5 % and 2 %, from the floor | neighbour: error | rank correlation |"
+    )
+    print("|---|---|---|---|---|---|")
+    for table in tables:
+        error, correlation = table.neighbour_error()
+        diverged = sum(run.diverged_at is not None for run in table.runs)
+        near = " and ".join(f"{1000 * target_of(table, share):.1f}" for share in TARGETS)
+        print(f"| {table.name} | {len(table.runs)} | {diverged} | {near} | {1000 * error:.1f} | {correlation:.2f} |")
+
+
+def print_scores(tables: Sequence[RecordedArms], cells: Sequence[Cell], slots: int) -> None:
+    """Print a row for each method and kind of data."""
+    targets = [{table.name: target_of(table, share) for table in tables} for share in TARGETS]
+    shares = " | ".join(f"to the best {share:.0%} | against Ax" for share in TARGETS)
+    print(f"\n{slots} slots\n\n| data | search | seeds | arms | compute | time | {shares} | distance | against Ax |")
+    print("|" + "---|" * (8 + 2 * len(TARGETS)))
+    for kind in dict.fromkeys(table.kind for table in tables):
+        reference = [c for c in cells if c.kind == kind and c.method == REFERENCE]
+        for method, title in TITLES.items():
+            own = [c for c in cells if c.kind == kind and c.method == method]
+            if own:
+                print(f"| {kind} | {title} | {_say_row(own, reference, targets)} |")
+
+
+def _say_row(own: Sequence[Cell], reference: Sequence[Cell], targets: Sequence[Mapping[str, float]]) -> str:
+    counts = {table: sum(c.table == table for c in own) for table in {c.table for c in own}}
+    columns = [
+        f"{len(counts)} × {min(counts.values())}" if len(counts) > 1 else str(len(own)),
+        *(f"{sum(values) / len(own):.{digits}f}" for values, digits in (
+            ([c.arms for c in own], 0), ([c.spent for c in own], 1), ([c.wall for c in own], 1)
+        )),
+    ]  # fmt: skip
+    for target in targets:
+        columns.append(f"{running_time(own, target):.1f}")
+        columns.append(_say(compare(own, reference, time_ratio(target))) if reference else "")
+    columns.append(f"{1000 * mean_distance(own):.1f}")
+    columns.append(_say(compare(own, reference, distance_difference), 1000, "+.1f") if reference else "")
+    return " | ".join(columns)
+
+
+def _say(estimate: Estimate, factor: float = 1, form: str = ".2f") -> str:
+    value, low, high = (format(factor * number, form) for number in (estimate.value, estimate.low, estimate.high))
+    return f"{value} ({low} to {high})"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,326 @@
+"""Arms that were recorded to full length: measurements on the way, at the end, and on held-out data.
+
+A search asks for any point of a space. What it gets is the nearest recorded arm, whole: its measurements with their
+noise, its length and its divergence. Near means near in a metric whose weights are fitted so that an arm's neighbour
+ends where it does; how well that succeeds is `RecordedArms.neighbour_error`.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any, assert_never
+
+import numpy as np
+from numpy.typing import NDArray
+
+from study_operator.spec.metrics import Direction
+from study_operator.spec.parse import parse_study
+from study_operator.spec.study import Arm, Categorical, LogUniform, Objective, Parameter, Uniform
+
+DATA = Path(__file__).resolve().parent.parent / "data"
+
+EXPLODES_AT = 3.0
+"""Times the untrained loss: what the trainer calls diverged."""
+
+WEIGHTS = (0.0, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0)
+"""What a coordinate's squared distance may count, next to the others'."""
+
+TOLERANCE = 1e-3
+"""Of the full length: a measurement that lies so little before what was asked for is the one."""
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """One recorded arm under one seed, to its full length or to where it diverged."""
+
+    arm: Arm
+    shares: Floats
+    """Of the full length, increasing: where it was measured."""
+    values: Floats
+    """The objective there, on the validation set."""
+    evaluated: float
+    """The same at full length on data that nothing is chosen by; NaN where the run diverged."""
+    length: float
+    """Of the whole run, in the table's own unit of compute."""
+    diverged_at: float | None = None
+    """Share of the full length at which it was found to have diverged; nothing was measured from there on."""
+
+    def measure(self, share: float) -> tuple[float, float] | None:
+        """Return where the first measurement at or after a share of the full length lies, and what it says.
+
+        None where the run has diverged by then.
+        """
+        at = int(np.searchsorted(self.shares, share - TOLERANCE))
+        return (float(self.shares[at]), float(self.values[at])) if at < len(self.shares) else None
+
+
+@dataclass(frozen=True, kw_only=True)
+class RecordedArms:
+    """One table: a task, its search space, and every run of it."""
+
+    name: str
+    kind: str
+    """Tables of one kind count as one in a summary."""
+    objective: Objective
+    parameters: tuple[Parameter, ...]
+    runs: tuple[Run, ...]
+
+    @cached_property
+    def mean_length(self) -> float:
+        """The mean length of a run that does not diverge: the unit in which compute is reported."""
+        return float(np.mean([run.length for run in self.runs if run.diverged_at is None]))
+
+    @cached_property
+    def best(self) -> int:
+        """The row that the validation set would choose among all of them."""
+        return max(range(len(self.runs)), key=lambda row: self._merits[row])
+
+    def distance(self, row: int) -> float:
+        """Return how far an arm is from the floor that choosing by the validation set leaves, on the other data.
+
+        Positive is worse than the arm that validation would choose of the whole table; it may be negative.
+        """
+        return self.objective.merit(self.runs[self.best].evaluated) - self.objective.merit(self.runs[row].evaluated)
+
+    def nearest(self, arm: Arm) -> int:
+        """Return the row of the recorded arm that stands for an arm."""
+        squares = (self._points - _coordinates(self.parameters, arm)) ** 2
+        return int(np.argmin(squares @ self._weights))
+
+    def neighbour_error(self) -> tuple[float, float]:
+        """Return how an arm and its nearest neighbour differ at full length.
+
+        Returns:
+            The median absolute difference, of the best tenth and their neighbours that did not diverge, and the rank
+            correlation over all of them.
+        """
+        neighbours = self._find_neighbours(self._weights)
+        better = np.flatnonzero(self._ranks >= 0.9)
+        differences = np.abs(self._merits[better] - self._merits[neighbours[better]])
+        correlation = np.corrcoef(self._ranks, self._ranks[neighbours])[0, 1]
+        return float(np.median(differences[np.isfinite(differences)])), float(correlation)
+
+    @cached_property
+    def _merits(self) -> Floats:
+        """At full length on the validation set; the higher, the better."""
+        return np.array([
+            -math.inf if run.diverged_at is not None else self.objective.merit(float(run.values[-1]))
+            for run in self.runs
+        ])  # fmt: skip
+
+    @cached_property
+    def _ranks(self) -> Floats:
+        """Of the merits, from 0 (worst) to 1; diverged runs share the lowest."""
+        distinct, inverse = np.unique(self._merits, return_inverse=True)
+        counts = np.bincount(inverse, minlength=len(distinct))
+        middle = np.cumsum(counts) - (counts + 1) / 2
+        return middle[inverse] / max(1, len(self.runs) - 1)
+
+    @cached_property
+    def _points(self) -> Floats:
+        return np.array([_coordinates(self.parameters, run.arm) for run in self.runs])
+
+    @cached_property
+    def _weights(self) -> Floats:
+        """Fit the weights by leaving each arm out: one after the other, until none can be changed for the better."""
+        weights = np.ones(len(self.parameters))
+        error = self._weights_error(weights)
+        is_better = True
+        while is_better:
+            is_better = False
+            for at in range(len(weights)):
+                for weight in WEIGHTS:
+                    tried = weights.copy()
+                    tried[at] = weight
+                    if tried.any() and (tried_error := self._weights_error(tried)) < error - 1e-9:
+                        weights, error, is_better = tried, tried_error, True
+        return weights
+
+    def _weights_error(self, weights: Floats) -> float:
+        return float(np.mean(np.abs(self._ranks - self._ranks[self._find_neighbours(weights)])))
+
+    def _find_neighbours(self, weights: Floats) -> NDArray[np.intp]:
+        """Return the nearest other row of each row."""
+        scaled = (self._points * np.sqrt(weights)).astype(np.float32)
+        lengths = (scaled**2).sum(axis=1)
+        distances = lengths[:, None] + lengths[None, :] - 2 * scaled @ scaled.T
+        np.fill_diagonal(distances, np.inf)
+        return np.argmin(distances, axis=1)
+
+
+def _coordinates(parameters: Sequence[Parameter], arm: Arm) -> Floats:
+    """Return an arm as a point of the unit cube; the values of a choice are equally far apart."""
+    point = []
+    for parameter in parameters:
+        value = arm[parameter.name]
+        match parameter.search_space:
+            case Uniform(min=lower, max=upper):
+                point.append((float(value) - lower) / (upper - lower))
+            case LogUniform(min=lower, max=upper):
+                point.append(math.log(float(value) / lower) / math.log(upper / lower))
+            case Categorical(values=values):
+                point.append(values.index(value) / max(1, len(values) - 1))
+            case _ as unknown:
+                assert_never(unknown)
+    return np.array(point)
+
+
+# The tables.
+
+
+def read_tables(names: Sequence[str] = ()) -> list[RecordedArms]:
+    """Return the tables of some names, or all that there are.
+
+    Raises:
+        SystemExit: where there is none of a name.
+    """
+    readers = _readers()
+    missing = [name for name in names if name not in readers]
+    if missing:
+        raise SystemExit(f"--tables must be some of {', '.join(readers)}, got {', '.join(missing)}")
+    return [read() for name, read in readers.items() if not names or name in names]
+
+
+def _readers() -> Mapping[str, Callable[[], RecordedArms]]:
+    readers: dict[str, Callable[[], RecordedArms]] = {"deberta": read_deberta}
+    for path in sorted((DATA / "taskset-imdb-arms").glob("*.jsonl.gz")):
+        name = path.name.removesuffix(".jsonl.gz").removeprefix("imdb_")
+        readers[name] = partial(read_taskset, name, path)
+    for path in sorted(DATA.glob("*/arms.parquet")):
+        readers[path.parent.name] = partial(read_trials, path.parent.name, path)
+    return readers
+
+
+def read_deberta() -> RecordedArms:
+    """Return the arms of DeBERTa-base on MNLI, chosen by the matched validation set and evaluated by the mismatched.
+
+    Compute is the samples that a run trains on. An accuracy stands every 1,000 steps, 1 to 16 % of a run.
+    """
+
+    def read(line: Mapping[str, Any]) -> Run:
+        steps = line["total_model_steps"]
+        curve = np.array(line["learning_curves"]["matched"], dtype=float)
+        return Run(
+            arm={
+                "learning_rate": line["learning_rate"],
+                "epochs": line["num_train_epochs"],
+                "train_batch_size": line["train_batch_size"],
+                "warmup_epochs": line["warmup_steps"] * line["num_train_epochs"] / steps,
+                "dropout": line["cls_drop_out"],
+            },
+            shares=curve[:, 0] / steps,
+            values=curve[:, 1],
+            evaluated=line["learning_curves"]["mismatched"][-1][1],
+            length=float(steps * line["train_batch_size"]),
+        )
+
+    return RecordedArms(
+        name="deberta",
+        kind="DeBERTa on MNLI",
+        objective=Objective(metric="accuracy", direction=Direction.MAXIMIZE),
+        parameters=(
+            Parameter(name="learning_rate", search_space=LogUniform(min=1e-6, max=1e-3)),
+            Parameter(name="epochs", search_space=Categorical(values=(1, 2, 3, 4), ordered=True)),
+            Parameter(name="train_batch_size", search_space=Uniform(min=16, max=64)),
+            Parameter(name="warmup_epochs", search_space=Uniform(min=0, max=0.6)),
+            Parameter(name="dropout", search_space=Uniform(min=0, max=0.3)),
+        ),
+        runs=tuple(map(read, _read_lines(DATA / "deberta-mnli-arms" / "arms.jsonl.gz"))),
+    )
+
+
+def read_taskset(name: str, path: Path) -> RecordedArms:
+    """Return one task's arms, chosen by validation loss and evaluated by test loss. All runs are equally long."""
+    lines = list(_read_lines(path))
+    untrained = float(np.median([line["valid"][0] for line in lines]))
+
+    def read(line: Mapping[str, Any]) -> Run:
+        arm = line["arm"]
+        values = np.array(line["valid"], dtype=float)
+        explodes = np.flatnonzero(~(values[1:] <= EXPLODES_AT * untrained))
+        end = 1 + int(explodes[0]) if len(explodes) else len(values)
+        last = len(values) - 1
+        return Run(
+            arm={
+                "learning_rate": arm["learning_rate"],
+                "one_minus_beta1": 1 - arm["beta1"],
+                "one_minus_beta2": 1 - arm["beta2"],
+                **{key: arm[key] for key in ("epsilon", "l1", "l2", "linear_decay", "exponential_decay")},
+            },
+            shares=np.arange(1, end) / last,
+            values=values[1:end],
+            evaluated=float(line["test"][-1]) if end > last else math.nan,
+            length=1.0,
+            diverged_at=end / last if end <= last else None,
+        )
+
+    bounds = {
+        "learning_rate": (1e-8, 10),
+        "one_minus_beta1": (1e-4, 1),
+        "one_minus_beta2": (1e-6, 1),
+        "epsilon": (1e-10, 1e3),
+        "l1": (1e-8, 10),
+        "l2": (1e-8, 10),
+        "linear_decay": (1e-7, 1e-4),
+        "exponential_decay": (1e-6, 1e-3),
+    }
+    return RecordedArms(
+        name=name,
+        kind="TaskSet on IMDb",
+        objective=Objective(metric="validation_loss", direction=Direction.MINIMIZE),
+        parameters=tuple(
+            Parameter(name=key, search_space=LogUniform(min=low, max=high)) for key, (low, high) in bounds.items()
+        ),
+        runs=tuple(map(read, lines)),
+    )
+
+
+def read_trials(name: str, path: Path) -> RecordedArms:
+    """Return arms that were recorded with the trainer: a row for each measurement of each run.
+
+    Beside the file lies ``study.yaml``, whose objective and search space count. Columns: ``arm`` and ``seed`` (whole
+    numbers; of an arm with several seeds the lowest counts), one for each parameter, ``percent`` of the full length,
+    ``seconds`` from the start of the run until this measurement, and ``validation_accuracy`` and ``test_accuracy``, or
+    ``validation_loss`` and ``test_loss``, as the objective asks. Where a run diverged its last row has none of them.
+
+    Compute is seconds.
+    """
+    import pyarrow.parquet
+    import yaml
+
+    study = parse_study(yaml.safe_load((path.parent / "study.yaml").read_text(encoding="utf-8")))
+    rows: dict[int, dict[int, list[Mapping[str, Any]]]] = {}
+    for row in pyarrow.parquet.read_table(path).to_pylist():
+        rows.setdefault(row["arm"], {}).setdefault(row["seed"], []).append(row)
+    metric = study.objective.metric.removeprefix("validation_")
+    runs = [_run_of(study.parameters, metric, seeds[min(seeds)]) for _, seeds in sorted(rows.items())]
+    return RecordedArms(name=name, kind=name, objective=study.objective, parameters=study.parameters, runs=tuple(runs))
+
+
+def _run_of(parameters: Sequence[Parameter], metric: str, rows: Sequence[Mapping[str, Any]]) -> Run:
+    rows = sorted(rows, key=lambda row: row["percent"])
+    measured = [row for row in rows if row[f"validation_{metric}"] is not None]
+    last = rows[-1]
+    has_diverged = len(measured) < len(rows)
+    return Run(
+        arm={parameter.name: last[parameter.name] for parameter in parameters},
+        shares=np.array([row["percent"] / 100 for row in measured]),
+        values=np.array([row[f"validation_{metric}"] for row in measured], dtype=float),
+        evaluated=math.nan if has_diverged else float(last[f"test_{metric}"]),
+        # Of one that diverged: as long as it would have been.
+        length=last["seconds"] * 100 / last["percent"],
+        diverged_at=last["percent"] / 100 if has_diverged else None,
+    )
+
+
+def _read_lines(path: Path) -> Iterator[Mapping[str, Any]]:
+    with gzip.open(path, "rt", encoding="utf-8") as lines:
+        yield from map(json.loads, lines)
