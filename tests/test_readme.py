@@ -352,7 +352,7 @@ def test_the_contract_page_names_the_files_of_a_rung():
 
     assert heads == {
         *(contract.CHECKPOINTS, contract.LATEST, contract.ADAPTER),
-        *(contract.PREDICTIONS, contract.MEASUREMENTS, contract.MEASUREMENT, contract.LOGS),
+        *(contract.PREDICTIONS, contract.TRAINING_LOSSES, contract.MEASUREMENTS, contract.MEASUREMENT, contract.LOGS),
     }
 
 

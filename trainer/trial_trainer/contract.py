@@ -49,6 +49,7 @@ ADAPTER = "adapter"
 CHECKPOINTS = "checkpoints"
 MEASUREMENTS = "measurements"
 PREDICTIONS = "predictions.jsonl"
+TRAINING_LOSSES = "training-losses.json"
 LOGS = "logs"
 # Keys under the dataset prefix and under the final evaluation's output prefix.
 SUMMARY = "summary.json"
@@ -139,6 +140,10 @@ class TrialConfig:
     trainer: TrainerSettings
     evaluate_at_steps: tuple[Count, ...] = ()
     """Steps at which the validation set is read on the way; each writes ``measurements/<step>.json``."""
+    train_samples: Positive | None = None
+    """Train on the first so many samples of the order that the seed decides (`dataset.subset`); None means all."""
+    balanced: bool = False
+    """Of ``train_samples``: take from all attributes in turn."""
     resume_from: str | None = None
     """URI of an earlier rung's output prefix. A newer whole checkpoint under ``output`` wins over it."""
     progress: str | None = None

@@ -41,7 +41,7 @@ def save(store, step, attempt="aaaa", seed=0, identity=IDENTITY):
         step=step,
         samples_seen=8 * step,
         untrained=UntrainedLoss(mean=2.5, deviation=0.5),
-        recent_losses=(2.5, 0.1),
+        losses=(2.5, 0.1),
         row_tokens=(1536,),
     )
     return save_checkpoint(store, attempt=attempt, state=state, parameters=parameters, optimizer=optimizer)
@@ -60,7 +60,7 @@ def test_what_was_saved_is_restored_to_the_bit(store):
     found = find_checkpoint(store, IDENTITY)
     restore(found, parameters, optimizer)
 
-    assert (found.state.step, found.state.samples_seen, found.state.recent_losses) == (20, 160, (2.5, 0.1))
+    assert (found.state.step, found.state.samples_seen, found.state.losses) == (20, 160, (2.5, 0.1))
     for name, parameter in parameters.items():
         assert torch.equal(parameter, expected[name])
         for field, value in expected_optimizer.state[expected[name]].items():

@@ -150,7 +150,7 @@ def test_steps_have_the_same_losses_however_they_are_accumulated(tmp_path, row_t
     for _ in range(4):
         run.train_step()
 
-    assert run.recent_losses == pytest.approx(reference.recent_losses, rel=1e-5)
+    assert run.losses == pytest.approx(reference.losses, rel=1e-5)
     assert run.samples_seen == 4 * BATCH
 
 
@@ -161,7 +161,7 @@ def test_the_loss_of_a_step_is_the_mean_over_its_samples(loaded, step):
 
     run.train_step()
 
-    assert run.recent_losses == pytest.approx([summed / BATCH], rel=1e-5)
+    assert run.losses == pytest.approx([summed / BATCH], rel=1e-5)
 
 
 def test_training_lowers_the_loss_and_moves_no_base_weight(tmp_path):
@@ -172,7 +172,7 @@ def test_training_lowers_the_loss_and_moves_no_base_weight(tmp_path):
     for _ in range(8):
         run.train_step()
 
-    assert run.recent_losses[-1] < 0.9 * run.recent_losses[0]
+    assert run.losses[-1] < 0.9 * run.losses[0]
     assert all(torch.equal(p, base[name]) for name, p in loaded.module.named_parameters() if name in base)
 
 
@@ -186,7 +186,7 @@ def test_a_step_uses_the_same_dropout_masks_whatever_was_evaluated_before_it(tmp
                 run.loaded.logits(build_row(groups_of(PAGES), run.loaded.device))
             torch.rand(5)
         run.train_step()
-        return run.recent_losses[-1]
+        return run.losses[-1]
 
     assert second_loss(evaluate=True) == second_loss(evaluate=False)
 
@@ -339,7 +339,7 @@ def test_rows_that_do_not_fit_are_halved_and_change_neither_loss_nor_gradient(tm
 
     assert max(seen) > room
     assert found.row_tokens <= room < expected.row_tokens
-    assert found.recent_losses == pytest.approx(expected.recent_losses, rel=1e-5)
+    assert found.losses == pytest.approx(expected.losses, rel=1e-5)
     assert found.tokens_trained >= expected.tokens_trained
     for name, parameter in found.parameters.items():
         assert torch.allclose(parameter, expected.parameters[name], atol=1e-5), name
@@ -359,7 +359,7 @@ if sys.argv[2] == "little":
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
 run.train_step()
 run.train_step()
-print(run.row_tokens, *run.recent_losses)
+print(run.row_tokens, *run.losses)
 """
 
 
@@ -426,7 +426,7 @@ def test_dropout_masks_do_not_depend_on_rows(tmp_path, name, row_tokens):
         run = a_run(loaded, row_tokens=row_tokens)
         run.train_step()
         run.train_step()
-        return run.recent_losses
+        return run.losses
 
     whole = two_losses(10**6, "whole")
 

@@ -40,6 +40,7 @@ class Identity:
     dataset: str
     """The dataset's fingerprint."""
     ranks: int
+    train_samples: int | None = None
     digest: str = ""
     """The configuration's. Empty where a person started the run, and in checkpoints of earlier versions: then the
     other fields tell."""
@@ -70,8 +71,8 @@ class RunState:
     step: int
     samples_seen: int
     untrained: UntrainedLoss | None
-    recent_losses: tuple[float, ...]
-    """Up to ten, the newest last."""
+    losses: tuple[float, ...]
+    """Of every step since the first, in nats per token."""
     row_tokens: tuple[int, ...]
     """Tokens of a row that fit into memory, by rank."""
 

@@ -15,6 +15,7 @@ the same however the step's pages are spread over rows and ranks. Nothing in a s
 
 from __future__ import annotations
 
+import json
 import logging
 import math
 import os
@@ -47,6 +48,7 @@ from trial_trainer.contract import (
     MEASUREMENT,
     MEASUREMENTS,
     PREDICTIONS,
+    TRAINING_LOSSES,
     ExitCode,
     Metric,
     Progress,
@@ -63,6 +65,7 @@ from trial_trainer.dataset.store import (
     read_index,
     read_split,
 )
+from trial_trainer.dataset.subset import take_samples
 from trial_trainer.errors import ArmError, Diverged, StudyError
 from trial_trainer.evaluation.measure import Prediction, measure
 from trial_trainer.evaluation.predict import predict
@@ -211,7 +214,8 @@ class _Run:
     row_tokens: int
     """Tokens of a row; halved where one does not fit into memory."""
     untrained: UntrainedLoss | None = None
-    recent_losses: tuple[float, ...] = ()
+    losses: list[float] = field(default_factory=list)
+    """Of every step since the first, in nats per token."""
     tokens_trained: int = 0
     checkpoint: str = ""
     saved_at: float = field(default_factory=time.monotonic)
@@ -346,12 +350,13 @@ class _Run:
     def _refuse_divergence(self, loss: float) -> None:
         if self.untrained is None:
             raise RuntimeError("the untrained loss must be measured before the first step")
-        self.recent_losses = (*self.recent_losses, loss)[-LOSS_WINDOW_STEPS:]
+        self.losses.append(loss)
         if not math.isfinite(loss):
             raise Diverged(f"the loss of step {self.step + 1} is {loss}")
-        mean = sum(self.recent_losses) / len(self.recent_losses)
+        recent = self.losses[-LOSS_WINDOW_STEPS:]
+        mean = sum(recent) / len(recent)
         limit = exploded_loss(self.untrained, self.batch_size)
-        if len(self.recent_losses) == LOSS_WINDOW_STEPS and mean > limit:
+        if len(recent) == LOSS_WINDOW_STEPS and mean > limit:
             raise Diverged(
                 f"the mean loss of steps {self.step - LOSS_WINDOW_STEPS + 2} to {self.step + 1} is {mean:.3f}, "
                 f"over {limit:.3f}; untrained it was {self.untrained.mean:.3f}"
@@ -399,7 +404,7 @@ class _Run:
                     step=self.step,
                     samples_seen=self.samples_seen,
                     untrained=self.untrained,
-                    recent_losses=self.recent_losses,
+                    losses=tuple(self.losses),
                     row_tokens=row_tokens,
                 )
                 self.checkpoint = save_checkpoint(
@@ -435,6 +440,7 @@ class _Run:
                 self._write_adapter()
                 lines = "".join(to_json(prediction) + "\n" for prediction in predictions)
                 self.store.write(PREDICTIONS, lines.encode())
+                self.store.write(TRAINING_LOSSES, json.dumps(self.losses).encode())
         measurement = self._measurement(metrics)
         self.tell_progress(force=True)
         if not write_once(self.store, key, measurement):
@@ -493,7 +499,7 @@ class _Run:
         self.told_at = now
         done = self.step - self.started_at_step
         eta = (now - self.started_at) / done * (self.config.stop_step - self.step) if done else None
-        losses = self.recent_losses
+        losses = self.losses[-LOSS_WINDOW_STEPS:]
         progress = Progress(
             step=self.step,
             stop_step=self.config.stop_step,
@@ -529,6 +535,8 @@ def _prepare_run(config: TrialConfig, store: ArtifactStore) -> _Run:
     # Data, and what of the arm can be refused before a model is loaded.
     dataset = open_store(config.dataset)
     pages = read_split(dataset, TRAIN)
+    if config.train_samples is not None:
+        pages = take_samples(pages, config.train_samples, seed=config.seed, balanced=config.balanced)
     batch_size = int(config.arm.get("batch_size", 16))
     _refuse_impossible(config, pages, batch_size)
     fingerprint = confirm_fingerprint(dataset, config.dataset_fingerprint, "TrialConfig.dataset")
@@ -540,6 +548,7 @@ def _prepare_run(config: TrialConfig, store: ArtifactStore) -> _Run:
         total_steps=config.total_steps,
         dataset=fingerprint,
         ranks=accelerator.num_processes,
+        train_samples=config.train_samples,
         digest=config.digest,
     )
     checkpoint = _newest_checkpoint(config, store, identity)
@@ -579,7 +588,7 @@ def _prepare_run(config: TrialConfig, store: ArtifactStore) -> _Run:
         restore(checkpoint, parameters, optimizer)
         run.step, run.started_at_step = checkpoint.state.step, checkpoint.state.step
         run.samples_seen = checkpoint.state.samples_seen
-        run.untrained, run.recent_losses = checkpoint.state.untrained, checkpoint.state.recent_losses
+        run.untrained, run.losses = checkpoint.state.untrained, list(checkpoint.state.losses)
         # A rank whose rows were halved goes on with them: other rows round differently.
         run.row_tokens = checkpoint.state.row_tokens[accelerator.process_index]
         log.info("goes on from %s", checkpoint.key)
