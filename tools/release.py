@@ -10,6 +10,7 @@ What is committed is released, stamped with the version; what lies around in the
     finetune-study-operator-0.2.0.tgz               the chart, with Artifact Hub's annotations, for `helm push`
     kubectl-finetune-0.2.0.tar.gz, finetune.yaml    the kubectl plugin, and its manifest for krew
     finetune-study-{operator,trainer}-0.2.0.tar     the images as OCI or Docker archives, where a tool is named
+    notes.md                                        what has changed, from the changelog
     SHA256SUMS                                      of all of them
 
 Exit codes: 0 made; 1 something is wrong, said in one sentence.
@@ -102,6 +103,7 @@ def release(out: Path, arguments: argparse.Namespace) -> None:
         build_wheel(tree, out, arguments.uv)
         build_chart(tree, out, version, arguments.helm, arguments.registry)
         build_plugin(tree, out, version, arguments.downloads)
+        (out / "notes.md").write_text(read_section((tree / "CHANGELOG.md").read_text(), version))
         if arguments.images:
             build_images(tree, out, version, arguments.images, arguments.image_arguments)
     write_sums(out)
@@ -187,16 +189,21 @@ def annotate(tree: Path, version: str, registry: str) -> dict[str, str]:
     return texts | {"artifacthub.io/prerelease": json.dumps("-" in version)}
 
 
-def read_changes(changelog: str, version: str) -> list[dict[str, str]]:
-    """Return the changes of a version, or those of [Unreleased] where it has no section yet.
-
-    Raises:
-        ReleaseError: there is neither, or a section is empty.
-    """
+def read_section(changelog: str, version: str) -> str:
+    """Return what the changelog says of a version, or under [Unreleased] where it has no section yet."""
     sections = {
         match[1]: match[2] for match in re.finditer(r"(?ms)^## \[([^\]]+)\][^\n]*\n(.*?)(?=^## |\Z)", changelog)
     }
-    text = sections.get(version, sections.get("Unreleased", ""))
+    return sections.get(version, sections.get("Unreleased", "")).strip() + "\n"
+
+
+def read_changes(changelog: str, version: str) -> list[dict[str, str]]:
+    """Return the changes of a version as Artifact Hub lists them.
+
+    Raises:
+        ReleaseError: the changelog has no section of it, or an empty one.
+    """
+    text = read_section(changelog, version)
     changes = []
     for heading, items in re.findall(r"(?ms)^### (\w+)\n(.*?)(?=^### |\Z)", text):
         kind = "security" if heading == "Security" else KINDS.get(heading)

@@ -149,6 +149,13 @@ def test_the_chart_tells_artifact_hub_of_crds_examples_images_and_changes(releas
     assert annotations["prerelease"] is True
 
 
+def test_the_notes_are_what_the_changelog_says_of_this_version_alone(release: Path) -> None:
+    changelog, notes = (REPOSITORY / "CHANGELOG.md").read_text(), (release / "notes.md").read_text()
+
+    assert notes.strip() in changelog and "### Added" in notes
+    assert "## [" not in notes and len(notes) < len(changelog)
+
+
 def test_krew_finds_the_plugin_that_is_in_the_archive(release: Path) -> None:
     plugin = yaml.safe_load((release / "finetune.yaml").read_text())
     assert (plugin["metadata"]["name"], plugin["spec"]["version"]) == ("finetune", f"v{VERSION}")
