@@ -110,7 +110,7 @@ def measure(predictions: Sequence[Prediction]) -> dict[str, Metric]:
 
 def all_asked(predictions: Sequence[Prediction]) -> Metric:
     """Mean over the attributes of the share of their values that were answered right."""
-    return _measure_share(_tabulate(_with_value(predictions), _is_right))
+    return _measure_share(_tabulate(_with_value(predictions), is_right))
 
 
 def hand_labelled(predictions: Sequence[Prediction]) -> Metric:
@@ -150,7 +150,7 @@ def gibberish_rate(predictions: Sequence[Prediction]) -> Metric:
     """Share of answers that are invalid, or wrong and little else than one thing again and again."""
 
     def is_gibberish(p: Prediction) -> bool:
-        return _is_invalid(p) or (_repeats_itself(p.answer) and not _is_right(p))
+        return _is_invalid(p) or (_repeats_itself(p.answer) and not is_right(p))
 
     return _measure_share(_tabulate(predictions, is_gibberish, by_attribute=False))
 
@@ -177,10 +177,10 @@ def paired_gain(a: Sequence[Prediction], b: Sequence[Prediction], *, measure: Me
     pairs = [(one, other) for one, other in _pair(a, b) if one.gold and (measure == "all_asked" or one.origin == HAND)]
     if not pairs:
         return None
-    is_right = {id(one): (_is_right(one), _is_right(other)) for one, other in pairs}
+    rightness = {id(one): (is_right(one), is_right(other)) for one, other in pairs}
     asked = [one for one, _ in pairs]
-    gained = _tabulate(asked, lambda p: float(is_right[id(p)] == (True, False)))
-    lost = _tabulate(asked, lambda p: float(is_right[id(p)] == (False, True)))
+    gained = _tabulate(asked, lambda p: float(rightness[id(p)] == (True, False)))
+    lost = _tabulate(asked, lambda p: float(rightness[id(p)] == (False, True)))
     gain = intervals.estimate_gain(gained.total, lost.total, gained.count)
     return Interval(difference=gain.value, low=gain.low, high=gain.high, n=len(pairs), sites=gained.sites)
 
@@ -192,7 +192,8 @@ def _with_value(predictions: Sequence[Prediction]) -> list[Prediction]:
     return [p for p in predictions if p.gold]
 
 
-def _is_right(p: Prediction) -> bool:
+def is_right(p: Prediction) -> bool:
+    """Say whether an answer ended by itself and means one of the accepted values."""
     # What was cut off at the limit is not known, so it can't be right.
     return p.finished and answers.is_correct(p.attribute, p.answer, p.gold)
 
@@ -203,7 +204,7 @@ def _is_invalid(p: Prediction, *, may_be_silent: bool = False) -> bool:
     if not p.answer.strip():
         return not may_be_silent
     # A free-form answer may be right without a letter in it: "+".
-    return not (answers.is_valid(p.attribute, p.answer) or answers.is_absent(p.answer) or _is_right(p))
+    return not (answers.is_valid(p.attribute, p.answer) or answers.is_absent(p.answer) or is_right(p))
 
 
 _REPETITION = re.compile(r"(.{1,30}?)\1{3,}", re.DOTALL)

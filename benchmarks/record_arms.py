@@ -1,0 +1,426 @@
+"""Record real LoRA arms: train each to its full length, and keep what every reading on the way would have said.
+
+    python benchmarks/record_arms.py bookings --runs 72 --minutes 120
+    python benchmarks/record_arms.py pages --runs 24 --minutes 120
+    python benchmarks/record_arms.py data-curve --minutes 120
+    python benchmarks/record_arms.py bookings --collect
+
+Arm after arm is trained by the trainer itself, one core each, and read at `PERCENTS` of its length: every question of
+the validation and of the test set, with the answer's rightness and loss. What is done is never done again: a call goes
+on where the last one ended, on this machine from `runs/recorded`, on another one from the tables in `benchmarks/data`,
+to which `--collect` adds the new arms. `benchmarks/data/lora-arms/README.md` says what the tables hold. The data curve
+is one arm on growing parts of the training set, which is read at its end alone.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gzip
+import hashlib
+import json
+import multiprocessing
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+# Before any library looks for a hub.
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from scipy.stats import qmc
+
+from trial_trainer import contract
+from trial_trainer.artifacts import open_store
+from trial_trainer.contract import (
+    BaseModel,
+    LabelSource,
+    MissingLabel,
+    ParameterValue,
+    PrepareConfig,
+    RungMeasurement,
+    Split,
+    SplitBy,
+    TrainerSettings,
+    TrialConfig,
+    count_total_steps,
+    from_json,
+)
+from trial_trainer.errors import ArmError, Diverged
+
+ROOT = Path(__file__).resolve().parent.parent
+MODEL = BaseModel(uri=str(ROOT / ".cache" / "smollm2-135m-instruct"))
+RAW = ROOT / "runs" / "recorded"
+DATA = ROOT / "benchmarks" / "data"
+TABLES = DATA / "lora-arms"
+PERCENTS = (2, 5, 10, 15, 20, 25, 35, 50, 70, 100)
+SEEDED_ARMS, SEEDS, MOST_ARMS = 6, 3, 256
+"""The first arms are trained of three seeds."""
+CURVE_SIZES, CURVE_SEEDS = (200, 400, 800, 1600, 3200, 6400), 3
+CURVE_ARM: Mapping[str, ParameterValue] = {
+    "learning_rate": 1e-3,
+    "lora_rank": 16,
+    "lora_alpha": 32,
+    "lora_dropout": 0.0,
+    "batch_size": 8,
+}
+LEAST_VALUES, TEST_MESSAGES = 2, 240
+"""Of the bookings: how many values a message says at least, and how many messages of the test set are asked about."""
+
+LEARNING_RATES = (1e-5, 1e-2)
+RANKS = (4, 8, 16, 32, 64)
+ALPHAS = (8, 16, 32, 64, 128)
+LARGEST_DROPOUT = 0.2
+LARGEST_WARMUP_PERCENT = 20
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """One arm under one seed."""
+
+    arm: int
+    seed: int
+    parameters: Mapping[str, ParameterValue]
+    train_samples: int | None = None
+    """None: all."""
+
+    @property
+    def name(self) -> str:
+        """The folder's."""
+        of = "" if self.train_samples is None else f"-samples-{self.train_samples}"
+        return f"arm-{self.arm:03d}{of}-seed-{self.seed}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recording:
+    """One set of runs: the data, and what is the same for all of them."""
+
+    name: str
+    prepare: PrepareConfig
+    trainer: TrainerSettings
+    runs: tuple[Run, ...]
+    """In the order in which they are recorded."""
+    percents: tuple[int, ...] = PERCENTS
+
+    @property
+    def dataset(self) -> str:
+        """Where the dataset lies."""
+        return self.prepare.dataset
+
+
+def record_bookings() -> Recording:
+    """Five values of messages of people who book a table; what a message does not say is "none"."""
+    trainer = TrainerSettings(epochs=3, max_length_tokens=256)
+    return Recording(
+        name="bookings",
+        prepare=replace(_prepare_bookings("bookings", trainer), split=_split_pages(50), max_pages=120),
+        trainer=trainer,
+        runs=_draw_runs(batch_sizes=(4, 8, 16)),
+    )
+
+
+def record_data_curve() -> Recording:
+    """One arm on growing parts of the bookings: the largest parts come last, and seed by seed."""
+    trainer = TrainerSettings(epochs=1, max_length_tokens=256)
+    arm = Run(arm=0, seed=0, parameters=CURVE_ARM)
+    return Recording(
+        name="data-curve",
+        prepare=replace(_prepare_bookings("data-curve", trainer), split=_split_pages(5), max_pages=None),
+        trainer=trainer,
+        runs=tuple(replace(arm, train_samples=size, seed=seed) for size in CURVE_SIZES for seed in range(CURVE_SEEDS)),
+        percents=(100,),
+    )
+
+
+def record_pages() -> Recording:
+    """Seven attributes of product pages, labelled by their markup for training and by hand for the test set."""
+    data = ROOT / "manifests" / "samples" / "data"
+    trainer = TrainerSettings(epochs=3, max_length_tokens=512)
+    return Recording(
+        name="pages",
+        prepare=PrepareConfig(
+            study="pages",
+            source=str(data / "wcxb-product-pages" / "pages.jsonl.gz"),
+            test_source=str(data / "zyte-product-pages" / "pages.jsonl.gz"),
+            attributes=("name", "price", "currency", "brand", "sku", "availability", "rating"),
+            labels_from=LabelSource.MARKUP,
+            split=Split(validation_percent=35, test_percent=0),
+            seed=0,
+            base_model=MODEL,
+            max_length_tokens=trainer.max_length_tokens,
+            dataset=str(RAW / "pages" / "dataset"),
+        ),
+        trainer=trainer,
+        runs=_draw_runs(batch_sizes=(8, 16)),
+    )
+
+
+RECORDINGS = {"bookings": record_bookings, "pages": record_pages, "data-curve": record_data_curve}
+
+
+def _prepare_bookings(name: str, trainer: TrainerSettings) -> PrepareConfig:
+    return PrepareConfig(
+        study=name,
+        source=str(RAW / "bookings-source" / "train.jsonl"),
+        test_source=str(RAW / "bookings-source" / "test.jsonl"),
+        attributes=("people", "date", "time", "first_name", "last_name"),
+        labels_from=LabelSource.GIVEN,
+        missing_labels=MissingLabel.ABSENT,
+        split=_split_pages(0),
+        seed=0,
+        base_model=MODEL,
+        max_length_tokens=trainer.max_length_tokens,
+        dataset=str(RAW / name / "dataset"),
+    )
+
+
+def _split_pages(validation_percent: int) -> Split:
+    return Split(by=SplitBy.PAGE, validation_percent=validation_percent, test_percent=0)
+
+
+def write_bookings() -> None:
+    """Write the messages that say at least `LEAST_VALUES` values; of the test set, the first by their digests."""
+    (RAW / "bookings-source").mkdir(parents=True, exist_ok=True)
+    for part, most in (("train", None), ("test", TEST_MESSAGES)):
+        lines = gzip.decompress((DATA / "restaurant8k" / f"{part}.jsonl.gz").read_bytes()).splitlines()
+        rows = {row["id"]: row for row in map(json.loads, lines) if len(row["labels"]) >= LEAST_VALUES}
+        chosen = sorted(rows, key=lambda name: hashlib.sha256(name.encode()).hexdigest())[:most]
+        text = "".join(json.dumps(rows[name]) + "\n" for name in sorted(chosen))
+        (RAW / "bookings-source" / f"{part}.jsonl").write_text(text)
+
+
+def _draw_runs(batch_sizes: Sequence[int]) -> tuple[Run, ...]:
+    """Draw the runs in the order in which they are recorded: a Sobol sequence, whose first arms never change.
+
+    The further seeds of the first arms come after a dozen arms, so that a short recording has some of both.
+    """
+    points = qmc.Sobol(d=6, seed=0).random(MOST_ARMS)
+    runs = [Run(arm=arm, seed=0, parameters=_build_arm(batch_sizes, point)) for arm, point in enumerate(points)]
+    again = [replace(run, seed=seed) for run in runs[:SEEDED_ARMS] for seed in range(1, SEEDS)]
+    return (*runs[: 2 * SEEDED_ARMS], *again, *runs[2 * SEEDED_ARMS :])
+
+
+def _build_arm(batch_sizes: Sequence[int], point: Sequence[float]) -> dict[str, ParameterValue]:
+    low, high = LEARNING_RATES
+
+    def choose(values: Sequence[int], place: float) -> int:
+        return values[int(place * len(values))]
+
+    return {
+        "learning_rate": float(f"{low * (high / low) ** point[0]:.4g}"),
+        "lora_rank": choose(RANKS, point[1]),
+        "lora_alpha": choose(ALPHAS, point[2]),
+        "lora_dropout": round(LARGEST_DROPOUT * float(point[3]), 4),
+        "batch_size": choose(batch_sizes, point[4]),
+        "warmup_percent": round(LARGEST_WARMUP_PERCENT * float(point[5])),
+    }
+
+
+# --- One run ----------------------------------------------------------------------------------------------------------
+
+
+def record(recording: Recording, run: Run) -> None:
+    """Train a run from reading to reading, each a rung of the trainer's own, and write `done.json` last."""
+    from trial_trainer.stop import StopRequest
+    from trial_trainer.training.train import train
+
+    directory = RAW / recording.name / run.name
+    summary = contract.from_json(contract.DatasetSummary, Path(recording.dataset, contract.SUMMARY).read_bytes())
+    samples = run.train_samples or summary.splits["train"].samples
+    total = count_total_steps(samples, int(run.parameters["batch_size"]), recording.trainer.epochs)
+    begun, fate = time.perf_counter(), "trained"
+    for place, percent in enumerate(recording.percents):
+        config = TrialConfig(
+            study=recording.name,
+            trial=run.name,
+            rung=place,
+            seed=run.seed,
+            arm=run.parameters,
+            base_model=MODEL,
+            dataset=recording.dataset,
+            output=str(directory / str(percent)),
+            total_steps=total,
+            stop_step=max(1, round(total * percent / 100)),
+            trainer=recording.trainer,
+            train_samples=run.train_samples,
+            resume_from=str(directory / str(recording.percents[place - 1])) if place else None,
+        )
+        try:
+            train(config, StopRequest())
+        except (Diverged, ArmError) as error:
+            fate = f"{type(error).__name__} before {percent} %: {error}"
+            break
+        _read_test_set(recording, config)
+        # The next reading goes on from this one's checkpoint; nobody needs its adapter.
+        shutil.rmtree(directory / str(percent) / contract.ADAPTER, ignore_errors=True)
+        if place:
+            shutil.rmtree(directory / str(recording.percents[place - 1]) / contract.CHECKPOINTS, ignore_errors=True)
+    done = {"fate": fate, "total_steps": total, "seconds": time.perf_counter() - begun}
+    for checkpoints in directory.glob(f"*/{contract.CHECKPOINTS}"):
+        shutil.rmtree(checkpoints)
+    (directory / "done.json").write_text(json.dumps(done))
+
+
+def _read_test_set(recording: Recording, config: TrialConfig) -> None:
+    from trial_trainer.dataset.store import TEST, read_index, read_split
+    from trial_trainer.evaluation.predict import predict
+    from trial_trainer.model.load import choose_device, load_adapter, load_base
+
+    output = open_store(config.output)
+    if output.read("test.jsonl") is not None:
+        return
+    store = open_store(recording.dataset)
+    test, index = read_split(store, TEST), read_index(store)
+    page = max(test, key=lambda page: len(page.questions))
+    loaded = load_base(MODEL, recording.trainer, choose_device(), page)
+    with tempfile.TemporaryDirectory() as directory:
+        loaded = load_adapter(loaded, f"{config.output}/{contract.ADAPTER}", Path(directory))
+        predictions = predict(loaded, test, index, MODEL)
+    output.write("test.jsonl", "".join(contract.to_json(p) + "\n" for p in predictions).encode())
+
+
+# --- Many runs --------------------------------------------------------------------------------------------------------
+
+
+def record_all(recording: Recording, runs: Sequence[Run], *, minutes: float, workers: int) -> None:
+    """Record what is not yet there, each worker on a core of its own, and begin none after the time is up."""
+    if not Path(recording.dataset, contract.SUMMARY).exists():
+        from trial_trainer.dataset.prepare import prepare
+
+        write_bookings()
+        prepare(recording.prepare)
+    known = {_key(row) for row in _read_table(recording, "arms")}
+    missing = [r for r in runs if _key(vars(r)) not in known and not _done(recording, r).exists()]
+    print(f"{recording.name}: {len(runs) - len(missing)} of {len(runs)} runs are recorded", flush=True)
+    end = time.monotonic() + 60 * minutes
+    with multiprocessing.get_context("spawn").Pool(workers, initializer=_use_one_core, maxtasksperchild=1) as pool:
+        tasks = [(recording.name, run, end) for run in missing]
+        for line in pool.imap_unordered(_record_one, tasks, chunksize=1):
+            print(line, flush=True)
+
+
+def _use_one_core() -> None:
+    import torch
+
+    torch.set_num_threads(1)
+
+
+def _record_one(task: tuple[str, Run, float]) -> str:
+    name, run, end = task
+    if time.monotonic() > end:
+        return f"{run.name}: not begun"
+    begun = time.monotonic()
+    recording = RECORDINGS[name]()
+    record(recording, run)
+    return f"{run.name}: {json.loads(_done(recording, run).read_text())['fate']}, {time.monotonic() - begun:.0f} s"
+
+
+def _done(recording: Recording, run: Run) -> Path:
+    return RAW / recording.name / run.name / "done.json"
+
+
+# --- The tables -------------------------------------------------------------------------------------------------------
+
+
+def collect(recording: Recording, runs: Sequence[Run]) -> None:
+    """Add the runs that are done to the tables in the repository; what the tables hold already stays."""
+    from trial_trainer.evaluation.measure import Prediction, is_right
+
+    tables: dict[str, list[dict[str, Any]]] = {
+        name: _read_table(recording, name) for name in ("arms", "readings", "answers", "losses")
+    }
+    known = {_key(row) for row in tables["arms"]}
+    for run in runs:
+        if _key(vars(run)) in known or not _done(recording, run).exists():
+            continue
+        key = {"arm": run.arm, "seed": run.seed, "train_samples": run.train_samples}
+        done = json.loads(_done(recording, run).read_text())
+        tables["arms"].append(key | run.parameters | {"total_steps": done["total_steps"], "fate": done["fate"]})
+        losses: list[float] = []
+        for percent in recording.percents:
+            output = RAW / recording.name / run.name / str(percent)
+            if not (output / "test.jsonl").exists():
+                break
+            measured = from_json(RungMeasurement, (output / contract.MEASUREMENT).read_bytes())
+            tables["readings"].append(
+                key
+                | {"percent": percent, "step": measured.step, "tokens_per_second": measured.tokens_per_second}
+                | {f"{phase}_seconds": seconds for phase, seconds in measured.seconds.items()}
+                | {name: metric.value for name, metric in measured.metrics.items() if "/" not in name}
+            )
+            for split, file in (("validation", contract.PREDICTIONS), ("test", "test.jsonl")):
+                for line in (output / file).read_text().splitlines():
+                    answer = from_json(Prediction, line)
+                    tables["answers"].append(
+                        key
+                        | {
+                            "percent": percent,
+                            "split": split,
+                            "page": answer.page,
+                            "site": answer.site,
+                            "attribute": answer.attribute,
+                            "has_value": bool(answer.gold),
+                            "is_right": is_right(answer),
+                            "finished": answer.finished,
+                            "loss": answer.loss,
+                        }
+                    )
+            losses = json.loads((output / contract.TRAINING_LOSSES).read_text())
+        tables["losses"] += [key | {"step": step, "loss": loss} for step, loss in enumerate(losses, start=1)]
+    TABLES.mkdir(parents=True, exist_ok=True)
+    for name, rows in tables.items():
+        pq.write_table(_pack(rows), _path(recording, name), compression="zstd", compression_level=19)
+        print(f"{_path(recording, name).name}: {len(rows)} rows, {_path(recording, name).stat().st_size / 1e6:.2f} MB")
+
+
+def _key(row: Mapping[str, Any]) -> tuple[Any, ...]:
+    return row["arm"], row["seed"], row["train_samples"]
+
+
+def _pack(rows: list[dict[str, Any]]) -> pa.Table:
+    """Words become dictionaries, and losses single floats: what is measured has no more digits."""
+    table = pa.Table.from_pylist(rows)
+    for place, field in enumerate(table.schema):
+        column = table.column(place)
+        if pa.types.is_string(field.type):
+            column = column.combine_chunks().dictionary_encode()
+        elif field.name == "loss":
+            column = column.cast(pa.float32())
+        table = table.set_column(place, field.name, column)
+    return table
+
+
+def _path(recording: Recording, table: str) -> Path:
+    return TABLES / f"{recording.name}-{table}.parquet"
+
+
+def _read_table(recording: Recording, table: str) -> list[dict[str, Any]]:
+    path = _path(recording, table)
+    rows: list[dict[str, Any]] = pq.read_table(path).to_pylist() if path.exists() else []
+    return rows
+
+
+def main() -> None:
+    """Record, or collect what was recorded."""
+    parser = argparse.ArgumentParser(description="Record real LoRA arms.")
+    parser.add_argument("recording", choices=list(RECORDINGS))
+    parser.add_argument("--runs", type=int, help="the first so many; all without it")
+    parser.add_argument("--minutes", type=float, default=60, help="begin no run after so many")
+    parser.add_argument("--workers", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument("--collect", action="store_true", help="only write the tables")
+    given = parser.parse_args()
+    recording = RECORDINGS[given.recording]()
+    runs = recording.runs[: given.runs]
+    if not given.collect:
+        record_all(recording, runs, minutes=given.minutes, workers=given.workers)
+    collect(recording, runs)
+
+
+if __name__ == "__main__":
+    main()
