@@ -34,7 +34,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trial_trainer.contract import LEAST_SITES
-from trial_trainer.evaluation.intervals import estimate_gain, estimate_share
+from trial_trainer.intervals import estimate_gain, estimate_share
 
 SITES = (2, 3, 4, 5, 6, 8, 10, 15, 20, 30, 50)
 SIZES = ("equal", "uneven", "giant", "easy sites are larger")

@@ -17,7 +17,7 @@ from builders.ledgers import a_measurement, a_study, a_trial
 from study_operator.ledger.ranking import draw
 from study_operator.ledger.trial import Continuation, Trial, TrialState
 from study_operator.spec.study import Promotion, Study
-from trial_trainer.evaluation.intervals import estimate_share
+from trial_trainer.intervals import estimate_share
 
 EARLY = 0.1
 """How much worse every arm is at the first measurement."""

@@ -20,9 +20,9 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from trial_trainer import intervals
 from trial_trainer.contract import Interval, Metric
 from trial_trainer.dataset.store import HAND, Page, Question
-from trial_trainer.evaluation import intervals
 from trial_trainer.pages import answers
 
 ACCURACY = "accuracy"

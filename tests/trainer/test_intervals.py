@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from trial_trainer.contract import LEAST_SITES
-from trial_trainer.evaluation.intervals import estimate_gain, estimate_mean, estimate_share
+from trial_trainer.intervals import estimate_gain, estimate_mean, estimate_share
 
 
 def column(*values: float) -> np.ndarray:
