@@ -65,7 +65,23 @@ spec:
     testSource: test.jsonl
     maxPages: 100
     attributes: [name, price]
-    labels: {from: Markup, missing: Unknown}
+    labels:
+      from: Teacher
+      missing: Absent
+      teacher:
+        endpoint: https://llm.example/v1
+        model: large
+        secretName: teacher
+        secretKey: key
+        answerFormat: Text
+        instructions: Prices are those of today.
+        temperature: "0"
+        maxAnswerTokens: 512
+        maxTokens: 1000000
+        whenTokensRunOut: Refuse
+        selfConsistencySamples: 50
+        parallelRequests: 8
+        timeoutSeconds: 60
     split: {by: Site, validationPercent: 20, testPercent: 0}
     template: {spec: {containers: [{name: trainer, image: "trainer:1"}]}}
   trainer:
@@ -293,6 +309,8 @@ def test_a_default_of_the_table_is_what_a_missing_field_means(path: str, default
     for raw in (without, given):
         # A share of test pages is for studies without a test source.
         del raw["spec"]["data"]["testSource"]
+        if path == "spec.data.labels.from":
+            raw["spec"]["data"]["labels"] = {"from": "Teacher"}
     last = path.rpartition(".")[2]
     for holder in list(holders(without, path)):
         del holder[last]
@@ -330,6 +348,7 @@ def test_the_contract_page_has_every_configuration_and_result():
     assert set(CONTRACT_TYPES) == {
         *("TrialConfig", "TrainerSettings", "PrepareConfig", "FinalEvaluationConfig"),
         *("RungMeasurement", "Metric", "Progress", "DatasetSummary", "FinalEvaluation"),
+        *("TeacherSettings", "TeacherSummary", "LabelAudit"),
     }
 
 

@@ -27,11 +27,11 @@ from study_api.kinds import (
     whole,
 )
 from study_operator.spec import limits
-from study_operator.spec.fields import ATTRIBUTE, DATA_KEY, ENDPOINT, NUMBER, REGION
+from study_operator.spec.fields import ATTRIBUTE, BASE_URL, DATA_KEY, ENDPOINT, NUMBER, REGION
 from study_operator.spec.metrics import KNOWN_ATTRIBUTES, METRICS, Direction
 from study_operator.spec.parse import PARAMETERS
-from study_operator.spec.study import AddressingStyle, CaBundle, DeletionPolicy
-from trial_trainer.contract import LabelSource, MissingLabel, Precision, SplitBy
+from study_operator.spec.study import AddressingStyle, CaBundle, DeletionPolicy, Teacher
+from trial_trainer.contract import AnswerFormat, LabelSource, MissingLabel, OutOfTokens, Precision, SplitBy
 
 MUTABLE = ("suspend", "parallelTrials", "numTrials", "budget", "ttlSecondsAfterFinished")
 """What may change once a study is accepted; `numTrials` upwards."""
@@ -253,17 +253,19 @@ def _data() -> Schema:
                 "Where the right answers come from.",
                 {
                     "from": choice(
-                        "Markup: the page's own JSON-LD, microdata and Open Graph. Given: labels in the file.",
+                        "Markup: the page's own JSON-LD, microdata and Open Graph. Given: labels in the file. Teacher: "
+                        "a language model is asked while the data is prepared.",
                         LabelSource,
                         default=str(LabelSource.MARKUP),
                     ),
                     "missing": choice(
                         "What it means that the labels of a page or text leave an attribute out. Unknown: nobody "
-                        'looked, and it is not asked there. Absent: it has none, and "none" is the right answer; every '
-                        "record must then have labels.",
+                        'looked, and it is not asked there. Absent: it has none, and "none" is the right answer; with '
+                        "labels that are Given every record must then have some.",
                         MissingLabel,
                         default=str(MissingLabel.UNKNOWN),
                     ),
+                    "teacher": _teacher(),
                 },
                 default={},
             ),
@@ -303,10 +305,25 @@ def _data() -> Schema:
                 ".attributes",
             ),
             rule(
-                "self.labels.missing != 'Absent' || (self.labels.from == 'Given' && has(self.attributes) && "
+                "self.labels.missing != 'Absent' || (self.labels.from != 'Markup' && has(self.attributes) && "
                 "self.attributes.size() > 0)",
-                "must be Unknown unless attributes are asked and their labels are Given",
+                "must be Unknown unless attributes are asked and their labels are Given or a Teacher's",
                 ".labels.missing",
+            ),
+            rule(
+                "self.labels.from != 'Teacher' || has(self.labels.teacher)",
+                "must be given where labels come from a Teacher",
+                ".labels.teacher",
+            ),
+            rule(
+                "self.labels.from == 'Teacher' || !has(self.labels.teacher)",
+                "must not be given unless labels come from a Teacher",
+                ".labels.teacher",
+            ),
+            rule(
+                "self.labels.from != 'Teacher' || (has(self.attributes) && self.attributes.size() > 0)",
+                "must be Given without attributes: ready samples have their completions",
+                ".labels.from",
             ),
             rule(
                 "!has(self.testSource) || !has(self.split.testPercent) || self.split.testPercent == 0",
@@ -319,6 +336,75 @@ def _data() -> Schema:
                 ".split.validationPercent",
             ),
         ),
+    )
+
+
+def _teacher() -> Schema:
+    return fields(
+        "The language model that labels the pages of training and validation, and those test pages that have no given "
+        "labels. A label that the page's text does not bear out is dropped, as any other.",
+        {
+            "endpoint": text(
+                "The base URL of an OpenAI-compatible API, such as https://api.openai.com/v1.",
+                limits.ENDPOINT_LENGTH,
+                pattern=BASE_URL,
+            ),
+            "model": text("The name of the model, as the server knows it.", limits.TEACHER_MODEL_LENGTH, least=1),
+            "secretName": object_name(
+                "The Secret of the study's namespace with the key. Only the pod that prepares the data gets it. Where "
+                "it is not given the server is asked without a key."
+            ),
+            "secretKey": text(
+                "The key of the Secret that holds it.",
+                limits.KEY_LENGTH,
+                pattern=DATA_KEY,
+                default=Teacher.secret_key,
+            ),
+            "answerFormat": choice(
+                "How the server is asked for JSON. JSONSchema: by a schema that it enforces. JSONObject: by its "
+                "promise of JSON. Text: by the prompt alone, for servers that know neither. Every answer is validated.",
+                AnswerFormat,
+                default=str(Teacher.answer_format),
+            ),
+            "instructions": text(
+                "What the model is told of the attributes and the task, beside their names.",
+                limits.TEACHER_INSTRUCTIONS_LENGTH,
+                least=1,
+            ),
+            "temperature": number(
+                "The temperature of the answers, from 0 to 2. Where it is not given none is sent: some models take no "
+                "other than their own.",
+                **rules(
+                    rule(
+                        f"!({_are_numbers('[self]')}) || (double(self) >= 0.0 && double(self) <= 2.0)",
+                        "must be from 0 to 2",
+                    )
+                ),
+            ),
+            "maxAnswerTokens": whole(
+                "The most tokens of one answer, those of a model's thoughts included.", limits.TEACHER_MAX_ANSWER_TOKENS
+            ),
+            "maxTokens": whole(
+                "The most tokens of all prompts and answers. What answers that are kept from earlier cost counts, too.",
+                limits.TEACHER_MAX_TOKENS,
+            ),
+            "whenTokensRunOut": choice(
+                "What happens at maxTokens. Use: the dataset is made of what is labelled by then. Refuse: the study "
+                "fails; the answers are kept.",
+                OutOfTokens,
+                default=str(Teacher.when_tokens_run_out),
+            ),
+            "selfConsistencySamples": whole(
+                "How many pages, drawn by the seed, are labelled twice, so that the report can say how often the "
+                "teacher contradicts itself.",
+                limits.TEACHER_SELF_CONSISTENCY_SAMPLES,
+            ),
+            "parallelRequests": whole("How many requests are under way at once.", limits.TEACHER_PARALLEL_REQUESTS),
+            "timeoutSeconds": whole(
+                "How long a request waits for the next byte of its answer.", limits.TEACHER_TIMEOUT_SECONDS
+            ),
+        },
+        ("endpoint", "model"),
     )
 
 

@@ -31,10 +31,16 @@ from study_operator.laptop.loop import Ending
 from study_operator.laptop.runner import GRACE_SECONDS
 from study_operator.laptop.session import TRAINER, Display, Opened, UsageError
 from study_operator.optimizer.designer import Designer
-from study_operator.report.estimate import Calibration, Plan, build_plan, count_continuing, describe_steps
+from study_operator.report.estimate import (
+    Calibration,
+    Plan,
+    build_plan,
+    count_continuing,
+    describe_steps,
+    describe_teacher,
+)
 from study_operator.report.live import Snapshot, duration, lines_of_progress, render_live
 from study_operator.report.report import print_report, render_json, render_trials
-from study_operator.spec.study import Study
 from trial_trainer.contract import DatasetSummary
 
 COMPLETE, FAILED, UNUSABLE, INTERRUPTED = 0, 1, 2, 130
@@ -218,13 +224,16 @@ def _say(output: Console, line: str) -> None:
 
 def _plan(opened: Opened, output: Console, trainer: Sequence[str], *, is_calibrating: bool) -> int:
     if is_calibrating:
-        _print_plan(output, opened.study, *session.calibrate(opened, trainer=trainer))
+        _print_plan(output, opened, *session.calibrate(opened, trainer=trainer))
     else:
-        _print_plan(output, opened.study, session.read_summary(opened), None)
+        _print_plan(output, opened, session.read_summary(opened), None)
     return COMPLETE
 
 
-def _print_plan(output: Console, study: Study, summary: DatasetSummary | None, calibration: Calibration | None) -> None:
+def _print_plan(
+    output: Console, opened: Opened, summary: DatasetSummary | None, calibration: Calibration | None
+) -> None:
+    study = opened.study
     plan = build_plan(study, summary, calibration)
     percent = study.early_evaluation.checkpoint_percent
     baseline = ", the baseline" if study.baseline is not None else ""
@@ -240,6 +249,8 @@ def _print_plan(output: Console, study: Study, summary: DatasetSummary | None, c
         f"training: {plan.training_passes:g} passes over the training set instead of {plan.full_passes:g} "
         f"({plan.saved_share:.0%} saved)",
     )
+    for line in describe_teacher(study, summary, session.count_records(opened)):
+        _say(output, line)
     if summary is not None:
         for line in describe_steps(study, summary):
             _say(output, line)

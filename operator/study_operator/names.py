@@ -25,6 +25,11 @@ def study_uri(storage_uri: str, namespace: str, name: str, uid: str) -> str:
     return join(storage_uri, namespace, f"{name}-{uid[:8]}")
 
 
+def teacher_answers_uri(storage_uri: str, namespace: str) -> str:
+    """Return the prefix of all answers of teachers, which the studies of a namespace share. No study has its name."""
+    return join(storage_uri, namespace, "teacher-answers")
+
+
 def rung_key(trial: str, rung: int) -> str:
     """Return the output prefix of one rung of a trial."""
     return f"{TRIALS}/{trial}/rungs/{rung}"

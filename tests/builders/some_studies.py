@@ -10,14 +10,20 @@ from study_operator.spec.metrics import Direction
 from study_operator.spec.study import Categorical, Data, LogUniform, Objective, Parameter, Promotion, Storage, Study
 from trial_trainer.contract import (
     BaseModel,
+    CeilingBasis,
     DatasetSummary,
     FinalEvaluation,
     Interval,
+    LabelAgreement,
+    LabelAudit,
+    LabelCeiling,
+    LabelOrigin,
     LabelSource,
     Metric,
     PredictorScores,
     Split,
     SplitSummary,
+    TeacherSummary,
     TrainerSettings,
 )
 
@@ -117,6 +123,45 @@ def a_row(value: float) -> PredictorScores:
 def a_gain(difference: float) -> Interval:
     """Return a paired difference that is known to four points."""
     return Interval(difference=difference, low=difference - 0.04, high=difference + 0.04, n=500, sites=60)
+
+
+def a_taught_summary() -> DatasetSummary:
+    """Return a dataset whose labels are a teacher's, audited by given labels and by a second pass."""
+    given, again = Metric(value=0.9, standard_error=0.02, n=200, sites=40, low=0.84, high=0.94), a_share(0.97)
+    teacher, other = LabelOrigin.TEACHER, LabelOrigin.TEACHER_AGAIN
+    return replace(
+        a_summary(),
+        teacher=TeacherSummary(
+            endpoint="https://llm.example/v1",
+            model="large-1",
+            pages={"Labelled": 1090, "Malformed": 6, "TimedOut": 4},
+            retries={"RateLimited": 30, "TimedOut": 20},
+            pages_again={"Labelled": 50},
+            kept_answers=1000,
+            prompt_tokens=1_800_000,
+            answer_tokens=50_000,
+            new_tokens=20_000,
+        ),
+        audit=LabelAudit(
+            agreements=(
+                LabelAgreement(one=teacher, other=LabelOrigin.GIVEN, attribute=None, metric=given),
+                LabelAgreement(one=teacher, other=LabelOrigin.GIVEN, attribute="brand", metric=a_share(0.8)),
+                LabelAgreement(one=teacher, other=LabelOrigin.GIVEN, attribute="price", metric=a_share(1.0)),
+                LabelAgreement(one=teacher, other=other, attribute=None, metric=again),
+                LabelAgreement(one=teacher, other=other, attribute="price", metric=again),
+            ),
+            ceilings=(
+                LabelCeiling(basis=CeilingBasis.GIVEN_LABELS, attribute=None, metric=replace(given, value=0.93)),
+                LabelCeiling(basis=CeilingBasis.GIVEN_LABELS, attribute="brand", metric=a_share(0.86)),
+                LabelCeiling(basis=CeilingBasis.SELF_CONSISTENCY, attribute=None, metric=a_share(0.985)),
+            ),
+        ),
+    )
+
+
+def a_share(value: float) -> Metric:
+    """Return a share of 50 labels of so few sites that there is no interval."""
+    return Metric(value=value, standard_error=None, n=50, sites=4)
 
 
 def a_report(**changes: object) -> Report:

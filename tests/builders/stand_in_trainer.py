@@ -3,8 +3,10 @@
     python stand_in_trainer.py [prepare|final-evaluation]
 
 `STAND_IN` holds a JSON object that says how it behaves: `seconds` a rung takes, `ends`, an exit code by trial (or by
-`prepare`), `is_deaf`, whether it ignores SIGTERM, `starts`, a file to which every start and end of a job is appended. A
-trial's accuracy is a smooth function of its arm, so that a search has something to find.
+`prepare`), `is_deaf`, whether it ignores SIGTERM, `starts`, a file to which every start and end of a job is appended,
+`environments`, a directory where each job leaves the environment that it was given, `prepares`, whether the data is
+prepared as the trainer does it. A trial's accuracy is a smooth function of its arm, so that a search has something to
+find.
 """
 
 import json
@@ -45,6 +47,10 @@ def main(argv: list[str]) -> int:
 def prepare(config: contract.PrepareConfig) -> int:
     """Write a summary of a dataset that does not exist."""
     note("prepare", "start")
+    if BEHAVIOUR.get("prepares"):
+        from trial_trainer.__main__ import main as run_trainer
+
+        return run_trainer(["prepare"])
     if "prepare" in BEHAVIOUR.get("ends", {}):
         print("the source must be a directory or a file, got 'nowhere'", flush=True)
         return int(BEHAVIOUR["ends"]["prepare"])
@@ -128,6 +134,8 @@ def end_as_told(trial: str) -> None:
 
 def note(name: str, subject: str) -> None:
     """Append to the list of what was started and ended; one write, so that lines never mix."""
+    if "environments" in BEHAVIOUR and subject == "start":
+        Path(BEHAVIOUR["environments"], name).write_text(json.dumps(dict(os.environ)))
     if "starts" in BEHAVIOUR:
         with Path(BEHAVIOUR["starts"]).open("a") as file:
             file.write(f"{name} {subject} {os.environ[contract.ATTEMPT]} {time.time()}\n")

@@ -28,6 +28,15 @@ NOT_AN_OBJECT = "must be of type object"
 NAME = "must begin with a letter and hold only lower-case letters, digits and inner dashes"
 
 
+A_TEACHER = {"endpoint": "https://llm.example/v1", "model": "large"}
+
+
+def taught(changes: Changes) -> Changes:
+    """Return the changes that make a teacher label, with some of its fields changed."""
+    teacher = {name: value for name, value in (A_TEACHER | changes).items() if value is not None}
+    return {"spec.data.labels": {"from": "Teacher", "teacher": teacher}}
+
+
 def numbers(count: int) -> list[str]:
     return [str(i + 1) for i in range(count)]
 
@@ -113,7 +122,7 @@ REFUSED_BY_THE_SERVER: list[tuple[str, Changes, str]] = [
     unknown("spec.objective.target", "0.9"),
     unknown("spec.earlyEvaluation.percent", 20),
     unknown("spec.budget.gpuHours", "200"),
-    unknown("spec.data.labels.teacher", {"uri": "https://llm.example"}),
+    unknown("spec.data.labels.teacher.apiKey", "sk-0123"),
     unknown("spec.data.split.trainPercent", 70),
     unknown("spec.trainer.quantization", "NF4"),
     unknown("spec.trainer.parameters", "Any"),
@@ -142,12 +151,52 @@ REFUSED_BY_THE_SERVER: list[tuple[str, Changes, str]] = [
     # Words that are none of some.
     ("an unknown direction", {"spec.objective.direction": "Up"}, '"Up": supported values: "Maximize", "Minimize"'),
     ("an unknown parameter", {"spec.parameters[1].name": "rank"}, 'supported values: "learning_rate", "lora_rank"'),
-    ("labels of a teacher", {"spec.data.labels": {"from": "Teacher"}}, 'supported values: "Given", "Markup"'),
+    ("labels of nobody", {"spec.data.labels": {"from": "Pupil"}}, 'supported values: "Given", "Markup", "Teacher"'),
+    (
+        "labels of a teacher without one",
+        {"spec.data.labels": {"from": "Teacher"}},
+        "must be given where labels come from a",
+    ),
+    (
+        "a teacher whose labels nobody wants",
+        {"spec.data.labels": {"teacher": A_TEACHER}},
+        "must not be given unless labels",
+    ),
+    (
+        "a teacher of ready samples",
+        {"spec.data.labels": {"from": "Teacher", "teacher": A_TEACHER}, "spec.data.attributes": None},
+        "must be Given without attributes: ready samples have their completions",
+    ),
+    (
+        "a teacher without an endpoint",
+        taught({"endpoint": None}),
+        "spec.data.labels.teacher.endpoint: Required value",
+    ),
+    ("a teacher without a model", taught({"model": None}), "spec.data.labels.teacher.model: Required value"),
+    (
+        "a teacher at no address",
+        taught({"endpoint": "llm.example"}),
+        "spec.data.labels.teacher.endpoint in body should match",
+    ),
+    ("a teacher with a password", taught({"endpoint": "https://me:pw@llm.example"}), "endpoint in body should match"),
+    ("a temperature that is too high", taught({"temperature": "2.1"}), "must be from 0 to 2"),
+    (
+        "an unknown form of answers",
+        taught({"answerFormat": "XML"}),
+        'supported values: "JSONSchema", "JSONObject", "Text"',
+    ),
+    ("an unknown end of tokens", taught({"whenTokensRunOut": "Wait"}), 'supported values: "Use", "Refuse"'),
+    ("no requests at once", taught({"parallelRequests": 0}), "should be greater than or equal to 1"),
+    (
+        "a teacher's Secret with capitals",
+        taught({"secretName": "Key"}),
+        "spec.data.labels.teacher.secretName in body should",
+    ),
     ("another meaning of silence", {"spec.data.labels.missing": "No"}, 'supported values: "Unknown", "Absent"'),
     (
         "markup whose silence means absence",
         {"spec.data.labels": {"missing": "Absent"}},
-        "must be Unknown unless attributes are asked and their labels are Given",
+        "must be Unknown unless attributes are asked and their labels are Given or a Teacher's",
     ),
     ("an unknown way to split", {"spec.data.split.by": "Shop"}, '"Shop": supported values: "Site", "Page"'),
     ("an unknown precision", {"spec.trainer.precision": "Float16"}, 'supported values: "BFloat16", "Float32"'),

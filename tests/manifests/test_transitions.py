@@ -37,6 +37,19 @@ OTHER_VALUES: dict[str, Any] = {
     "data.attributes": ["price", "name"],
     "data.labels.from": "Markup",
     "data.labels.missing": "Absent",
+    "data.labels.teacher.endpoint": "https://other.example/v1",
+    "data.labels.teacher.model": "large-2",
+    "data.labels.teacher.secretName": "other-teacher",
+    "data.labels.teacher.secretKey": "other-key",
+    "data.labels.teacher.answerFormat": "JSONObject",
+    "data.labels.teacher.instructions": "Prices are those of yesterday.",
+    "data.labels.teacher.temperature": "0.0",
+    "data.labels.teacher.maxAnswerTokens": 513,
+    "data.labels.teacher.maxTokens": 1_000_001,
+    "data.labels.teacher.whenTokensRunOut": "Use",
+    "data.labels.teacher.selfConsistencySamples": 51,
+    "data.labels.teacher.parallelRequests": 9,
+    "data.labels.teacher.timeoutSeconds": 61,
     "data.split.by": "Page",
     "data.split.validationPercent": 30,
     "data.split.testPercent": None,
@@ -95,18 +108,17 @@ def find_optional(schema: Mapping[str, Any], path: str = "") -> Iterator[str]:
 
 
 FROZEN_LEAVES = [path for path in find_leaves(SPEC) if path.partition(".")[0] not in MUTABLE]
-# These two can only be exchanged for one another.
-FROZEN_OPTIONAL = [
-    path
-    for path in find_optional(SPEC)
-    if path.partition(".")[0] not in MUTABLE and path not in ("storage.caBundle.configMapName", "data.attributes")
-]
+# A rule says that these must be given.
+NEEDED = ("storage.caBundle.configMapName", "data.attributes", "data.labels.teacher")
+FROZEN_OPTIONAL = [path for path in find_optional(SPEC) if path.partition(".")[0] not in MUTABLE and path not in NEEDED]
 
 
 def changed(path: str, value: Any) -> dict[str, Any]:
     """Return a full spec with one field changed."""
     if path == "storage.caBundle.secretName":
         changes = {"spec.storage.caBundle": {"secretName": "certificates", "key": "s3.crt"}}
+    elif path == "data.labels.from":
+        changes = {"spec.data.labels": {"from": value, "missing": "Unknown"}}
     elif path == "parameters[].name":
         arm = {"learning_rate": "1e-3", "lora_rank": "16", "lora_dropout": "0.1"}
         changes = {

@@ -5,6 +5,8 @@ import json
 import os
 import pty
 import random
+import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,7 +20,10 @@ import pytest
 import yaml
 
 from builders import study_command
+from builders.odd_teacher import KEY, Fault, OddTeacher
+from builders.tiny_tokenizer import save_tokenizer
 from study_operator.__main__ import main
+from trial_trainer.contract import TEACHER_API_KEY
 
 COMMAND = (sys.executable, study_command.__file__)
 PATIENCE_SECONDS = 120.0
@@ -394,6 +399,100 @@ def test_a_calibrated_plan_prepares_the_data_once(bench):
     assert "batch size 16: 3 epochs × ⌊320 / 16⌋ = 60 steps, the first measurement after 12" in output
     assert bench.call()[0] == 0
     assert Counter(bench.lines("start"))["prepare"] == 1
+
+
+# --- A teacher ------------------------------------------------------------------------------------------------------
+
+
+def with_teacher(endpoint: str, **changes: Any) -> dict[str, Any]:
+    manifest = a_manifest()
+    teacher = {"endpoint": endpoint, "model": "large", "secretName": "teacher", **changes}
+    manifest["spec"]["data"]["labels"] = {"from": "Teacher", "teacher": teacher}
+    return manifest
+
+
+def say_kettle(prompt: str) -> dict[str, str | None]:
+    name, price = (re.findall(pattern, prompt) for pattern in (r"Kettle No \d+", r"\$(\d+\.50)"))
+    return {"name": name[-1] if name else None, "price": price[-1] if price else None}
+
+
+@pytest.fixture
+def taught(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> Iterator[OddTeacher]:
+    """A study whose pages a server labels, prepared as the trainer does it."""
+    (bench.directory / "model").rmdir()
+    save_tokenizer(bench.directory / "model")
+    (bench.directory / "environments").mkdir()
+    bench.behaviour |= {"prepares": True, "environments": str(bench.directory / "environments")}
+    page = "<html><body><h1>Kettle No {0}</h1><p>Boils water in a minute or so.</p><p>Price: ${0}.50</p></body></html>"
+    records = [{"url": f"https://shop{n}.example/", "html": page.format(n)} for n in range(10, 60)]
+    (bench.directory / "pages.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    monkeypatch.setenv(TEACHER_API_KEY, KEY)
+    with OddTeacher(say_kettle) as server:
+        bench.write(with_teacher(server.endpoint))
+        yield server
+
+
+def test_a_teachers_key_reaches_preparing_alone_and_is_written_nowhere(bench, taught):
+    code, output, errors = bench.call()
+
+    assert (code, errors) == (0, "")
+    assert set(taught.authorizations) == {f"Bearer {KEY}"}
+    environments = {path.name: json.loads(path.read_text()) for path in (bench.directory / "environments").iterdir()}
+    assert environments["prepare"].pop(TEACHER_API_KEY) == KEY
+    assert set(environments) == {*bench.lines("start")} >= {*EVERY_JOB, "final-evaluation"}
+    shutil.rmtree(bench.directory / "environments")
+    files = [path for path in bench.directory.rglob("*") if path.is_file()]
+    names = {path.name for path in files}
+    assert {"status.json", "study.json", "ledger.json", "report.json", "summary.json"} <= names
+    assert any(path.suffix == ".log" for path in files) and any("teacher-answers" in path.parts for path in files)
+    everything = output + json.dumps(environments) + "".join(path.read_bytes().decode("latin-1") for path in files)
+    assert KEY not in everything
+    assert "teacher large: 50 of 50 pages are labelled" in bench.call("plan")[1]
+
+
+def test_an_error_that_repeats_the_key_does_not_bring_it_into_the_status(bench, taught):
+    taught.always = Fault.UNAUTHORIZED
+    manifest = with_teacher(taught.endpoint)
+    bench.write(manifest)
+
+    process = bench.start()
+    bench.until("the end of preparing", lambda: bench.home.exists() and any(bench.home.rglob("exit.json")))
+    process.send_signal(signal.SIGINT)
+    output, _ = process.communicate(timeout=PATIENCE_SECONDS)
+
+    everything = output + "".join(
+        path.read_bytes().decode("latin-1") for path in (bench.directory / "runs").rglob("*") if path.is_file()
+    )
+    assert "the key is refused: status 401" in everything
+    assert KEY not in everything
+
+
+def test_a_second_study_asks_the_teacher_nothing_twice(bench, taught):
+    assert bench.call()[0] == 0
+    asked = len(taught.requests)
+    manifest = with_teacher(taught.endpoint)
+    manifest["metadata"]["name"] = "other"
+    bench.write(manifest)
+    assert bench.call()[0] == 0
+    assert (asked, len(taught.requests)) == (50, 50)
+
+
+def test_a_teacher_that_wants_a_key_is_not_asked_without_one(bench, taught, monkeypatch):
+    monkeypatch.delenv(TEACHER_API_KEY)
+    code, _, errors = bench.call()
+    assert code != 0
+    assert "the environment variable TEACHER_API_KEY must hold the teacher's key" in errors
+    assert taught.requests == []
+
+
+def test_the_plan_bounds_what_a_teacher_may_cost(bench, taught):
+    bench.write(with_teacher(taught.endpoint, maxTokens=50_000, maxAnswerTokens=100, selfConsistencySamples=10))
+    output = " ".join(bench.call("plan")[1].split())
+    # 512 of text, 100 + 2 × 25 around it, 100 of the answer; 50 pages and 10 of them again.
+    assert "teacher large: at most 60 requests × 762 tokens" in output
+    assert "= 45,720" in output
+    assert "`spec.data.labels.teacher.maxTokens` ends the asking at 50,000 tokens" in output
+    assert taught.requests == []
 
 
 # --- Bad input --------------------------------------------------------------------------------------------------

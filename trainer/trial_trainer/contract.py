@@ -32,6 +32,8 @@ no standard errors and no intervals: of a share they would be wider than half of
 TRIAL_CONFIG = "TRIAL_CONFIG"
 PREPARE_CONFIG = "PREPARE_CONFIG"
 FINAL_EVALUATION_CONFIG = "FINAL_EVALUATION_CONFIG"
+TEACHER_API_KEY = "TEACHER_API_KEY"
+"""Environment variable of preparing alone: the key of a teacher that wants one."""
 ATTEMPT = "TRIAL_ATTEMPT"
 """Environment variable that tells attempts of one job apart (a pod's UID); a random word where it is not set."""
 
@@ -166,6 +168,55 @@ class LabelSource(StrEnum):
 
     GIVEN = "Given"
     MARKUP = "Markup"
+    TEACHER = "Teacher"
+    """A language model behind an OpenAI-compatible endpoint."""
+
+
+class AnswerFormat(StrEnum):
+    """How a teacher's server is asked for JSON. Whatever it is, every answer is validated."""
+
+    JSON_SCHEMA = "JSONSchema"
+    """By a JSON schema, which the server enforces while the model writes."""
+    JSON_OBJECT = "JSONObject"
+    """The server promises JSON, of any form."""
+    TEXT = "Text"
+    """By the words of the prompt alone: for servers that know none of the others."""
+
+
+class OutOfTokens(StrEnum):
+    """What becomes of the pages that are labelled when a teacher's tokens are used up."""
+
+    USE = "Use"
+    """The dataset is made of them."""
+    REFUSE = "Refuse"
+    """There is no dataset; the answers are kept."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TeacherSettings:
+    """A language model that labels pages, and how it is asked."""
+
+    endpoint: str
+    """Base URL of an OpenAI-compatible API: ``https://api.openai.com/v1``."""
+    model: str
+    """Name of the model, as the server knows it."""
+    kept_answers: str
+    """URI of the prefix under which every answer is kept, for later attempts and for other studies."""
+    answer_format: AnswerFormat = AnswerFormat.JSON_SCHEMA
+    instructions: str = ""
+    """What the teacher is told of the task, beside the names of the attributes."""
+    temperature: Annotated[float, between(0, 2)] | None = None
+    """None: it is not sent, and the server's own default holds."""
+    max_answer_tokens: Positive = 1024
+    """Upper limit of one answer."""
+    max_tokens: Positive | None = None
+    """Upper limit of the tokens of all answers and their prompts, kept ones included; None means no limit."""
+    when_tokens_run_out: OutOfTokens = OutOfTokens.USE
+    self_consistency_samples: Count = 0
+    """Pages that are labelled twice, so that it can be told how often the teacher contradicts itself."""
+    parallel_requests: Positive = 4
+    timeout_seconds: Positive = 120
+    """Of silence, after which a request is given up."""
 
 
 class MissingLabel(StrEnum):
@@ -214,7 +265,9 @@ class PrepareConfig:
     max_pages: Count | None = None
     """Upper limit of pages taken from each source, drawn by the seed; None means all."""
     missing_labels: MissingLabel = MissingLabel.UNKNOWN
-    """`ABSENT` needs labels that are given, for every record."""
+    """`ABSENT` needs labels that are given, for every record, or a teacher's."""
+    teacher: TeacherSettings | None = None
+    """Given where the labels are a teacher's."""
     digest: str = ""
     """Of all that decides the dataset (`digest_of`); its summary carries it."""
     contract_version: Count = VERSION
@@ -343,6 +396,77 @@ class SplitSummary:
 
 
 @dataclass(frozen=True, kw_only=True)
+class TeacherSummary:
+    """What a teacher was asked for a dataset, and what came of it."""
+
+    endpoint: str
+    model: str
+    pages: Mapping[str, int]
+    """Pages by their fate: ``Labelled``, ``Malformed`` (no JSON of the asked form), ``Refused``, ``CutOff`` (at
+    ``max_answer_tokens``), ``Rejected`` (the server took no such request), ``RateLimited``, ``ServerError``,
+    ``TimedOut``, ``Disconnected``, ``OutOfTokens``. The last five were asked for in vain, or not at all."""
+    retries: Mapping[str, int]
+    """Requests of this preparation that failed and were sent again, by the same names."""
+    pages_again: Mapping[str, int]
+    """Pages of the second pass by their fate; empty where there was none."""
+    kept_answers: Count
+    """Answers that were in the bucket already."""
+    prompt_tokens: Count
+    """Of all answers, kept ones included, as the server counts them."""
+    answer_tokens: Count
+    new_tokens: Count
+    """Of prompts and answers of this preparation alone."""
+
+
+class LabelOrigin(StrEnum):
+    """Who says what a label says."""
+
+    MARKUP = "Markup"
+    TEACHER = "Teacher"
+    TEACHER_AGAIN = "TeacherAgain"
+    """The same teacher, asked a second time."""
+    GIVEN = "Given"
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelAgreement:
+    """How often two origins of labels say the same, where both label the same attribute of a page."""
+
+    one: LabelOrigin
+    other: LabelOrigin
+    attribute: str | None
+    """None: the mean over the attributes."""
+    metric: Metric
+
+
+class CeilingBasis(StrEnum):
+    """What a ceiling was worked out from."""
+
+    GIVEN_LABELS = "GivenLabels"
+    """From labels that people gave: where a model that is always right would be measured."""
+    SELF_CONSISTENCY = "SelfConsistency"
+    """From a teacher's second pass: what no model can exceed."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelCeiling:
+    """What wrong labels leave of validation accuracy."""
+
+    basis: CeilingBasis
+    attribute: str | None
+    """None: the mean over those attributes of which it can be told."""
+    metric: Metric
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelAudit:
+    """How far the labels can be trusted."""
+
+    agreements: tuple[LabelAgreement, ...]
+    ceilings: tuple[LabelCeiling, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
 class DatasetSummary:
     """What ``prepare`` wrote: the operator plans with it, people read it."""
 
@@ -369,6 +493,10 @@ class DatasetSummary:
     """Labels that can't be read as a value of their attribute, by attribute; they are left out."""
     ambiguous_currencies: Count = 0
     """Currency labels not trained on: the page prints a sign that may mean several currencies."""
+    teacher: TeacherSummary | None = None
+    """None where the labels are not a teacher's."""
+    audit: LabelAudit | None = None
+    """None where no attribute of a page has two labels."""
     digest: str = ""
     """The configuration's."""
     contract_version: Count = VERSION
@@ -421,11 +549,12 @@ class FinalEvaluation:
 _PLACES = frozenset(
     {
         *("study", "trial", "rung", "dataset", "adapter", "output", "progress", "contract_version"),
+        *("kept_answers", "parallel_requests", "timeout_seconds"),
         *("stop_step", "evaluate_at_steps", "resume_from"),
     }
 )
-"""What a configuration says of names, of places, and of how much of a run one job does: a run that is cut into pieces,
-or read on the way, is the same run."""
+"""What a configuration says of names, of places, of haste, and of how much of a run one job does: a run that is cut
+into pieces, or read on the way, is the same run."""
 
 
 def digest_of(config: TrialConfig | PrepareConfig | FinalEvaluationConfig) -> str:

@@ -7,7 +7,9 @@
     │   ├── BaseModelError
     │   ├── DatasetError
     │   ├── PrepareError
-    │   └── PromptError
+    │   ├── PromptError
+    │   └── TeacherError
+    ├── TeacherUnavailableError       1, what it has answered is kept
     └── UnsupportedAttentionError     1, but `model` catches it and does without shared pages
 
 Each carries a CamelCase ``reason``. Two lie elsewhere, because the operator raises them too: `contract.ContractError`
@@ -79,6 +81,18 @@ class PromptError(StudyError):
     """The tokenizer or its chat template cannot be used to make prompts: what it must do and does not."""
 
     reason = "ChatTemplateUnusable"
+
+
+class TeacherError(StudyError):
+    """The teacher cannot be asked as the study says: its endpoint, its model, or the form of its answers."""
+
+    reason = "TeacherUnusable"
+
+
+class TeacherUnavailableError(TrainerError):
+    """The teacher gives no answers at the moment, or does not take our key."""
+
+    reason = "TeacherUnavailable"
 
 
 class UnsupportedAttentionError(TrainerError):

@@ -45,7 +45,7 @@ SUBCOMMANDS: Mapping[JobKind, tuple[str, ...]] = {
     JobKind.TRIAL: (),
     JobKind.FINAL_EVALUATION: ("final-evaluation",),
 }
-RESERVED_VARIABLES = (*CONFIG_VARIABLES.values(), contract.ATTEMPT)
+RESERVED_VARIABLES = (*CONFIG_VARIABLES.values(), contract.ATTEMPT, contract.TEACHER_API_KEY)
 """Set by the operator alone; a template must not give them."""
 
 CA_DIRECTORY = "/etc/finetune-study/ca"
@@ -277,6 +277,11 @@ def _build_environment(
             {"name": name, "valueFrom": {"secretKeyRef": {"name": credentials.secret, "key": key}}}
             for name, key in credentials.keys.items()
         ]
+    teacher = study.data.teacher
+    if spec.kind is JobKind.PREPARE and teacher is not None and teacher.secret_name is not None:
+        # No other pod of a study has it.
+        key_of_secret = {"name": teacher.secret_name, "key": teacher.secret_key}
+        variables.append({"name": contract.TEACHER_API_KEY, "valueFrom": {"secretKeyRef": key_of_secret}})
     return variables
 
 

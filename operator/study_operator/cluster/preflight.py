@@ -74,7 +74,7 @@ def _find_template_problems(study: Study, defaults: PodDefaults) -> Iterator[str
 
 
 def _find_missing(study: Study, kube: Kube) -> Iterator[str]:
-    """Look up the service accounts and volume claims that templates name."""
+    """Look up what templates name, service accounts and volume claims, and the Secret of a teacher."""
     for field, template in _templates_of(study):
         pod = _child(template, "spec")
         account = pod.get("serviceAccountName")
@@ -90,6 +90,25 @@ def _find_missing(study: Study, kube: Kube) -> Iterator[str]:
                     f"`{field}.spec.volumes` must name persistent volume claims of namespace {study.namespace}, "
                     f"got {claim!r}, which does not exist"
                 )
+    yield from _find_missing_key(study, kube)
+
+
+def _find_missing_key(study: Study, kube: Kube) -> Iterator[str]:
+    """Look up the Secret of a teacher. Whether it holds the key the kubelet tells: here none of its data are read."""
+    teacher = study.data.teacher
+    if teacher is None or teacher.secret_name is None:
+        return
+    try:
+        is_there = _exists(kube, study, "secrets", teacher.secret_name)
+    except KubeError as error:
+        if error.status != 403:
+            raise
+        return
+    if not is_there:
+        yield (
+            f"`spec.data.labels.teacher.secretName` must name a Secret of namespace {study.namespace}, "
+            f"got {teacher.secret_name!r}, which does not exist"
+        )
 
 
 def _exists(kube: Kube, study: Study, plural: str, name: str) -> bool:

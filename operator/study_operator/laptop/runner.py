@@ -35,6 +35,7 @@ from study_operator.laptop import supervisor
 from study_operator.reasons import EndReason
 from study_operator.reconcile.runner import JobKind, JobPhase, JobSpec, JobStatus
 from trial_trainer import contract
+from trial_trainer.contract import TEACHER_API_KEY
 from trial_trainer.cores import count_cores
 
 log = logging.getLogger(__name__)
@@ -195,13 +196,14 @@ class LocalRunner:
         }
 
     def _start(self, job: Path) -> None:
-        order = _read_json(job / supervisor.ORDER)
-        supervisor.write_whole(job / supervisor.ORDER, {**(order or {}), "startedAt": supervisor.now()})
+        order = _read_json(job / supervisor.ORDER) or {}
+        supervisor.write_whole(job / supervisor.ORDER, {**order, "startedAt": supervisor.now()})
         with (job / supervisor.LOCK).open("a") as lock:
             # Held from before the supervisor exists, and by nobody else: only we start jobs, and we are one.
             fcntl.flock(lock, fcntl.LOCK_EX)
             process = subprocess.Popen(
                 [sys.executable, "-I", "-S", supervisor.__file__, str(job), str(lock.fileno())],
+                env=environment_of(JobKind(order["kind"])),
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
@@ -236,6 +238,15 @@ class LocalRunner:
             job.rename(gone)
         shutil.rmtree(gone, ignore_errors=True)
         self._on_change()
+
+
+def environment_of(kind: JobKind | None) -> dict[str, str]:
+    """Return the environment that a job inherits from us: a teacher's key is for preparing alone, and is in no file.
+
+    Args:
+        kind: of the job; None for what is no job.
+    """
+    return {name: value for name, value in os.environ.items() if kind is JobKind.PREPARE or name != TEACHER_API_KEY}
 
 
 def _directories_of_jobs(jobs: Path) -> list[Path]:

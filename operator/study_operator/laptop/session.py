@@ -24,7 +24,7 @@ from urllib.parse import urlsplit
 from study_operator import names
 from study_operator.errors import OperatorError, StatusUnreadableError, StudyInvalidError
 from study_operator.laptop.loop import Ending, Ticked, Wakes, drive, handling_signals
-from study_operator.laptop.runner import GRACE_SECONDS, LocalRunner, StudyBusyError, exclusive
+from study_operator.laptop.runner import GRACE_SECONDS, LocalRunner, StudyBusyError, environment_of, exclusive
 from study_operator.laptop.state_dir import SpecChangedError, Workspace
 from study_operator.ledger.conditions import name_stage
 from study_operator.ledger.status import Recorded, parse_status
@@ -218,6 +218,10 @@ def _accept(opened: Opened, trainer: Sequence[str]) -> Study:
         for field, place in places.items()
         if place and (path := _as_path(place)) is not None and not path.exists()
     ]
+    teacher = study.data.teacher
+    if not is_prepared and teacher is not None and teacher.secret_name and not os.environ.get(contract.TEACHER_API_KEY):
+        needs = f"`spec.data.labels.teacher.secretName` ({teacher.secret_name!r}) says that the teacher wants a key"
+        missing.append(f"the environment variable {contract.TEACHER_API_KEY} must hold the teacher's key: {needs}")
     if missing:
         raise UsageError("\n".join(missing))
     try:
@@ -425,6 +429,20 @@ def read_summary(opened: Opened) -> DatasetSummary | None:
         return read_result(DatasetSummary, store, f"{names.DATASET}/{SUMMARY}")
 
 
+def count_records(opened: Opened) -> int | None:
+    """Return how many pages or texts the source has at most; None where that is not to be seen without fetching it."""
+    data = opened.study.data
+    path = _as_path(data.source)
+    if path is not None and path.is_dir():
+        count = sum(file.suffix.lower() in (".html", ".htm") for file in path.rglob("*"))
+    elif path is not None and path.suffix == ".jsonl" and path.is_file():
+        with path.open("rb") as lines:
+            count = sum(bool(line.strip()) for line in lines)
+    else:
+        return data.max_pages
+    return min(count, data.max_pages or count)
+
+
 def calibrate(opened: Opened, *, trainer: Sequence[str] = TRAINER) -> tuple[DatasetSummary, Calibration]:
     """Prepare the data if that was not done yet, and measure this machine with one arm for 20 seconds.
 
@@ -465,7 +483,8 @@ def ask(
     flags += ["--precision", study.trainer.precision]
     flags += [flag for attribute in attributes for flag in ("--attribute", attribute)]
     flags += ["--url", url] if url else []
-    done = subprocess.run([*trainer, "ask", *flags, "--", adapter, *files], capture_output=True, check=False)
+    command = [*trainer, "ask", *flags, "--", adapter, *files]
+    done = subprocess.run(command, env=environment_of(None), capture_output=True, check=False)
     if done.returncode != 0:
         raise UsageError(done.stderr.decode(errors="replace").strip().rpartition("\n")[2] or "the trainer said nothing")
     lines = map(json.loads, done.stdout.split(b"\n")[:-1])
@@ -501,7 +520,7 @@ def _measure(study: Study, summary: DatasetSummary, trainer: Sequence[str]) -> C
     try:
         done = subprocess.run(
             [*trainer, "calibrate"],
-            env={**os.environ, contract.TRIAL_CONFIG: to_json(config), contract.ATTEMPT: "calibration"},
+            env={**environment_of(None), contract.TRIAL_CONFIG: to_json(config), contract.ATTEMPT: "calibration"},
             capture_output=True,
             text=True,
             timeout=CALIBRATION_PATIENCE_SECONDS,

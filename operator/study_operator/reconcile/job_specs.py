@@ -14,6 +14,7 @@ from trial_trainer.contract import (
     Candidate,
     FinalEvaluationConfig,
     PrepareConfig,
+    TeacherSettings,
     TrialConfig,
     count_total_steps,
     digest_of,
@@ -63,8 +64,30 @@ def build_prepare_job(study: Study) -> JobSpec:
         test_source=study.data.test_source,
         max_pages=study.data.max_pages,
         missing_labels=study.data.missing_labels,
+        teacher=_build_teacher_settings(study),
     )
     return _spec(names.prepare_job(study.name), JobKind.PREPARE, config)
+
+
+def _build_teacher_settings(study: Study) -> TeacherSettings | None:
+    """Return how the teacher is asked; never its key."""
+    teacher = study.data.teacher
+    if teacher is None:
+        return None
+    return TeacherSettings(
+        endpoint=teacher.endpoint,
+        model=teacher.model,
+        kept_answers=names.teacher_answers_uri(study.storage.uri, study.namespace),
+        answer_format=teacher.answer_format,
+        instructions=teacher.instructions,
+        temperature=teacher.temperature,
+        max_answer_tokens=teacher.max_answer_tokens,
+        max_tokens=teacher.max_tokens,
+        when_tokens_run_out=teacher.when_tokens_run_out,
+        self_consistency_samples=teacher.self_consistency_samples,
+        parallel_requests=teacher.parallel_requests,
+        timeout_seconds=teacher.timeout_seconds,
+    )
 
 
 def build_trial_job(study: Study, trial: Trial, fingerprint: str) -> JobSpec:

@@ -14,6 +14,11 @@ from study_operator.spec.study import Categorical, Study, complete_arm
 from trial_trainer.codec import at_least
 from trial_trainer.contract import ContractError, DatasetSummary, from_json
 
+PROMPT_TOKENS = 100
+"""Of the words with which a teacher is asked."""
+ATTRIBUTE_TOKENS = 25
+"""Of an attribute's name and meaning, with which a teacher is asked for it."""
+
 _Seconds = Annotated[float, at_least(0)]
 
 
@@ -153,6 +158,43 @@ def _wall(study: Study, phases: tuple[Phase, ...]) -> float | None:
         rounds = -(-phase.jobs // study.parallel_trials)
         total += phase.seconds / phase.jobs * rounds
     return total
+
+
+def describe_teacher(study: Study, summary: DatasetSummary | None, pages: int | None) -> Iterator[str]:
+    """Yield what a teacher has cost, or may cost at most, in tokens.
+
+    Args:
+        study: the study.
+        summary: of its dataset, where that is prepared.
+        pages: of its source, where they are counted.
+    """
+    teacher = study.data.teacher
+    if teacher is None:
+        return
+    if summary is not None and summary.teacher is not None:
+        taught = summary.teacher
+        yield (
+            f"teacher {taught.model}: {taught.pages.get('Labelled', 0):,} of {sum(taught.pages.values()):,} pages are "
+            f"labelled, with {taught.prompt_tokens:,} tokens of prompts and {taught.answer_tokens:,} of answers"
+        )
+        return
+    prompt = PROMPT_TOKENS + ATTRIBUTE_TOKENS * len(study.data.attributes) + len(teacher.instructions) // 2
+    each = study.trainer.max_length_tokens + prompt + teacher.max_answer_tokens
+    arithmetic = (
+        f"({study.trainer.max_length_tokens:,} of text + about {prompt:,} around it + {teacher.max_answer_tokens:,} of "
+        "the answer)"
+    )
+    if pages is None:
+        yield f"teacher {teacher.model}: at most {each:,} tokens a page {arithmetic}; how many pages is not known yet"
+    else:
+        asked = pages + min(teacher.self_consistency_samples, pages)
+        more = "; pages of `spec.data.testSource` without given labels come on top" if study.data.test_source else ""
+        yield (
+            f"teacher {teacher.model}: at most {asked:,} requests × {each:,} tokens {arithmetic} = "
+            f"{asked * each:,}{more}"
+        )
+    if teacher.max_tokens is not None:
+        yield f"`spec.data.labels.teacher.maxTokens` ends the asking at {teacher.max_tokens:,} tokens"
 
 
 def describe_steps(study: Study, summary: DatasetSummary) -> Iterator[str]:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from study_operator.ledger.trial import Measurement, Origin, Trial
+from study_operator.report.labels import label_rows
 from study_operator.report.report import (
     PREDICTOR_NAMES,
     PREDICTORS,
@@ -28,7 +29,7 @@ from study_operator.report.report import (
     loading_lines,
     ranked,
 )
-from trial_trainer.contract import DatasetSummary, FinalEvaluation
+from trial_trainer.contract import DatasetSummary, FinalEvaluation, LabelAudit
 
 _ENVIRONMENT = Environment(
     loader=PackageLoader("study_operator.report", "."),
@@ -83,6 +84,7 @@ def render_page(report: Report) -> str:
         has_agreement=sum(trial.measurement(1) is not None for trial in report.trials) >= 2,
         agreement=_agreement_chart(report),
         splits=_splits_table(summary) if summary is not None else None,
+        labels=_labels_table(summary.audit) if summary is not None and summary.audit is not None else None,
     )
 
 
@@ -122,6 +124,10 @@ def _splits_table(summary: DatasetSummary) -> _Table:
         for name, split in summary.splits.items()
     ]
     return _Table(header=["split", "pages", "sites", "questions", "tokens"], rows=rows, numbers_from=1)
+
+
+def _labels_table(audit: LabelAudit) -> _Table:
+    return _Table(header=["", "attribute", "share", "labels", "sites"], rows=[*label_rows(audit)], numbers_from=2)
 
 
 # --- Charts ----------------------------------------------------------------------------------------------------

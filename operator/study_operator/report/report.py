@@ -21,6 +21,7 @@ from rich.text import Text
 from study_operator.ledger.gain import Gain, measure_validation_gain
 from study_operator.ledger.ranking import rank
 from study_operator.ledger.trial import Measurement, Trial
+from study_operator.report.labels import describe_labels
 from study_operator.spec.metrics import is_share
 from study_operator.spec.study import Study
 from trial_trainer.contract import (
@@ -28,6 +29,7 @@ from trial_trainer.contract import (
     DatasetSummary,
     FinalEvaluation,
     Interval,
+    LabelSource,
     Metric,
     Precision,
     PredictorScores,
@@ -102,7 +104,7 @@ def render_json(report: Report) -> dict[str, Any]:
         "writtenAt": report.written_at.isoformat(),
         "objective": {"metric": study.objective.metric, "direction": study.objective.direction},
         "headline": headline(report),
-        "comparison": _comparison_as_json(report.final_evaluation),
+        "comparison": _comparison_as_json(report.final_evaluation, study.data.labels_from),
         "winner": report.winner,
         "gain": _gain_as_json(report.gain) if report.gain else None,
         "adapter": report.adapter,
@@ -166,10 +168,11 @@ def lines_of(report: Report) -> list[str]:
         lines.append(f"Winner: {winner.name}, {describe_arm(winner)}.")
         lines.append(_describe_validation(report, winner))
     if report.final_evaluation is not None:
-        lines += _describe_test(report.final_evaluation)
+        lines += _describe_test(report.final_evaluation, report.study.data.labels_from)
     lines += report.agreement
     lines.append(f"Accelerator time: {_hours(report.spent_hours)} spent, {_describe_saved(report.saved_hours)}.")
     if report.summary is not None:
+        lines += [f"Labels: {sentence}" for sentence in describe_labels(report.summary)]
         lines += [f"Data: {warning}" for warning in report.summary.warnings]
     return lines
 
@@ -181,16 +184,18 @@ def headline(report: Report) -> str:
         measured = sum(bool(trial.measurements) for trial in report.trials)
         progress = f"{report.study.name}: {report.stage}, {measured} of {report.study.num_trials} trials measured."
         return f"{progress} {report.message}".strip()
-    found = compare(final_evaluation)
+    labels_from = report.study.data.labels_from
+    found = compare(final_evaluation, labels_from)
     if found is None:
         nothing = (
             "has a value" if find_mean(final_evaluation) is None else "was answered by an independent baseline too"
         )
         return f"{report.study.name}: {final_evaluation.winner} is the winner; no question of the test set {nothing}."
-    baseline = _describe_baseline(final_evaluation, found)
+    baseline = _describe_baseline(final_evaluation, found, labels_from)
     values = f"{_percent(found.winner_value)} against {_percent(found.baseline_value)} ({MEAN_NAMES[found.mean]})"
     figures = values + (f", {describe_interval(found.gain)}" if found.gain else "")
-    note = f" {SHARED_MARKUP}" if found.mean == ALL_ASKED and "rule_based" in final_evaluation.predictors else ""
+    has_rules = "rule_based" in final_evaluation.predictors
+    note = f" {SHARED_MARKUP}" if has_rules and "rule_based" not in _independent(found.mean, labels_from) else ""
     match found.is_better:
         case True:
             return f"The winner beats the {baseline} on the test set: {figures}.{note}"
@@ -206,7 +211,7 @@ def find_mean(final_evaluation: FinalEvaluation) -> str | None:
     return next((mean for mean in MEAN_NAMES if winner is not None and _mean(winner, mean).n), None)
 
 
-def compare(final_evaluation: FinalEvaluation) -> Comparison | None:
+def compare(final_evaluation: FinalEvaluation, labels_from: LabelSource) -> Comparison | None:
     """Choose what the headline compares the winner with; None where there is nothing.
 
     The rules, the untrained model or the constants, whichever is better, or else the baseline arm. Labels of markup are
@@ -217,7 +222,7 @@ def compare(final_evaluation: FinalEvaluation) -> Comparison | None:
         return None
     means = {name: _mean(scores, mean) for name, scores in final_evaluation.predictors.items()}
     means = {name: metric for name, metric in means.items() if metric.n}
-    if not_trained := [name for name in _independent(mean) if name in means]:
+    if not_trained := [name for name in _independent(mean, labels_from) if name in means]:
         baseline = max(not_trained, key=lambda name: means[name].value)
     elif "baseline" in means and f"{mean}/winner-baseline" in final_evaluation.gains:
         baseline = "baseline"
@@ -433,7 +438,7 @@ def _gain_as_json(gain: Gain) -> dict[str, Any]:
     }
 
 
-def _describe_test(final_evaluation: FinalEvaluation) -> Iterator[str]:
+def _describe_test(final_evaluation: FinalEvaluation, labels_from: LabelSource) -> Iterator[str]:
     mean = find_mean(final_evaluation)
     if mean is None:
         return
@@ -441,17 +446,17 @@ def _describe_test(final_evaluation: FinalEvaluation) -> Iterator[str]:
     metric = _mean(winner, mean)
     source = "" if mean == HAND_LABELLED else "; no label of the test set was made by a person"
     yield f"Test, {MEAN_NAMES[mean]}: {_describe_test_value(metric)}{source}."
-    from_markup = winner.all_asked.n - winner.hand_labelled.n
-    if mean == HAND_LABELLED and from_markup > 0 and "rule_based" in final_evaluation.predictors:
-        yield (
-            f"In the {MEAN_NAMES[ALL_ASKED]}, {from_markup} of {winner.all_asked.n} labels are the pages' own markup, "
-            "which the rule extractor reads too."
-        )
+    others = winner.all_asked.n - winner.hand_labelled.n
+    if mean == HAND_LABELLED and others > 0 and "rule_based" in final_evaluation.predictors:
+        is_taught = labels_from is LabelSource.TEACHER
+        origin = "the teacher's" if is_taught else "the pages' own markup, which the rule extractor reads too"
+        yield f"In the {MEAN_NAMES[ALL_ASKED]}, {others} of {winner.all_asked.n} labels are {origin}."
     for other in PREDICTORS[1:]:
         gain = _gain(final_evaluation, mean, other)
         if gain is not None:
             seed = "; one training seed" if other == "baseline" else ""
-            shared = "; no independent baseline" if other == "rule_based" and mean == ALL_ASKED else ""
+            is_shared = other == "rule_based" and other not in _independent(mean, labels_from)
+            shared = "; no independent baseline" if is_shared else ""
             yield f"Gain over the {PREDICTOR_NAMES[other]}: {describe_interval(gain)}{seed}{shared}."
 
 
@@ -463,11 +468,11 @@ def _describe_test_value(metric: Metric) -> str:
     return f"{_percent(metric.value)} (95 % interval {low:.1f} to {high:.1f}, n = {metric.n}, {metric.sites} sites)"
 
 
-def _describe_baseline(final_evaluation: FinalEvaluation, found: Comparison) -> str:
+def _describe_baseline(final_evaluation: FinalEvaluation, found: Comparison, labels_from: LabelSource) -> str:
     name = PREDICTOR_NAMES[found.baseline]
     means = {
         o: _mean(final_evaluation.predictors[o], found.mean)
-        for o in _independent(found.mean)
+        for o in _independent(found.mean, labels_from)
         if o in final_evaluation.predictors
     }
     others = [PREDICTOR_NAMES[o] for o, metric in means.items() if metric.n and metric.value < found.baseline_value]
@@ -477,9 +482,10 @@ def _describe_baseline(final_evaluation: FinalEvaluation, found: Comparison) -> 
     return f"{name} (better than the {' and the '.join(others)})"
 
 
-def _independent(mean: str) -> tuple[str, ...]:
+def _independent(mean: str, labels_from: LabelSource) -> tuple[str, ...]:
     """Return who was not trained by the study and did not read the labels."""
-    return ("rule_based", "untrained", "constant") if mean == HAND_LABELLED else ("untrained", "constant")
+    is_read_by_rules = mean == ALL_ASKED and labels_from is LabelSource.MARKUP
+    return ("untrained", "constant") if is_read_by_rules else ("rule_based", "untrained", "constant")
 
 
 def _too_few(sites: int) -> str:
@@ -495,8 +501,8 @@ def _gain(final_evaluation: FinalEvaluation, mean: str, other: str) -> Interval 
     return gain if gain is not None and gain.n else None
 
 
-def _comparison_as_json(final_evaluation: FinalEvaluation | None) -> dict[str, Any] | None:
-    found = compare(final_evaluation) if final_evaluation else None
+def _comparison_as_json(final_evaluation: FinalEvaluation | None, labels_from: LabelSource) -> dict[str, Any] | None:
+    found = compare(final_evaluation, labels_from) if final_evaluation else None
     if found is None:
         return None
     return {"mean": found.mean, "baseline": found.baseline, "isBetter": found.is_better}

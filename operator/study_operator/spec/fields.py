@@ -29,6 +29,8 @@ SCHEME = r"[A-Za-z][-+.A-Za-z0-9]*:"
 
 ENDPOINT = r"https?://[^/\s@?#]+/?"
 
+BASE_URL = r"https?://[^/\s@?#]+(/[^\s@?#]*)?"
+
 REGION = r"[a-z0-9-]+"
 
 DATA_KEY = r"[-._a-zA-Z0-9]+"

@@ -45,6 +45,11 @@ TEST_PERCENT = Whole(0, 90, 10)
 """The default is 0 where there is a test source."""
 MAX_HELD_OUT_PERCENT = 90
 MAX_PAGES = Whole(1, 10**9)
+TEACHER_MAX_ANSWER_TOKENS = Whole(16, 2**17, 1024)
+TEACHER_MAX_TOKENS = Whole(1, 10**12)
+TEACHER_SELF_CONSISTENCY_SAMPLES = Whole(0, 100_000, 0)
+TEACHER_PARALLEL_REQUESTS = Whole(1, 64, 4)
+TEACHER_TIMEOUT_SECONDS = Whole(1, 3600, 120)
 EPOCHS = Whole(1, 10_000)
 MAX_LENGTH_TOKENS = Whole(32, 2**20, 1024)
 WARMUP_PERCENT = Whole(0, 100, 10)
@@ -79,6 +84,8 @@ ENDPOINT_LENGTH = 500
 REGION_LENGTH = 50
 OBJECT_NAME_LENGTH = 253
 KEY_LENGTH = 253
+TEACHER_MODEL_LENGTH = 200
+TEACHER_INSTRUCTIONS_LENGTH = 2000
 
 TEMPLATE_BYTES = 12 * 1024
 """Of a pod template as compact JSON: what a person writes takes a few thousand. `kubectl apply` keeps a second copy."""

@@ -16,7 +16,17 @@ from study_operator.errors import StudyInvalidError
 from study_operator.names import API_VERSION, KIND
 from study_operator.spec import limits
 from study_operator.spec.constraints import parse_linear_constraint, parse_outcome_constraint
-from study_operator.spec.fields import ATTRIBUTE, DATA_KEY, ENDPOINT, MODULE, OBJECT_NAME, REGION, STUDY_NAME, Fields
+from study_operator.spec.fields import (
+    ATTRIBUTE,
+    BASE_URL,
+    DATA_KEY,
+    ENDPOINT,
+    MODULE,
+    OBJECT_NAME,
+    REGION,
+    STUDY_NAME,
+    Fields,
+)
 from study_operator.spec.metrics import KNOWN_ATTRIBUTES, METRICS, Direction
 from study_operator.spec.study import (
     TRAINER_CONTAINER,
@@ -38,12 +48,15 @@ from study_operator.spec.study import (
     SearchSpace,
     Storage,
     Study,
+    Teacher,
     Uniform,
 )
 from trial_trainer.contract import (
+    AnswerFormat,
     BaseModel,
     LabelSource,
     MissingLabel,
+    OutOfTokens,
     ParameterValue,
     Precision,
     Split,
@@ -415,8 +428,19 @@ def _parse_data(fields: Fields) -> Data:
     labels = fields.child("labels", {})
     labels_from = labels.choice("from", LabelSource, LabelSource.MARKUP)
     missing_labels = labels.choice("missing", MissingLabel, MissingLabel.UNKNOWN)
-    if missing_labels is MissingLabel.ABSENT and (labels_from is not LabelSource.GIVEN or not attributes):
-        labels.refuse("missing", "must be Unknown unless attributes are asked and their labels are Given")
+    if missing_labels is MissingLabel.ABSENT and (labels_from is LabelSource.MARKUP or not attributes):
+        labels.refuse(
+            "missing", "must be Unknown unless attributes are asked and their labels are Given or a Teacher's"
+        )
+    is_taught = labels_from is LabelSource.TEACHER
+    teacher = _parse_teacher(labels.child("teacher")) if labels.has("teacher") else None
+    if is_taught and teacher is None:
+        labels.refuse("teacher", "must be given where labels come from a Teacher")
+    if teacher is not None and not is_taught:
+        labels.refuse("teacher", "must not be given unless labels come from a Teacher")
+        teacher = None
+    if is_taught and not attributes:
+        labels.refuse("from", "must be Given without attributes: ready samples have their completions")
     labels.done()
     if labels_from is LabelSource.MARKUP:
         unknown = [a for a in attributes if a not in KNOWN_ATTRIBUTES]
@@ -448,11 +472,43 @@ def _parse_data(fields: Fields) -> Data:
         attributes=attributes,
         labels_from=labels_from,
         missing_labels=missing_labels,
+        teacher=teacher,
         split=parsed,
         test_source=test_source,
         max_pages=max_pages,
         template=template,
     )
+
+
+def _parse_teacher(fields: Fields) -> Teacher:
+    if "@" in str(fields.raw.get("endpoint")):
+        # It may hold a password, which is not repeated.
+        fields.refuse("endpoint", "must hold no credentials: the key is for the Secret of secretName", "one with '@'")
+        fields.take("endpoint")
+    temperature = fields.number("temperature", None)
+    if temperature is not None and not 0 <= temperature <= 2:
+        fields.refuse("temperature", "must be from 0 to 2")
+    teacher = Teacher(
+        endpoint=fields.text("endpoint", pattern=BASE_URL, longest=limits.ENDPOINT_LENGTH)
+        if "@" not in str(fields.raw.get("endpoint"))
+        else "",
+        model=fields.text("model", longest=limits.TEACHER_MODEL_LENGTH),
+        secret_name=_parse_object_name(fields, "secretName"),
+        secret_key=fields.text("secretKey", Teacher.secret_key, pattern=DATA_KEY, longest=limits.KEY_LENGTH),
+        answer_format=fields.choice("answerFormat", AnswerFormat, Teacher.answer_format),
+        instructions=fields.text("instructions", longest=limits.TEACHER_INSTRUCTIONS_LENGTH)
+        if fields.has("instructions")
+        else "",
+        temperature=temperature,
+        max_answer_tokens=fields.whole("maxAnswerTokens", limits.TEACHER_MAX_ANSWER_TOKENS),
+        max_tokens=fields.whole("maxTokens", limits.TEACHER_MAX_TOKENS),
+        when_tokens_run_out=fields.choice("whenTokensRunOut", OutOfTokens, Teacher.when_tokens_run_out),
+        self_consistency_samples=fields.whole("selfConsistencySamples", limits.TEACHER_SELF_CONSISTENCY_SAMPLES),
+        parallel_requests=fields.whole("parallelRequests", limits.TEACHER_PARALLEL_REQUESTS),
+        timeout_seconds=fields.whole("timeoutSeconds", limits.TEACHER_TIMEOUT_SECONDS),
+    )
+    fields.done()
+    return teacher
 
 
 def _parse_trainer(fields: Fields) -> tuple[BaseModel, TrainerSettings, int, PodTemplate | None]:

@@ -8,7 +8,16 @@ from enum import StrEnum
 from typing import Any
 
 from study_operator.spec.metrics import Direction
-from trial_trainer.contract import BaseModel, LabelSource, MissingLabel, ParameterValue, Split, TrainerSettings
+from trial_trainer.contract import (
+    AnswerFormat,
+    BaseModel,
+    LabelSource,
+    MissingLabel,
+    OutOfTokens,
+    ParameterValue,
+    Split,
+    TrainerSettings,
+)
 
 Arm = Mapping[str, ParameterValue]
 """A parameter assignment: names to numbers or strings, complete over the study's parameters."""
@@ -91,6 +100,27 @@ PodTemplate = Mapping[str, Any]
 
 
 @dataclass(frozen=True, kw_only=True)
+class Teacher:
+    """A language model that labels training and validation pages; see `TeacherSettings` of the contract."""
+
+    endpoint: str
+    model: str
+    secret_name: str | None = None
+    """Secret of the study's namespace with the key; None means that the server wants none. On a laptop the key is an
+    environment variable."""
+    secret_key: str = "apiKey"  # noqa: S105  # its name, not its value
+    answer_format: AnswerFormat = AnswerFormat.JSON_SCHEMA
+    instructions: str = ""
+    temperature: float | None = None
+    max_answer_tokens: int = 1024
+    max_tokens: int | None = None
+    when_tokens_run_out: OutOfTokens = OutOfTokens.USE
+    self_consistency_samples: int = 0
+    parallel_requests: int = 4
+    timeout_seconds: int = 120
+
+
+@dataclass(frozen=True, kw_only=True)
 class Data:
     """Where pages come from and what is asked of them."""
 
@@ -101,6 +131,8 @@ class Data:
     test_source: str | None = None
     max_pages: int | None = None
     missing_labels: MissingLabel = MissingLabel.UNKNOWN
+    teacher: Teacher | None = None
+    """Given where the labels are a teacher's."""
     template: PodTemplate | None = None
     """Pod of the prepare job on a cluster; None means the trainer's, without accelerators."""
 

@@ -14,7 +14,7 @@ import yaml
 from builders.ledgers import a_study
 from study_operator.cluster.job_manifest import Credentials, PodDefaults, build_job, build_service
 from study_operator.reconcile.runner import JobKind, JobSpec
-from study_operator.spec.study import CaBundle, Data, Storage, Study
+from study_operator.spec.study import CaBundle, Data, Storage, Study, Teacher
 from trial_trainer.contract import LabelSource, Split, TrainerSettings
 
 GOLDEN = Path(__file__).with_name("golden")
@@ -169,6 +169,28 @@ def test_no_value_of_a_secret_is_in_a_manifest() -> None:
             "name": name,
             "valueFrom": {"secretKeyRef": {"name": "bucket-credentials", "key": key}},
         }
+
+
+@pytest.mark.parametrize("template", [None, TEMPLATE], ids=["no template", "a template"])
+def test_the_key_of_a_teacher_is_of_the_pod_that_prepares_alone(template: Any) -> None:
+    teacher = Teacher(endpoint="https://llm.example/v1", model="large", secret_name="teacher", secret_key="key")
+    study = on_cluster(trainer_template=template)
+    study = replace(study, data=replace(study.data, labels_from=LabelSource.TEACHER, teacher=teacher))
+    prepare = build_job(study, PREPARE, SECRET, DEFAULTS)
+    assert [v for v in the_trainer(prepare)["env"] if v["name"] == "TEACHER_API_KEY"] == [
+        {"name": "TEACHER_API_KEY", "valueFrom": {"secretKeyRef": {"name": "teacher", "key": "key"}}}
+    ]
+    for spec in (TRIAL, FINAL_EVALUATION):
+        job = str(build_job(study, spec, SECRET, DEFAULTS))
+        assert "TEACHER_API_KEY" not in job
+        assert "'teacher'" not in job
+
+
+def test_a_teacher_that_wants_no_key_gets_none() -> None:
+    study = on_cluster()
+    teacher = Teacher(endpoint="http://llm:8000/v1", model="large")
+    study = replace(study, data=replace(study.data, labels_from=LabelSource.TEACHER, teacher=teacher))
+    assert "TEACHER_API_KEY" not in str(build_job(study, PREPARE, SECRET, DEFAULTS))
 
 
 def test_letters_that_mean_something_to_kubernetes_reach_the_trainer_as_they_are() -> None:

@@ -68,3 +68,33 @@ def test_a_template_that_is_none_is_refused_in_a_sentence(pod: Mapping[str, Any]
         study, cast(Kube, KubeThatDecodes()), cast(Buckets, OneBucket()), PodDefaults(image="trainer:1")
     )
     assert [problem for problem in problems if problem.startswith("`spec.trainer.template`") and sentence in problem]
+
+
+def a_taught_study() -> Study:
+    labels = {"from": "Teacher", "teacher": {"endpoint": "https://llm/v1", "model": "large", "secretName": "teacher"}}
+    template = {"spec": {"containers": [TRAINER]}}
+    return parse_study(a_manifest({"spec.data.labels": labels, "spec.trainer.template": template}))
+
+
+def problems_of(study: Study, kube: KubeOfDicts) -> list[str]:
+    return find_problems(study, cast(Kube, kube), cast(Buckets, OneBucket()), PodDefaults())
+
+
+def test_the_secret_of_a_teacher_must_exist_where_the_operator_may_look() -> None:
+    kube, path = KubeThatDecodes(), "/api/v1/namespaces/default/secrets/teacher"
+    rule = "must name a Secret of namespace default, got 'teacher', which does not exist"
+    assert problems_of(a_taught_study(), kube) == [f"`spec.data.labels.teacher.secretName` {rule}"]
+    kube.put(path, {"metadata": {"name": "teacher"}})
+    assert problems_of(a_taught_study(), kube) == []
+    kube.objects.clear()
+    kube.forbidden.add(path)
+    assert problems_of(a_taught_study(), kube) == []
+
+
+def test_no_template_gives_a_pod_the_key_of_a_teacher() -> None:
+    env = [{"name": "TEACHER_API_KEY", "valueFrom": {"secretKeyRef": {"name": "teacher", "key": "apiKey"}}}]
+    template = {"spec": {"containers": [{**TRAINER, "env": env}]}}
+    study = parse_study(a_manifest({"spec.trainer.template": template}))
+    assert problems_of(study, KubeThatDecodes()) == [
+        "`spec.trainer.template.spec.containers` must not set TEACHER_API_KEY, which the operator sets"
+    ]

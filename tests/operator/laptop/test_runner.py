@@ -16,8 +16,9 @@ from pathlib import Path
 import pytest
 
 from study_operator.laptop import supervisor
-from study_operator.laptop.runner import LocalRunner, StudyBusyError, exclusive
+from study_operator.laptop.runner import LocalRunner, StudyBusyError, environment_of, exclusive
 from study_operator.reconcile.runner import JobKind, JobPhase, JobSpec, JobStatus
+from trial_trainer.contract import TEACHER_API_KEY
 from trial_trainer.cores import count_cores
 
 PATIENCE_SECONDS = 60.0
@@ -332,6 +333,14 @@ def test_trials_share_the_cores(bench, kind, parallel, processes, share):
     bench.runner.launch(a_job("j", "import os; print(os.environ['OMP_NUM_THREADS'])", kind, processes))
 
     assert bench.until_finished("j").message == str(max(1, count_cores() // share))
+
+
+def test_a_teachers_key_is_in_the_environment_of_preparing_alone(bench, monkeypatch):
+    monkeypatch.setenv(TEACHER_API_KEY, "sk-0123456789")
+    bench.runner.launch(a_job("t0", f"print(os.environ.get('{TEACHER_API_KEY}', 'no key'))"))
+    assert bench.until_finished("t0").message == "no key"
+    kinds = (*JobKind, None)
+    assert [kind for kind in kinds if TEACHER_API_KEY in environment_of(kind)] == [JobKind.PREPARE]
 
 
 def test_only_one_command_drives_a_study(tmp_path):

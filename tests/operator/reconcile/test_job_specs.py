@@ -1,6 +1,9 @@
 """What a job is told, as the contract has it."""
 
 from dataclasses import replace
+from typing import Any
+
+import pytest
 
 from builders.desk import a_desk, run
 from builders.ledgers import (
@@ -16,9 +19,13 @@ from study_operator.ledger.trial import (
 )
 from study_operator.optimizer.designer import Suggestion
 from study_operator.reconcile.actions import Launch
+from study_operator.reconcile.job_specs import build_prepare_job
+from study_operator.spec.study import Teacher
 from trial_trainer.contract import (
     FinalEvaluationConfig,
+    LabelSource,
     PrepareConfig,
+    TeacherSettings,
     TrialConfig,
     from_json,
 )
@@ -60,3 +67,36 @@ def test_the_config_of_the_prepare_job_follows_the_contract() -> None:
     run(desk)
     config = from_json(PrepareConfig, desk.launched[0].config)
     assert (config.source, config.dataset) == ("/pages", "/bucket/team/s1-01234567/dataset")
+
+
+def test_the_teacher_of_the_prepare_job_has_no_key_and_keeps_answers_for_every_study() -> None:
+    teacher = Teacher(endpoint="https://llm.example/v1", model="large", secret_name="key-of-it", temperature=0.0)
+    study = a_study(data=replace(a_study().data, labels_from=LabelSource.TEACHER, teacher=teacher))
+    spec = build_prepare_job(study)
+    config = from_json(PrepareConfig, spec.config)
+    assert config.teacher == TeacherSettings(
+        endpoint="https://llm.example/v1", model="large", kept_answers="/bucket/team/teacher-answers", temperature=0.0
+    )
+    assert "key-of-it" not in spec.config
+    assert build_prepare_job(a_study()).digest != spec.digest
+
+
+@pytest.mark.parametrize(
+    ("changes", "is_another"),
+    [
+        pytest.param({"parallel_requests": 9}, False, id="more requests at once"),
+        pytest.param({"timeout_seconds": 9}, False, id="less patience"),
+        pytest.param({"secret_name": "other"}, False, id="another Secret"),
+        pytest.param({"model": "small"}, True, id="another model"),
+        pytest.param({"endpoint": "https://other.example/v1"}, True, id="another server"),
+        pytest.param({"instructions": "Be brief."}, True, id="other instructions"),
+        pytest.param({"max_tokens": 1000}, True, id="a limit"),
+    ],
+)
+def test_a_dataset_is_another_where_the_teacher_may_answer_otherwise(changes: Any, is_another: bool) -> None:
+    teacher = Teacher(endpoint="https://llm.example/v1", model="large")
+    data = replace(a_study().data, labels_from=LabelSource.TEACHER, teacher=teacher)
+    first, second = (
+        build_prepare_job(a_study(data=replace(data, teacher=t))).digest for t in (teacher, replace(teacher, **changes))
+    )
+    assert (first != second) is is_another

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from builders.some_manifests import MANIFEST, a_manifest
+from builders.some_manifests import FULL_MANIFEST, MANIFEST, a_manifest
 from study_operator.errors import StudyInvalidError
 from study_operator.spec.constraints import parse_linear_constraint
 from study_operator.spec.parse import parse_study
@@ -18,9 +18,10 @@ from study_operator.spec.study import (
     DeletionPolicy,
     LogUniform,
     Objective,
+    Teacher,
     Uniform,
 )
-from trial_trainer.contract import LabelSource, MissingLabel
+from trial_trainer.contract import AnswerFormat, LabelSource, MissingLabel, OutOfTokens
 
 WRONG_MANIFESTS = [
     pytest.param(
@@ -63,14 +64,59 @@ WRONG_MANIFESTS = [
         id="quantization, not built yet",
     ),
     pytest.param(
+        {"spec.data.labels": {"from": "Pupil"}},
+        ["`spec.data.labels.from` must be one of Given, Markup, Teacher, got 'Pupil'"],
+        id="labels from nobody",
+    ),
+    pytest.param(
         {"spec.data.labels": {"from": "Teacher"}},
-        ["`spec.data.labels.from` must be one of Given, Markup, got 'Teacher'"],
-        id="labels from a teacher, not built yet",
+        ["`spec.data.labels.teacher` must be given where labels come from a Teacher"],
+        id="labels from a teacher that is not named",
+    ),
+    pytest.param(
+        {"spec.data.labels": {"teacher": {"endpoint": "https://llm.example/v1", "model": "large"}}},
+        [
+            "`spec.data.labels.teacher` must not be given unless labels come from a Teacher, got {'endpoint': 'https://llm.example/v1', 'model': 'large'}"
+        ],
+        id="a teacher whose labels nobody wants",
+    ),
+    pytest.param(
+        {
+            "spec.data.labels": {
+                "from": "Teacher",
+                "teacher": {
+                    "endpoint": "https://me:pw@llm.example/v1",
+                    "apiKey": "sk",
+                    "temperature": "3",
+                    "maxTokens": 0,
+                    "answerFormat": "XML",
+                },
+            }
+        },
+        [
+            "`spec.data.labels.teacher.endpoint` must hold no credentials: the key is for the Secret of secretName, got \"one with '@'\"",
+            "`spec.data.labels.teacher.temperature` must be from 0 to 2, got '3'",
+            "`spec.data.labels.teacher.model` must be given: a string",
+            "`spec.data.labels.teacher.answerFormat` must be one of JSONSchema, JSONObject, Text, got 'XML'",
+            "`spec.data.labels.teacher.maxTokens` must be a whole number from 1 to 1000000000000, got 0",
+            "`spec.data.labels.teacher.apiKey` must not be given, because it is not a field, got 'sk'",
+        ],
+        id="a teacher that is wrong in every way",
+    ),
+    pytest.param(
+        {
+            "spec.data.labels": {"from": "Teacher", "teacher": {"endpoint": "http://llm/v1", "model": "large"}},
+            "spec.data.attributes": [],
+        },
+        [
+            "`spec.data.labels.from` must be Given without attributes: ready samples have their completions, got 'Teacher'"
+        ],
+        id="a teacher of ready samples",
     ),
     pytest.param(
         {"spec.data.labels": {"missing": "Absent"}},
         [
-            "`spec.data.labels.missing` must be Unknown unless attributes are asked and their labels are Given, got 'Absent'"
+            "`spec.data.labels.missing` must be Unknown unless attributes are asked and their labels are Given or a Teacher's, got 'Absent'"
         ],
         id="markup whose silence means absence",
     ),
@@ -602,6 +648,28 @@ def test_given_labels_are_of_attributes_of_any_name():
     )
     assert (study.data.attributes, study.data.missing_labels) == (("people", "line_2"), MissingLabel.ABSENT)
     assert study.outcome_constraints[0].metric == "accuracy/line_2"
+
+
+def test_a_teacher_is_taken_with_its_defaults_and_in_full() -> None:
+    labels = {"from": "Teacher", "missing": "Absent", "teacher": {"endpoint": "http://llm:8000/v1", "model": "large"}}
+    study = parse_study(a_manifest({"spec.data.labels": labels, "spec.data.attributes": ["people"]}))
+    assert (study.data.labels_from, study.data.missing_labels) == (LabelSource.TEACHER, MissingLabel.ABSENT)
+    assert study.data.teacher == Teacher(endpoint="http://llm:8000/v1", model="large")
+    assert parse_study(FULL_MANIFEST).data.teacher == Teacher(
+        endpoint="https://llm.example/v1",
+        model="large-1",
+        secret_name="teacher",
+        secret_key="key",
+        answer_format=AnswerFormat.TEXT,
+        instructions="Prices are those of today.",
+        temperature=0.0,
+        max_answer_tokens=512,
+        max_tokens=1_000_000,
+        when_tokens_run_out=OutOfTokens.REFUSE,
+        self_consistency_samples=50,
+        parallel_requests=8,
+        timeout_seconds=60,
+    )
 
 
 def test_fields_that_only_a_cluster_needs_are_kept() -> None:

@@ -4,8 +4,9 @@
     PREPARE_CONFIG="$(cat prepare.json)" python -m trial_trainer prepare    # as a Job does it
 
 The run, top to bottom: check the settings, load the tokenizer, read the sources, label and cut each page, draw the
-splits, refuse what cannot train, tokenise, write. Whatever is wrong with the data shows here, before a GPU is touched,
-and all of it at once: `PrepareError` holds every sentence, and `__main__` turns it into exit code 12.
+splits, let a teacher label where the study has one, refuse what cannot train, tokenise, write. Whatever is wrong with
+the data shows here, before a GPU is touched, and all of it at once: `PrepareError` holds every sentence, and `__main__`
+turns it into exit code 12.
 
 Silence is not absence: markup without a price does not mean that the page has none, so nothing is asked there. What
 it means that given labels leave an attribute out is said by the study.
@@ -14,8 +15,10 @@ it means that given labels leave an attribute out is said by the study.
 from __future__ import annotations
 
 import hashlib
+import os
+import time
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -24,13 +27,19 @@ from trial_trainer.base_model import digest_tokenizer, load_config, load_tokeniz
 from trial_trainer.contract import (
     LEAST_SITES,
     SUMMARY,
+    TEACHER_API_KEY,
     DatasetSummary,
+    LabelOrigin,
     LabelSource,
     MissingLabel,
+    OutOfTokens,
     PrepareConfig,
     SplitBy,
     SplitSummary,
+    TeacherSettings,
+    TeacherSummary,
 )
+from trial_trainer.dataset.audit import Pair, agree, audit
 from trial_trainer.dataset.prompts import SYSTEM, Encoded, Message, Prompter
 from trial_trainer.dataset.sources import Problems, RawPage, ReadySample, iterate_pages, read_samples
 from trial_trainer.dataset.splits import (
@@ -44,12 +53,14 @@ from trial_trainer.dataset.splits import (
     has_host,
     host_of,
     join_groups,
+    rank,
     site_of,
 )
 from trial_trainer.dataset.store import (
     HAND,
     MARKUP,
     SPLITS,
+    TEACHER,
     TEST,
     TRAIN,
     VALIDATION,
@@ -61,6 +72,7 @@ from trial_trainer.dataset.store import (
     write_split,
     write_summary,
 )
+from trial_trainer.dataset.teacher import Fate, Labelled, Teacher
 from trial_trainer.errors import BaseModelError, PrepareError, PromptError
 from trial_trainer.pages import answers, documents, plain_text, rules
 from trial_trainer.pages.confirm import confirm, contradicts
@@ -100,6 +112,26 @@ class Asked:
     """Where it stands in its source, for sentences."""
     weak: str | None = None
     """For a name of which no hand-made form can be derived: the markup's shorter form. Never used in the test set."""
+    is_pending: bool = False
+    """Whether a teacher has still to label it; then there are no messages and no accepted values yet."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Read:
+    """What was read of one page or text."""
+
+    page: RawPage
+    text: str
+    """What the model sees of it."""
+    own: Mapping[str, str]
+    """What its markup says, where labels are the markup's."""
+    markup: Mapping[str, str]
+    """The same, whosever the labels are."""
+    site: str
+    """What errors are clustered by."""
+    rules: Mapping[str, str]
+    """What the rule extractor says."""
+    key: bytes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,13 +147,21 @@ class Draft:
     """Digest of a page's text before the cut."""
     given_id: str | None = None
     """The id that its record gives it, for pages."""
+    read: Read | None = None
+    """What a teacher labels it by; None where there is none."""
 
 
-def prepare(config: PrepareConfig) -> DatasetSummary:
+def prepare(config: PrepareConfig, *, wait: Callable[[float], None] = time.sleep) -> DatasetSummary:
     """Write the dataset and return what it holds.
+
+    Args:
+        config: what to make, of what.
+        wait: waits for seconds, where a teacher asks for it.
 
     Raises:
         PrepareError: with everything that is wrong with the settings, the model's tokenizer or the data.
+        TeacherError: where the teacher cannot be asked as the study says.
+        TeacherUnavailableError: where it does not answer. What it has answered is kept.
         ArtifactError: where the dataset cannot be written.
     """
     # What can be known without reading a page.
@@ -155,6 +195,12 @@ def prepare(config: PrepareConfig) -> DatasetSummary:
     problems = _check_splits(config, by_split, len(set(groups)))
     if problems:
         raise PrepareError(problems)
+    taught: TeacherSummary | None = None
+    if config.teacher is not None:
+        by_split, taught = _let_teacher_label(config, config.teacher, reader, by_split, wait)
+        problems = _check_taught(config.teacher, taught) or _check_splits(config, by_split, len(set(groups)))
+        if problems:
+            raise PrepareError(problems)
     conflicting_labels, conflicts = _find_conflicts(config, by_split)
     dropped = reader.dropped
     by_split, silent = _keep_questions(by_split, dropped)
@@ -199,6 +245,7 @@ def prepare(config: PrepareConfig) -> DatasetSummary:
     # Say what was left out and what cannot be measured well, and write the summary last.
     warnings = [
         *filter(None, [prompter.warning]),
+        *_warn_of_teacher(taught, pages),
         *_warn_of_labels(reader.unusable, reader.left_open),
         *_warn_of_cuts(reader.cut),
         *_warn_of_markup(reader.compared, reader.contradicted),
@@ -219,6 +266,8 @@ def prepare(config: PrepareConfig) -> DatasetSummary:
         repeats_of_test=repeats_of_test,
         conflicting_labels=conflicting_labels,
         pages_of_test_sites=pages_of_test_sites,
+        teacher=taught,
+        audit=audit(reader.pairs, _noisy_shares(pages[VALIDATION])),
         warnings=tuple(warnings),
         fingerprint=_fingerprint(digest, digests),
         digest=config.digest,
@@ -242,8 +291,14 @@ def _check_config(config: PrepareConfig) -> list[str]:
         problems.append(f"split.validation_percent and split.test_percent must leave 10 for training, got {total}")
     if config.test_source is not None and split.test_percent > 0:
         problems.append(f"split.test_percent must be 0 where test_source is given, got {split.test_percent}")
-    if config.missing_labels is MissingLabel.ABSENT and config.labels_from is not LabelSource.GIVEN:
+    if config.missing_labels is MissingLabel.ABSENT and config.labels_from is LabelSource.MARKUP:
         problems.append(f"missing_labels must be Unknown where labels_from is {config.labels_from}, got Absent")
+    is_taught = config.labels_from is LabelSource.TEACHER
+    if is_taught != (config.teacher is not None):
+        rule = "must be given" if is_taught else "must not be given"
+        problems.append(f"teacher {rule} where labels_from is {config.labels_from}")
+    if is_taught and not config.attributes:
+        problems.append("attributes must hold at least 1 where labels_from is Teacher, got none")
     if config.max_pages is not None and config.max_pages < 1:
         problems.append(f"max_pages must be at least 1, got {config.max_pages}")
     for index, attribute in enumerate(config.attributes):
@@ -341,6 +396,8 @@ class _Reader:
         """Currency labels of which the page prints a sign that may mean others, and where they stand."""
         self.cut: list[str] = []
         """Where texts stand whose end was cut off."""
+        self.pairs: list[Pair] = []
+        """Labels of two origins, where both label an attribute of a page."""
 
     def read(self, uri: str) -> list[Draft]:
         problems = Problems(uri=uri)
@@ -348,11 +405,15 @@ class _Reader:
         if not self._config.attributes:
             drafts = self._draft_samples(read_samples(uri, problems, max_pages=limit, seed=seed))
         else:
-            need_labels = self._config.missing_labels is MissingLabel.ABSENT
+            is_silence_absence = self._config.missing_labels is MissingLabel.ABSENT
+            need_labels = is_silence_absence and self._config.labels_from is LabelSource.GIVEN
             pages = iterate_pages(uri, problems, max_pages=limit, seed=seed, need_labels=need_labels)
             drafts = self._draft_pages(pages, problems)
         self.problems += problems.all()
         return drafts
+
+    def count_tokens(self, texts: list[str]) -> list[int]:
+        return self._prompter.count_tokens(texts)
 
     def _draft_pages(self, pages: Iterable[RawPage], problems: Problems) -> list[Draft]:
         before = self.skipped.copy()
@@ -391,23 +452,56 @@ class _Reader:
             self.skipped[str(read)] += 1
             return None
         text, whole, facts = read
-        own = self._read_markup(page, facts)
+        known = page.site or (page.url if page.url and has_host(page.url) else None)
+        shop = site_of(known) if known else None
+        markup = self._read_markup(page, facts)
+        own = markup if self._config.labels_from is LabelSource.MARKUP else {}
         self._compare(page, own, whole)
-        message = rules.extract(facts, page.url)
-        key = digest_text(_without_address(text, page.url))
-        asked = tuple(self._ask(page, label, text, own, message, key) for label in self._labels(page, own))
+        seen = Read(
+            page=page,
+            text=text,
+            own=own,
+            markup=markup,
+            site=shop or page.id,
+            rules=rules.extract(facts, page.url),
+            key=digest_text(_without_address(text, page.url)),
+        )
+        self._audit_markup(seen)
+        asked = [self._ask(seen, label) for label in self._labels(page, own)]
+        is_taught = self._config.labels_from is LabelSource.TEACHER
+        if is_taught:
+            labelled = {one.attribute for one in asked}
+            asked += [_pending(seen, attribute) for attribute in self._config.attributes if attribute not in labelled]
         if not asked:
             self.skipped["NoLabels"] += 1
             return None
-        known = page.site or (page.url if page.url and has_host(page.url) else None)
         return Draft(
             id=page.id,
-            shop=site_of(known) if known else None,
+            shop=shop,
             url=page.url,
-            asked=asked,
+            asked=tuple(asked),
             whole=digest_text(_without_address(whole, page.url)),
             given_id=page.given_id,
+            # The page itself is read, and may be large.
+            read=replace(seen, page=replace(page, html=page.html and "")) if is_taught else None,
         )
+
+    def label(self, draft: Draft, taught: Labelled) -> Draft:
+        """Ask of a draft what a teacher has labelled, beside what people have."""
+        read = draft.read
+        if read is None:
+            return draft
+        by_attribute = {one.attribute: one for one in draft.asked if not one.is_pending}
+        is_silence_absence = self._config.missing_labels is MissingLabel.ABSENT
+        for attribute, value in taught.values.items():
+            if attribute in by_attribute:
+                continue
+            values = self._usable(read.page, attribute, (value,)) if value is not None else ()
+            if values or (value is None and is_silence_absence):
+                by_attribute[attribute] = self._ask(read, _Label(attribute=attribute, values=values, origin=TEACHER))
+        if not by_attribute:
+            self.skipped["NoLabels"] += 1
+        return replace(draft, asked=tuple(by_attribute[a] for a in self._config.attributes if a in by_attribute))
 
     def _read_page(self, page: RawPage, html: bytes | str) -> _Text | Skip:
         read = self._parse_page(page, html)
@@ -450,8 +544,12 @@ class _Reader:
         return _Text(text, whole, facts)
 
     def _read_markup(self, page: RawPage, facts: documents.Facts) -> Mapping[str, str]:
-        """Return what the page's markup says: as its source tells it, completed and confirmed by the page itself."""
-        if self._config.labels_from is LabelSource.GIVEN:
+        """Return what the page's markup says: as its source tells it, completed and confirmed by the page itself.
+
+        Where labels are given, it is only read beside them.
+        """
+        is_needed = self._config.labels_from is not LabelSource.GIVEN or page.labels
+        if not is_needed or (page.html is None and page.markup is None):
             return {}
         return confirm(page.markup or {}, facts, page.url)
 
@@ -464,11 +562,78 @@ class _Reader:
                 self.compared[attribute] += 1
                 self.contradicted[attribute] += contradicts(attribute, own[attribute], accepted, text, country)
 
+    def _audit_markup(self, read: Read) -> None:
+        """Compare markup with what people have labelled."""
+        for attribute, value in read.markup.items():
+            given = (read.page.labels or {}).get(attribute)
+            if given and attribute in self._config.attributes:
+                self._compare_labels(read, LabelOrigin.MARKUP, LabelOrigin.GIVEN, attribute, (value,), given)
+
+    def audit_teacher(self, draft: Draft, taught: Labelled) -> None:
+        """Compare a teacher's labels with markup and with what people have labelled."""
+        read = draft.read
+        if read is None:
+            return
+        for attribute, value in taught.values.items():
+            one = self._as_label(value)
+            given = (read.page.labels or {}).get(attribute)
+            if one is not None and given is not None:
+                self._compare_labels(read, LabelOrigin.TEACHER, LabelOrigin.GIVEN, attribute, one, given)
+            if one is not None and attribute in read.markup:
+                markup = (read.markup[attribute],)
+                self._compare_labels(read, LabelOrigin.TEACHER, LabelOrigin.MARKUP, attribute, one, markup)
+
+    def audit_again(self, draft: Draft, first: Labelled, second: Labelled) -> None:
+        """Compare a teacher's labels with those of its second pass: a value against none is a contradiction."""
+        read = draft.read
+        if read is None or second.fate is not Fate.LABELLED:
+            return
+        for attribute, value in first.values.items():
+            again = second.values[attribute]
+            if value is not None or again is not None or self._config.missing_labels is MissingLabel.ABSENT:
+                one, other = (() if answer is None else (answer,) for answer in (value, again))
+                kinds = (LabelOrigin.TEACHER, LabelOrigin.TEACHER_AGAIN)
+                is_label = self._as_label(value) is not None
+                self._compare_labels(read, *kinds, attribute, one, other, is_label=is_label)
+
+    def _as_label(self, value: str | None) -> tuple[str, ...] | None:
+        """Return what a teacher's value is as a label; None where it says nothing."""
+        if value is None:
+            return () if self._config.missing_labels is MissingLabel.ABSENT else None
+        return (value,)
+
+    def _compare_labels(
+        self,
+        read: Read,
+        one_is: LabelOrigin,
+        other_is: LabelOrigin,
+        attribute: str,
+        one: tuple[str, ...],
+        other: tuple[str, ...],
+        *,
+        is_label: bool = True,
+    ) -> None:
+        page, text = read.page, read.text
+        country = country_of(page.url or page.site)
+        usable = tuple(value for value in one if _is_usable(attribute, value))
+        is_kept = is_label and bool(usable or not one) and _derive(attribute, usable, text, country) is not None
+        self.pairs.append(
+            Pair(
+                one=one_is,
+                other=other_is,
+                attribute=attribute,
+                site=read.site,
+                agrees=agree(attribute, one, other, text, country),
+                is_kept=is_kept,
+            )
+        )
+
     def _labels(self, page: RawPage, own: Mapping[str, str]) -> list[_Label]:
         """Return the labels of the attributes that are asked and labelled at all."""
         found: list[_Label] = []
-        is_given = self._config.labels_from is LabelSource.GIVEN
-        missing = () if self._config.missing_labels is MissingLabel.ABSENT else None
+        is_given = self._config.labels_from is not LabelSource.MARKUP
+        is_silence_absence = self._config.missing_labels is MissingLabel.ABSENT
+        missing = () if is_silence_absence and self._config.labels_from is LabelSource.GIVEN else None
         for attribute in self._config.attributes:
             hand = (page.labels or {}).get(attribute, missing)
             if hand is not None and not hand and is_given:
@@ -485,20 +650,19 @@ class _Reader:
         """Keep the values that an answer can be right by: each is evaluated against itself."""
         usable = []
         for value in map(self._prompter.clean, values):
-            if answers.is_correct(attribute, value, [value]) and not answers.is_absent(value):
+            if _is_usable(attribute, value):
                 usable.append(value)
             else:
                 self.unusable[attribute].append(f"{value!r} ({_place(page)})")
         return tuple(usable)
 
-    def _ask(
-        self, page: RawPage, label: _Label, text: str, own: Mapping[str, str], message: Mapping[str, str], key: bytes
-    ) -> Asked:
+    def _ask(self, read: Read, label: _Label) -> Asked:
+        page, text = read.page, read.text
         country = country_of(page.url or page.site)
         answer = _derive(label.attribute, label.values, text, country)
         weak = None
         if answer is None and label.attribute == "name":
-            weak = _derive_part(label, own.get("name", ""), text)
+            weak = _derive_part(label, read.own.get("name", ""), text)
         if answer is None and label.attribute == "currency":
             codes = {meaning_of(value, country) for value in label.values} - {None}
             if any(code is not None and is_left_open(code, text, country) for code in codes):
@@ -513,8 +677,8 @@ class _Reader:
             gold=answers.spell_out(label.attribute, label.values, answer, text, country),
             origin=label.origin,
             answer=answer,
-            rule=message.get(label.attribute),
-            key=key,
+            rule=read.rules.get(label.attribute),
+            key=read.key,
             place=_place(page),
             weak=weak,
         )
@@ -545,6 +709,26 @@ class _Reader:
             own = group if members[0].group else None
             drafts.append(Draft(id=group, shop=site_of(site) if site else own, url=None, asked=asked))
         return drafts
+
+
+def _is_usable(attribute: str, value: str) -> bool:
+    """Say whether an answer can be right by a value: it is evaluated against itself."""
+    return answers.is_correct(attribute, value, [value]) and not answers.is_absent(value)
+
+
+def _pending(read: Read, attribute: str) -> Asked:
+    """Ask what a teacher has still to label."""
+    return Asked(
+        attribute=attribute,
+        messages=(),
+        gold=(),
+        origin=TEACHER,
+        answer=None,
+        rule=None,
+        key=read.key,
+        place=_place(read.page),
+        is_pending=True,
+    )
 
 
 def _place(page: RawPage) -> str:
@@ -698,7 +882,8 @@ def _divide(
         Candidate(
             id=draft.id,
             group=group,
-            attributes=tuple(asked.attribute for asked in draft.asked if _is_scored(asked)),
+            # What a teacher will label nobody knows yet, so that its answers decide no split.
+            attributes=tuple(asked.attribute for asked in draft.asked if asked.is_pending or _is_scored(asked)),
         )
         for group, draft in zip(groups, drafts, strict=True)
     ]
@@ -709,6 +894,78 @@ def _divide(
     for draft, candidate in zip(drafts, candidates, strict=True):
         by_split[drawn[candidate.group]].append(draft)
     return by_split
+
+
+# A teacher's labels ---------------------------------------------------------------------------------------------------
+
+
+def _let_teacher_label(
+    config: PrepareConfig,
+    settings: TeacherSettings,
+    reader: _Reader,
+    by_split: Mapping[str, Sequence[Draft]],
+    wait: Callable[[float], None],
+) -> tuple[dict[str, list[Draft]], TeacherSummary]:
+    """Let the teacher label the pages of training and validation, and those of the test set that nobody has labelled.
+
+    They are asked in the order of their ranks by the seed: where tokens run out, what is labelled is a random sample.
+    """
+    teacher = Teacher(
+        settings,
+        config.attributes,
+        key=os.environ.get(TEACHER_API_KEY) or None,
+        count_tokens=reader.count_tokens,
+        wait=wait,
+    )
+    drafts = [draft for name, drafts in by_split.items() for draft in drafts if _is_for_teacher(name, draft)]
+    drafts.sort(key=lambda draft: rank(config.seed, "teacher", draft.id))
+    try:
+        labels = teacher.label([draft.read.text for draft in drafts if draft.read is not None])
+        # A second pass over some of what is labelled, which the audit compares with the first.
+        answered = [pair for pair in zip(drafts, labels, strict=True) if pair[1].fate is Fate.LABELLED]
+        answered.sort(key=lambda pair: rank(config.seed, "again", pair[0].id))
+        repeated = answered[: settings.self_consistency_samples]
+        again = teacher.label([draft.read.text for draft, _ in repeated if draft.read is not None], round_number=2)
+    finally:
+        teacher.close()
+    taught = {id(draft): found for draft, found in zip(drafts, labels, strict=True)}
+    for draft, found in zip(drafts, labels, strict=True):
+        reader.audit_teacher(draft, found)
+    for (draft, first), second in zip(repeated, again, strict=True):
+        reader.audit_again(draft, first, second)
+    nothing = Labelled(Fate.LABELLED, {})
+    labelled = {
+        name: [done for draft in drafts if (done := reader.label(draft, taught.get(id(draft), nothing))).asked]
+        for name, drafts in by_split.items()
+    }
+    return labelled, TeacherSummary(
+        endpoint=settings.endpoint,
+        model=settings.model,
+        pages=dict(sorted(Counter(str(found.fate) for found in labels).items())),
+        retries=dict(sorted(teacher.retries.items())),
+        pages_again=dict(sorted(Counter(str(found.fate) for found in again).items())),
+        kept_answers=teacher.kept,
+        prompt_tokens=teacher.prompt_tokens,
+        answer_tokens=teacher.answer_tokens,
+        new_tokens=teacher.new_tokens,
+    )
+
+
+def _is_for_teacher(split: str, draft: Draft) -> bool:
+    """Say whether a teacher labels a page: one of the test set only if no person has."""
+    return split != TEST or all(asked.is_pending for asked in draft.asked)
+
+
+def _check_taught(settings: TeacherSettings, taught: TeacherSummary) -> list[str]:
+    fates = ", ".join(f"{fate} {count}" for fate, count in taught.pages.items())
+    if taught.pages.get(Fate.OUT_OF_TOKENS, 0) and settings.when_tokens_run_out is OutOfTokens.REFUSE:
+        spent = taught.prompt_tokens + taught.answer_tokens
+        rule = f"must be more than {settings.max_tokens:,} to label every page"
+        rest = "a study with a higher limit asks only for what is missing"
+        return [f"teacher.max_tokens {rule}: {fates}, with {spent:,} tokens; {rest}"]
+    if taught.pages and not taught.pages.get(Fate.LABELLED, 0):
+        return [f"the teacher {taught.model!r} must label at least 1 page, but labelled none: {fates}"]
+    return []
 
 
 def _is_scored(asked: Asked) -> bool:
@@ -961,6 +1218,33 @@ def _summarise(pages: Sequence[Page]) -> SplitSummary:
         tokens=tokens,
         samples_by_attribute=dict(sorted(by_attribute.items())),
     )
+
+
+def _noisy_shares(validation: Sequence[Page]) -> dict[str, float]:
+    """Return by attribute which share of its validation labels no person gave."""
+    counts: dict[str, Counter[bool]] = defaultdict(Counter)
+    for page in validation:
+        for question in page.questions:
+            counts[question.attribute][question.origin != HAND] += 1
+    return {attribute: found[True] / found.total() for attribute, found in counts.items()}
+
+
+def _warn_of_teacher(taught: TeacherSummary | None, pages: Mapping[str, Sequence[Page]]) -> list[str]:
+    """Say what the teacher left unlabelled, and what a test set of its labels measures."""
+    if taught is None:
+        return []
+    warnings = []
+    total = sum(taught.pages.values())
+    if lost := {fate: count for fate, count in taught.pages.items() if fate != Fate.LABELLED}:
+        counts = ", ".join(f"{fate} {count}" for fate, count in lost.items())
+        warnings.append(f"the teacher {taught.model!r} left {sum(lost.values())} of {total} pages unlabelled: {counts}")
+    origins = Counter(question.origin for page in pages.get(TEST, ()) for question in page.questions)
+    if origins[TEACHER]:
+        warnings.append(
+            f"{origins[TEACHER]} of {origins.total()} labels of the test split are the teacher's, because their pages "
+            "have no given labels: by them the final evaluation measures agreement with the teacher"
+        )
+    return warnings
 
 
 def _warn_of_markup(compared: Mapping[str, int], contradicted: Mapping[str, int]) -> list[str]:

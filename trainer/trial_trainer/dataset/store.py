@@ -29,8 +29,8 @@ SPLITS = (TRAIN, VALIDATION, TEST)
 INDEX = "index.json"
 FORMAT_VERSION = 1
 
-HAND, MARKUP = "Hand", "Markup"
-"""Where the label of a question comes from: a person, or what the page's own markup says."""
+HAND, MARKUP, TEACHER = "Hand", "Markup", "Teacher"
+"""Where the label of a question comes from: a person, what the page's own markup says, or a teacher."""
 
 
 T = TypeVar("T")
@@ -50,7 +50,7 @@ class Question:
     gold: tuple[str, ...]
     """Accepted values; empty means that the page is known to have none."""
     origin: str
-    """`HAND` or `MARKUP`."""
+    """`HAND`, `MARKUP` or `TEACHER`."""
     derived: bool = True
     """Whether the answer stands in the page's text. Where not, it is scored and never trained on."""
     rule: str | None = None
