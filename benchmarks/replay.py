@@ -23,6 +23,8 @@ from pathlib import Path
 # Before numpy and torch are imported.
 os.environ.update({"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"})
 
+import numpy as np
+
 from search.clock import Trace, replay
 from search.product import RandomDesigner, RememberingDesigner, a_study, run_study
 from search.recorded import RecordedArms, read_tables
@@ -30,14 +32,13 @@ from search.rivals import FullLength, Optuna, PromotingAsha, StoppingAsha, hyper
 from search.scores import (
     Cell,
     Estimate,
+    average,
     cell_of,
     compare,
-    distance_difference,
-    mean_distance,
+    distance,
     read_cells,
-    running_time,
     target_of,
-    time_ratio,
+    time_to,
     write_cell,
 )
 from study_operator.optimizer.designer import Designer
@@ -208,10 +209,11 @@ def _say_row(own: Sequence[Cell], reference: Sequence[Cell], targets: Sequence[M
         )),
     ]  # fmt: skip
     for target in targets:
-        columns.append(f"{running_time(own, target):.1f}")
-        columns.append(_say(compare(own, reference, time_ratio(target))) if reference else "")
-    columns.append(f"{1000 * mean_distance(own):.1f}")
-    columns.append(_say(compare(own, reference, distance_difference), 1000, "+.1f") if reference else "")
+        measure = time_to(target)
+        columns.append(f"{average(own, measure):.1f}")
+        columns.append(_say(compare(own, reference, measure, np.divide)) if reference else "")
+    columns.append(f"{1000 * average(own, distance):.1f}")
+    columns.append(_say(compare(own, reference, distance, np.subtract), 1000, "+.1f") if reference else "")
     return " | ".join(columns)
 
 

@@ -99,7 +99,7 @@ def replay(table: RecordedArms, search: Search, *, slots: int, budget: float) ->
                 trace.rows.append(order.row)
             share, value = find_end(table, order.row, order.share)
             reached[order.index] = share
-            length = run.length * max(0.0, share - before)
+            length = run.fixed + run.length * max(0.0, share - before)
             begun += length
             trace.spans.append(Span(start=now, end=now + length))
             heapq.heappush(running, (now + length, len(trace.spans), order, value))

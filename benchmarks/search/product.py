@@ -113,7 +113,7 @@ class RememberingDesigner:
 
     def suggest(self, study: Study, trials: Sequence[Trial], count: int) -> tuple[Suggestion, ...]:
         """Return the designer's arms."""
-        entries = tuple((tuple(t.arm.items()), t.is_busy, t.measurement(0)) for t in trials)
+        entries = [(tuple(t.arm.items()), t.state, t.measurements) for t in trials]
         key = (study.seed, study.parallel_trials, count, repr(entries))
         if key not in self._known:
             self._known[key] = self._designer.suggest(study, trials, count)
@@ -275,7 +275,8 @@ class _Cluster:
             self._rows[spec.trial] = row
             self._trace.rows.append(row)
         share, value = find_end(self._table, row, config["stop_step"] / config["total_steps"])
-        length = self._table.runs[row].length * max(0.0, share - self._reached.get(spec.trial, 0.0))
+        run = self._table.runs[row]
+        length = run.fixed + run.length * max(0.0, share - self._reached.get(spec.trial, 0.0))
         self._reached[spec.trial] = share
         begin = (self.now - START).total_seconds() / UNIT_SECONDS * self._table.mean_length
         self._trace.spans.append(Span(start=begin, end=begin + length))

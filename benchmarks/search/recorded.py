@@ -20,8 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from study_operator.spec.metrics import Direction
-from study_operator.spec.parse import parse_study
-from study_operator.spec.study import Arm, Categorical, LogUniform, Objective, Parameter, Uniform
+from study_operator.spec.study import Arm, Categorical, LogUniform, Objective, Parameter, SearchSpace, Uniform
 
 DATA = Path(__file__).resolve().parent.parent / "data"
 
@@ -50,6 +49,8 @@ class Run:
     """The same at full length on data that nothing is chosen by; NaN where the run diverged."""
     length: float
     """Of the whole run, in the table's own unit of compute."""
+    fixed: float = 0.0
+    """What each job of it costs besides, however long it trains: its start and an evaluation."""
     diverged_at: float | None = None
     """Share of the full length at which it was found to have diverged; nothing was measured from there on."""
 
@@ -76,7 +77,7 @@ class RecordedArms:
     @cached_property
     def mean_length(self) -> float:
         """The mean length of a run that does not diverge: the unit in which compute is reported."""
-        return float(np.mean([run.length for run in self.runs if run.diverged_at is None]))
+        return float(np.mean([run.length + run.fixed for run in self.runs if run.diverged_at is None]))
 
     @cached_property
     def best(self) -> int:
@@ -194,8 +195,9 @@ def _readers() -> Mapping[str, Callable[[], RecordedArms]]:
     for path in sorted((DATA / "taskset-imdb-arms").glob("*.jsonl.gz")):
         name = path.name.removesuffix(".jsonl.gz").removeprefix("imdb_")
         readers[name] = partial(read_taskset, name, path)
-    for path in sorted(DATA.glob("*/arms.parquet")):
-        readers[path.parent.name] = partial(read_trials, path.parent.name, path)
+    for recording in ("bookings", "pages"):
+        if (DATA / "lora-arms" / f"{recording}-arms.parquet").exists():
+            readers[f"lora-{recording}"] = partial(read_lora, recording)
     return readers
 
 
@@ -283,41 +285,67 @@ def read_taskset(name: str, path: Path) -> RecordedArms:
     )
 
 
-def read_trials(name: str, path: Path) -> RecordedArms:
-    """Return arms that were recorded with the trainer: a row for each measurement of each run.
+def read_lora(recording: str, folder: Path = DATA / "lora-arms") -> RecordedArms:
+    """Return LoRA arms that `record_arms.py` recorded, chosen by validation accuracy and evaluated on the test set.
 
-    Beside the file lies ``study.yaml``, whose objective and search space count. Columns: ``arm`` and ``seed`` (whole
-    numbers; of an arm with several seeds the lowest counts), one for each parameter, ``percent`` of the full length,
-    ``seconds`` from the start of the run until this measurement, and ``validation_accuracy`` and ``test_accuracy``, or
-    ``validation_loss`` and ``test_loss``, as the objective asks. Where a run diverged its last row has none of them.
-
-    Compute is seconds.
+    Compute is seconds: training, by its share of the length; starting and evaluating, once for each job. Of an arm that
+    was trained under several seeds the first counts.
     """
     import pyarrow.parquet
-    import yaml
 
-    study = parse_study(yaml.safe_load((path.parent / "study.yaml").read_text(encoding="utf-8")))
-    rows: dict[int, dict[int, list[Mapping[str, Any]]]] = {}
-    for row in pyarrow.parquet.read_table(path).to_pylist():
-        rows.setdefault(row["arm"], {}).setdefault(row["seed"], []).append(row)
-    metric = study.objective.metric.removeprefix("validation_")
-    runs = [_run_of(study.parameters, metric, seeds[min(seeds)]) for _, seeds in sorted(rows.items())]
-    return RecordedArms(name=name, kind=name, objective=study.objective, parameters=study.parameters, runs=tuple(runs))
+    import record_arms
+
+    def rows(table: str) -> list[dict[str, Any]]:
+        read: list[dict[str, Any]] = pyarrow.parquet.read_table(folder / f"{recording}-{table}.parquet").to_pylist()
+        return [row for row in read if row["seed"] == 0]
+
+    measured: dict[int, list[Mapping[str, Any]]] = {}
+    for row in sorted(rows("readings"), key=lambda row: row["percent"]):
+        measured.setdefault(row["arm"], []).append(row)
+    answers: dict[int, list[bool]] = {}
+    for row in rows("answers"):
+        if (row["split"], row["percent"]) == ("test", 100):
+            answers.setdefault(row["arm"], []).append(row["is_right"])
+
+    arms = rows("arms")
+    spaces: Mapping[str, SearchSpace] = {
+        "learning_rate": LogUniform(min=record_arms.LEARNING_RATES[0], max=record_arms.LEARNING_RATES[1]),
+        "lora_rank": _ordered(record_arms.RANKS),
+        "lora_alpha": _ordered(record_arms.ALPHAS),
+        "lora_dropout": Uniform(min=0, max=record_arms.LARGEST_DROPOUT),
+        "batch_size": _ordered(sorted({arm["batch_size"] for arm in arms})),
+        "warmup_percent": Uniform(min=0, max=record_arms.LARGEST_WARMUP_PERCENT),
+    }
+    parameters = tuple(Parameter(name=name, search_space=space) for name, space in spaces.items())
+    percents = sorted({row["percent"] for of_arm in measured.values() for row in of_arm})
+    runs = tuple(
+        _lora_run({name: arm[name] for name in spaces}, measured[arm["arm"]], answers.get(arm["arm"], []), percents)
+        for arm in arms
+        if arm["arm"] in measured
+    )
+    objective = Objective(metric="accuracy", direction=Direction.MAXIMIZE)
+    name = f"lora-{recording}"
+    return RecordedArms(name=name, kind=f"LoRA, {recording}", objective=objective, parameters=parameters, runs=runs)
 
 
-def _run_of(parameters: Sequence[Parameter], metric: str, rows: Sequence[Mapping[str, Any]]) -> Run:
-    rows = sorted(rows, key=lambda row: row["percent"])
-    measured = [row for row in rows if row[f"validation_{metric}"] is not None]
-    last = rows[-1]
-    has_diverged = len(measured) < len(rows)
+def _ordered(values: Sequence[int]) -> Categorical:
+    return Categorical(values=tuple(values), ordered=True)
+
+
+def _lora_run(arm: Arm, rows: Sequence[Mapping[str, Any]], answers: Sequence[bool], percents: Sequence[int]) -> Run:
+    trained = sum(row["train_seconds"] for row in rows)
+    phases = [key for key in rows[0] if key.endswith("_seconds") and key != "train_seconds"]
+    fixed = float(np.mean([sum(row[key] or 0.0 for key in phases) for row in rows]))
+    last = rows[-1]["percent"]
     return Run(
-        arm={parameter.name: last[parameter.name] for parameter in parameters},
-        shares=np.array([row["percent"] / 100 for row in measured]),
-        values=np.array([row[f"validation_{metric}"] for row in measured], dtype=float),
-        evaluated=math.nan if has_diverged else float(last[f"test_{metric}"]),
-        # Of one that diverged: as long as it would have been.
-        length=last["seconds"] * 100 / last["percent"],
-        diverged_at=last["percent"] / 100 if has_diverged else None,
+        arm=arm,
+        shares=np.array([row["percent"] / 100 for row in rows]),
+        values=np.array([row["accuracy"] for row in rows]),
+        evaluated=float(np.mean(answers)) if last == 100 else math.nan,
+        length=trained * 100 / last,
+        fixed=fixed,
+        # Somewhere before the next measurement.
+        diverged_at=None if last == 100 else min(percent for percent in percents if percent > last) / 100,
     )
 
 

@@ -19,11 +19,16 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from search.clock import Trace
 from search.recorded import RecordedArms
 
 RESAMPLES = 2_000
+LEAST_PAIRS = 5
+"""Seeds that two searches have in common, from which they are compared seed by seed."""
+
+Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,92 +111,83 @@ class Estimate:
     high: float
 
 
-def running_time(cells: Iterable[Cell], targets: Mapping[str, float]) -> float:
-    """Return the expected compute to the targets, by table; infinite where none is reached."""
-    spent, reached = 0.0, 0
-    for cell in cells:
+Measure = Callable[[Cell], tuple[float, float]]
+"""What a cell adds to a numerator and to a denominator."""
+
+
+def time_to(targets: Mapping[str, float]) -> Measure:
+    """Return the measure of compute to the targets, by table: what was spent, over whether it was reached."""
+
+    def measure(cell: Cell) -> tuple[float, float]:
         cost = cell.reach(targets[cell.table])
-        spent += cell.spent if cost is None else cost
-        reached += cost is not None
-    return spent / reached if reached else math.inf
+        return (cell.spent, 0.0) if cost is None else (cost, 1.0)
+
+    return measure
+
+
+def distance(cell: Cell) -> tuple[float, float]:
+    """Measure where a search ends."""
+    return cell.distance, 1.0
+
+
+def average(cells: Iterable[Cell], measure: Measure) -> float:
+    """Return numerators over denominators, each table counting the same; infinite where all denominators are 0."""
+    by_table: dict[str, list[tuple[float, float]]] = {}
+    for cell in cells:
+        by_table.setdefault(cell.table, []).append(measure(cell))
+    top, bottom = np.sum([np.mean(pairs, axis=0) for pairs in by_table.values()], axis=0)
+    return float(top / bottom) if bottom else math.inf
 
 
 def compare(
-    cells: Sequence[Cell],
-    others: Sequence[Cell],
-    statistic: Callable[[Sequence[Cell], Sequence[Cell]], float],
+    cells: Sequence[Cell], others: Sequence[Cell], measure: Measure, combine: Callable[[Floats, Floats], Floats]
 ) -> Estimate:
-    """Return a statistic of two searches, with its interval over tables and seeds.
+    """Return how two searches compare, over the tables that both have, with the interval.
 
     Each table has its own seeds; where both searches have at least five in common, those are resampled as pairs, and
     else each search's own.
+
+    Args:
+        cells: of the one search.
+        others: of the other.
+        measure: what is averaged.
+        combine: the two averages to what is compared, such as `np.divide`.
     """
-    chance = np.random.default_rng(0)
     tables = sorted({cell.table for cell in cells} & {cell.table for cell in others})
-    pools = [_Pool.of(table, cells, others) for table in tables]
-    values = []
-    for _ in range(RESAMPLES):
-        ours: list[Cell] = []
-        theirs: list[Cell] = []
-        for at in chance.integers(len(pools), size=len(pools)):
-            drawn, drawn_others = pools[at].draw(chance)
-            ours += drawn
-            theirs += drawn_others
-        values.append(statistic(ours, theirs))
-    value = statistic([c for c in cells if c.table in tables], [c for c in others if c.table in tables])
+    pools = [_Pool.of(table, cells, others, measure) for table in tables]
+    chance = np.random.default_rng(0)
+    sums = np.zeros((4, RESAMPLES))
+    for drawn in chance.integers(len(pools), size=(len(pools), RESAMPLES)):
+        for at, pool in enumerate(pools):
+            sums[:, drawn == at] += pool.draw(chance, int(np.sum(drawn == at)))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        values = combine(sums[0] / sums[1], sums[2] / sums[3])
+        known = [average((c for c in of if c.table in tables), measure) for of in (cells, others)]
+        value = float(combine(np.array(known[0]), np.array(known[1])))
     # Not interpolated: where a target is not reached, a value is infinite.
-    low, high = np.quantile(values, [0.05, 0.95], method="nearest")
+    low, high = np.quantile(np.nan_to_num(values, nan=np.inf, posinf=np.inf), [0.05, 0.95], method="nearest")
     return Estimate(value=value, low=float(low), high=float(high))
 
 
 @dataclass(frozen=True)
 class _Pool:
-    """What is drawn from for one table."""
+    """What is drawn from for one table: numerators and denominators of both searches by seed."""
 
-    cells: Sequence[Cell]
-    others: Sequence[Cell]
+    ours: Floats
+    theirs: Floats
     is_paired: bool
 
     @classmethod
-    def of(cls, table: str, cells: Sequence[Cell], others: Sequence[Cell]) -> _Pool:
-        by_seed = {cell.seed: cell for cell in cells if cell.table == table}
-        others_by_seed = {cell.seed: cell for cell in others if cell.table == table}
-        common = sorted(by_seed.keys() & others_by_seed.keys())
-        if len(common) < 5:
-            return cls(list(by_seed.values()), list(others_by_seed.values()), False)
-        return cls([by_seed[seed] for seed in common], [others_by_seed[seed] for seed in common], True)
+    def of(cls, table: str, cells: Sequence[Cell], others: Sequence[Cell], measure: Measure) -> _Pool:
+        ours = {cell.seed: measure(cell) for cell in cells if cell.table == table}
+        theirs = {cell.seed: measure(cell) for cell in others if cell.table == table}
+        common = sorted(ours.keys() & theirs.keys())
+        if len(common) < LEAST_PAIRS:
+            return cls(np.array(list(ours.values())), np.array(list(theirs.values())), False)
+        return cls(np.array([ours[seed] for seed in common]), np.array([theirs[seed] for seed in common]), True)
 
-    def draw(self, chance: np.random.Generator) -> tuple[list[Cell], list[Cell]]:
-        at = chance.integers(len(self.cells), size=len(self.cells))
-        at_others = at if self.is_paired else chance.integers(len(self.others), size=len(self.others))
-        return [self.cells[i] for i in at], [self.others[i] for i in at_others]
-
-
-def time_ratio(targets: Mapping[str, float]) -> Callable[[Sequence[Cell], Sequence[Cell]], float]:
-    """Return the ratio of two searches' compute to the targets, as a statistic."""
-
-    def ratio(cells: Sequence[Cell], others: Sequence[Cell]) -> float:
-        ours, theirs = running_time(cells, targets), running_time(others, targets)
-        if math.isinf(theirs):
-            return math.nan if math.isinf(ours) else 0.0
-        return ours / theirs
-
-    return ratio
-
-
-def distance_difference(cells: Sequence[Cell], others: Sequence[Cell]) -> float:
-    """Return how much farther from the floor one search ends than the other, in the mean over tables."""
-    tables = {cell.table for cell in cells}
-    return _mean(_mean(c.distance for c in cells if c.table == t) for t in tables) - _mean(
-        _mean(c.distance for c in others if c.table == t) for t in tables
-    )
-
-
-def mean_distance(cells: Sequence[Cell]) -> float:
-    """Return where a search ends, in the mean over tables."""
-    return _mean(_mean(c.distance for c in cells if c.table == t) for t in {cell.table for cell in cells})
-
-
-def _mean(values: Iterable[float]) -> float:
-    known = list(values)
-    return math.fsum(known) / len(known)
+    def draw(self, chance: np.random.Generator, count: int) -> Floats:
+        """Return so many means over resampled seeds: four rows."""
+        at = chance.integers(len(self.ours), size=(count, len(self.ours)))
+        at_theirs = at if self.is_paired else chance.integers(len(self.theirs), size=(count, len(self.theirs)))
+        return np.concatenate([self.ours[at].mean(axis=1).T, self.theirs[at_theirs].mean(axis=1).T])

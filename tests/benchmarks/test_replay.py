@@ -10,21 +10,20 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet
 import pytest
-import yaml
 
 from search.clock import Finished, Order, Span, Trace, replay
 from search.product import RandomDesigner, RememberingDesigner, a_study, run_study
-from search.recorded import RecordedArms, Run, read_deberta, read_taskset, read_trials
+from search.recorded import RecordedArms, Run, read_deberta, read_lora, read_taskset
 from search.rivals import RUNGS, FullLength, PromotingAsha, StoppingAsha
 from search.scores import (
     Cell,
+    average,
     cell_of,
     compare,
-    distance_difference,
+    distance,
     read_cells,
-    running_time,
     target_of,
-    time_ratio,
+    time_to,
     write_cell,
 )
 from study_operator.spec.metrics import Direction
@@ -127,34 +126,35 @@ def test_the_recorded_arms_of_the_repository_are_what_their_pages_say() -> None:
     assert all(np.isfinite(run.values).all() and math.isnan(run.evaluated) for run in diverged)
 
 
-def test_trials_of_our_own_are_read_from_parquet_with_the_space_of_their_study(tmp_path: Path) -> None:
-    manifest = yaml.safe_load((REPOSITORY / "manifests/samples/bookings-quick.yaml").read_text())
-    names = [parameter["name"] for parameter in manifest["spec"]["parameters"]]
-    rows = []
-    for arm, seed, diverges in ((0, 0, False), (0, 1, False), (1, 0, True)):
-        for percent in (20, 100):
-            is_lost = diverges and percent == 100
-            rows.append(
-                {"arm": arm, "seed": seed, "percent": percent, "seconds": 3.0 * percent}
-                | {name: value_of(manifest, name) for name in names}
-                | {"validation_accuracy": None if is_lost else percent / 200 + seed}
-                | {"test_accuracy": None if is_lost else percent / 250}
-            )
-    pyarrow.parquet.write_table(pa.Table.from_pylist(rows), tmp_path / "arms.parquet")
-    (tmp_path / "study.yaml").write_text(yaml.safe_dump(manifest))
-    table = read_trials("ours", tmp_path / "arms.parquet")
-    assert [parameter.name for parameter in table.parameters] == names
-    assert len(table.runs) == 2
-    assert table.runs[0].values.tolist() == [0.1, 0.5]
-    assert (table.runs[0].evaluated, table.runs[0].length) == (0.4, 300)
-    assert (table.runs[1].shares.tolist(), table.runs[1].diverged_at) == ([0.2], 1.0)
-    assert table.nearest(table.runs[0].arm) == 0
+def test_lora_arms_are_read_from_the_tables_that_were_recorded(tmp_path: Path) -> None:
+    arms, measured, answers = [], [], []
+    fates = {0: "trained", 1: "Diverged before 100 %: the loss exploded"}
+    for arm, seed in ((0, 0), (0, 1), (1, 0)):
+        key = {"arm": arm, "seed": seed, "train_samples": None}
+        parameters = {"learning_rate": 1e-3, "lora_rank": 8, "lora_alpha": 16, "lora_dropout": 0.1, "warmup_percent": 5}
+        arms.append(key | parameters | {"batch_size": 4 * (arm + 1), "total_steps": 50, "fate": fates[arm]})
+        for percent in (20, 100)[: 2 - arm]:
+            seconds = {"train_seconds": 0.8 * percent, "load_seconds": 2.0, "evaluate_seconds": 3.0}
+            measured.append(key | {"percent": percent, "accuracy": percent / 200 + seed} | seconds)
+            for split, right in (("validation", 1), ("test", 3)):
+                answers += [key | {"percent": percent, "split": split, "is_right": i < right} for i in range(4)]
+    for name, rows in {"arms": arms, "readings": measured, "answers": answers}.items():
+        pyarrow.parquet.write_table(pa.Table.from_pylist(rows), tmp_path / f"bookings-{name}.parquet")
+    table = read_lora("bookings", tmp_path)
+    trained, diverged = table.runs
+    assert trained.values.tolist() == [0.1, 0.5]
+    assert (trained.evaluated, trained.length, trained.fixed) == (0.75, 96, 5)
+    assert (diverged.shares.tolist(), diverged.diverged_at, diverged.length) == ([0.2], 1.0, 80)
+    assert [table.nearest(run.arm) for run in table.runs] == [0, 1]
 
 
-def value_of(manifest: dict, name: str) -> float:
-    space = next(p for p in manifest["spec"]["parameters"] if p["name"] == name)["searchSpace"]
-    ((kind, bounds),) = space.items()
-    return json.loads(bounds["values"][0]) if kind == "categorical" else float(bounds["min"])
+def test_each_job_costs_its_start_and_its_evaluation(table: RecordedArms) -> None:
+    slow = replace(table, runs=tuple(replace(run, fixed=0.1) for run in table.runs))
+    study = a_study(slow, seed=3, slots=2, num_trials=10, promotion=Promotion(num_promoted=2))
+    trace = run_study(slow, study, RandomDesigner())
+    assert trace.spent(trace.wall) == pytest.approx(10 * 0.3 + 2 * 0.9)
+    full = replay(slow, FullLength(slow, study, RandomDesigner()), slots=2, budget=math.inf)
+    assert full.spent(full.wall) == pytest.approx(10 * 1.1)
 
 
 # --- The operator's own studies --------------------------------------------------------------------------------------
@@ -282,10 +282,21 @@ def a_cell(spent: float, *incumbents: tuple[float, float, float], seed: int = 0,
 
 
 def test_what_was_spent_in_vain_counts_too() -> None:
-    cells = [a_cell(10, (2, 1, 0.3), (6, 2, 0.1)), a_cell(8, (4, 1, 0.3)), a_cell(9, (3, 1, 0.05))]
-    assert running_time(cells, {"made": 0.1}) == (6 + 8 + 3) / 2
-    assert running_time(cells, {"made": 0.01}) == math.inf
-    assert time_ratio({"made": 0.1})(cells, [a_cell(20, (17, 1, 0.0))]) == 0.5
+    cells = [
+        a_cell(10, (2, 1, 0.3), (6, 2, 0.1), seed=0),
+        a_cell(8, (4, 1, 0.3), seed=1),
+        a_cell(9, (3, 1, 0.05), seed=2),
+    ]
+    assert average(cells, time_to({"made": 0.1})) == pytest.approx((6 + 8 + 3) / 2)
+    assert average(cells, time_to({"made": 0.01})) == math.inf
+    ratio = compare(cells, [a_cell(20, (17, 1, 0.0))], time_to({"made": 0.1}), np.divide)
+    assert ratio.value == pytest.approx(0.5)
+    assert ratio.low < 0.5 < ratio.high
+
+
+def test_each_table_counts_the_same_whatever_the_number_of_its_seeds() -> None:
+    cells = [a_cell(1, (1, 1, 0.2), seed=i) for i in range(8)] + [a_cell(1, (1, 1, 0.6), table="other")]
+    assert average(cells, distance) == pytest.approx(0.4)
 
 
 def test_a_trace_knows_what_was_spent_when_each_best_arm_was_found(table: RecordedArms) -> None:
@@ -309,9 +320,9 @@ def test_pairs_of_seeds_leave_out_what_both_have_in_common() -> None:
     noise = np.random.default_rng(0).normal(size=20)
     ours = [a_cell(1, (1, 1, float(x)), seed=i) for i, x in enumerate(noise)]
     theirs = [a_cell(1, (1, 1, float(x) + 1), seed=i) for i, x in enumerate(noise)]
-    paired = compare(ours, theirs, distance_difference)
+    paired = compare(ours, theirs, distance, np.subtract)
     assert (paired.low, paired.high) == (pytest.approx(-1), pytest.approx(-1))
-    apart = compare(ours, [replace(cell, seed=cell.seed + 100) for cell in theirs], distance_difference)
+    apart = compare(ours, [replace(cell, seed=cell.seed + 100) for cell in theirs], distance, np.subtract)
     assert apart.low < -1.2
     assert apart.high > -0.8
 
