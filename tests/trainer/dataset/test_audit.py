@@ -21,8 +21,10 @@ def a_pair(site: int, agrees: bool, attribute: str = "price", **changes) -> Pair
     return Pair(**(fields | {"is_kept": True} | changes))
 
 
-def measured(pairs: list[Pair], noisy_shares: dict[str, float] | None = None) -> LabelAudit:
-    found = audit(pairs, noisy_shares or {})
+def measured(
+    pairs: list[Pair], noisy_shares: dict[str, float] | None = None, used: LabelOrigin = LabelOrigin.TEACHER
+) -> LabelAudit:
+    found = audit(pairs, used, noisy_shares or {})
     assert found is not None
     return found
 
@@ -52,7 +54,7 @@ def test_labels_agree_where_they_mean_the_same(attribute, one, other, is_same) -
 
 
 def test_nothing_with_two_labels_is_no_audit() -> None:
-    assert audit([], {"price": 1.0}) is None
+    assert audit([], TEACHER, {"price": 1.0}) is None
 
 
 def test_agreement_is_told_by_attribute_and_as_their_mean() -> None:
@@ -97,6 +99,14 @@ def test_the_ceiling_counts_only_labels_that_nobody_gave() -> None:
     assert ceiling_of(measured(pairs, {"price": 0.5}), basis).value == pytest.approx(0.9)
     assert measured(pairs, {"price": 0.0}).ceilings == ()
     assert measured(pairs, {}).ceilings == ()
+
+
+def test_the_ceiling_is_that_of_the_labels_that_are_used() -> None:
+    pairs = [a_pair(site, site >= 2) for site in range(10)] + [a_pair(site, False, one=MARKUP) for site in range(10)]
+    for used, value in ((TEACHER, 0.8), (MARKUP, 0.0)):
+        found = measured(pairs, {"price": 1.0}, used)
+        assert ceiling_of(found, CeilingBasis.GIVEN_LABELS).value == pytest.approx(value)
+    assert measured(pairs, {"price": 1.0}, GIVEN).ceilings == ()
 
 
 def test_the_ceiling_does_not_count_labels_that_are_dropped_anyway() -> None:

@@ -4,6 +4,9 @@ import json
 import logging
 import os
 import re
+import subprocess
+import sys
+import time
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
@@ -185,10 +188,12 @@ def test_given_labels_win_over_the_teacher(config) -> None:
 def test_a_test_page_with_given_labels_is_never_shown_to_the_teacher(config, teacher, tmp_path) -> None:
     write(config, [a_page(number) for number in range(30)])
     tests = str(tmp_path / "tests.jsonl")
-    write(config, [a_page(100, labels={"name": "Kettle No 100"}), a_page(101)], tests)
+    wrong = {"price": "for free"}
+    pages = [a_page(100, labels={"name": "Kettle No 100"}), a_page(101), a_page(102, labels=wrong)]
+    write(config, pages, tests)
     summary = run(config, test_source=tests)
     prompts = [request["messages"][0]["content"] for request in teacher.requests]
-    assert not any("No 100" in prompt for prompt in prompts)
+    assert not any("No 100" in prompt or "No 102" in prompt for prompt in prompts)
     assert any("No 101" in prompt for prompt in prompts)
     origins = [
         (page.id, q.attribute, q.origin)
@@ -390,6 +395,30 @@ def test_equal_texts_are_asked_once(config, teacher) -> None:
     write(config, [{"id": f"t{n}", "site": f"s{n}", "text": text} for n, text in enumerate(texts)])
     run(config)
     assert len(teacher.requests) == 30
+
+
+@pytest.mark.slow
+def test_a_process_that_is_killed_again_and_again_asks_for_no_answer_twice(config, teacher, tmp_path) -> None:
+    write(config, [a_page(number) for number in range(60)])
+    config = with_teacher(config, parallel_requests=2)
+    teacher.seconds = 0.05
+    environment = os.environ | {"PREPARE_CONFIG": to_json(config)}
+    for lives in range(1, 4):
+        process = subprocess.Popen([sys.executable, "-m", "trial_trainer", "prepare"], env=environment)
+        deadline = time.monotonic() + 240
+        while len(teacher.requests) < lives * 15:
+            assert process.poll() is None and time.monotonic() < deadline
+            time.sleep(0.01)
+        process.kill()
+        process.wait()
+    process = subprocess.Popen([sys.executable, "-m", "trial_trainer", "prepare"], env=environment)
+    assert process.wait(240) == 0
+    summary = read_summary(open_store(config.dataset))
+    assert summary.teacher is not None and summary.teacher.pages == {"Labelled": 60}
+    # Of each life at most the requests that were under way, one of which may just have been answered.
+    counts = Counter(request["messages"][0]["content"] for request in teacher.requests)
+    assert len(counts) == 60
+    assert len(teacher.requests) <= 60 + 3 * 2 * 2
 
 
 def test_answers_are_kept_in_a_bucket_too(config, teacher, monkeypatch) -> None:

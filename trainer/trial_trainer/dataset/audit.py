@@ -58,12 +58,13 @@ def agree(attribute: str, one: Sequence[str], other: Sequence[str], text: str, c
     return any(not contradicts(attribute, value, other, text, country) for value in one)
 
 
-def audit(pairs: Sequence[Pair], noisy_shares: Mapping[str, float]) -> LabelAudit | None:
+def audit(pairs: Sequence[Pair], used: LabelOrigin, noisy_shares: Mapping[str, float]) -> LabelAudit | None:
     """Measure the pairs; None where there are none.
 
     Args:
         pairs: in any order.
-        noisy_shares: by attribute, the share of its validation labels that no person gave.
+        used: whose labels the dataset has where people gave none.
+        noisy_shares: by attribute, the share of its validation labels that are those.
     """
     if not pairs:
         return None
@@ -75,7 +76,9 @@ def audit(pairs: Sequence[Pair], noisy_shares: Mapping[str, float]) -> LabelAudi
             for (one, other), found in drawn.items()
             for attribute, chosen in _by_attribute(found)
         ),
-        ceilings=tuple(_ceilings([pair for found in drawn.values() for pair in found], noisy_shares)),
+        ceilings=tuple(
+            _ceilings([pair for (one, _), found in drawn.items() if one is used for pair in found], noisy_shares)
+        ),
     )
 
 
@@ -95,7 +98,12 @@ def _by_attribute(pairs: Sequence[Pair]) -> Iterator[tuple[str | None, Sequence[
 
 
 def _ceilings(pairs: Sequence[Pair], noisy_shares: Mapping[str, float]) -> Iterator[LabelCeiling]:
-    """Yield what validation can be measured at, for the attributes of which some labels are nobody's."""
+    """Yield what validation can be measured at, for the attributes of which no person gave some labels.
+
+    Args:
+        pairs: of labels as the dataset has them and others.
+        noisy_shares: by attribute, the share of its validation labels that no person gave.
+    """
     by_basis = {
         CeilingBasis.GIVEN_LABELS: [pair for pair in pairs if pair.other is LabelOrigin.GIVEN],
         CeilingBasis.SELF_CONSISTENCY: [pair for pair in pairs if pair.other is LabelOrigin.TEACHER_AGAIN],

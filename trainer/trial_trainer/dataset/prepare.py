@@ -267,7 +267,7 @@ def prepare(config: PrepareConfig, *, wait: Callable[[float], None] = time.sleep
         conflicting_labels=conflicting_labels,
         pages_of_test_sites=pages_of_test_sites,
         teacher=taught,
-        audit=audit(reader.pairs, _noisy_shares(pages[VALIDATION])),
+        audit=audit(reader.pairs, LabelOrigin(config.labels_from), _noisy_shares(pages[VALIDATION])),
         warnings=tuple(warnings),
         fingerprint=_fingerprint(digest, digests),
         digest=config.digest,
@@ -917,7 +917,7 @@ def _let_teacher_label(
         count_tokens=reader.count_tokens,
         wait=wait,
     )
-    drafts = [draft for name, drafts in by_split.items() for draft in drafts if _is_for_teacher(name, draft)]
+    drafts = [d for name, drafts in by_split.items() for d in drafts if name != TEST or not _has_given(config, d)]
     drafts.sort(key=lambda draft: rank(config.seed, "teacher", draft.id))
     try:
         labels = teacher.label([draft.read.text for draft in drafts if draft.read is not None])
@@ -951,9 +951,10 @@ def _let_teacher_label(
     )
 
 
-def _is_for_teacher(split: str, draft: Draft) -> bool:
-    """Say whether a teacher labels a page: one of the test set only if no person has."""
-    return split != TEST or all(asked.is_pending for asked in draft.asked)
+def _has_given(config: PrepareConfig, draft: Draft) -> bool:
+    """Say whether a person has labelled any of the asked attributes of a page, if only wrongly."""
+    labels = draft.read.page.labels if draft.read is not None else None
+    return any(attribute in (labels or {}) for attribute in config.attributes)
 
 
 def _check_taught(settings: TeacherSettings, taught: TeacherSummary) -> list[str]:
