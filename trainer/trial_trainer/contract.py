@@ -245,6 +245,28 @@ class Split:
     """Zero where an independent test source is given."""
 
 
+class Edit(StrEnum):
+    """How a variant of a training page or text may differ from it."""
+
+    DROP_LINES = "DropLines"
+    """Lines without an answer are left out."""
+    SWAP_LINES = "SwapLines"
+    """Neighbouring lines change places."""
+    REPLACE_VALUES = "ReplaceValues"
+    """Values are replaced by those of other training pages, wherever they stand."""
+    REFORMAT_VALUES = "ReformatValues"
+    """Prices and dates are written in another way."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Augmentation:
+    """Variants of training pages: each epoch reads another one, so that no run gets longer by them."""
+
+    copies: Positive
+    """Variants of each page, beside the page itself."""
+    edits: tuple[Edit, ...] = tuple(Edit)
+
+
 @dataclass(frozen=True, kw_only=True)
 class PrepareConfig:
     """Raw pages and texts, or ready samples, into one validated, split and tokenised dataset."""
