@@ -31,7 +31,7 @@ from study_operator.spec.fields import ATTRIBUTE, BASE_URL, DATA_KEY, ENDPOINT, 
 from study_operator.spec.metrics import KNOWN_ATTRIBUTES, METRICS, Direction
 from study_operator.spec.parse import PARAMETERS
 from study_operator.spec.study import AddressingStyle, CaBundle, DeletionPolicy, Teacher
-from trial_trainer.contract import AnswerFormat, LabelSource, MissingLabel, OutOfTokens, Precision, SplitBy
+from trial_trainer.contract import AnswerFormat, Edit, LabelSource, MissingLabel, OutOfTokens, Precision, SplitBy
 
 MUTABLE = ("suspend", "parallelTrials", "numTrials", "budget", "ttlSecondsAfterFinished")
 """What may change once a study is accepted; `numTrials` upwards."""
@@ -293,6 +293,23 @@ def _data() -> Schema:
             "maxPages": whole(
                 "The most pages of each source, drawn by the seed. Else all are taken.", limits.MAX_PAGES
             ),
+            "augment": fields(
+                "Variants of the training pages and texts. Each epoch reads a page or one of its variants, drawn by "
+                "the seed, so that no trial gets longer by them. Validation and test are never varied.",
+                {
+                    "copies": whole("How many variants of each page or text are made.", limits.VARIANTS),
+                    "edits": listing(
+                        "What a variant is made by. DropLines and SwapLines change lines that hold no answer. "
+                        "ReplaceValues puts values of other training pages in the place of a page's own, wherever they "
+                        "stand, and ReformatValues writes prices and dates in another way; the labels follow.",
+                        choice("One edit.", Edit),
+                        len(Edit),
+                        least=1,
+                        default=[str(edit) for edit in Edit],
+                        **rules(rule("self.all(a, self.exists_one(b, b == a))", "must hold each edit once")),
+                    ),
+                },
+            ),
             "template": pod_template(
                 "The pod that prepares the data. Where it is not given it is that of the trials, without accelerators."
             ),
@@ -324,6 +341,11 @@ def _data() -> Schema:
                 "self.labels.from != 'Teacher' || (has(self.attributes) && self.attributes.size() > 0)",
                 "must be Given without attributes: ready samples have their completions",
                 ".labels.from",
+            ),
+            rule(
+                "!has(self.augment) || (has(self.attributes) && self.attributes.size() > 0)",
+                "must be left out unless attributes are asked",
+                ".augment",
             ),
             rule(
                 "!has(self.testSource) || !has(self.split.testPercent) || self.split.testPercent == 0",

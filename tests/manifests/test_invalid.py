@@ -192,6 +192,16 @@ REFUSED_BY_THE_SERVER: list[tuple[str, Changes, str]] = [
         taught({"secretName": "Key"}),
         "spec.data.labels.teacher.secretName in body should",
     ),
+    ("no variants", {"spec.data.augment": {"copies": 0}}, "should be greater than or equal to 1"),
+    ("too many variants", {"spec.data.augment": {"copies": 21}}, "should be less than or equal to 20"),
+    ("an unknown edit", {"spec.data.augment": {"edits": ["Shout"]}}, "supported values:"),
+    ("no edit", {"spec.data.augment": {"edits": []}}, "should have at least 1 items"),
+    ("an edit twice", {"spec.data.augment": {"edits": ["DropLines", "DropLines"]}}, "must hold each edit once"),
+    (
+        "variants of ready samples",
+        {"spec.data.augment": {}, "spec.data.attributes": []},
+        "must be left out unless attributes are asked",
+    ),
     ("another meaning of silence", {"spec.data.labels.missing": "No"}, 'supported values: "Unknown", "Absent"'),
     (
         "markup whose silence means absence",

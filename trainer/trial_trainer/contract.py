@@ -146,6 +146,8 @@ class TrialConfig:
     """Train on the first so many samples of the order that the seed decides (`dataset.subset`); None means all."""
     balanced: bool = False
     """Of ``train_samples``: take from all attributes in turn."""
+    is_augmented: bool = True
+    """Where the dataset has variants of its training pages: read them, too."""
     resume_from: str | None = None
     """URI of an earlier rung's output prefix. A newer whole checkpoint under ``output`` wins over it."""
     progress: str | None = None
@@ -290,6 +292,7 @@ class PrepareConfig:
     """`ABSENT` needs labels that are given, for every record, or a teacher's."""
     teacher: TeacherSettings | None = None
     """Given where the labels are a teacher's."""
+    augment: Augmentation | None = None
     digest: str = ""
     """Of all that decides the dataset (`digest_of`); its summary carries it."""
     contract_version: Count = VERSION
@@ -513,6 +516,8 @@ class DatasetSummary:
     """Pages whose encoding was guessed, by the encoding that was taken."""
     unusable_labels: Mapping[str, int] = field(default_factory=dict)
     """Labels that can't be read as a value of their attribute, by attribute; they are left out."""
+    variants: Count = 0
+    """Of training pages, where the study augments its data."""
     ambiguous_currencies: Count = 0
     """Currency labels not trained on: the page prints a sign that may mean several currencies."""
     teacher: TeacherSummary | None = None

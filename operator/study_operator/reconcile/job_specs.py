@@ -65,6 +65,7 @@ def build_prepare_job(study: Study) -> JobSpec:
         max_pages=study.data.max_pages,
         missing_labels=study.data.missing_labels,
         teacher=_build_teacher_settings(study),
+        augment=study.data.augment,
     )
     return _spec(names.prepare_job(study.name), JobKind.PREPARE, config)
 

@@ -53,7 +53,9 @@ from study_operator.spec.study import (
 )
 from trial_trainer.contract import (
     AnswerFormat,
+    Augmentation,
     BaseModel,
+    Edit,
     LabelSource,
     MissingLabel,
     OutOfTokens,
@@ -465,6 +467,9 @@ def _parse_data(fields: Fields) -> Data:
         split.refuse("validationPercent", rule, parsed.validation_percent)
     split.done()
     max_pages = fields.whole("maxPages", limits.MAX_PAGES)
+    augment = _parse_augment(fields.child("augment")) if fields.has("augment") else None
+    if augment is not None and not attributes:
+        fields.refuse("augment", "must be left out unless attributes are asked")
     template = _parse_template(fields)
     fields.done()
     return Data(
@@ -476,6 +481,7 @@ def _parse_data(fields: Fields) -> Data:
         split=parsed,
         test_source=test_source,
         max_pages=max_pages,
+        augment=augment,
         template=template,
     )
 
@@ -509,6 +515,20 @@ def _parse_teacher(fields: Fields) -> Teacher:
     )
     fields.done()
     return teacher
+
+
+def _parse_augment(fields: Fields) -> Augmentation:
+    copies = fields.whole("copies", limits.VARIANTS)
+    edits: list[Edit] = []
+    for i, item in enumerate(fields.sequence("edits", 1, len(Edit), tuple(Edit))):
+        if item not in list(Edit):
+            fields.refuse(f"edits[{i}]", f"must be one of {', '.join(Edit)}", item)
+        elif item in edits:
+            fields.refuse(f"edits[{i}]", "must be given once", item)
+        else:
+            edits.append(Edit(item))
+    fields.done()
+    return Augmentation(copies=copies or 1, edits=tuple(edits))
 
 
 def _parse_trainer(fields: Fields) -> tuple[BaseModel, TrainerSettings, int, PodTemplate | None]:

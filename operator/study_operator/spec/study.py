@@ -10,6 +10,7 @@ from typing import Any
 from study_operator.spec.metrics import Direction
 from trial_trainer.contract import (
     AnswerFormat,
+    Augmentation,
     BaseModel,
     LabelSource,
     MissingLabel,
@@ -133,6 +134,7 @@ class Data:
     missing_labels: MissingLabel = MissingLabel.UNKNOWN
     teacher: Teacher | None = None
     """Given where the labels are a teacher's."""
+    augment: Augmentation | None = None
     template: PodTemplate | None = None
     """Pod of the prepare job on a cluster; None means the trainer's, without accelerators."""
 

@@ -21,7 +21,7 @@ from study_operator.spec.study import (
     Teacher,
     Uniform,
 )
-from trial_trainer.contract import AnswerFormat, LabelSource, MissingLabel, OutOfTokens
+from trial_trainer.contract import AnswerFormat, Edit, LabelSource, MissingLabel, OutOfTokens
 
 WRONG_MANIFESTS = [
     pytest.param(
@@ -112,6 +112,20 @@ WRONG_MANIFESTS = [
             "`spec.data.labels.from` must be Given without attributes: ready samples have their completions, got 'Teacher'"
         ],
         id="a teacher of ready samples",
+    ),
+    pytest.param(
+        {"spec.data.augment": {"copies": 0, "edits": ["DropLines", "Shout", "DropLines"]}},
+        [
+            "`spec.data.augment.copies` must be a whole number from 1 to 20, got 0",
+            f"`spec.data.augment.edits[1]` must be one of {', '.join(Edit)}, got 'Shout'",
+            "`spec.data.augment.edits[2]` must be given once, got 'DropLines'",
+        ],
+        id="wrong variants",
+    ),
+    pytest.param(
+        {"spec.data.augment": {}, "spec.data.attributes": []},
+        ["`spec.data.augment` must be left out unless attributes are asked, got {}"],
+        id="variants of ready samples",
     ),
     pytest.param(
         {"spec.data.labels": {"missing": "Absent"}},

@@ -28,7 +28,7 @@ from builders.tiny_tokenizer import (
     save_tokenizer,
 )
 from trial_trainer.artifacts import open_store
-from trial_trainer.contract import BaseModel, LabelSource, MissingLabel, PrepareConfig, Split, SplitBy
+from trial_trainer.contract import Augmentation, BaseModel, LabelSource, MissingLabel, PrepareConfig, Split, SplitBy
 from trial_trainer.dataset.prepare import count_shared_tokens, prepare
 from trial_trainer.dataset.prompts import SYSTEM, SYSTEM_OF_TEXT, Layout, Prompter
 from trial_trainer.dataset.sources import find_canonical_url
@@ -42,6 +42,7 @@ from trial_trainer.dataset.store import (
     read_index,
     read_split,
     read_summary,
+    read_variants,
 )
 from trial_trainer.errors import PrepareError, PromptError
 from trial_trainer.pages import answers
@@ -1667,3 +1668,75 @@ def test_pages_and_texts_may_stand_in_one_source_and_pages_are_read_as_ever(of_t
     together = {page.id: page for split in read_all(both).values() for page in split}
     assert len(together) == 60
     assert all(together[name].questions[0].prompt == page.questions[0].prompt for name, page in alone.items())
+
+
+# --- Variants of training pages -----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def augmented(config) -> PrepareConfig:
+    return replace(config, augment=Augmentation(copies=4))
+
+
+def test_variants_ask_what_their_page_asks_and_their_answers_follow(augmented):
+    write_records(augmented, some_pages(30))
+
+    summary = prepare(augmented)
+
+    store = open_store(augmented.dataset)
+    trained, variants = {page.id: page for page in read_split(store, TRAIN)}, read_variants(store)
+    assert summary.variants == sum(map(len, variants.values())) > 2 * len(trained)
+    assert variants.keys() <= trained.keys()
+    names = set()
+    for name, pages in variants.items():
+        for page in pages:
+            assert [q.attribute for q in page.questions] == [q.attribute for q in trained[name].questions]
+            names |= {(name, q.answer_text) for q in page.questions if q.attribute == "name"}
+    own = {(page.id, q.answer_text) for page in trained.values() for q in page.questions if q.attribute == "name"}
+    assert names - own, "no name was replaced"
+    assert {answer for _, answer in names} <= {answer for _, answer in own}, "a name of no training page"
+
+
+def test_the_splits_are_the_same_with_and_without_variants_and_the_fingerprint_is_not(config, augmented):
+    write_records(config, some_pages(30))
+    plain = replace(config, dataset=f"{config.dataset}-plain")
+    without, with_variants = prepare(plain), prepare(augmented)
+
+    splits, more = read_all(plain), read_all(augmented)
+    assert more.keys() - splits.keys() == {"variants"}
+    assert all(more[name] == splits[name] for name in splits)
+    assert without.fingerprint != with_variants.fingerprint
+    assert with_variants.splits == without.splits
+
+
+def test_the_same_data_and_seed_make_the_same_variants(augmented, tmp_path):
+    write_records(augmented, some_pages(30))
+    made = []
+    for place in ("one", "other"):
+        config = replace(augmented, dataset=str(tmp_path / place))
+        prepare(config)
+        made.append(read_variants(open_store(config.dataset)))
+
+    assert made[0] == made[1]
+
+
+def test_a_text_that_says_no_last_name_is_never_varied_into_one_that_does(of_texts):
+    # "Seven" is a last name in one message and a time in another.
+    named = [
+        a_text(n, text=f"For {n} people at 7 pm, name Seven", labels={"people": f"{n} people", "time": "7 pm"})
+        for n in range(30, 36)
+    ]
+    for record in named:
+        record["labels"]["last_name"] = "Seven"
+    write_records(of_texts, [*some_texts(), *named])
+    prepare(replace(of_texts, augment=Augmentation(copies=6)))
+
+    variants = [page for pages in read_variants(open_store(of_texts.dataset)).values() for page in pages]
+    absent = [q for page in variants for q in page.questions if q.attribute == "last_name" and not q.gold]
+    assert len(absent) > 20 and {q.answer_text for q in absent} == {answers.ABSENT}
+
+
+def test_ready_samples_have_no_variants(augmented):
+    write_records(augmented, some_samples())
+
+    assert sentences(replace(augmented, attributes=())) == ("augment must be left out unless attributes are asked",)

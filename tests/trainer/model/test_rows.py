@@ -2,6 +2,7 @@
 
 import itertools
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 import torch
@@ -167,3 +168,38 @@ def test_rows_that_must_fit_hold_every_sample_once_and_are_longer_only_where_one
     for row in rows:
         samples = sum(len(group.questions) for group in row)
         assert samples == 1 or sum(group.tokens for group in row) <= row_tokens
+
+
+# --- Variants of pages --------------------------------------------------------------------------------------------
+
+VARIANTS = {
+    page.id: tuple(replace(page, prefix=(*page.prefix, 1000 + copy)) for copy in range(3)) for page in PAGES[:8]
+}
+
+
+def read_of(page_id: str, epoch: int, *, seed: int = 0) -> set[tuple[int, ...]]:
+    """Return what an epoch reads of a page."""
+    steps = range(epoch * SAMPLES, (epoch + 1) * SAMPLES)
+    groups = [g for s in steps for g in step_groups(PAGES, step=s, batch_size=1, seed=seed, variants=VARIANTS)]
+    return {group.page.prefix for group in groups if group.page.id == page_id}
+
+
+def test_an_epoch_reads_a_page_or_one_of_its_variants_and_no_other_in_the_same_epoch():
+    found = [read_of("p3", epoch) for epoch in range(24)]
+
+    assert all(len(prefixes) == 1 for prefixes in found)
+    assert set().union(*found) == {PAGES[3].prefix, *(variant.prefix for variant in VARIANTS["p3"])}
+    assert all(read_of("p8", epoch) == {PAGES[8].prefix} for epoch in range(3))
+
+
+def test_variants_change_neither_the_order_nor_the_number_of_samples():
+    for step in range(2 * SAMPLES // 3):
+        plain = step_groups(PAGES, step=step, batch_size=3, seed=5)
+        assert samples(step_groups(PAGES, step=step, batch_size=3, seed=5, variants=VARIANTS)) == samples(plain)
+
+
+def test_a_page_of_which_a_part_is_trained_on_asks_its_variants_that_part():
+    part = [replace(PAGES[3], questions=PAGES[3].questions[1:2])]
+    for step in range(6):
+        (group,) = step_groups(part, step=step, batch_size=1, seed=0, variants=VARIANTS)
+        assert [question.attribute for question in group.questions] == [PAGES[3].questions[1].attribute]

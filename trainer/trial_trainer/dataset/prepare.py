@@ -40,6 +40,7 @@ from trial_trainer.contract import (
     TeacherSummary,
 )
 from trial_trainer.dataset.audit import Pair, agree, audit
+from trial_trainer.dataset.augment import Augmenter
 from trial_trainer.dataset.prompts import SYSTEM, Encoded, Message, Prompter
 from trial_trainer.dataset.sources import Problems, RawPage, ReadySample, iterate_pages, read_samples
 from trial_trainer.dataset.splits import (
@@ -64,6 +65,7 @@ from trial_trainer.dataset.store import (
     TEST,
     TRAIN,
     VALIDATION,
+    VARIANTS,
     DatasetIndex,
     Page,
     Question,
@@ -149,6 +151,8 @@ class Draft:
     """The id that its record gives it, for pages."""
     read: Read | None = None
     """What a teacher labels it by; None where there is none."""
+    text: str = ""
+    """What the model sees of a page."""
 
 
 def prepare(config: PrepareConfig, *, wait: Callable[[float], None] = time.sleep) -> DatasetSummary:
@@ -218,11 +222,14 @@ def prepare(config: PrepareConfig, *, wait: Callable[[float], None] = time.sleep
     problems = _check_lengths(config, pages)
     if problems:
         raise PrepareError(problems)
+    variants = _encode_variants(config, by_split[TRAIN], pages[TRAIN], tokenizer)
 
     # Write the splits and how their token ids were made; until the summary is back the dataset is not whole.
     store = open_store(config.dataset)
     store.delete(SUMMARY)
     digests = {name: write_split(store, name, pages[name]) for name in pages}
+    if config.augment is not None:
+        digests[VARIANTS] = write_split(store, VARIANTS, variants)
     answer_tokens = _answer_tokens(pages, prompter)
     write_index(
         store,
@@ -268,6 +275,7 @@ def prepare(config: PrepareConfig, *, wait: Callable[[float], None] = time.sleep
         pages_of_test_sites=pages_of_test_sites,
         teacher=taught,
         audit=audit(reader.pairs, LabelOrigin(config.labels_from), _noisy_shares(pages[VALIDATION])),
+        variants=len(variants),
         warnings=tuple(warnings),
         fingerprint=_fingerprint(digest, digests),
         digest=config.digest,
@@ -299,6 +307,8 @@ def _check_config(config: PrepareConfig) -> list[str]:
         problems.append(f"teacher {rule} where labels_from is {config.labels_from}")
     if is_taught and not config.attributes:
         problems.append("attributes must hold at least 1 where labels_from is Teacher, got none")
+    if config.augment is not None and not config.attributes:
+        problems.append("augment must be left out unless attributes are asked")
     if config.max_pages is not None and config.max_pages < 1:
         problems.append(f"max_pages must be at least 1, got {config.max_pages}")
     for index, attribute in enumerate(config.attributes):
@@ -484,6 +494,7 @@ class _Reader:
             given_id=page.given_id,
             # The page itself is read, and may be large.
             read=replace(seen, page=replace(page, html=page.html and "")) if is_taught else None,
+            text=text,
         )
 
     def label(self, draft: Draft, taught: Labelled) -> Draft:
@@ -1075,6 +1086,10 @@ class _Tokenizer:
         self.changed: list[str] = []
         """Where completions stand that their template does not render as they are."""
 
+    def like_this(self) -> _Tokenizer:
+        """Return another one, which has counted nothing yet."""
+        return _Tokenizer(self._prompter, self._max_length_tokens, self._constants)
+
     def encode(self, drafts: Sequence[Draft], *, is_trained: bool) -> list[Page]:
         pairs = [(draft, asked) for draft in drafts for asked in draft.asked]
         encoded: list[Encoded] = []
@@ -1146,6 +1161,60 @@ class _Tokenizer:
             rule=asked.rule,
             constant=self._constants.get(asked.attribute),
         )
+
+
+# Variants of training pages -------------------------------------------------------------------------------------------
+
+
+def _encode_variants(
+    config: PrepareConfig, drafts: Sequence[Draft], pages: Sequence[Page], tokenizer: _Tokenizer
+) -> list[Page]:
+    """Return the variants of training pages that ask whatever their page asks."""
+    if config.augment is None:
+        return []
+    augmenter = Augmenter(edits=config.augment.edits, seed=config.seed, others=_collect_values(drafts))
+    varied = [
+        variant
+        for draft in drafts
+        for copy in range(config.augment.copies)
+        if (variant := _vary(augmenter, draft, copy)) is not None
+    ]
+    encoded = tokenizer.like_this().encode(varied, is_trained=True)
+    # A page whose samples share no tokens stands there once for each of them, and has no variants.
+    times = Counter(page.id for page in pages)
+    asked = {page.id: [question.attribute for question in page.questions] for page in pages if times[page.id] == 1}
+    return [page for page in encoded if [question.attribute for question in page.questions] == asked.get(page.id)]
+
+
+def _vary(augmenter: Augmenter, draft: Draft, copy: int) -> Draft | None:
+    """Return a variant of a page; None where it would be the page itself, or an answer no longer follows from it."""
+    values = {asked.attribute: asked.answer for asked in draft.asked if asked.answer is not None and asked.gold}
+    variant = augmenter.vary(draft.id, draft.text, values, copy)
+    country = country_of(draft.url)
+    if variant.text == draft.text or any(
+        answers.target(name, value, variant.text, country) is None for name, value in variant.values.items()
+    ):
+        return None
+
+    def tell(asked: Asked) -> Asked:
+        messages = tuple(
+            {**message, "content": message["content"].replace(draft.text, variant.text)} for message in asked.messages
+        )
+        return replace(asked, messages=messages, answer=variant.values.get(asked.attribute, asked.answer))
+
+    return replace(draft, text=variant.text, asked=tuple(tell(asked) for asked in draft.asked))
+
+
+def _collect_values(drafts: Sequence[Draft]) -> dict[str, list[str]]:
+    """Collect the values that may stand for others: those that say nothing of a second attribute in their own page."""
+    found: dict[str, dict[str, None]] = defaultdict(dict)
+    for draft in drafts:
+        values = {asked.attribute: asked.answer for asked in draft.asked if asked.answer is not None and asked.gold}
+        for name, value in values.items():
+            others = [other.casefold() for attribute, other in values.items() if attribute != name]
+            if all(other not in value.casefold() and value.casefold() not in other for other in others):
+                found[name][value] = None
+    return {name: list(values) for name, values in found.items()}
 
 
 def _draft_of(asked: Asked) -> str:
@@ -1359,7 +1428,7 @@ def _warn_of_silence(silent: Mapping[str, int], too_long: Mapping[str, int]) -> 
 
 
 def _fingerprint(tokenizer: str, digests: Mapping[str, str]) -> str:
-    parts = [tokenizer, *(f"{name} {digests[name]}" for name in SPLITS if name in digests)]
+    parts = [tokenizer, *(f"{name} {digests[name]}" for name in (*SPLITS, VARIANTS) if name in digests)]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 

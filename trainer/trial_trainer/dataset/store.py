@@ -3,6 +3,7 @@
 `prepare` writes it, training and final evaluation read it; nobody else knows its form. Under the dataset's prefix lie
 
 * ``train.jsonl.gz``, ``validation.jsonl.gz`` and, where there is one, ``test.jsonl.gz``: a line for each page;
+* ``variants.jsonl.gz``, where the study augments its data: a line for each variant of a training page, under its id;
 * ``index.json``: how the token ids were made, and the digest of each split;
 * ``summary.json``: the contract's `DatasetSummary`, written last. A dataset without it is not whole.
 
@@ -26,6 +27,7 @@ from trial_trainer.errors import DatasetError
 
 TRAIN, VALIDATION, TEST = "train", "validation", "test"
 SPLITS = (TRAIN, VALIDATION, TEST)
+VARIANTS = "variants"
 INDEX = "index.json"
 FORMAT_VERSION = 1
 
@@ -181,6 +183,20 @@ def read_split(store: ArtifactStore, name: str) -> tuple[Page, ...]:
     if hashlib.sha256(lines).hexdigest() != index.digests[name]:
         raise DatasetError(f"{_key(name)} of the dataset {store.uri} does not match its digest in {INDEX}")
     return tuple(_parse_pages(lines, f"{_key(name)} of the dataset {store.uri}"))
+
+
+def read_variants(store: ArtifactStore) -> dict[str, tuple[Page, ...]]:
+    """Read the variants of training pages, by the page's id; none where the study does not augment its data.
+
+    Raises:
+        DatasetError: where the dataset is not whole, or does not match its digest.
+    """
+    if VARIANTS not in read_index(store).digests:
+        return {}
+    found: dict[str, list[Page]] = {}
+    for page in read_split(store, VARIANTS):
+        found.setdefault(page.id, []).append(page)
+    return {name: tuple(pages) for name, pages in found.items()}
 
 
 def count_samples(pages: Sequence[Page]) -> int:

@@ -1,16 +1,18 @@
 """Which samples an optimizer step takes, and how they are laid out in rows.
 
 The order is one row of samples for each epoch: pages in a permutation drawn from (seed, epoch), the questions of a page
-behind each other. A step takes the next ``batch_size`` samples of that row; what remains of an epoch is dropped. Ranks
-and micro-batches then share the step's pages in any way without changing its loss.
+behind each other. A step takes the next ``batch_size`` samples of that row; what remains of an epoch is dropped. Where
+pages have variants, each epoch reads a page or one of its variants, drawn from (seed, epoch, page). Ranks and
+micro-batches then share the step's pages in any way without changing its loss.
 """
 
 from __future__ import annotations
 
 import hashlib
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import torch
 from torch import Tensor
@@ -62,18 +64,43 @@ class Row:
         return self.input_ids.shape[1]
 
 
-def step_groups(pages: Sequence[Page], *, step: int, batch_size: int, seed: int) -> list[Group]:
-    """Return the samples of one optimizer step (counted from 0), grouped by page."""
+def step_groups(
+    pages: Sequence[Page],
+    *,
+    step: int,
+    batch_size: int,
+    seed: int,
+    variants: Mapping[str, Sequence[Page]] = MappingProxyType({}),
+) -> list[Group]:
+    """Return the samples of one optimizer step (counted from 0), grouped by page.
+
+    Args:
+        pages: the training split.
+        step: of the whole run.
+        batch_size: samples of a step.
+        seed: of the order, and of the variants.
+        variants: by a page's id, pages that ask the same attributes.
+    """
     steps_an_epoch = count_samples(pages) // batch_size
     epoch, within = divmod(step, steps_an_epoch)
     chosen = _epoch_order(pages, seed, epoch)[within * batch_size : (within + 1) * batch_size]
     groups: dict[int, list[int]] = {}
     for page_index, question_index in chosen:
         groups.setdefault(page_index, []).append(question_index)
-    return [
-        Group(page=pages[page], questions=tuple(pages[page].questions[question] for question in questions))
-        for page, questions in groups.items()
-    ]
+    found = []
+    for page_index, question_indices in groups.items():
+        page = pages[page_index]
+        read = _draw_variant(page, variants.get(page.id, ()), f"{seed}/{epoch}")
+        by_attribute = {question.attribute: question for question in read.questions}
+        asked = [page.questions[index] for index in question_indices]
+        found.append(
+            Group(page=read, questions=tuple(by_attribute[q.attribute] if read is not page else q for q in asked))
+        )
+    return found
+
+
+def _draw_variant(page: Page, variants: Sequence[Page], seed: str) -> Page:
+    return random.Random(f"variant/{seed}/{page.id}").choice((page, *variants)) if variants else page
 
 
 def _epoch_order(pages: Sequence[Page], seed: int, epoch: int) -> list[tuple[int, int]]:

@@ -64,6 +64,7 @@ from trial_trainer.dataset.store import (
     count_samples,
     read_index,
     read_split,
+    read_variants,
 )
 from trial_trainer.dataset.subset import take_samples
 from trial_trainer.errors import ArmError, Diverged, StudyError
@@ -203,6 +204,7 @@ class _Run:
     parameters: Mapping[str, nn.Parameter]
     optimizer: torch.optim.Optimizer
     pages: tuple[Page, ...]
+    variants: Mapping[str, Sequence[Page]] = field(default_factory=dict)
     identity: Identity
     attempt: str
     batch_size: int
@@ -228,7 +230,13 @@ class _Run:
     def train_step(self) -> None:
         """Take one optimizer step, the same in every rank."""
         self.loaded.set_training(True)
-        groups = step_groups(self.pages, step=self.step, batch_size=self.batch_size, seed=self.config.seed)
+        groups = step_groups(
+            self.pages,
+            step=self.step,
+            batch_size=self.batch_size,
+            seed=self.config.seed,
+            variants=self.variants,
+        )
         mine = share_among_ranks(groups, self.accelerator.num_processes)[self.accelerator.process_index]
         loss = self._agree(self._accumulate(mine))
         self._refuse_divergence(loss)
@@ -575,6 +583,7 @@ def _prepare_run(config: TrialConfig, store: ArtifactStore) -> _Run:
         parameters=parameters,
         optimizer=optimizer,
         pages=pages,
+        variants=read_variants(dataset) if config.is_augmented else {},
         identity=identity,
         attempt=_attempt(),
         batch_size=batch_size,
