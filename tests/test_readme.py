@@ -64,6 +64,7 @@ spec:
     source: pages.jsonl
     testSource: test.jsonl
     maxPages: 100
+    augment: {copies: 2, edits: [DropLines]}
     attributes: [name, price]
     labels:
       from: Teacher
