@@ -91,6 +91,13 @@ def main() -> None:
     print("|---|---|---|---|")
     for correlation in (0.0, 0.5, 0.9, 0.99):
         print(_concordance_row(correlation, studies))
+    print()
+    print(
+        "| with two early rungs, truth of the first and of the next correlate | concordance | interval covers | width |"
+    )
+    print("|---|---|---|---|")
+    for correlation in (0.0, 0.5, 0.9, 0.99):
+        print(_concordance_row_of_three_rungs(correlation, studies))
 
 
 def _gain_row(case: Case, studies: int) -> str:
@@ -141,6 +148,48 @@ def _concordance_row(correlation: float, studies: int) -> str:
         trials = [continued(paused(i, float(early[i])), float(final[i])) for i in (0, *order[:5])]
         trials += [continued(paused(i, float(early[i])), float(final[i]), Continuation.AUDITED, 3 / 18) for i in drawn]
         agreement = measure_agreement(study, trials)
+        means.append(agreement.concordance or 0.0)
+        widths.append(agreement.concordance_high - agreement.concordance_low)
+        covered += agreement.concordance_low <= truth <= agreement.concordance_high
+    reported = f"{np.mean(means):.2f} (true {truth:.2f})"
+    return f"| {correlation:g} | {reported} | {covered / studies:.1%} | {np.mean(widths):.2f} |"
+
+
+def _concordance_row_of_three_rungs(correlation: float, studies: int) -> str:
+    """Simulate studies whose trials are ranked twice: each measurement is the one before and something new."""
+    from builders.ledgers import a_measurement, a_study, a_trial, of_three_rungs  # the tests' builders
+    from study_operator.ledger.trial import Continuation, Trial, TrialState
+
+    chance = np.random.default_rng(0)
+    study = of_three_rungs(a_study(baseline=None), num_promoted=3, num_audited=3, promoted_percents=(33,))
+    arms, truth = 24, 0.5 + np.arcsin(correlation**2) / np.pi
+    halved, promoted = study.count_promoted(arms)
+
+    def to_the_end(index: int, how: Continuation, probability: float, audited_at: int | None) -> Trial:
+        steps = (20, 50, 100)
+        measurements = (a_measurement(rung, float(v), step=steps[rung]) for rung, v in enumerate(values[:, index]))
+        return a_trial(
+            index + 1,
+            state=TrialState.COMPLETED,
+            rung=2,
+            continuation=how,
+            inclusion_probability=probability,
+            audited_at=audited_at,
+            measurements=tuple(measurements),
+        )
+
+    covered, widths, means = 0, [], []
+    for _ in range(studies):
+        values = chance.standard_normal((3, arms))
+        for rung in (1, 2):
+            values[rung] = correlation * values[rung - 1] + np.sqrt(1 - correlation**2) * values[rung]
+        first = sorted(range(arms), key=lambda i: -values[0, i])
+        second = sorted(first[:halved], key=lambda i: -values[1, i])
+        trials = [to_the_end(i, Continuation.PROMOTED, 1.0, None) for i in second[:promoted]]
+        for audited_at, rest in enumerate((first[halved:], second[promoted:])):
+            drawn = chance.choice(rest, 3, replace=False).tolist()
+            trials += [to_the_end(i, Continuation.AUDITED, 3 / len(rest), audited_at or None) for i in drawn]
+        agreement = measure_agreement(study, trials, 0)
         means.append(agreement.concordance or 0.0)
         widths.append(agreement.concordance_high - agreement.concordance_low)
         covered += agreement.concordance_low <= truth <= agreement.concordance_high

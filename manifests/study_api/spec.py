@@ -547,7 +547,8 @@ def _storage() -> Schema:
 
 def build_spec() -> Schema:
     """Return the schema of the spec."""
-    promoted = "self.promotion.numPromoted + self.promotion.numAudited + (has(self.baseline) ? 1 : 0)"
+    early = "(has(self.earlyEvaluation.rungs) ? size(self.earlyEvaluation.rungs) : 1)"
+    promoted = f"self.promotion.numPromoted + self.promotion.numAudited * {early} + (has(self.baseline) ? 1 : 0)"
     starting = "(has(self.startingArms) ? size(self.startingArms) : 0) + (has(self.baseline) ? 1 : 0)"
     bounded = "(has(self.outcomeConstraints) ? size(self.outcomeConstraints.filter(c, c.contains('accuracy/'))) : 0)"
     named = "|".join(name for name in METRICS if name != "accuracy")
@@ -618,16 +619,28 @@ def build_spec() -> Schema:
             ),
             "seed": whole("The seed of data order, dropout, splits, audits and proposals.", limits.SEED),
             "earlyEvaluation": fields(
-                "Where the first rung ends, at which trials are compared.",
+                "Where the early rungs end, at which trials are compared. Each goes on from its own checkpoint.",
                 {
                     "checkpointPercent": whole(
                         "The share of its full length, in percent, after which a trial is measured and waits for the "
-                        "promotion.",
-                        limits.CHECKPOINT_PERCENT,
+                        "promotion. Where neither it nor rungs are given it is "
+                        f"{limits.CHECKPOINT_PERCENT.default}.",
+                        limits.CHECKPOINT_PERCENT._replace(default=None),
+                    ),
+                    "rungs": listing(
+                        "The same for several early rungs, such as [5, 20]: after each of them the best are promoted "
+                        "to the next one, and from the last of them to full length. One rung is what "
+                        "checkpointPercent says.",
+                        whole("The share of the full length, in percent.", limits.RUNG_PERCENT),
+                        limits.RUNGS_LENGTH,
+                        least=1,
+                        **rules(
+                            rule("self.isSorted() && self.all(a, self.exists_one(b, b == a))", "must ascend"),
+                        ),
                     ),
                     "extraPercents": listing(
                         "Further points of the full length, in percent, at which a trial is read on its way.",
-                        whole("A point that is no other and not checkpointPercent.", limits.EXTRA_PERCENT),
+                        whole("A point that is no other, and at which no rung ends.", limits.EXTRA_PERCENT),
                         limits.EXTRA_PERCENTS_LENGTH,
                         **rules(rule("self.all(a, self.exists_one(b, b == a))", "must hold each percentage once")),
                     ),
@@ -635,22 +648,38 @@ def build_spec() -> Schema:
                 default={},
                 **rules(
                     rule(
-                        "!has(self.extraPercents) || !(self.checkpointPercent in self.extraPercents)",
-                        "must differ from checkpointPercent",
+                        "!has(self.rungs) || !has(self.checkpointPercent)",
+                        "must not be given beside rungs, whose short form it is",
+                        ".checkpointPercent",
+                    ),
+                    rule(
+                        "!has(self.extraPercents) || !self.extraPercents.exists(p, p in (has(self.rungs) ? self.rungs "
+                        ": [has(self.checkpointPercent) ? self.checkpointPercent : "
+                        f"{limits.CHECKPOINT_PERCENT.default}]))",
+                        "must differ from each rung's",
                         ".extraPercents",
-                    )
+                    ),
                 ),
             ),
             "promotion": fields(
                 "Which trials continue to full length. The baseline always does, and does not count among them.",
                 {
                     "numPromoted": whole(
-                        "How many of the best trials of the first rung continue, from their own checkpoints.",
+                        "How many trials continue to full length from their own checkpoints: the best of the last "
+                        "early rung.",
                         limits.NUM_PROMOTED,
                     ),
+                    "promotedPercents": listing(
+                        "For each early rung but the last: how many percent of the trials on it are promoted to the "
+                        "next one, rounded up, and never fewer than later promotions and audits need. Where it is not "
+                        f"given, {limits.DEFAULT_PROMOTED_PERCENT} each.",
+                        whole("How many percent of the trials on that rung.", limits.PROMOTED_PERCENT),
+                        limits.RUNGS_LENGTH - 1,
+                    ),
                     "numAudited": whole(
-                        "How many of the other trials continue too, drawn by the seed, so that it can be told how "
-                        "often the first measurement was wrong. With 3 or more the report estimates it.",
+                        "How many of the other trials continue to full length too, from each early rung, drawn by the "
+                        "seed, so that it can be told how often the early measurement was wrong. With 3 or more the "
+                        "report estimates it.",
                         limits.NUM_AUDITED,
                     ),
                 },
@@ -721,13 +750,24 @@ def build_spec() -> Schema:
             ),
             rule(
                 f"self.numTrials >= {promoted}",
-                "must be at least the number of promoted and audited trials and the baseline",
+                "must be at least the number of promoted trials, of audited ones of each early rung, and the baseline",
                 ".numTrials",
             ),
             rule(
-                f"self.numTrials * (size(self.parameters) + 4 * {bounded}) <= {limits.LEDGER_VALUES}",
-                "must not be so many with so many constraints on an attribute's accuracy: numTrials x (parameters + 4 "
-                f"x such constraints) may be {limits.LEDGER_VALUES}",
+                f"!has(self.promotion.promotedPercents) || size(self.promotion.promotedPercents) == {early} - 1",
+                "must hold one item for each early rung but the last",
+                ".promotion.promotedPercents",
+            ),
+            rule(
+                f"self.numTrials * ({early} + 1) <= {limits.LEDGER_MEASUREMENTS}",
+                f"must not be so many with so many rungs: numTrials x (early rungs + 1) may be "
+                f"{limits.LEDGER_MEASUREMENTS}",
+                ".numTrials",
+            ),
+            rule(
+                f"self.numTrials * (size(self.parameters) + 2 * ({early} + 1) * {bounded}) <= {limits.LEDGER_VALUES}",
+                "must not be so many with so many constraints on an attribute's accuracy: numTrials x (parameters + 2 "
+                f"x (early rungs + 1) x such constraints) may be {limits.LEDGER_VALUES}",
                 ".numTrials",
             ),
         ),

@@ -15,7 +15,7 @@ from study_operator.spec.metrics import Direction
 from trial_trainer.codec import LARGEST_COUNT
 
 COUNT = Whole(0, LARGEST_COUNT)
-RUNG = Whole(0, 1)
+RUNG = Whole(0, limits.RUNGS_LENGTH)
 INDEX = Whole(0, limits.MAX_TRIALS - 1)
 
 
@@ -35,7 +35,9 @@ def _attempts(about: str, **more: Any) -> Schema:
     attempt = fields(
         "One run of a Job's pod.",
         {
-            "rung": whole("The rung that it ran on: 0 up to the early evaluation, 1 to full length.", RUNG),
+            "rung": whole(
+                "The rung that it ran on: 0 up to the first early evaluation, the last one to full length.", RUNG
+            ),
             "id": text("The name of this run: the pod's UID.", 300),
             "startedAt": _time("When it began."),
             "finishedAt": _time("When it ended; absent while it runs."),
@@ -88,7 +90,9 @@ def _best(about: str) -> Schema:
             "value": _number("The trial's newest measurement."),
             "standardError": _number("Its standard error, clustered by site.", **NULL),
             "n": _count("The number of questions that the value is a mean of.", **NULL),
-            "rung": whole("The rung of the measurement: 0 is the early evaluation, 1 full length.", RUNG),
+            "rung": whole(
+                "The rung of the measurement: 0 is the first early evaluation, the last one full length.", RUNG
+            ),
             "gain": _number(
                 "The gain over the baseline. On validation it is corrected for having chosen the best of many.", **NULL
             ),
@@ -140,11 +144,16 @@ def _trials() -> Schema:
             "origin": choice("Why this arm is in the study.", Origin),
             "generationNode": text("The optimizer's generation node that proposed it, such as Sobol or BoTorch.", 100),
             "state": choice("Where the trial stands.", TrialState),
-            "rung": whole("The rung that it is on: 0 up to the early evaluation, 1 to full length.", RUNG),
+            "rung": whole(
+                "The rung that it is on: 0 up to the first early evaluation, the last one to full length.", RUNG
+            ),
             "totalSteps": _count("The optimizer steps of its full length."),
-            "continuation": choice("Why it continues to full length; absent where it does not.", Continuation),
+            "continuation": choice("Why it went on from the rung before; absent on the first one.", Continuation),
             "inclusionProbability": _number("The probability with which it came to be measured at full length."),
-            "measurements": listing("What was measured, by rung.", measurement, 2),
+            "auditedAt": whole(
+                "The early rung at which an audited trial was drawn; absent where it was the first.", RUNG
+            ),
+            "measurements": listing("What was measured, by rung.", measurement, limits.RUNGS_LENGTH + 1),
             "attempts": _attempts("The runs of its Jobs."),
             "earlierAttempts": _earlier(),
             "message": text("Human-readable message about its state.", 300),
@@ -247,8 +256,9 @@ def build_status() -> Schema:
             "best": _best("The best trial so far, and the winner when there is one."),
             "baseline": _best("The baseline's newest measurement; null where it diverged."),
             "agreement": fields(
-                "How well the first measurement agrees with that at full length.",
+                "How well the measurement of the last early rung agrees with that at full length.",
                 {
+                    "percent": _count("Where that early rung ends, in percent of the full length."),
                     "audited": _count("Audited trials that were measured at full length."),
                     "fullLength": _count("All trials that were and did not diverge."),
                     "concordance": _number("The share of pairs that both measurements order alike.", **NULL),
@@ -257,7 +267,7 @@ def build_status() -> Schema:
                     "pairs": _count("How many pairs there are."),
                     "missedWinners": missed,
                     "topKKept": _number("The share of the best that the promotion kept.", **NULL),
-                    "sentences": listing("The same in sentences.", text("A sentence.", 1_000), 20),
+                    "sentences": listing("The same in sentences, of each early rung.", text("A sentence.", 1_000), 20),
                 },
                 **NULL,
             ),

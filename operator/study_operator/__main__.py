@@ -35,7 +35,7 @@ from study_operator.report.estimate import (
     Calibration,
     Plan,
     build_plan,
-    count_continuing,
+    describe_rungs,
     describe_steps,
     describe_teacher,
 )
@@ -235,14 +235,7 @@ def _print_plan(
 ) -> None:
     study = opened.study
     plan = build_plan(study, summary, calibration)
-    percent = study.early_evaluation.checkpoint_percent
-    baseline = ", the baseline" if study.baseline is not None else ""
-    _say(
-        output,
-        f"{study.name}: {study.num_trials} trials to {percent} % of {study.trainer.epochs} epochs, then "
-        f"{count_continuing(study)} to the end ({study.promotion.num_promoted} promoted, "
-        f"{study.promotion.num_audited} audited{baseline}); {study.parallel_trials} at a time",
-    )
+    _say(output, describe_rungs(study))
     output.print(_plan_table(plan))
     _say(
         output,

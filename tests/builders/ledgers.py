@@ -20,7 +20,16 @@ from study_operator.ledger.trial import (
 from study_operator.reasons import EndReason
 from study_operator.reconcile.runner import JobKind, JobPhase, JobStatus
 from study_operator.spec.metrics import Direction
-from study_operator.spec.study import Data, LogUniform, Objective, Parameter, Promotion, Storage, Study
+from study_operator.spec.study import (
+    Data,
+    EarlyEvaluation,
+    LogUniform,
+    Objective,
+    Parameter,
+    Promotion,
+    Storage,
+    Study,
+)
 from trial_trainer.contract import BaseModel, LabelSource, Metric, RungMeasurement, Split, TrainerSettings
 
 NOW = datetime(2026, 1, 1, 12, tzinfo=UTC)
@@ -65,17 +74,24 @@ def a_trial(index: int, **changes: Any) -> Trial:
     return replace(trial, **changes)
 
 
+def of_three_rungs(study: Study | None = None, **promotion: Any) -> Study:
+    """Return the study with two early rungs, at 20 % and 50 %."""
+    study = study or a_study()
+    values = {"num_promoted": 1, "promoted_percents": (50,), **promotion}
+    return replace(study, early_evaluation=EarlyEvaluation(rungs=(20, 50)), promotion=Promotion(**values))
+
+
 def a_measurement(rung: int, value: float, **changes: Any) -> Measurement:
-    """Return a measurement of a rung."""
+    """Return a measurement of a rung, of two unless the step is another."""
     measurement = Measurement(
         rung=rung,
-        step=(20, 100)[rung],
+        step=(20, 100, 100)[rung],
         value=value,
         standard_error=0.02,
         n=100,
         metrics={"invalid_output_rate": 0.1},
         checkpoint="/checkpoint",
-        train_seconds=(300.0, None)[rung],
+        train_seconds=None if rung else 300.0,
         fixed_seconds=300.0,
     )
     return replace(measurement, **changes)
@@ -154,7 +170,7 @@ def a_rung_measurement(trial: Trial, rung: int, **values: float) -> RungMeasurem
         study="s1",
         trial=trial.name,
         rung=rung,
-        step=(20, 100)[rung],
+        step=(20, 100, 100)[rung],
         total_steps=100,
         checkpoint="checkpoints/20-a1",
         metrics={name: Metric(value=value, standard_error=0.02, n=100) for name, value in values.items()},

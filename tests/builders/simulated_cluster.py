@@ -30,6 +30,7 @@ from study_operator.spec.metrics import Direction
 from study_operator.spec.study import (
     Budget,
     Data,
+    EarlyEvaluation,
     LogUniform,
     Objective,
     OutcomeConstraint,
@@ -393,13 +394,14 @@ class World:
             self.objects["final-evaluation/final-evaluation.json"] = _final_evaluation(spec.digest)
         else:
             # Coarse, so that there are equals.
-            arm = random.Random(f"{self.study.seed}/{spec.trial}/{spec.digest}")
-            value = round(0.9 * (arm.random() + 0.1 * spec.rung * arm.random()), 2)
+            seeds = f"{self.study.seed}/{spec.trial}/{spec.digest}", f"{self.study.seed}/{spec.digest}/{spec.rung}"
+            arm, later = (random.Random(seed).random() for seed in seeds)
+            value = round(0.9 * (arm + 0.1 * later * (spec.rung > 0)), 2)
             key = f"{names.rung_key(spec.trial, spec.rung)}/measurement.json"
             # A trainer of the plainest kind: a result that stands is its own.
             if key not in self.objects:
                 self.values[spec.trial, spec.rung, spec.digest] = value
-                self.objects[key] = _measurement(spec, value)
+                self.objects[key] = _measurement(spec, value, _step_of(self.study, spec.rung))
             self.objects[f"{names.rung_key(spec.trial, spec.rung)}/checkpoints/{job.attempt}/weights"] = b""
 
     def _status_of(self, name: str, job: Job) -> JobStatus:
@@ -550,9 +552,10 @@ def _edited(study: Study, chance: random.Random) -> Study:
 def a_random_study(chance: random.Random, seed: int) -> Study:
     """Return a study of a few trials."""
     promoted, audited = chance.randrange(1, 4), chance.choice((0, 0, 1, 3))
+    rungs = chance.choice(_RUNGS)
     has_baseline = chance.random() < 0.8
     starting = chance.choice((0, 0, 0, 2))
-    least = max(promoted + audited + has_baseline, starting + has_baseline)
+    least = max(promoted + audited * len(rungs) + has_baseline, starting + has_baseline)
     return Study(
         name="sim",
         namespace="default",
@@ -568,7 +571,12 @@ def a_random_study(chance: random.Random, seed: int) -> Study:
         parallel_trials=chance.randrange(1, 5),
         max_failed_trials=chance.randrange(0, 6),
         seed=seed,
-        promotion=Promotion(num_promoted=promoted, num_audited=audited),
+        early_evaluation=EarlyEvaluation(rungs=rungs),
+        promotion=Promotion(
+            num_promoted=promoted,
+            num_audited=audited,
+            promoted_percents=tuple(chance.choice((33, 50, 100)) for _ in rungs[1:]),
+        ),
         budget=Budget(accelerator_hours=chance.choice((None, None, None, 0.5))),
         data=Data(source="/pages", attributes=("price",), labels_from=LabelSource.MARKUP, split=Split()),
         base_model=BaseModel(uri="/model"),
@@ -576,6 +584,9 @@ def a_random_study(chance: random.Random, seed: int) -> Study:
         storage=Storage(uri="/bucket"),
     )
 
+
+_RUNGS = ((20,), (5, 20), (5, 20, 50))
+"""Of 120 steps they end at steps 6, 24 and 60."""
 
 _OBJECTIVES = (
     Objective(metric="accuracy", direction=Direction.MAXIMIZE),
@@ -595,6 +606,7 @@ def _check_end(world: World, ledger: Ledger) -> None:
     if outcome is None:
         raise Broken("a study that is done must have an outcome")
     _check_tidiness(world, trials)
+    _check_continuity(study, trials)
     if outcome.failed:
         _check_failure(study, ledger, outcome.reason)
         return
@@ -622,7 +634,8 @@ def _check_nothing_lost(world: World, trials: Sequence[Trial]) -> None:
             continue
         if measurement is None or measurement.diverged:
             raise Broken(f"the measurement of {name} on rung {rung} with digest {digest} is lost: {measurement}")
-    by_name = {names.trial_job(world.study.name, t.name, r): t for t in trials for r in (0, 1)}
+    rungs = range(world.study.last_rung + 1)
+    by_name = {names.trial_job(world.study.name, t.name, r): t for t in trials for r in rungs}
     if world.restores:
         by_name = {}
     for job, attempt in world.ended_attempts:
@@ -638,7 +651,8 @@ def _check_nothing_lost(world: World, trials: Sequence[Trial]) -> None:
 
 def _check_tidiness(world: World, trials: Sequence[Trial]) -> None:
     left = {(key.split("/")[1], int(key.split("/")[3])) for key in world.objects if "/checkpoints/" in key}
-    full = {(t.name, 1) for t in trials if t.state is TrialState.COMPLETED and not t.measurements[-1].diverged}
+    last = world.study.last_rung
+    full = {(t.name, last) for t in trials if t.state is TrialState.COMPLETED and not t.measurements[-1].diverged}
     if full != left and (full or len(left) > 1):
         raise Broken(f"checkpoints are left of {sorted(left)}, and should be of {sorted(full)}")
 
@@ -647,14 +661,11 @@ def _check_failure(study: Study, ledger: Ledger, reason: str) -> None:
     trials = ledger.trials
     failed = sum(t.state is TrialState.FAILED for t in trials)
     is_unusable = any(a.reason == "StudyCannotRun" for t in trials for a in t.attempts)
-    usable = [t for t in trials if any(not m.diverged for m in t.measurements)]
     full = [t for t in trials if t.state is TrialState.COMPLETED and not t.measurements[-1].diverged]
     is_right = {
         "TooManyFailedTrials": failed > study.max_failed_trials,
         "StudyCannotRun": is_unusable,
-        "NothingTrains": not usable
-        or all(t.state is TrialState.ABANDONED for t in trials[:6])
-        or _keep_none(study, usable),
+        "NothingTrains": not _find_able(study, trials) or all(t.state is TrialState.ABANDONED for t in trials[:6]),
         "NoWinner": not full,
         "PrepareFailed": ledger.prepare.state == "Failed",
         "FinalEvaluationFailed": ledger.final_evaluation.state == "Failed",
@@ -663,44 +674,96 @@ def _check_failure(study: Study, ledger: Ledger, reason: str) -> None:
         raise Broken(f"the study must not have failed with {reason}")
 
 
-def _keep_none(study: Study, usable: Sequence[Trial]) -> bool:
-    return bool(study.outcome_constraints) and all(_breaks_constraints(t) for t in usable)
+def _find_able(study: Study, trials: Sequence[Trial]) -> list[Trial]:
+    """Return who may continue from the furthest rung that any trial is on, or as the next best from the one before."""
+    rung = max((t.rung for t in trials), default=0)
+    on_it = [t for t in trials if t.rung == rung and t.state is TrialState.PAUSED]
+    before = [t for t in trials if t.rung == rung - 1 and t.state is TrialState.STOPPED]
+    return [
+        t
+        for t in (*on_it, *before)
+        if (m := t.measurement(t.rung)) is not None
+        and not m.diverged
+        and (t in on_it or t.origin is not Origin.BASELINE)
+        and (
+            t.continuation in (Continuation.BASELINE, Continuation.AUDITED) or not _breaks_constraints(study, t, t.rung)
+        )
+    ]
 
 
-def _breaks_constraints(trial: Trial) -> bool:
-    first = trial.measurement(0)
-    return first is not None and first.metrics["invalid_output_rate"] > 0.5
+def _breaks_constraints(study: Study, trial: Trial, rung: int) -> bool:
+    measurement = trial.measurement(rung)
+    has_any = bool(study.outcome_constraints) and measurement is not None
+    return has_any and measurement is not None and measurement.metrics["invalid_output_rate"] > 0.5
+
+
+def _check_continuity(study: Study, trials: Sequence[Trial]) -> None:
+    """Each trial was measured on every rung before its own, at the rungs' steps."""
+    for trial in trials:
+        rungs = [m.rung for m in trial.measurements]
+        is_measured = trial.state in (TrialState.PAUSED, TrialState.STOPPED, TrialState.COMPLETED)
+        if rungs != list(range(trial.rung + is_measured)):
+            raise Broken(f"{trial.name} is {trial.state} on rung {trial.rung} and measured on {rungs}")
+        if (trial.state is TrialState.COMPLETED) != (is_measured and trial.rung == study.last_rung):
+            raise Broken(f"{trial.name} is {trial.state} on rung {trial.rung} of {study.last_rung}")
+        for measurement in trial.measurements:
+            if not measurement.diverged and measurement.step != _step_of(study, measurement.rung):
+                raise Broken(f"{trial.name} was measured at step {measurement.step} on rung {measurement.rung}")
+
+
+def _step_of(study: Study, rung: int) -> int:
+    return (*(120 * percent // 100 for percent in study.early_evaluation.rungs), 120)[rung]
 
 
 def _check_promotions(study: Study, trials: Sequence[Trial]) -> None:
+    reached = len(trials) - (study.baseline is not None)
+    for rung in range(study.last_rung):
+        # So many as the manifest says; a share of those that are on the rung, but enough for all that follows.
+        later = study.last_rung - rung - 1
+        count = study.promotion.num_promoted
+        if later:
+            share = -(-reached * study.promotion.promoted_percents[rung] // 100)
+            count = reached = max(count + study.promotion.num_audited * later, share)
+        _check_promotions_from(study, trials, rung, count)
+
+
+def _check_promotions_from(study: Study, trials: Sequence[Trial], rung: int, count: int) -> None:
     sign = -1 if study.objective.direction is Direction.MAXIMIZE else 1
-    measurements = {t.index: m for t in trials if (m := t.measurement(0)) is not None and not m.diverged}
-    others = [t for t in trials if t.index in measurements and t.origin is not Origin.BASELINE]
-    audited = [t for t in others if t.continuation is Continuation.AUDITED]
-    allowed = [t for t in others if not study.outcome_constraints or not _breaks_constraints(t)]
+    measurements = {t.index: m for t in trials if (m := t.measurement(rung)) is not None and not m.diverged}
+    others = [
+        t
+        for t in trials
+        if t.index in measurements and t.origin is not Origin.BASELINE and (t.stratum is None or t.stratum >= rung)
+    ]
+    audited = [t for t in others if t.stratum == rung]
+    allowed = [t for t in others if not _breaks_constraints(study, t, rung)]
     order = sorted(allowed, key=lambda t: (sign * measurements[t.index].value, t.index))
 
-    # The best, and the next best for each that left no model.
+    # The best, and the next best for each that left no model on the rung after it.
     expected: set[int] = set()
-    lacking = study.promotion.num_promoted
+    lacking = count
     for trial in order:
         if lacking and trial not in audited:
             expected.add(trial.index)
-            final = trial.measurement(1)
-            is_lost = trial.state in (TrialState.FAILED, TrialState.ABANDONED) or (final is not None and final.diverged)
-            lacking -= not is_lost
-    promoted = {t.index for t in trials if t.continuation is Continuation.PROMOTED}
+            after = trial.measurement(rung + 1)
+            is_given_up = trial.rung == rung + 1 and trial.state in (TrialState.FAILED, TrialState.ABANDONED)
+            lacking -= not (is_given_up or (after is not None and after.diverged))
+    promoted = {t.index for t in others if t.rung > rung and t not in audited}
     if promoted != expected:
-        raise Broken(f"promoted are {sorted(promoted)}, and should be {sorted(expected)}")
+        raise Broken(f"promoted from rung {rung} are {sorted(promoted)}, and should be {sorted(expected)}")
+    if any(t.continuation is not Continuation.PROMOTED for t in others if t.rung == rung + 1 and t not in audited):
+        raise Broken(f"not all that were promoted from rung {rung} go on as promoted")
 
-    top = {t.index for t in order[: study.promotion.num_promoted]}
+    top = {t.index for t in order[:count]}
     rest = len(others) - len(top)
     if len(audited) != min(study.promotion.num_audited, rest) or any(t.index in top for t in audited):
         raise Broken(f"audited are {[t.index for t in audited]}, and the top is {sorted(top)} with {rest} others")
     if any(t.inclusion_probability != len(audited) / rest for t in audited):
         raise Broken("an audited trial has a wrong inclusion probability")
+    if any(t.state is TrialState.STOPPED and not t.has_diverged for t in audited):
+        raise Broken("an audited trial must run to its end")
     baseline = next((t for t in trials if t.origin is Origin.BASELINE), None)
-    if baseline is not None and baseline.index in measurements and baseline.continuation is not Continuation.BASELINE:
+    if baseline is not None and baseline.index in measurements and baseline.rung == rung:
         raise Broken("the baseline must continue")
 
 
@@ -709,13 +772,13 @@ def _check_winner(study: Study, ledger: Ledger) -> None:
     finals = {
         t.index: m
         for t in ledger.trials
-        if t.state is TrialState.COMPLETED and (m := t.measurement(1)) is not None and not m.diverged
+        if t.state is TrialState.COMPLETED and (m := t.measurement(study.last_rung)) is not None and not m.diverged
     }
     keeping = {
         i: m for i, m in finals.items() if not study.outcome_constraints or m.metrics["invalid_output_rate"] <= 0.5
     }
     candidates = keeping or finals
-    best = min(candidates, key=lambda i: (sign * candidates[i].value, i))
+    best = min(candidates, key=lambda i: (sign * candidates[i].value, i), default=None)
     if ledger.winner != best:
         raise Broken(f"the winner is {ledger.winner}, and should be {best}")
 
@@ -723,7 +786,7 @@ def _check_winner(study: Study, ledger: Ledger) -> None:
 # --- What jobs write ---------------------------------------------------------------------------------------------
 
 
-def _measurement(spec: JobSpec, value: float) -> bytes:
+def _measurement(spec: JobSpec, value: float, step: int) -> bytes:
     metric = {"value": value, "standard_error": 0.02, "n": 100}
     invalid = {"value": round(random.Random(f"{spec.trial}/{value}").random(), 3), "standard_error": None, "n": 100}
     return _dump(
@@ -731,7 +794,7 @@ def _measurement(spec: JobSpec, value: float) -> bytes:
         trial=spec.trial,
         rung=spec.rung,
         digest=spec.digest,
-        step=24 if spec.rung == 0 else 120,
+        step=step,
         total_steps=120,
         checkpoint="checkpoints/24-a",
         metrics={"accuracy": metric, "validation_loss": metric, "invalid_output_rate": invalid},

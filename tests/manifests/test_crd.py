@@ -124,7 +124,7 @@ def test_kubectl_explain_reads_like_documentation(studies: Studies) -> None:
     text = studies.cluster.kubectl("explain", "fts.spec.promotion").stdout
     message = " ".join(text.split())
     assert "Which trials continue to full length. The baseline always does, and does not count among them." in message
-    assert "numPromoted <integer> How many of the best trials of the first rung continue" in message
+    assert "numPromoted <integer> How many trials continue to full length" in message
 
 
 def test_kubectl_explains_every_field(studies: Studies) -> None:

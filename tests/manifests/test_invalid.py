@@ -219,6 +219,26 @@ REFUSED_BY_THE_SERVER: list[tuple[str, Changes, str]] = [
     *out_of_bounds("spec.seed", 0, 2**31 - 1)[:1],
     *out_of_bounds("spec.ttlSecondsAfterFinished", 0, 2**31 - 1)[:1],
     *out_of_bounds("spec.earlyEvaluation.checkpointPercent", 1, 99),
+    (
+        "rungs beside their short form",
+        {"spec.earlyEvaluation": {"checkpointPercent": 20, "rungs": [5, 20]}},
+        "must not be given beside rungs, whose short form it is",
+    ),
+    ("rungs that descend", {"spec.earlyEvaluation": {"rungs": [20, 5]}}, "must ascend"),
+    ("a rung twice", {"spec.earlyEvaluation": {"rungs": [5, 5]}}, "must ascend"),
+    ("an extra point at a rung", {"spec.earlyEvaluation": {"rungs": [5], "extraPercents": [5]}}, "must differ from"),
+    ("an extra point at the default rung", {"spec.earlyEvaluation": {"extraPercents": [20]}}, "must differ from"),
+    (
+        "a share of the only early rung",
+        {"spec.promotion.promotedPercents": [50]},
+        "must hold one item for each early rung but the last",
+    ),
+    (
+        "more measurements than a status holds",
+        {"spec.earlyEvaluation": {"rungs": [5, 20]}, "spec.numTrials": 334},
+        "must not be so many with so many rungs",
+    ),
+    too_many("spec.earlyEvaluation.rungs", [1, 2, 3, 4, 5]),
     *out_of_bounds("spec.promotion.numPromoted", 1, 500),
     *out_of_bounds("spec.promotion.numAudited", 0, 500),
     *out_of_bounds("spec.budget.activeDeadlineSeconds", 1, 2**31 - 1)[:1],
@@ -424,7 +444,7 @@ REFUSED_BY_THE_SERVER: list[tuple[str, Changes, str]] = [
     (
         "an extra measurement at the checkpoint",
         {"spec.earlyEvaluation.extraPercents": [20]},
-        "must differ from checkpoint",
+        "must differ from each rung's",
     ),
     ("an extra measurement twice", {"spec.earlyEvaluation.extraPercents": [5, 5]}, "must hold each percentage once"),
     (

@@ -77,7 +77,7 @@ def a_place(start: str) -> str:
     return start.ljust(limits.PLACE_LENGTH, "x")
 
 
-def a_largest_manifest(*, num_trials: int, constraints: int) -> dict[str, Any]:
+def a_largest_manifest(*, num_trials: int, constraints: int, rungs: int = 1) -> dict[str, Any]:
     """Return a manifest with everything at its bound, and so many constraints on an attribute's accuracy."""
     attributes = [a_word(i, limits.ATTRIBUTE_LENGTH) for i in range(limits.ATTRIBUTES_LENGTH)]
     names = ["learning_rate", "lora_rank", "lora_alpha_over_rank", "lora_dropout", "batch_size", "warmup_percent"]
@@ -106,8 +106,12 @@ def a_largest_manifest(*, num_trials: int, constraints: int) -> dict[str, Any]:
             "parallelTrials": limits.PARALLEL_TRIALS.high,
             "maxFailedTrials": limits.MAX_FAILED_TRIALS.high,
             "seed": limits.SEED.high,
-            "earlyEvaluation": {"checkpointPercent": 50, "extraPercents": list(range(10, 20))},
-            "promotion": {"numPromoted": num_trials - 1, "numAudited": 0},
+            "earlyEvaluation": {"rungs": list(range(50, 50 + rungs)), "extraPercents": list(range(10, 20))},
+            "promotion": {
+                "numPromoted": num_trials - 1,
+                "numAudited": 0,
+                "promotedPercents": [100] * (rungs - 1),
+            },
             "budget": {"acceleratorHours": a_number(1e9), "activeDeadlineSeconds": limits.MAX_INT32},
             "data": {
                 "source": a_place("s3://"),
@@ -176,7 +180,7 @@ def a_largest_trial(study: Study, index: int, **changes: Any) -> Trial:
             train_seconds=1234567.1 if rung == 0 else None,
             fixed_seconds=1234567.1,
         )
-        for rung in (0, 1)
+        for rung in range(study.last_rung + 1)
     ]
     values: dict[str, Any] = {
         "index": index,
@@ -184,10 +188,12 @@ def a_largest_trial(study: Study, index: int, **changes: Any) -> Trial:
         "origin": Origin.STARTING_ARM,
         "generation_node": "BoTorchGenerator",
         "state": TrialState.COMPLETED,
-        "rung": 1,
+        "rung": study.last_rung,
         "total_steps": 12_345_678,
-        "continuation": Continuation.PROMOTED,
+        # The longest of each.
+        "continuation": Continuation.PROMOTED if study.last_rung == 1 else Continuation.AUDITED,
         "inclusion_probability": LONG,
+        "audited_at": study.last_rung - 1 or None,
         "measurements": tuple(measured),
         "earlier_attempts": EARLIER,
         "message": "é" * TRIAL_MESSAGE_BYTES,
@@ -255,15 +261,21 @@ def stored_bytes(raw: Mapping[str, Any]) -> int:
     return len(text.encode()) + 5 * sum(map(text.count, "<>&"))
 
 
-def trials_with(constraints: int) -> int:
-    """Return how many trials a study may have with so many constraints on an attribute's accuracy."""
-    return min(limits.MAX_TRIALS, limits.LEDGER_VALUES // (7 + 4 * constraints))
+def trials_with(constraints: int, rungs: int = 1) -> int:
+    """Return how many trials a study may have with so many constraints on an attribute's accuracy, and early rungs."""
+    by_values = limits.LEDGER_VALUES // (7 + 2 * (rungs + 1) * constraints)
+    return min(limits.MAX_TRIALS, by_values, limits.LEDGER_MEASUREMENTS // (rungs + 1))
 
 
-@pytest.mark.parametrize("constraints", [0, 1, 2, limits.OUTCOME_CONSTRAINTS_LENGTH])
-def test_the_largest_study_stays_below_a_mebibyte_through_every_update(studies: Studies, constraints: int) -> None:
-    num_trials = trials_with(constraints)
-    manifest = a_largest_manifest(num_trials=num_trials, constraints=constraints)
+@pytest.mark.parametrize(
+    ("constraints", "rungs"),
+    [(0, 1), (1, 1), (2, 1), (limits.OUTCOME_CONSTRAINTS_LENGTH, 1), (1, 2), (0, limits.RUNGS_LENGTH)],
+)
+def test_the_largest_study_stays_below_a_mebibyte_through_every_update(
+    studies: Studies, constraints: int, rungs: int
+) -> None:
+    num_trials = trials_with(constraints, rungs)
+    manifest = a_largest_manifest(num_trials=num_trials, constraints=constraints, rungs=rungs)
     name = manifest["metadata"]["name"]
     parse_study(manifest)
     # As `kubectl apply` makes it: with a second copy of all that was written.

@@ -1,8 +1,10 @@
-"""How well first-rung measurements foretold the final ones: concordance, missed winners, top-k kept.
+"""How well early measurements foretold the final ones: concordance, missed winners, top-k kept.
 
 Estimates for the whole study from the trials that ran to their end. Promoted trials and the baseline ran for certain,
 audited ones with the probability that the ledger keeps, so each pair of trials weighs 1 / (probability that both were
 measured): Horvitz and Thompson (1952), "A generalization of sampling without replacement from a finite universe".
+Those that were not promoted from one early rung are one stratum, of which some were drawn; draws of two strata are
+independent.
 
 A trial that diverged beats nobody and is beaten by nobody: it is counted where that is what is asked (an audited one is
 no winner), and left out of the pairs.
@@ -13,7 +15,8 @@ from __future__ import annotations
 import bisect
 import itertools
 import math
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from study_operator.ledger.ranking import choose_winner, rank, satisfies_constraints
@@ -34,7 +37,7 @@ class MissedWinners:
     low: int
     high: int
     population: int
-    """Trials among which the audited were drawn."""
+    """Trials among which the audited were drawn, on all early rungs."""
     audited: int
     found: int
 
@@ -44,9 +47,9 @@ class LeftOut:
     """Trials with a first measurement, or none, that say nothing of agreement."""
 
     diverged: int = 0
-    """On either rung."""
+    """On any rung."""
     failed: int = 0
-    """On either rung, abandoned ones among them."""
+    """On any rung, abandoned ones among them."""
     under_way: int = 0
     """To full length."""
 
@@ -55,8 +58,12 @@ class LeftOut:
 class Agreement:
     """Early against final measurements; each part is None where it cannot be estimated."""
 
+    percent: int
+    """Where the early measurement was made."""
+    is_only: bool = True
+    """Whether the study has no other early rung."""
     audited: int
-    """Audited trials that have both measurements, diverged ones among them."""
+    """Audited trials that have both measurements, or diverged before."""
     full_length: int
     """Trials that have both measurements and did not diverge: those that pairs are made of."""
     promoted: int = 0
@@ -74,46 +81,53 @@ class Agreement:
     k: int = 0
 
 
-def measure_agreement(study: Study, trials: Sequence[Trial]) -> Agreement:
-    """Compare the measurements of both rungs."""
-    both = [t for t in trials if t.measurement(0) and t.measurement(1)]
-    sound = [t for t in both if not t.has_diverged]
-    audited, paired = [t for t in both if _is_audited(t)], sum(_is_audited(t) for t in sound)
+def measure_agreement(study: Study, trials: Sequence[Trial], rung: int = 0) -> Agreement:
+    """Compare the measurements of an early rung with the final ones."""
+    ended = [t for t in trials if t.measurement(study.last_rung) or (t.stratum is not None and t.has_diverged)]
+    sound = [t for t in ended if not t.has_diverged]
+    audited = [t for t in ended if t.stratum is not None]
+    strata = _find_strata(trials, sound)
     k = study.promotion.num_promoted
     known = Agreement(
+        percent=study.early_evaluation.rungs[rung],
+        is_only=study.last_rung == 1,
         audited=len(audited),
         full_length=len(sound),
         promoted=sum(t.continuation is Continuation.PROMOTED for t in sound),
         has_baseline=any(t.continuation is Continuation.BASELINE for t in sound),
         left_out=_count_left_out(trials),
-        top_k_kept=_top_k_kept(study, trials, k),
+        top_k_kept=_top_k_kept(study, trials, rung, k),
         k=k,
     )
     if len(audited) < LEAST_AUDITED:
         return known
-    population = _population(trials)
-    known = replace(known, missed_winners=_missed_winners(study, sound, audited, population))
-    if paired < LEAST_AUDITED:
+    known = replace(known, missed_winners=_missed_winners(study, sound, audited, strata))
+    paired = sum(s.paired for s in strata.values())
+    if paired < LEAST_AUDITED or any(s.paired < min(LEAST_AUDITED, s.population) for s in strata.values()):
         return known
-    concordance, pairs = _concordance(study, sound, population, sum(_is_audited(t) for t in trials))
-    low, high = concordance_interval(concordance, paired)
+    concordance, pairs = _concordance(study, sound, rung, strata)
+    # No more is known than of the stratum of which least is.
+    known_by = min((s.paired for s in strata.values() if s.paired < s.population), default=paired)
+    low, high = concordance_interval(concordance, known_by)
     return replace(known, concordance=concordance, concordance_low=low, concordance_high=high, pairs=pairs)
 
 
-def describe_agreement(agreement: Agreement) -> list[str]:
-    """Return what is known, as sentences."""
-    sentences = [_describe_concordance(agreement)]
-    if (missed := agreement.missed_winners) is not None:
+def describe_agreements(agreements: Sequence[Agreement]) -> list[str]:
+    """Return what is known of each early rung, as sentences."""
+    sentences = [_describe_concordance(agreement) for agreement in agreements]
+    # How many were missed does not depend on the rung.
+    missed = agreements[-1].missed_winners
+    if missed is not None:
         sentences.append(
             f"Estimated missed winners: {missed.estimate:.1f} (95 % interval {missed.low} to {missed.high}) of the "
             f"{missed.population} trials that were not promoted: {missed.found} of {missed.audited} audited ones ended "
             f"better than {missed.winner}, the best of the promoted trials and the baseline."
         )
-    if agreement.top_k_kept is not None:
-        sentences.append(
-            f"Of the early top {agreement.k}, {agreement.top_k_kept:.0%} are in the final top {agreement.k}."
-        )
-    if agreement.concordance is not None or missed is not None or agreement.top_k_kept is not None:
+    kept = [(a, a.top_k_kept) for a in agreements if a.top_k_kept is not None]
+    for agreement, share in kept:
+        early = "early top" if agreement.is_only else f"top at {agreement.percent} %:"
+        sentences.append(f"Of the {early} {agreement.k}, {share:.0%} are in the final top {agreement.k}.")
+    if kept or missed is not None or any(a.concordance is not None for a in agreements):
         sentences.append("Both measurements are of the same validation pages, so their page noise is shared.")
     return sentences
 
@@ -121,17 +135,18 @@ def describe_agreement(agreement: Agreement) -> list[str]:
 def _describe_concordance(agreement: Agreement) -> str:
     audited = agreement.full_length - agreement.promoted - agreement.has_baseline
     left_out = _describe_left_out(agreement.left_out)
+    early = "early" if agreement.is_only else f"{agreement.percent} %"
     if agreement.concordance is None:
         return (
-            f"Agreement of early and final measurements: not estimable, n = {audited} audited "
-            f"(at least {LEAST_AUDITED} are needed).{left_out}"
+            f"Agreement of {early} and final measurements: not estimable, n = {audited} audited "
+            f"(at least {LEAST_AUDITED} are needed{'' if agreement.is_only else ' of each early rung'}).{left_out}"
         )
     baseline = ", the baseline" if agreement.has_baseline else ""
     return (
-        f"Early and final measurements order {agreement.concordance:.0%} of the pairs of trials alike (95 % interval "
-        f"{agreement.concordance_low:.0%} to {agreement.concordance_high:.0%}; {agreement.pairs} pairs of "
-        f"{agreement.full_length} full-length trials: {agreement.promoted} promoted, {audited} audited{baseline}; the "
-        f"audited ones weigh for those that were not drawn).{left_out}"
+        f"{early.capitalize()} and final measurements order {agreement.concordance:.0%} of the pairs of trials alike "
+        f"(95 % interval {agreement.concordance_low:.0%} to {agreement.concordance_high:.0%}; {agreement.pairs} pairs "
+        f"of {agreement.full_length} full-length trials: {agreement.promoted} promoted, {audited} audited{baseline}; "
+        f"the audited ones weigh for those that were not drawn).{left_out}"
     )
 
 
@@ -166,28 +181,47 @@ def _lowest_share(found: int, n: int) -> float:
     return low
 
 
-def hypergeometric_interval(population: int, drawn: int, found: int) -> tuple[int, int]:
+def hypergeometric_interval(population: int, drawn: int, found: int, confidence: float = CONFIDENCE) -> tuple[int, int]:
     """Return the exact interval for how many of a population are winners, after ``found`` of ``drawn`` were.
 
     All counts that neither tail refuses at (1 - confidence) / 2, as Clopper and Pearson (1934) do for proportions.
     """
     counts = range(found, population - (drawn - found) + 1)
+    tail = (1 - confidence) / 2
+
+    def is_likely(winners: int, least: int, most: int) -> bool:
+        """Say whether it is likely enough to find from ``least`` to ``most`` winners among those drawn."""
+        losers = population - winners
+        possible = range(max(least, drawn - losers), min(most, winners) + 1)
+        ways = sum(math.comb(winners, x) * math.comb(losers, drawn - x) for x in possible)
+        return ways / math.comb(population, drawn) > tail
+
     # More winners make few found less probable, and many found more.
-    first = bisect.bisect_left(counts, 1, key=lambda winners: _is_likely(population, winners, drawn, found, drawn))
-    end = bisect.bisect_left(counts, 1, key=lambda winners: not _is_likely(population, winners, drawn, 0, found))
+    first = bisect.bisect_left(counts, 1, key=lambda winners: is_likely(winners, found, drawn))
+    end = bisect.bisect_left(counts, 1, key=lambda winners: not is_likely(winners, 0, found))
     return counts[first], counts[end - 1]
 
 
-def _is_likely(population: int, winners: int, drawn: int, least: int, most: int) -> bool:
-    """Say whether it is likely enough to find from ``least`` to ``most`` winners among those drawn."""
-    losers = population - winners
-    possible = range(max(least, drawn - losers), min(most, winners) + 1)
-    ways = sum(math.comb(winners, x) * math.comb(losers, drawn - x) for x in possible)
-    return ways / math.comb(population, drawn) > (1 - CONFIDENCE) / 2
+@dataclass(frozen=True)
+class _Stratum:
+    """Those that were not promoted from one early rung."""
+
+    population: int
+    """Among so many was drawn: the number drawn over its probability."""
+    drawn: int
+    paired: int
+    """Drawn ones with both measurements, which did not diverge."""
 
 
-def _is_audited(trial: Trial) -> bool:
-    return trial.continuation is Continuation.AUDITED
+def _find_strata(trials: Sequence[Trial], sound: Sequence[Trial]) -> dict[int, _Stratum]:
+    """Return the strata by rung, of those from which anybody was drawn."""
+    drawn = [(t.stratum, t.inclusion_probability or 1.0) for t in trials if t.stratum is not None]
+    counts = Counter(stratum for stratum, _ in drawn)
+    paired = Counter(t.stratum for t in sound)
+    return {
+        stratum: _Stratum(round(counts[stratum] / probability), counts[stratum], paired[stratum])
+        for stratum, probability in drawn
+    }
 
 
 def _count_left_out(trials: Sequence[Trial]) -> LeftOut:
@@ -198,52 +232,66 @@ def _count_left_out(trials: Sequence[Trial]) -> LeftOut:
     )
 
 
-def _population(trials: Sequence[Trial]) -> int:
-    """Return among how many trials the audited were drawn: their number over their probability."""
-    drawn = [t for t in trials if _is_audited(t)]
-    return round(len(drawn) / (drawn[0].inclusion_probability or 1.0))
-
-
-def _concordance(study: Study, sound: Sequence[Trial], population: int, drawn: int) -> tuple[float, int]:
-    single = drawn / population
-    # Two drawn from one urn are not independent: the probability of both is that of drawing both.
-    joint = single * (drawn - 1) / (population - 1) if population > 1 else 1.0
-    weights = [[1.0, 1 / single], [1 / single, 1 / joint]]
-    measurements = sorted((_merit(study, t, 0), _merit(study, t, 1), _is_audited(t)) for t in sound)
+def _concordance(study: Study, sound: Sequence[Trial], rung: int, strata: Mapping[int, _Stratum]) -> tuple[float, int]:
+    kinds = [None, *strata]
+    weights = {(one, other): 1 / _find_probability(strata, one, other) for one in kinds for other in kinds}
+    measurements = sorted(
+        ((_merit(study, t, rung), _merit(study, t, study.last_rung), t.stratum) for t in sound),
+        key=lambda measurement: measurement[:2],
+    )
     agreeing = total = 0.0
-    worse_before: tuple[list[float], list[float]] = [], []
+    worse_before: dict[int | None, list[float]] = {kind: [] for kind in kinds}
     for _, tied in itertools.groupby(measurements, key=lambda measurement: measurement[0]):
         alike = list(tied)
         # Hundreds of trials are tens of thousands of pairs: those with all that began worse are counted at once.
-        for _, final, is_audited in alike:
-            for finals, weight in zip(worse_before, weights[is_audited], strict=True):
+        for _, final, kind in alike:
+            for other, finals in worse_before.items():
+                weight = weights[kind, other]
                 agreeing += weight * (bisect.bisect_left(finals, final) + bisect.bisect_right(finals, final)) / 2
                 total += weight * len(finals)
         for (_, _, one), (_, _, other) in itertools.combinations(alike, 2):
-            agreeing += weights[one][other] / 2
-            total += weights[one][other]
-        for _, final, is_audited in alike:
-            bisect.insort(worse_before[is_audited], final)
+            agreeing += weights[one, other] / 2
+            total += weights[one, other]
+        for _, final, kind in alike:
+            bisect.insort(worse_before[kind], final)
     return agreeing / total, math.comb(len(sound), 2)
 
 
+def _find_probability(strata: Mapping[int, _Stratum], one: int | None, other: int | None) -> float:
+    """Return the probability with which two trials of these strata both ran to their end; None runs for certain."""
+    single = [strata[kind].drawn / strata[kind].population if kind is not None else 1.0 for kind in (one, other)]
+    if one is None or one != other or strata[one].population == 1:
+        return single[0] * single[1]
+    # Two drawn from one urn are not independent: the probability of both is that of drawing both. One alone is no pair.
+    stratum = strata[one]
+    return single[0] * (max(2, stratum.drawn) - 1) / (stratum.population - 1)
+
+
 def _missed_winners(
-    study: Study, sound: Sequence[Trial], audited: Sequence[Trial], population: int
+    study: Study, sound: Sequence[Trial], audited: Sequence[Trial], strata: Mapping[int, _Stratum]
 ) -> MissedWinners | None:
     """Estimate how many of those that were not chosen would have beaten the best of those that were."""
-    winner = choose_winner(study, (t for t in sound if not _is_audited(t)))
-    if winner is None:
+    winner = choose_winner(study, (t for t in sound if t.stratum is None))
+    by_stratum = {rung: [t for t in audited if t.stratum == rung] for rung in strata}
+    if winner is None or not all(by_stratum.values()):
         return None
-    found = sum(_beats(study, t, winner) for t in audited)
-    low, high = hypergeometric_interval(population, len(audited), found)
+    estimate, low, high = 0.0, 0, 0
+    for rung, stratum in strata.items():
+        seen = by_stratum[rung]
+        found = sum(_beats(study, t, winner) for t in seen)
+        estimate += stratum.population / len(seen) * found
+        # The sum of the bounds is a bound of the sum where all hold at once (Bonferroni).
+        confidence = 1 - (1 - CONFIDENCE) / len(strata)
+        bounds = hypergeometric_interval(stratum.population, len(seen), found, confidence)
+        low, high = low + bounds[0], high + bounds[1]
     return MissedWinners(
         winner=winner.name,
-        estimate=population / len(audited) * found,
+        estimate=estimate,
         low=low,
         high=high,
-        population=population,
+        population=sum(s.population for s in strata.values()),
         audited=len(audited),
-        found=found,
+        found=sum(_beats(study, t, winner) for t in audited),
     )
 
 
@@ -251,16 +299,17 @@ def _beats(study: Study, trial: Trial, winner: Trial) -> bool:
     """Say whether a trial would have been chosen before another: the rule of `ranking.choose_winner`."""
     if trial.has_diverged:
         return False
-    keeps, winner_keeps = (satisfies_constraints(study, t.measurement(1)) for t in (trial, winner))
-    return keeps if keeps != winner_keeps else _merit(study, trial, 1) > _merit(study, winner, 1)
+    last = study.last_rung
+    keeps, winner_keeps = (satisfies_constraints(study, t.measurement(last)) for t in (trial, winner))
+    return keeps if keeps != winner_keeps else _merit(study, trial, last) > _merit(study, winner, last)
 
 
-def _top_k_kept(study: Study, trials: Sequence[Trial], k: int) -> float | None:
+def _top_k_kept(study: Study, trials: Sequence[Trial], rung: int, k: int) -> float | None:
     """Return the share of the early top k in the final top k, where every trial that could ran to its end."""
     able = [t for t in trials if (m := t.measurement(0)) and not m.diverged and t.origin is not Origin.BASELINE]
-    if len(able) <= k or not all(t.measurement(1) for t in able):
+    if len(able) <= k or not all(t.measurement(study.last_rung) for t in able):
         return None
-    early, final = ({t.index for t in rank(study, able, rung)[:k]} for rung in (0, 1))
+    early, final = ({t.index for t in rank(study, able, at)[:k]} for at in (rung, study.last_rung))
     return len(early & final) / k
 
 

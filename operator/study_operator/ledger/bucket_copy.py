@@ -76,8 +76,7 @@ def _identify(study: Study) -> dict[str, str]:
         "baseline": study.baseline,
         "startingArms": study.starting_arms,
         "seed": study.seed,
-        "earlyEvaluation": study.early_evaluation,
-        "promotion": study.promotion,
+        **_identify_rungs(study),
         "data": replace(study.data, template=None),
         "baseModel": study.base_model,
         "trainer": study.trainer,
@@ -85,6 +84,19 @@ def _identify(study: Study) -> dict[str, str]:
     }
     digest = hashlib.sha256(to_json(deciding).encode()).hexdigest()[:16]
     return {"namespace": study.namespace, "name": study.name, "uid": study.uid, "digest": digest}
+
+
+def _identify_rungs(study: Study) -> dict[str, Any]:
+    """Return what decides of the rungs; of one early rung as it was written when there could be no more."""
+    early, promotion = study.early_evaluation, study.promotion
+    by_rung: dict[str, Any] = {}
+    if study.last_rung > 1:
+        by_rung = {"rungs": early.rungs, "promotedPercents": promotion.promoted_percents}
+    return {
+        "earlyEvaluation": {"checkpoint_percent": early.rungs[0], "extra_percents": early.extra_percents},
+        "promotion": {"num_promoted": promotion.num_promoted, "num_audited": promotion.num_audited},
+        **by_rung,
+    }
 
 
 def _name(writer: Any) -> str:

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
+from study_operator.ledger.ranking import find_open_rung
 from study_operator.ledger.trial import WAITS, Ledger, SearchEnd, Stage, StageState, Trial, TrialState
 from study_operator.reasons import ConditionReason, ConditionType, Problem, StudyStage
 from study_operator.settings import DEFAULTS, Settings
@@ -191,7 +192,10 @@ def _say_stage(study: Study, ledger: Ledger, stage: str) -> str:
         return f"{measured} of {study.num_trials} trials measured{_say_waiting(ledger.trials)}{trouble}"
     if stage == StudyStage.PROMOTING:
         running = sum(t.is_busy for t in ledger.trials)
-        return f"{running} trials are on their way to full length{_say_waiting(ledger.trials)}"
+        rung = find_open_rung(ledger.trials)
+        is_last = rung >= study.last_rung
+        end = "full length" if is_last else f"{study.early_evaluation.rungs[rung]} % of their full length"
+        return f"{running} trials are on their way to {end}{_say_waiting(ledger.trials)}"
     return ledger.final_evaluation.message if stage == StudyStage.EVALUATING else ""
 
 

@@ -18,6 +18,7 @@ from study_operator.ledger.trial import (
     TrialState,
 )
 from study_operator.reasons import EventReason
+from study_operator.spec.study import Study
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,7 +30,7 @@ class Event:
     is_warning: bool = False
 
 
-def events_between(before: Ledger, after: Ledger) -> list[Event]:
+def events_between(study: Study, before: Ledger, after: Ledger) -> list[Event]:
     """Return what happened between two written ledgers, in the order of the trials."""
     events: list[Event] = []
     if before.prepare.state is not after.prepare.state and after.prepare.state is StageState.COMPLETED:
@@ -39,7 +40,7 @@ def events_between(before: Ledger, after: Ledger) -> list[Event]:
     known = {t.index: t for t in before.trials}
     for trial in after.trials:
         if trial is not known.get(trial.index):
-            events.extend(_events_of_trial(known.get(trial.index), trial))
+            events.extend(_events_of_trial(study, known.get(trial.index), trial))
     events.extend(_events_of_waits(before, after))
     if before.search_end is None and after.search_end is not None:
         is_warning = after.search_end is SearchEnd.NO_MORE_PROPOSALS
@@ -55,7 +56,7 @@ def events_between(before: Ledger, after: Ledger) -> list[Event]:
     return events
 
 
-def _events_of_trial(before: Trial | None, trial: Trial) -> Iterator[Event]:
+def _events_of_trial(study: Study, before: Trial | None, trial: Trial) -> Iterator[Event]:
     known = before.attempts if before else ()
     opened = [a for a in trial.attempts if all(a.id != k.id or a.rung != k.rung for k in known)]
     for attempt in opened:
@@ -67,11 +68,12 @@ def _events_of_trial(before: Trial | None, trial: Trial) -> Iterator[Event]:
             f"trial {trial.name} {value} on rung {measurement.rung} at step {measurement.step} of {trial.total_steps}"
         )
         yield Event(reason=EventReason.TRIAL_MEASURED, message=message)
-    if trial.continuation is not None and (before is None or before.continuation is None):
+    if trial.continuation is not None and trial.rung > (before.rung if before else 0):
         reason = (
             EventReason.TRIAL_PROMOTED if trial.continuation is Continuation.PROMOTED else EventReason.TRIAL_CONTINUED
         )
-        message = f"trial {trial.name} goes on to step {trial.total_steps} ({trial.continuation})"
+        end = study.stop_step(trial.total_steps, trial.rung)
+        message = f"trial {trial.name} goes on to step {end} ({trial.continuation})"
         yield Event(reason=reason, message=message)
     if before is None or before.state is not trial.state:
         yield from _events_of_state(before, trial)

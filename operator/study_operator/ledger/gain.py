@@ -64,8 +64,11 @@ class Gain:
 
 
 def find_best(study: Study, trials: Sequence[Trial]) -> Trial | None:
-    """Return the best trial so far: the winner by validation, or else the best first measurement."""
-    return choose_winner(study, trials) or next((t for t in rank(study, trials, 0) if not t.has_diverged), None)
+    """Return the best trial so far: the winner by validation, or else the best measurement on the furthest rung."""
+    winner = choose_winner(study, trials)
+    rungs = reversed(range(study.last_rung)) if winner is None else ()
+    ranked = (t for rung in rungs for t in rank(study, trials, rung) if not t.has_diverged)
+    return winner or next(ranked, None)
 
 
 def find_gain(study: Study, ledger: Ledger) -> Gain | None:
@@ -151,19 +154,18 @@ def _correct(
 ) -> float:
     """Return the difference in merit at a rung, without what chance is expected to have added by the choice."""
     arms = (*searched, baseline)
-    points = _points(study, arms, rung, errors)
-    if rung:
-        # Who was promoted was chosen by the first measurement, and answers the same questions again.
-        read = _points(study, arms, 0, errors)
-        first = _draw_together(read, critical)
-        points |= {
-            t.index: _Point(
-                points[t.index].merit - CARRIED * (read[t.index].merit - first.merits[t.index]), points[t.index].error
-            )
-            for t in searched
-            if t.index in points
-        }
+    read = points = _points(study, arms, 0, errors)
     drawn = _draw_together(points, critical)
+    for later in range(1, rung + 1):
+        # Who was promoted was chosen by the measurement before, and answers the same questions again.
+        before, read = read, _points(study, arms, later, errors)
+        noise = {i: before[i].merit - drawn.merits[i] for i in read}
+        points = read | {
+            t.index: _Point(read[t.index].merit - CARRIED * noise[t.index], read[t.index].error)
+            for t in searched
+            if t.index in read
+        }
+        drawn = _draw_together(points, critical)
     merit, reference = drawn.merits[best.index], points[baseline.index].merit
     if baseline.index in drawn.alike:
         # Any of these might have been the best. That it was not the baseline says as much of its noise.

@@ -1,4 +1,7 @@
-"""Ranking within a rung: who continues to full length, and who won.
+"""Ranking within a rung: who continues to the next one, and who won.
+
+Who continues from an early rung is decided once, when all trials on it are measured, so that trials are compared with
+others of the same length alone.
 
 Called by the planner with the ledger alone. The test set is unknown here.
 """
@@ -22,37 +25,56 @@ class Choice:
     inclusion_probability: float
 
 
-def choose(study: Study, trials: Sequence[Trial]) -> list[Choice]:
-    """Return who continues and does not yet: the baseline, the best, the audited; later the next best for who failed.
+def find_open_rung(trials: Iterable[Trial]) -> int:
+    """Return the furthest rung that a trial is on: who continues from those before it is decided."""
+    return max((t.rung for t in trials), default=0)
 
-    Called again after its choices were made it returns none, until a promoted trial fails or diverges: either leaves no
-    model.
-    """
-    is_first = not any(t.continuation or t.state is TrialState.STOPPED for t in trials)
-    choices: list[Choice] = []
 
-    # The baseline takes no slot, and no constraint stops it: everything is compared with it.
-    baseline = next((t for t in trials if t.origin is Origin.BASELINE), None)
-    if baseline and is_first and _can_continue(baseline):
-        choices.append(_certain(baseline, Continuation.BASELINE))
+def choose(study: Study, trials: Sequence[Trial], rung: int) -> list[Choice]:
+    """Return who continues from an early rung: the baseline, the best, those audited before, and some newly drawn."""
+    able = [t for t in trials if t.rung == rung and t.state is TrialState.PAUSED and not _diverged(t, rung)]
+    choices = []
+    for trial in able:
+        # The baseline takes no slot, and no constraint stops it: everything is compared with it.
+        if trial.origin is Origin.BASELINE:
+            choices.append(_certain(trial, Continuation.BASELINE))
+        # Whoever was drawn runs to full length, so that its probability stays what it was.
+        elif trial.stratum is not None:
+            probability = trial.inclusion_probability or 1.0
+            choices.append(
+                Choice(index=trial.index, continuation=Continuation.AUDITED, inclusion_probability=probability)
+            )
 
-    # The best by the first rung, as many as are lacking.
-    others = [t for t in trials if t.origin is not Origin.BASELINE and _can_continue(t)]
-    alive = sum(t.continuation is Continuation.PROMOTED and not _is_lost(t) for t in trials)
-    lacking = max(0, study.promotion.num_promoted - alive)
-    promoted = rank(study, (t for t in others if satisfies_constraints(study, t.measurement(0))), 0)[:lacking]
+    # The best.
+    others = [t for t in able if t.origin is not Origin.BASELINE and t.stratum is None]
+    promoted = _find_best(study, others, rung, study.count_promoted(len(trials))[rung])
     choices.extend(_certain(t, Continuation.PROMOTED) for t in promoted)
 
     # The audited are drawn once, among those that could continue and do not.
-    if is_first:
-        taken = {t.index for t in promoted}
-        rest = [t.index for t in others if t.index not in taken]
-        drawn = draw(rest, study.promotion.num_audited, study.seed)
-        choices.extend(
-            Choice(index=i, continuation=Continuation.AUDITED, inclusion_probability=len(drawn) / len(rest))
-            for i in drawn
-        )
+    taken = {t.index for t in promoted}
+    rest = [t.index for t in others if t.index not in taken]
+    # The first rung's draw is that of studies with one early rung.
+    drawn = draw(rest, study.promotion.num_audited, f"{study.seed}" if rung == 0 else f"{study.seed}/{rung}")
+    choices.extend(
+        Choice(index=i, continuation=Continuation.AUDITED, inclusion_probability=len(drawn) / len(rest)) for i in drawn
+    )
     return choices
+
+
+def choose_replacements(study: Study, trials: Sequence[Trial], rung: int) -> list[Choice]:
+    """Return the next best of an early rung whose promotion is decided, for those promoted from it that left no model.
+
+    Called as long as nobody was promoted from the rung after it.
+    """
+    alive = sum(t.continuation is Continuation.PROMOTED and t.rung > rung and not _is_lost(t) for t in trials)
+    lacking = study.count_promoted(len(trials))[rung] - alive
+    able = [t for t in trials if t.rung == rung and t.state is TrialState.STOPPED and not _diverged(t, rung)]
+    others = [t for t in able if t.origin is not Origin.BASELINE]
+    return [_certain(t, Continuation.PROMOTED) for t in _find_best(study, others, rung, max(0, lacking))]
+
+
+def _find_best(study: Study, trials: Iterable[Trial], rung: int, count: int) -> list[Trial]:
+    return rank(study, (t for t in trials if satisfies_constraints(study, t.measurement(rung))), rung)[:count]
 
 
 def rank(study: Study, trials: Iterable[Trial], rung: int) -> list[Trial]:
@@ -68,8 +90,9 @@ def rank(study: Study, trials: Iterable[Trial], rung: int) -> list[Trial]:
 
 def choose_winner(study: Study, trials: Iterable[Trial]) -> Trial | None:
     """Return the best of the full-length trials by validation; one that breaks a constraint only where all do."""
-    finished = [t for t in rank(study, trials, 1) if t.state is TrialState.COMPLETED and not _diverged(t, 1)]
-    keeping = [t for t in finished if satisfies_constraints(study, t.measurement(1))]
+    last = study.last_rung
+    finished = [t for t in rank(study, trials, last) if t.state is TrialState.COMPLETED and not _diverged(t, last)]
+    keeping = [t for t in finished if satisfies_constraints(study, t.measurement(last))]
     return next(iter(keeping or finished), None)
 
 
@@ -78,7 +101,7 @@ def satisfies_constraints(study: Study, measurement: Measurement | None) -> bool
     return measurement is not None and all(c.holds(measurement.metrics) for c in study.outcome_constraints)
 
 
-def draw(indexes: Iterable[int], count: int, seed: int) -> list[int]:
+def draw(indexes: Iterable[int], count: int, seed: int | str) -> list[int]:
     """Draw without replacement, every subset equally likely over seeds; the same on every version of Python."""
 
     def key(index: int) -> bytes:
@@ -88,13 +111,7 @@ def draw(indexes: Iterable[int], count: int, seed: int) -> list[int]:
 
 
 def _is_lost(trial: Trial) -> bool:
-    has_diverged = any(m.rung == 1 and m.diverged for m in trial.measurements)
-    return has_diverged or trial.state in (TrialState.FAILED, TrialState.ABANDONED)
-
-
-def _can_continue(trial: Trial) -> bool:
-    is_waiting = trial.state in (TrialState.PAUSED, TrialState.STOPPED) and trial.continuation is None
-    return is_waiting and not _diverged(trial, 0)
+    return trial.has_diverged or trial.state in (TrialState.FAILED, TrialState.ABANDONED)
 
 
 def _diverged(trial: Trial, rung: int) -> bool:

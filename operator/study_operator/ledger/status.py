@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Annotated, Any
 
-from study_operator.ledger.agreement import Agreement, describe_agreement, measure_agreement
+from study_operator.ledger.agreement import Agreement, describe_agreements, measure_agreement
 from study_operator.ledger.codec import STATUS, Raw, StoredLedger, build_ledger, parse, render_ledger
 from study_operator.ledger.conditions import (
     Condition,
@@ -228,13 +228,14 @@ def _render_summaries(study: Study, ledger: Ledger, recorded: Recorded) -> dict[
     baseline = next((t for t in trials if t.origin is Origin.BASELINE), None)
     usage = measure_usage(study, ledger, None)
     saved = usage.saved_accelerator_hours
-    agreement = measure_agreement(study, trials) if is_promoting(trials) else None
+    rungs = range(study.last_rung) if is_promoting(trials) else ()
+    agreements = [measure_agreement(study, trials, rung) for rung in rungs]
     return {
         "summary": _summarize(study, best, gain, usage),
-        "trialCounts": _count(trials),
+        "trialCounts": _count(study, trials),
         "best": _render_best(study, best, gain),
         "baseline": _render_best(study, baseline, None),
-        "agreement": _render_agreement(agreement) if agreement else None,
+        "agreement": _render_agreement(agreements) if agreements else None,
         "usage": {
             "acceleratorHours": repr(usage.accelerator_hours),
             "savedAcceleratorHours": repr(saved) if saved is not None else None,
@@ -255,13 +256,13 @@ def _summarize(study: Study, best: Trial | None, gain: Gain | None, usage: Usage
     }
 
 
-def _count(trials: Sequence[Trial]) -> dict[str, int]:
+def _count(study: Study, trials: Sequence[Trial]) -> dict[str, int]:
     counts = {str(state)[0].lower() + str(state)[1:]: 0 for state in TrialState}
     for trial in trials:
         counts[trial.state[0].lower() + trial.state[1:]] += 1
     counts["total"] = len(trials)
     counts["measured"] = sum(bool(t.measurements) for t in trials)
-    counts["promoted"] = sum(t.continuation is Continuation.PROMOTED for t in trials)
+    counts["promoted"] = sum(t.continuation is Continuation.PROMOTED and t.rung == study.last_rung for t in trials)
     return counts
 
 
@@ -291,9 +292,12 @@ def _render_number(value: float | None) -> str | None:
     return None if value is None else repr(value)
 
 
-def _render_agreement(agreement: Agreement) -> dict[str, Any]:
+def _render_agreement(agreements: Sequence[Agreement]) -> dict[str, Any]:
+    """Render the figures of the last early rung, from which is promoted to full length, and a sentence on each."""
+    agreement = agreements[-1]
     missed = agreement.missed_winners
     return {
+        "percent": agreement.percent,
         "audited": agreement.audited,
         "fullLength": agreement.full_length,
         "concordance": None if agreement.concordance is None else repr(agreement.concordance),
@@ -309,7 +313,7 @@ def _render_agreement(agreement: Agreement) -> dict[str, Any]:
             "population": missed.population,
         },
         "topKKept": None if agreement.top_k_kept is None else repr(agreement.top_k_kept),
-        "sentences": describe_agreement(agreement),
+        "sentences": describe_agreements(agreements),
     }
 
 

@@ -23,11 +23,11 @@ class TrialState(StrEnum):
     """In the ledger, its job not yet seen running on this rung."""
     RUNNING = "Running"
     PAUSED = "Paused"
-    """Measured on the first rung; may be promoted."""
+    """Measured on an early rung; may be promoted."""
     COMPLETED = "Completed"
     """Measured at full length."""
     STOPPED = "Stopped"
-    """Measured on the first rung and not promoted."""
+    """Measured on an early rung and not promoted from it."""
     FAILED = "Failed"
     """The environment's fault, after our limit of attempts. May be suggested again."""
     ABANDONED = "Abandoned"
@@ -43,7 +43,7 @@ class Origin(StrEnum):
 
 
 class Continuation(StrEnum):
-    """Why a trial goes on to full length."""
+    """Why a trial went on from an early rung to the next one."""
 
     PROMOTED = "Promoted"
     BASELINE = "Baseline"
@@ -74,7 +74,7 @@ class Measurement:
     """It was read as any other; no answer was right, and most were invalid or repeated themselves."""
     train_seconds: float | None = None
     """Training of all steps of the first rung, at the speed of the attempt that ended it: what scales with steps. None
-    where the trainer did not tell, and at full length, where nothing follows."""
+    where the trainer did not tell, and on later rungs."""
     fixed_seconds: float | None = None
     """Everything else of that attempt, from its start to its end: what each run costs, however long it trains."""
 
@@ -133,11 +133,14 @@ class Trial:
     """How the optimizer came to it (``Sobol``, ``MBM`` …); empty for baseline and starting arms."""
     state: TrialState = TrialState.PENDING
     rung: int = 0
-    """0: up to the early evaluation; 1: to full length."""
+    """That it is on, or has ended on. 0: up to the first early evaluation; `Study.last_rung`: to full length."""
     total_steps: int
     continuation: Continuation | None = None
+    """From the rung before; None on the first one."""
     inclusion_probability: float | None = None
     """Probability with which this trial came to be measured at full length (1 for promoted and baseline)."""
+    audited_at: int | None = None
+    """The rung at which an audited trial was drawn; None where that is 0."""
     measurements: tuple[Measurement, ...] = ()
     attempts: tuple[Attempt, ...] = ()
     earlier_attempts: EarlierAttempts | None = None
@@ -164,6 +167,11 @@ class Trial:
     def has_diverged(self) -> bool:
         """Say whether it diverged on any rung."""
         return any(measurement.diverged for measurement in self.measurements)
+
+    @property
+    def stratum(self) -> int | None:
+        """Of an audited trial, the rung among whose trials it was drawn; None of all others."""
+        return (self.audited_at or 0) if self.continuation is Continuation.AUDITED else None
 
     def measurement(self, rung: int) -> Measurement | None:
         """Return what was measured at a rung."""

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 
-from study_operator.ledger.trial import GIVEN_UP, Attempt, Ledger, Measurement, Origin, Trial, TrialState
+from study_operator.ledger.trial import GIVEN_UP, Attempt, Ledger, Measurement, Origin, Trial
 from study_operator.spec.study import Study
 from trial_trainer.contract import RungMeasurement
 
@@ -36,7 +36,7 @@ def measure_usage(study: Study, ledger: Ledger, now: datetime | None) -> Usage:
     )
     active = union_seconds(attempts, now, folded.until if folded is not None else None)
     measured = [trial for trial in trials if trial.measurements]
-    saved = [of_trial for trial in measured if (of_trial := _saved_seconds(trial)) is not None]
+    saved = [of_trial for trial in measured if (of_trial := _saved_seconds(study, trial)) is not None]
     return Usage(
         accelerator_hours=seconds * study.accelerators / 3600,
         saved_accelerator_hours=sum(saved) * study.accelerators / 3600 if saved or not measured else None,
@@ -51,11 +51,15 @@ def is_budget_exhausted(study: Study, ledger: Ledger, now: datetime) -> bool:
     if hours is None and deadline is None:
         return False
     usage = measure_usage(study, ledger, now)
-    each, count = _mean_remainder_seconds(trials), _count_continuing(study, trials)
-    if hours is not None and usage.accelerator_hours + each * count * study.accelerators / 3600 >= hours:
+    # What each rung to come takes, and how many trials will be on it.
+    reserve = [
+        (_mean_seconds(study, trials, rung), count) for rung, count in enumerate(_count_continuing(study, trials), 1)
+    ]
+    reserved_hours = sum(each * count for each, count in reserve) * study.accelerators / 3600
+    if hours is not None and usage.accelerator_hours + reserved_hours >= hours:
         return True
-    rounds = -(-count // study.parallel_trials)
-    return deadline is not None and usage.active_seconds + each * rounds >= deadline
+    reserved_seconds = sum(each * -(-count // study.parallel_trials) for each, count in reserve)
+    return deadline is not None and usage.active_seconds + reserved_seconds >= deadline
 
 
 def with_seconds(measurement: Measurement, trial: Trial, result: RungMeasurement) -> Measurement:
@@ -64,8 +68,8 @@ def with_seconds(measurement: Measurement, trial: Trial, result: RungMeasurement
     A trainer tells what its last attempt took. Where that went on from a checkpoint, its steps tell the speed; what
     was lost with an attempt is not counted.
     """
-    first = trial.measurement(0)
-    steps = measurement.step - (first.step if trial.rung and first is not None else 0)
+    before = trial.measurement(trial.rung - 1)
+    steps = measurement.step - (before.step if before is not None else 0)
     attempts = [a for a in trial.attempts if a.rung == trial.rung]
     is_only = len(attempts) <= 1 and not (
         trial.earlier_attempts is not None and trial.earlier_attempts.rung == trial.rung
@@ -84,53 +88,49 @@ def with_seconds(measurement: Measurement, trial: Trial, result: RungMeasurement
     )
 
 
-def _saved_seconds(trial: Trial) -> float | None:
+def _saved_seconds(study: Study, trial: Trial) -> float | None:
     """Return what a straight run to full length would have cost more than what was done; None where nobody told."""
-    first, final = trial.measurement(0), trial.measurement(1)
+    first = trial.measurement(0)
     if first is None or first.train_seconds is None or first.fixed_seconds is None:
         return None
-    if first.diverged:
+    if trial.has_diverged or trial.state in GIVEN_UP:
         return 0.0
-    if trial.continuation is None:
-        return _untrained_seconds(trial, first, first.train_seconds)
-    if trial.state in GIVEN_UP or (final is not None and final.diverged):
-        return 0.0
-    # It starts and evaluates a second time, which a straight run does not.
-    overhead = final.fixed_seconds if final is not None else None
-    return -(overhead if overhead is not None else first.fixed_seconds)
+    # It starts and evaluates once more on each later rung, which a straight run does not.
+    later = [m.fixed_seconds for m in trial.measurements if m.rung > 0]
+    begun = [*later, *([None] if trial.measurement(trial.rung) is None else [])]
+    overhead = sum(first.fixed_seconds if seconds is None else seconds for seconds in begun)
+    untrained = trial.total_steps - study.stop_step(trial.total_steps, trial.rung)
+    return first.train_seconds * untrained / first.step - overhead
 
 
-def _untrained_seconds(trial: Trial, first: Measurement, seconds: float) -> float:
-    return seconds * (trial.total_steps / first.step - 1)
+def _mean_seconds(study: Study, trials: Iterable[Trial], rung: int) -> float:
+    known = [_estimate_seconds(study, t, m, rung) for t in trials if (m := t.measurement(0)) and not m.diverged]
+    return sum(known) / len(known) if known else 0.0
 
 
-def _mean_remainder_seconds(trials: Iterable[Trial]) -> float:
-    remainders = [_remainder_seconds(t) for t in trials if (m := t.measurement(0)) and not m.diverged]
-    return sum(remainders) / len(remainders) if remainders else 0.0
-
-
-def _remainder_seconds(trial: Trial) -> float:
-    """Estimate what a trial takes to its end: one more start and evaluation, and as many seconds a step of training.
+def _estimate_seconds(study: Study, trial: Trial, first: Measurement, rung: int) -> float:
+    """Estimate what a later rung takes: one more start and evaluation, and as many seconds a step of training.
 
     Where the trainer does not tell its seconds of training, all that the first rung took counts as training, which is
     never too little.
     """
-    first = trial.measurement(0)
-    if first is None or first.step <= 0:
+    if first.step <= 0:
         return 0.0
+    steps = study.stop_step(trial.total_steps, rung) - study.stop_step(trial.total_steps, rung - 1)
     if first.train_seconds is not None and first.fixed_seconds is not None:
-        return first.fixed_seconds + _untrained_seconds(trial, first, first.train_seconds)
+        return first.fixed_seconds + first.train_seconds * steps / first.step
     spent = sum(seconds_of(a, None) for a in trial.attempts if a.rung == 0)
     if trial.earlier_attempts is not None:
         spent += trial.earlier_attempts.first_rung_seconds
-    return _untrained_seconds(trial, first, spent)
+    return spent * steps / first.step
 
 
-def _count_continuing(study: Study, trials: Sequence[Trial]) -> int:
-    has_baseline = study.baseline is not None and not any(
-        t.origin is Origin.BASELINE and t.state in (TrialState.FAILED, TrialState.ABANDONED) for t in trials
-    )
-    return study.promotion.num_promoted + study.promotion.num_audited + has_baseline
+def _count_continuing(study: Study, trials: Sequence[Trial]) -> list[int]:
+    """Return how many trials will be on each rung after the first, a baseline that failed not among them."""
+    is_lost = any(t.origin is Origin.BASELINE and t.state in GIVEN_UP for t in trials)
+    audited, baseline = study.promotion.num_audited, study.baseline is not None and not is_lost
+    counts = enumerate(study.count_promoted(len(trials)), 1)
+    return [promoted + audited * rung + baseline for rung, promoted in counts]
 
 
 def seconds_of(attempt: Attempt, now: datetime | None) -> float:

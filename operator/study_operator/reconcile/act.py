@@ -11,7 +11,7 @@ from typing import TypeVar, assert_never
 from study_operator import names
 from study_operator.errors import LaunchRefusedError
 from study_operator.ledger.status import Recorded
-from study_operator.ledger.trial import WAITS, Ledger, Origin, SearchEnd, Stage, Trial, TrialState, move
+from study_operator.ledger.trial import WAITS, Continuation, Ledger, Origin, SearchEnd, Stage, Trial, TrialState, move
 from study_operator.optimizer.designer import Designer, DesignerError, ProposalPendingError
 from study_operator.reasons import WaitReason
 from study_operator.reconcile.actions import (
@@ -29,7 +29,7 @@ from study_operator.reconcile.actions import (
     Stop,
     Suggest,
 )
-from study_operator.reconcile.job_specs import build_job_of, count_steps, stop_step
+from study_operator.reconcile.job_specs import build_job_of, count_steps
 from study_operator.reconcile.runner import JobKind, JobSpec, TrialRunner
 from study_operator.settings import Settings
 from study_operator.spec.study import Arm, Study
@@ -204,7 +204,7 @@ class Hands:
 
 
 def _say_rung(study: Study, trial: Trial) -> str:
-    end = stop_step(study, trial.total_steps, trial.rung)
+    end = study.stop_step(trial.total_steps, trial.rung)
     return f"for trial {trial.name} (rung {trial.rung}, stop at step {end} of {trial.total_steps})"
 
 
@@ -216,15 +216,12 @@ def _decide(study: Study, ledger: Ledger, action: Action) -> Ledger:
         case EndSearch(end=end, reason=reason):
             return replace(ledger, search_end=end, search_message=reason)
         case Promote(index=index):
-            trial = replace(
-                move(ledger.trials[index], TrialState.PENDING),
-                rung=1,
-                continuation=action.continuation,
-                inclusion_probability=action.inclusion_probability,
-            )
-            return _with_trial(ledger, trial)
+            return _with_trial(ledger, _continued(ledger.trials[index], action))
         case Stop(index=index):
-            return _with_trial(ledger, move(ledger.trials[index], TrialState.STOPPED))
+            trial = move(ledger.trials[index], TrialState.STOPPED)
+            # One that was drawn had its probability, although it diverged.
+            probability = None if trial.stratum is None else trial.inclusion_probability
+            return _with_trial(ledger, replace(trial, inclusion_probability=probability))
         case ChooseWinner(index=index):
             return replace(ledger, winner=index)
         case Finish(outcome=outcome):
@@ -233,6 +230,19 @@ def _decide(study: Study, ledger: Ledger, action: Action) -> Ledger:
             raise TypeError(f"{type(action).__name__} must be carried out, not decided")
         case _:
             assert_never(action)
+
+
+def _continued(trial: Trial, promotion: Promote) -> Trial:
+    """Return a trial on its way along the next rung."""
+    is_drawn = promotion.continuation is Continuation.AUDITED and trial.stratum is None
+    return replace(
+        move(trial, TrialState.PENDING),
+        rung=trial.rung + 1,
+        continuation=promotion.continuation,
+        inclusion_probability=promotion.inclusion_probability,
+        # Of the first rung it goes without saying.
+        audited_at=trial.rung or None if is_drawn else trial.audited_at,
+    )
 
 
 def _suggest(study: Study, ledger: Ledger, designer: Designer, count: int) -> Ledger:

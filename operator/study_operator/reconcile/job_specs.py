@@ -7,7 +7,7 @@ from dataclasses import replace
 from study_operator import names
 from study_operator.ledger.trial import Ledger, Origin, Trial, TrialState
 from study_operator.reconcile.runner import JobKind, JobSpec
-from study_operator.spec.study import Arm, Study, complete_arm
+from study_operator.spec.study import Arm, Study, complete_arm, step_at
 from trial_trainer.artifacts import join
 from trial_trainer.contract import (
     ADAPTER,
@@ -29,24 +29,12 @@ def artifacts_uri(study: Study) -> str:
 
 def adapter_uri(study: Study, trial: Trial) -> str:
     """Return where a trial's full-length adapter lies."""
-    return join(artifacts_uri(study), names.rung_key(trial.name, 1), ADAPTER)
+    return join(artifacts_uri(study), names.rung_key(trial.name, study.last_rung), ADAPTER)
 
 
 def count_steps(study: Study, arm: Arm, train_samples: int) -> int:
     """Return the optimizer steps of an arm's full length; zero where a batch is larger than the data."""
     return count_total_steps(train_samples, int(complete_arm(arm)["batch_size"]), study.trainer.epochs)
-
-
-def stop_step(study: Study, total_steps: int, rung: int) -> int:
-    """Return the step after which a rung ends."""
-    if rung > 0:
-        return total_steps
-    return step_at(total_steps, study.early_evaluation.checkpoint_percent)
-
-
-def step_at(total_steps: int, percent: int) -> int:
-    """Return the step at a percentage of the full length, at least the first."""
-    return max(1, round(total_steps * percent / 100))
 
 
 def build_prepare_job(study: Study) -> JobSpec:
@@ -100,7 +88,7 @@ def build_trial_job(study: Study, trial: Trial, fingerprint: str) -> JobSpec:
         fingerprint: of the dataset.
     """
     root = artifacts_uri(study)
-    end = stop_step(study, trial.total_steps, trial.rung)
+    end = study.stop_step(trial.total_steps, trial.rung)
     config = TrialConfig(
         study=study.name,
         trial=trial.name,
@@ -157,23 +145,24 @@ def build_job_of(study: Study, ledger: Ledger, of: Trial | JobKind) -> JobSpec:
             return build_prepare_job(study)
         case JobKind.FINAL_EVALUATION:
             winner = ledger.trials[ledger.winner or 0]
-            return build_final_evaluation_job(study, winner, find_finished_baseline(ledger.trials), fingerprint)
+            baseline = find_finished_baseline(study, ledger.trials)
+            return build_final_evaluation_job(study, winner, baseline, fingerprint)
         case Trial():
             return build_trial_job(study, of, fingerprint)
         case _:
             raise TypeError(f"a trial or a stage must be given, got {of}")
 
 
-def find_finished_baseline(trials: tuple[Trial, ...]) -> Trial | None:
+def find_finished_baseline(study: Study, trials: tuple[Trial, ...]) -> Trial | None:
     """Return the baseline if it has a full-length adapter."""
     for trial in trials:
-        final = trial.measurement(1)
+        final = trial.measurement(study.last_rung)
         if trial.origin is Origin.BASELINE and trial.state is TrialState.COMPLETED and final and not final.diverged:
             return trial
     return None
 
 
 def _steps_on_the_way(study: Study, trial: Trial, end: int) -> tuple[int, ...]:
-    begin = stop_step(study, trial.total_steps, trial.rung - 1) if trial.rung > 0 else 0
+    begin = study.stop_step(trial.total_steps, trial.rung - 1) if trial.rung > 0 else 0
     steps = {step_at(trial.total_steps, percent) for percent in study.early_evaluation.extra_percents}
     return tuple(sorted(step for step in steps if begin < step < end))

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
 
 from study_operator import names
-from study_operator.ledger.ranking import choose, choose_winner, rank
+from study_operator.ledger.ranking import Choice, choose, choose_replacements, choose_winner, find_open_rung, rank
 from study_operator.ledger.trial import (
     GIVEN_UP,
     WAITS,
@@ -80,25 +80,24 @@ def plan(
     busy = sum(t.is_busy for t in trials)
 
     # First rung: fill free slots until every trial has been proposed, then wait for all of them.
-    is_decided = any(t.continuation or t.state is TrialState.STOPPED for t in trials)
-    if not is_decided:
+    rung = find_open_rung(trials)
+    if rung == 0:
         end = _find_search_end(study, ledger, now)
         if end is None:
             return actions + _plan_proposals(study, trials, free=study.parallel_trials - busy)
-        return actions if busy else actions + _plan_promotion(study, ledger, trials, end)
+        if busy:
+            return actions
+        return actions + _plan_promotion(study, ledger, trials, rung, end)
 
-    # Second rung: the next best replaces a promoted trial that failed; then wait for all of them.
+    # Each later rung: the next best replaces a promoted trial that failed; then wait for all of them.
     replacements = [
-        Promote(
-            index=c.index,
-            continuation=c.continuation,
-            inclusion_probability=c.inclusion_probability,
-            reason="the next best: a promoted trial left no model",
-        )
-        for c in choose(study, trials)
+        _promote(choice, "the next best: a promoted trial left no model")
+        for choice in choose_replacements(study, trials, rung - 1)
     ]
     if replacements or busy:
         return actions + replacements
+    if rung < study.last_rung:
+        return actions + _plan_promotion(study, ledger, trials, rung, ledger.search_end)
     return actions + _plan_end(study, ledger, trials, jobs, now, settings)
 
 
@@ -112,9 +111,14 @@ def _plan_afterwards(
 
 
 def _find_kept(study: Study, trials: Sequence[Trial]) -> tuple[tuple[str, int], ...]:
-    """Return the checkpoints that stay: of full-length trials, or else the best of the first rung."""
-    full = [(t.name, 1) for t in trials if t.state is TrialState.COMPLETED and not t.measurements[-1].diverged]
-    return tuple(full or [(t.name, 0) for t in rank(study, trials, 0)[:1]])
+    """Return the checkpoints that stay: of full-length trials, or else the best of the furthest rung."""
+    full = [t for t in trials if t.state is TrialState.COMPLETED and not t.measurements[-1].diverged]
+    if full:
+        return tuple((t.name, study.last_rung) for t in full)
+    for rung in reversed(range(study.last_rung)):
+        for best in rank(study, trials, rung)[:1]:
+            return ((best.name, rung),)
+    return ()
 
 
 def _find_failure(study: Study, ledger: Ledger, trials: Sequence[Trial]) -> Problem | None:
@@ -219,7 +223,8 @@ def find_settled_jobs(
 
 def _plan_deletions_of_foreign(study: Study, trials: Sequence[Trial], jobs: Mapping[str, JobStatus]) -> list[Action]:
     """Delete the jobs of other arms that have names of this study's."""
-    index_by_name = {names.trial_job(study.name, t.name, rung): t.index for t in trials for rung in (0, 1)}
+    rungs = range(study.last_rung + 1)
+    index_by_name = {names.trial_job(study.name, t.name, rung): t.index for t in trials for rung in rungs}
     return [
         DeleteJob(name=job.name, index=index_by_name.get(job.name), reason="it is of another arm, data or model")
         for job in jobs.values()
@@ -257,7 +262,7 @@ def _plan_launches(
     waiting = [
         t for t, name in busy if t.state is TrialState.PENDING and _is_launchable(t, jobs.get(name), now, settings)
     ]
-    ranks = {t.index: position for position, t in enumerate(rank(study, waiting, 0))}
+    ranks = {t.index: position for position, t in enumerate(rank(study, waiting, find_open_rung(trials) - 1))}
     waiting.sort(key=lambda t: (not any(a.rung == t.rung for a in t.attempts), ranks.get(t.index, -1), t.index))
     return [Launch(index=t.index, rung=t.rung, reason=_why_launch(t)) for t in waiting[:free]]
 
@@ -300,8 +305,10 @@ def _plan_proposals(study: Study, trials: Sequence[Trial], *, free: int) -> list
     return attached
 
 
-def _plan_promotion(study: Study, ledger: Ledger, trials: Sequence[Trial], end: SearchEnd) -> list[Action]:
-    choices = choose(study, trials)
+def _plan_promotion(
+    study: Study, ledger: Ledger, trials: Sequence[Trial], rung: int, end: SearchEnd | None
+) -> list[Action]:
+    choices = choose(study, trials, rung)
     if not choices:
         counts = {s: sum(t.state is s for t in trials) for s in (TrialState.ABANDONED, TrialState.FAILED)}
         diverged = sum(t.has_diverged for t in trials)
@@ -310,23 +317,22 @@ def _plan_promotion(study: Study, ledger: Ledger, trials: Sequence[Trial], end: 
             f"{counts[TrialState.ABANDONED]} cannot run, {counts[TrialState.FAILED]} failed"
         )
         return [_fail(Problem(FailureReason.NOTHING_TRAINS, f"{message}. {ledger.search_message}".strip()))]
-    actions: list[Action] = [] if ledger.search_end else [EndSearch(end=end, reason=_SAY_END[end])]
-    actions += [
-        Promote(
-            index=c.index,
-            continuation=c.continuation,
-            inclusion_probability=c.inclusion_probability,
-            reason=_SAY_CONTINUATION[c.continuation],
-        )
-        for c in choices
-    ]
     chosen = {c.index for c in choices}
-    actions += [
-        Stop(index=t.index, reason="others were better on the first rung")
-        for t in trials
-        if t.state is TrialState.PAUSED and t.index not in chosen
+    stopped = [t for t in trials if t.state is TrialState.PAUSED and t.index not in chosen]
+    return [
+        *([EndSearch(end=end, reason=_SAY_END[end])] if end is not None and ledger.search_end is None else []),
+        *(_promote(c, f"{_SAY_CONTINUATION[c.continuation]} rung {rung}") for c in choices),
+        *(Stop(index=t.index, reason=f"others were better on rung {rung}") for t in stopped),
     ]
-    return actions
+
+
+def _promote(choice: Choice, reason: str) -> Promote:
+    return Promote(
+        index=choice.index,
+        continuation=choice.continuation,
+        inclusion_probability=choice.inclusion_probability,
+        reason=reason,
+    )
 
 
 _SAY_END = {
@@ -335,9 +341,9 @@ _SAY_END = {
     SearchEnd.NO_MORE_PROPOSALS: "the optimizer has nothing more to propose",
 }
 _SAY_CONTINUATION = {
-    Continuation.PROMOTED: "among the best on the first rung",
-    Continuation.BASELINE: "the baseline always continues",
-    Continuation.AUDITED: "drawn to audit the first rung",
+    Continuation.PROMOTED: "among the best on",
+    Continuation.BASELINE: "the baseline always continues from",
+    Continuation.AUDITED: "drawn as an audit of",
 }
 
 

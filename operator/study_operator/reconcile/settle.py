@@ -375,9 +375,9 @@ def _settle_measurement(trial: Trial, job: JobStatus | None, result: RungMeasure
     measurement = with_seconds(measurement, trial, result)
     share = _find_gibberish(result)
     if share is None:
-        return _measured(trial, measurement, message=_say_begun(trial, result))
+        return _measured(seen.study, trial, measurement, message=_say_begun(trial, result))
     message = f"gibberish: no answer is right, and {share:.0%} of them are invalid or repeat themselves"
-    return _measured(trial, replace(measurement, gibberish=True), message=message)
+    return _measured(seen.study, trial, replace(measurement, gibberish=True), message=message)
 
 
 def _say_begun(trial: Trial, result: RungMeasurement) -> str:
@@ -399,7 +399,7 @@ def _settle_end(trial: Trial, attempt: Attempt, message: str, seen: _Seen) -> Tr
     match attempt.reason:
         case EndReason.DIVERGED:
             step = max([m.step for m in trial.measurements], default=0)
-            return _measured(trial, _diverged(seen.study, trial.rung, step), message=message)
+            return _measured(seen.study, trial, _diverged(seen.study, trial.rung, step), message=message)
         case EndReason.ARM_CANNOT_RUN:
             return move(trial, TrialState.ABANDONED, message=message or "the arm cannot run")
         case EndReason.OUT_OF_MEMORY:
@@ -422,7 +422,7 @@ def _find_smaller(trial: Trial, trials: Sequence[Trial]) -> tuple[Trial | None, 
 
     The kernel kills for the sum of all there is. The arm's part in it shows beside others, which have the same pod
     template and so the same limit: where one that needs no more has run, it is the arm. One that has run on its own
-    first rung is not to blame on the second.
+    first rung is not to blame on a later one.
     """
     if trial.measurement(0) is not None:
         return None, "it has run in the same memory before, so that it is not the arm's fault"
@@ -445,8 +445,8 @@ def _wait_again(trial: Trial, message: str) -> Trial:
     return move(trial, TrialState.PENDING, message=message)
 
 
-def _measured(trial: Trial, measurement: Measurement, message: str = "") -> Trial:
-    state = TrialState.PAUSED if measurement.rung == 0 else TrialState.COMPLETED
+def _measured(study: Study, trial: Trial, measurement: Measurement, message: str = "") -> Trial:
+    state = TrialState.PAUSED if measurement.rung < study.last_rung else TrialState.COMPLETED
     trial = replace(trial, measurements=(*trial.measurements, measurement))
     return move(trial, state, message=message)
 

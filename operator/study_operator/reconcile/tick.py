@@ -43,7 +43,7 @@ from study_operator.optimizer.designer import Designer
 from study_operator.reasons import ConditionReason, ConditionType, EventReason, Problem, WaitReason
 from study_operator.reconcile.act import Hands, act
 from study_operator.reconcile.actions import Action, DeleteJob
-from study_operator.reconcile.job_specs import artifacts_uri, build_job_of, stop_step
+from study_operator.reconcile.job_specs import artifacts_uri, build_job_of
 from study_operator.reconcile.planner import find_settled_jobs, plan
 from study_operator.reconcile.runner import JobKind, JobSpec, JobStatus, TrialRunner
 from study_operator.reconcile.settle import Results, find_new_faults, is_live, list_awaited, settle
@@ -250,7 +250,8 @@ def tick(
     status, is_changed = written.status, written.is_news
     if not written.has_ledger:
         return TickResult(status=status, ledger=recorded.ledger, events=written.events, is_idle=not launched)
-    events = [*events_between(recorded.ledger, ledger), *events_of_stall(recorded.conditions, status), *written.events]
+    events = [*events_between(study, recorded.ledger, ledger), *events_of_stall(recorded.conditions, status)]
+    events += written.events
     known = recorded.conditions.get(ConditionType.COMPLETE)
     if orphans and is_changed and (known is None or orphans not in known.message):
         events.append(Event(reason=EventReason.POD_ORPHANED, message=orphans, is_warning=True))
@@ -368,7 +369,7 @@ def _dropped(recorded: Recorded, error: ConflictError) -> TickResult:
 def report_key(ledger: Ledger) -> str:
     """Return a word that changes with each new measurement, promotion, or the end."""
     measured = sum(len(t.measurements) for t in ledger.trials)
-    continued = sum(t.continuation is not None for t in ledger.trials)
+    continued = sum(t.rung for t in ledger.trials)
     return f"{measured}/{continued}/{ledger.outcome.reason if ledger.outcome else ''}"
 
 
@@ -401,7 +402,7 @@ def _mark_foreign(study: Study, ledger: Ledger, jobs: Mapping[str, JobStatus]) -
     if ledger.winner is not None and ledger.final_evaluation.state is not StageState.COMPLETED:
         of[names.final_evaluation_job(study.name)] = JobKind.FINAL_EVALUATION
     for trial in ledger.trials:
-        for rung in (0, 1):
+        for rung in range(study.last_rung + 1):
             name = names.trial_job(study.name, trial.name, rung)
             if is_live(jobs.get(name)) or (trial.is_busy and rung == trial.rung):
                 of[name] = trial
@@ -486,7 +487,7 @@ def _why_no_measurement(study: Study, trial: Trial, measurement: RungMeasurement
         return (
             f"must be of trial {trial.name} and rung {trial.rung}, got {measurement.trial:.20} and {measurement.rung}"
         )
-    end = stop_step(study, trial.total_steps, trial.rung)
+    end = study.stop_step(trial.total_steps, trial.rung)
     return "" if measurement.step == end else f"must be read at step {end}, got {measurement.step}"
 
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Annotated
 
-from study_operator.reconcile.job_specs import count_steps, stop_step
+from study_operator.reconcile.job_specs import count_steps
 from study_operator.spec.study import Categorical, Study, complete_arm
 from trial_trainer.codec import at_least
 from trial_trainer.contract import ContractError, DatasetSummary, from_json
@@ -88,25 +88,21 @@ def parse_calibration(text: str) -> Calibration:
         raise ContractError(f"the calibration must end with a line of JSON, got {line[:200]!r}: {error}") from error
 
 
-def count_continuing(study: Study) -> int:
-    """Return how many trials run to full length when nothing fails: promoted, audited and the baseline."""
-    chosen = study.promotion.num_promoted + study.promotion.num_audited + (study.baseline is not None)
-    return min(study.num_trials, chosen)
-
-
 def build_plan(study: Study, summary: DatasetSummary | None, calibration: Calibration | None) -> Plan:
     """Add up a study's phases; seconds only where both the dataset and the machine are known."""
-    trials, going_on = study.num_trials, count_continuing(study)
-    early = study.early_evaluation.checkpoint_percent / 100
-    measurements = 1 + len(study.early_evaluation.extra_percents)
+    trials, epochs = study.num_trials, study.trainer.epochs
     predictors = 3 if study.baseline is not None else 2
-    epochs = study.trainer.epochs
     costs = _Costs(summary, calibration)
-    phases = (
-        costs.phase("explore", trials, early * epochs, measurements, 0),
-        costs.phase("promote", going_on, (1 - early) * epochs, 1, 0),
-        costs.phase("final evaluation", 1, 0.0, 0, predictors),
-    )
+    ends = (0, *study.early_evaluation.rungs, 100)
+    names = ["explore", *(f"promote to {percent} %" for percent in ends[2:-1]), "promote"]
+    rungs = []
+    for name, jobs, begin, end in zip(
+        names, (trials, *study.count_continuing(trials)), ends[:-1], ends[1:], strict=True
+    ):
+        extra = sum(begin < percent < end for percent in study.early_evaluation.extra_percents)
+        rungs.append(costs.phase(name, jobs, (end - begin) / 100 * epochs, 1 + extra, 0))
+    phases = (*rungs, costs.phase("final evaluation", 1, 0.0, 0, predictors))
+    measurements = 1 + len(study.early_evaluation.extra_percents)
     full, evaluating = costs.phase("full length", trials, epochs, measurements, 0).seconds, phases[-1].seconds
     return Plan(
         phases=phases,
@@ -197,6 +193,22 @@ def describe_teacher(study: Study, summary: DatasetSummary | None, pages: int | 
         yield f"`spec.data.labels.teacher.maxTokens` ends the asking at {teacher.max_tokens:,} tokens"
 
 
+def describe_rungs(study: Study) -> str:
+    """Return how many trials run how far when nothing fails, and at once."""
+    percents, promotion = study.early_evaluation.rungs, study.promotion
+    *counts, full = study.count_continuing(study.num_trials)
+    between = "".join(f"{count} to {percent} %, " for count, percent in zip(counts, percents[1:], strict=True))
+    audited = f"{promotion.num_audited} audited"
+    if study.last_rung > 1 and promotion.num_audited:
+        audited = f"{promotion.num_audited * study.last_rung} audited, {promotion.num_audited} from each early rung"
+    baseline = ", the baseline" if study.baseline is not None else ""
+    return (
+        f"{study.name}: {study.num_trials} trials to {percents[0]} % of {study.trainer.epochs} epochs, then "
+        f"{between}{full} to the end ({promotion.num_promoted} promoted, {audited}{baseline}); "
+        f"{study.parallel_trials} at a time"
+    )
+
+
 def describe_steps(study: Study, summary: DatasetSummary) -> Iterator[str]:
     """Yield, for each batch size that an arm may have, the steps of a run and how they come about."""
     samples = summary.splits["train"].samples
@@ -206,5 +218,5 @@ def describe_steps(study: Study, summary: DatasetSummary) -> Iterator[str]:
         total = count_steps(study, {"batch_size": size}, samples)
         yield (
             f"batch size {size}: {study.trainer.epochs} epochs × ⌊{samples} / {size}⌋ = {total} steps, "
-            f"the first measurement after {stop_step(study, total, 0)}"
+            f"the first measurement after {study.stop_step(total, 0)}"
         )

@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from study_operator.ledger.trial import Trial, TrialState
-from study_operator.report.report import describe_arm, describe_measurement
+from study_operator.report.report import describe_arm, describe_measurements, name_rungs
 from study_operator.spec.study import Study
 from trial_trainer.contract import Progress
 
@@ -54,10 +54,12 @@ def render_live(snapshot: Snapshot) -> RenderableType:
     table.add_column("", width=BAR_WIDTH)
     table.add_column("loss", justify="right")
     table.add_column("ETA", justify="right")
-    table.add_column(f"{metric} early", justify="right")
-    table.add_column("full length", justify="right")
+    first, *others = name_rungs(snapshot.study)
+    table.add_column(f"{metric} {first}", justify="right")
+    for name in others:
+        table.add_column(name, justify="right")
     for trial in snapshot.trials:
-        table.add_row(*_row(trial, metric, snapshot.progress.get(trial.name)))
+        table.add_row(*_row(snapshot.study, trial, snapshot.progress.get(trial.name)))
     measured = sum(bool(trial.measurements) for trial in snapshot.trials)
     head = (
         f"{snapshot.study.name}: {snapshot.stage}, {measured} of {snapshot.study.num_trials} trials measured, "
@@ -69,7 +71,7 @@ def render_live(snapshot: Snapshot) -> RenderableType:
     return Group(*lines, *([table] if snapshot.trials else []))
 
 
-def _row(trial: Trial, metric: str, progress: Progress | None) -> Sequence[RenderableType]:
+def _row(study: Study, trial: Trial, progress: Progress | None) -> Sequence[RenderableType]:
     is_live = trial.state is TrialState.RUNNING and progress is not None
     step = progress.step if progress and is_live else max((m.step for m in trial.measurements), default=0)
     loss = f"{progress.loss:.3f}" if progress and is_live and progress.loss is not None else ""
@@ -81,8 +83,7 @@ def _row(trial: Trial, metric: str, progress: Progress | None) -> Sequence[Rende
         ProgressBar(total=max(1, trial.total_steps), completed=step, width=BAR_WIDTH),
         Text(loss),
         Text(duration(progress.eta_seconds) if progress and is_live and progress.eta_seconds is not None else ""),
-        Text(describe_measurement(metric, trial.measurement(0))),
-        Text(describe_measurement(metric, trial.measurement(1))),
+        *(Text(text) for text in describe_measurements(study, trial)),
     )
 
 

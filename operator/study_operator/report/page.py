@@ -20,15 +20,18 @@ from study_operator.report.report import (
     asking_lines,
     describe_arm,
     describe_cells,
+    describe_continuation,
     describe_errors,
-    describe_measurement,
+    describe_measurements,
     describe_metric,
     describe_value,
     final_evaluation_rows,
     lines_of,
     loading_lines,
+    name_rungs,
     ranked,
 )
+from study_operator.spec.study import Study
 from trial_trainer.contract import DatasetSummary, FinalEvaluation, LabelAudit
 
 _ENVIRONMENT = Environment(
@@ -81,7 +84,7 @@ def render_page(report: Report) -> str:
         arms=_arms_chart(report),
         errors=describe_errors(report),
         trials=_trials_table(report),
-        has_agreement=sum(trial.measurement(1) is not None for trial in report.trials) >= 2,
+        has_agreement=sum(trial.measurement(report.study.last_rung) is not None for trial in report.trials) >= 2,
         agreement=_agreement_chart(report),
         splits=_splits_table(summary) if summary is not None else None,
         labels=_labels_table(summary.audit) if summary is not None and summary.audit is not None else None,
@@ -106,15 +109,15 @@ def _trials_table(report: Report) -> _Table:
         [
             trial.name + (" ★" if trial.name == report.winner else ""),
             trial.state.value,
-            trial.continuation.value if trial.continuation else "",
+            describe_continuation(trial),
             describe_arm(trial),
             trial.message,
-            describe_measurement(metric, trial.measurement(0)),
-            describe_measurement(metric, trial.measurement(1)),
+            *describe_measurements(report.study, trial),
         ]
         for trial in ranked(report.study, report.trials)
     ]
-    header = ["trial", "state", "continues as", "arm", "message", f"{metric} early", f"{metric} full length"]
+    header = ["trial", "state", "continues as", "arm", "message"]
+    header += [f"{metric} {name}" for name in name_rungs(report.study)]
     return _Table(header=header, rows=rows, numbers_from=5)
 
 
@@ -171,7 +174,7 @@ def _arms_chart(report: Report) -> _Chart | None:
     for row, trial in enumerate(trials):
         y = 24 * row + 24
         marks.append(_text(0, y + 4, trial.name))
-        marks += [mark for measurement in _known(trial) for mark in _dot(axis, measurement, y, trial)]
+        marks += [mark for measurement in _known(trial) for mark in _dot(report.study, axis, measurement, y, trial)]
     return _Chart(title=f"{metric} by arm", width=720, height=height, marks=marks)
 
 
@@ -180,8 +183,8 @@ def _known(trial: Trial) -> list[Measurement]:
     return [measurement for measurement in trial.measurements if measurement.n != 0 and not measurement.diverged]
 
 
-def _dot(axis: _Axis, measurement: Measurement, y: float, trial: Trial) -> list[_Mark]:
-    kind = "early" if measurement.rung == 0 else "full"
+def _dot(study: Study, axis: _Axis, measurement: Measurement, y: float, trial: Trial) -> list[_Mark]:
+    kind = "early" if measurement.rung < study.last_rung else "full"
     error = measurement.standard_error or 0.0
     bar = _line(axis.at(measurement.value - error), y, axis.at(measurement.value + error), y, {"class": kind})
     shape = "baseline" if trial.origin is Origin.BASELINE and kind == "full" else kind
@@ -190,13 +193,14 @@ def _dot(axis: _Axis, measurement: Measurement, y: float, trial: Trial) -> list[
 
 
 def _agreement_chart(report: Report) -> _Chart | None:
-    """Every trial that ran to full length: early measurement across, final measurement up."""
+    """Every trial that ran to full length: its last early measurement across, the final one up."""
+    last = report.study.last_rung
     pairs = [
         (trial, early, final)
         for trial in report.trials
         if len(_known(trial)) == len(trial.measurements)
-        and (early := trial.measurement(0)) is not None
-        and (final := trial.measurement(1)) is not None
+        and (early := trial.measurement(last - 1)) is not None
+        and (final := trial.measurement(last)) is not None
     ]
     if not pairs:
         return None

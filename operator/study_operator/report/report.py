@@ -20,7 +20,7 @@ from rich.text import Text
 
 from study_operator.ledger.gain import Gain, measure_validation_gain
 from study_operator.ledger.ranking import rank
-from study_operator.ledger.trial import Measurement, Trial
+from study_operator.ledger.trial import Measurement, Trial, TrialState
 from study_operator.report.labels import describe_labels
 from study_operator.spec.metrics import is_share
 from study_operator.spec.study import Study
@@ -124,8 +124,8 @@ def render_trials(report: Report) -> Table:
     table.add_column("trial")
     table.add_column("state")
     table.add_column("arm")
-    table.add_column(f"{metric} early", justify="right")
-    table.add_column(f"{metric} full length", justify="right")
+    for name in name_rungs(report.study):
+        table.add_column(f"{metric} {name}", justify="right")
     table.add_column("continues as")
     table.add_column("message", overflow="fold")
     for trial in ranked(report.study, report.trials):
@@ -133,9 +133,8 @@ def render_trials(report: Report) -> Table:
             Text(trial.name + (" ★" if trial.name == report.winner else "")),
             Text(trial.state.value),
             Text(describe_arm(trial)),
-            Text(describe_measurement(metric, trial.measurement(0))),
-            Text(describe_measurement(metric, trial.measurement(1))),
-            Text(trial.continuation.value if trial.continuation else ""),
+            *(Text(text) for text in describe_measurements(report.study, trial)),
+            Text(describe_continuation(trial)),
             Text(trial.message),
         )
     return table
@@ -272,6 +271,25 @@ def ranked(study: Study, trials: Sequence[Trial]) -> list[Trial]:
     return [*rank(study, trials, 0), *(trial for trial in trials if trial.measurement(0) is None)]
 
 
+def name_rungs(study: Study) -> list[str]:
+    """Return what each rung is called in a table's head."""
+    percents = study.early_evaluation.rungs
+    early = ["early"] if len(percents) == 1 else [f"at {percent} %" for percent in percents]
+    return [*early, "full length"]
+
+
+def describe_measurements(study: Study, trial: Trial) -> list[str]:
+    """Return what a trial measured on each rung."""
+    rungs = range(study.last_rung + 1)
+    return [describe_measurement(study.objective.metric, trial.measurement(rung)) for rung in rungs]
+
+
+def describe_continuation(trial: Trial) -> str:
+    """Return as what a trial goes on, or went to its end; of one that was stopped, nothing."""
+    is_stopped = trial.state is TrialState.STOPPED
+    return "" if trial.continuation is None or is_stopped else trial.continuation.value
+
+
 def describe_arm(trial: Trial) -> str:
     """Return an arm as a person would say it: ``learning_rate 0.00123, lora_rank 16``."""
     return ", ".join(f"{name} {_short(value)}" for name, value in trial.arm.items())
@@ -397,7 +415,7 @@ def _in_one_line(command: str) -> str:
 
 def _describe_validation(report: Report, winner: Trial) -> str:
     metric = report.study.objective.metric
-    last = winner.measurement(1) or winner.measurement(0)
+    last = winner.measurements[-1] if winner.measurements else None
     message = f"Validation {metric}: {describe_measurement(metric, last)}"
     if last is not None:
         message += f" (n = {last.n or 0}, step {last.step} of {winner.total_steps})"

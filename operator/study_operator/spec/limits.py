@@ -35,9 +35,14 @@ PARALLEL_TRIALS = Whole(1, 100, 1)
 MAX_FAILED_TRIALS = Whole(0, MAX_TRIALS, 5)
 SEED = Whole(0, MAX_INT32, 0)
 CHECKPOINT_PERCENT = Whole(1, 99, 20)
+"""The default holds where no rungs are given."""
+RUNG_PERCENT = Whole(1, 99)
 EXTRA_PERCENT = Whole(1, 99)
 NUM_PROMOTED = Whole(1, MAX_TRIALS, 1)
 NUM_AUDITED = Whole(0, MAX_TRIALS, 0)
+PROMOTED_PERCENT = Whole(1, 100)
+DEFAULT_PROMOTED_PERCENT = 33
+"""A third: Li et al. (2018), "Hyperband", section 3.6 (their eta is 3)."""
 ACTIVE_DEADLINE_SECONDS = Whole(1, MAX_INT32)
 TTL_SECONDS_AFTER_FINISHED = Whole(0, MAX_INT32)
 VALIDATION_PERCENT = Whole(1, 90, 20)
@@ -64,6 +69,7 @@ STARTING_ARMS_LENGTH = 50
 OUTCOME_CONSTRAINTS_LENGTH = 10
 PARAMETER_CONSTRAINTS_LENGTH = 10
 EXTRA_PERCENTS_LENGTH = 10
+RUNGS_LENGTH = 4
 ATTRIBUTES_LENGTH = 50
 TARGET_MODULES_LENGTH = 100
 CONTAINERS_LENGTH = 100
@@ -95,5 +101,8 @@ CHECKPOINT_LENGTH = 64
 """Of the key of a checkpoint as a trainer writes it into its measurement: ours take 30."""
 
 LEDGER_VALUES = 4_000
-"""Of all trials together: a trial's entry holds a value of each parameter, and the two measurements of an attribute's
-accuracy that a constraint bounds take the room of four."""
+"""Of all trials together: a trial's entry holds a value of each parameter, and each measurement of an attribute's
+accuracy that a constraint bounds takes the room of two."""
+
+LEDGER_MEASUREMENTS = 1_000
+"""Of all trials together: one on each rung."""

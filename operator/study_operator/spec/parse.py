@@ -135,6 +135,7 @@ def parse_study(raw: Mapping[str, Any]) -> Study:
     base_model, trainer, nodes, template = _parse_trainer(spec.child("trainer"))
     num_trials = spec.whole("numTrials", limits.NUM_TRIALS, is_required=True)
     baseline, starting = _parse_arms(spec, parameters, are_known=are_known)
+    early = _parse_early_evaluation(spec.child("earlyEvaluation", {}))
     study = Study(
         name=name,
         namespace=namespace,
@@ -151,8 +152,8 @@ def parse_study(raw: Mapping[str, Any]) -> Study:
         max_failed_trials=spec.whole("maxFailedTrials", limits.MAX_FAILED_TRIALS),
         seed=spec.whole("seed", limits.SEED),
         suspend=spec.flag("suspend", False),
-        early_evaluation=_parse_early_evaluation(spec.child("earlyEvaluation", {})),
-        promotion=_parse_promotion(spec.child("promotion", {})),
+        early_evaluation=early,
+        promotion=_parse_promotion(spec.child("promotion", {}), early),
         budget=_parse_budget(spec.child("budget", {})),
         data=data,
         base_model=base_model,
@@ -389,24 +390,46 @@ def _leave_room(constraints: Sequence[LinearConstraint], spaces: Mapping[str, Un
 
 
 def _parse_early_evaluation(fields: Fields) -> EarlyEvaluation:
-    percent = fields.whole("checkpointPercent", limits.CHECKPOINT_PERCENT)
-    extra: list[int] = []
-    for i, item in enumerate(fields.sequence("extraPercents", 0, limits.EXTRA_PERCENTS_LENGTH, ())):
-        field = f"extraPercents[{i}]"
-        if not limits.EXTRA_PERCENT.allows(item):
-            fields.refuse(field, f"must be {limits.EXTRA_PERCENT.says()}", item)
-        elif item == percent or item in extra:
-            fields.refuse(field, "must be given once and differ from checkpointPercent", item)
-        else:
-            extra.append(item)
+    if fields.has("rungs"):
+        rungs = _parse_percents(fields, "rungs", limits.RUNG_PERCENT, least=1, most=limits.RUNGS_LENGTH)
+        if list(rungs) != sorted(set(rungs)):
+            fields.refuse("rungs", "must ascend", list(rungs))
+        if fields.has("checkpointPercent"):
+            fields.refuse("checkpointPercent", "must not be given beside rungs, whose short form it is")
+        rungs = rungs or EarlyEvaluation.rungs
+    else:
+        rungs = (fields.whole("checkpointPercent", limits.CHECKPOINT_PERCENT),)
+    extra = _parse_percents(fields, "extraPercents", limits.EXTRA_PERCENT, least=0, most=limits.EXTRA_PERCENTS_LENGTH)
+    for i, percent in enumerate(extra):
+        if percent in rungs or percent in extra[:i]:
+            fields.refuse(f"extraPercents[{i}]", "must be given once and differ from each rung's", percent)
     fields.done()
-    return EarlyEvaluation(checkpoint_percent=percent, extra_percents=tuple(sorted(extra)))
+    return EarlyEvaluation(rungs=rungs, extra_percents=tuple(sorted(extra)))
 
 
-def _parse_promotion(fields: Fields) -> Promotion:
+def _parse_percents(fields: Fields, name: str, bounds: limits.Whole, *, least: int, most: int) -> tuple[int, ...]:
+    """Return the percentages of a list that are in bounds."""
+    percents: list[int] = []
+    for i, item in enumerate(fields.sequence(name, least, most, ())):
+        if bounds.allows(item):
+            percents.append(item)
+        else:
+            fields.refuse(f"{name}[{i}]", f"must be {bounds.says()}", item)
+    return tuple(percents)
+
+
+def _parse_promotion(fields: Fields, early: EarlyEvaluation) -> Promotion:
+    percents = (limits.DEFAULT_PROMOTED_PERCENT,) * (len(early.rungs) - 1)
+    if fields.has("promotedPercents"):
+        given, most = fields.take("promotedPercents"), limits.RUNGS_LENGTH - 1
+        if isinstance(given, list) and len(given) != len(percents):
+            rule = f"must hold one item for each early rung but the last, which makes {len(percents)}"
+            fields.refuse("promotedPercents", rule)
+        percents = _parse_percents(fields, "promotedPercents", limits.PROMOTED_PERCENT, least=0, most=most)
     promotion = Promotion(
         num_promoted=fields.whole("numPromoted", limits.NUM_PROMOTED),
         num_audited=fields.whole("numAudited", limits.NUM_AUDITED),
+        promoted_percents=percents,
     )
     fields.done()
     return promotion
@@ -626,12 +649,17 @@ def _find_contradictions(study: Study) -> Iterator[str]:
     if study.num_trials < fixed:
         rule = f"must be at least {fixed}, the number of baseline and starting arms"
         yield f"`spec.numTrials` {rule}, got {study.num_trials}"
-    chosen = study.promotion.num_promoted + study.promotion.num_audited + (study.baseline is not None)
+    rungs = study.last_rung
+    chosen = study.promotion.num_promoted + study.promotion.num_audited * rungs + (study.baseline is not None)
     if study.num_trials < chosen:
-        rule = f"must be at least {chosen}, the number of promoted and audited trials and the baseline"
+        each = "" if rungs == 1 else f" of {rungs} early rungs"
+        rule = f"must be at least {chosen}, the number of promoted and audited trials{each} and the baseline"
         yield f"`spec.numTrials` {rule}, got {study.num_trials}"
+    most = limits.LEDGER_MEASUREMENTS // (rungs + 1)
+    if study.num_trials > most:
+        yield f"`spec.numTrials` must be at most {most} with {rungs} early rungs, got {study.num_trials}"
     bounded = sum(c.metric.startswith("accuracy/") for c in study.outcome_constraints)
-    most = limits.LEDGER_VALUES // max(1, len(study.parameters) + 4 * bounded)
+    most = limits.LEDGER_VALUES // max(1, len(study.parameters) + 2 * (rungs + 1) * bounded)
     if study.num_trials > most:
         rule = f"must be at most {most} with {len(study.parameters)} parameters"
         rule += f" and {bounded} constraints on an attribute's accuracy" if bounded else ""

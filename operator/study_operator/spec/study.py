@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
@@ -73,18 +74,23 @@ class Parameter:
 
 @dataclass(frozen=True, kw_only=True)
 class Promotion:
-    """Who continues to full length."""
+    """Who continues from an early rung."""
 
     num_promoted: int
+    """To full length."""
     num_audited: int = 0
-    """Drawn once, by the seed, among those that were not promoted, so that agreement can be estimated."""
+    """Drawn once at each early rung, by the seed, among those that were not promoted there, so that agreement can be
+    estimated. They run to full length."""
+    promoted_percents: tuple[int, ...] = ()
+    """Of the trials on each early rung but the last: how many are promoted to the next one."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class EarlyEvaluation:
-    """Where the first rung ends."""
+    """Where the early rungs end, in percent of the full length."""
 
-    checkpoint_percent: int = 20
+    rungs: tuple[int, ...] = (20,)
+    """Ascending. Rung 0 ends at the first of them; the rung after the last of them ends at full length."""
     extra_percents: tuple[int, ...] = ()
 
 
@@ -207,9 +213,48 @@ class Study:
     """``metadata.generation`` of the manifest: what ``observedGeneration`` reports."""
 
     @property
+    def last_rung(self) -> int:
+        """The rung that ends at full length; all before it are early ones."""
+        return len(self.early_evaluation.rungs)
+
+    def stop_step(self, total_steps: int, rung: int) -> int:
+        """Return the step after which a rung ends."""
+        if rung >= self.last_rung:
+            return total_steps
+        return step_at(total_steps, self.early_evaluation.rungs[rung])
+
+    def count_promoted(self, trials: int) -> tuple[int, ...]:
+        """Return how many are promoted from each early rung, when so many trials were tried, the baseline among them.
+
+        From the last one ``num_promoted``. From one before, its share of those that are on it; never fewer than must be
+        left for all later promotions and audits.
+        """
+        promotion, counts = self.promotion, list[int]()
+        reached = trials - (self.baseline is not None)
+        for rung, percent in enumerate(promotion.promoted_percents):
+            least = promotion.num_promoted + promotion.num_audited * (self.last_rung - 1 - rung)
+            reached = max(least, math.ceil(reached * percent / 100))
+            counts.append(reached)
+        return (*counts, promotion.num_promoted)
+
+    def count_continuing(self, trials: int) -> tuple[int, ...]:
+        """Return how many trials go on from each early rung: the promoted, the audited of all rungs so far, and the
+        baseline; at most all of them."""
+        audited, has_baseline = self.promotion.num_audited, self.baseline is not None
+        return tuple(
+            min(trials, promoted + audited * (rung + 1) + has_baseline)
+            for rung, promoted in enumerate(self.count_promoted(trials))
+        )
+
+    @property
     def accelerators(self) -> int:
         """Accelerators of one trial; on a laptop, its processes."""
         return self.nodes * self.trainer.processes
+
+
+def step_at(total_steps: int, percent: int) -> int:
+    """Return the step at a percentage of the full length, at least the first."""
+    return max(1, round(total_steps * percent / 100))
 
 
 DEFAULT_ARM: Arm = {"learning_rate": 2e-4, "lora_rank": 16, "lora_dropout": 0.0, "batch_size": 16}

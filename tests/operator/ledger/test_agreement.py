@@ -7,10 +7,10 @@ from dataclasses import replace
 
 import pytest
 
-from builders.ledgers import a_study, a_trial, continued, minimizing, paused, stopped
+from builders.ledgers import a_measurement, a_study, a_trial, continued, minimizing, of_three_rungs, paused, stopped
 from study_operator.ledger.agreement import (
     concordance_interval,
-    describe_agreement,
+    describe_agreements,
     hypergeometric_interval,
     measure_agreement,
 )
@@ -34,7 +34,7 @@ REST = [stopped(6, 0.1), stopped(7, 0.2), stopped(8, 0.25)]
 def test_agreement_is_not_estimated_with_fewer_than_three_audited_trials() -> None:
     agreement = measure_agreement(STUDY, [BASELINE, *PROMOTED, *AUDITED[:2], *REST])
     assert (agreement.concordance, agreement.missed_winners) == (None, None)
-    assert describe_agreement(agreement)[0] == (
+    assert describe_agreements([agreement])[0] == (
         "Agreement of early and final measurements: not estimable, n = 2 audited (at least 3 are needed)."
     )
 
@@ -146,7 +146,7 @@ def test_without_a_winner_no_missed_winners_are_estimated() -> None:
     lost = [diverging(t) for t in PROMOTED]
     agreement = measure_agreement(STUDY, [*lost, *AUDITED, *REST])
     assert agreement.missed_winners is None
-    assert not any("missed" in sentence for sentence in describe_agreement(agreement))
+    assert not any("missed" in sentence for sentence in describe_agreements([agreement]))
 
 
 def test_a_trial_that_diverged_after_the_first_rung_forms_no_pair() -> None:
@@ -231,7 +231,9 @@ def test_the_hypergeometric_interval_covers_the_true_value_in_95_percent_of_draw
 def test_the_description_names_the_sample_size_and_the_excluded_trials() -> None:
     failed = a_trial(9, state=TrialState.FAILED)
     lost = [diverging(paused(10, 0.2), 0), continued(paused(11, 0.3), None), failed]
-    pairs, missed, shared = describe_agreement(measure_agreement(STUDY, [BASELINE, *PROMOTED, *AUDITED, *REST, *lost]))
+    pairs, missed, shared = describe_agreements(
+        [measure_agreement(STUDY, [BASELINE, *PROMOTED, *AUDITED, *REST, *lost])]
+    )
     assert pairs == (
         "Early and final measurements order 92% of the pairs of trials alike (95 % interval 19% to 100%; 15 pairs of 6 "
         "full-length trials: 2 promoted, 3 audited, the baseline; the audited ones weigh for those that were not "
@@ -242,3 +244,84 @@ def test_the_description_names_the_sample_size_and_the_excluded_trials() -> None
         "ones ended better than t001, the best of the promoted trials and the baseline."
     )
     assert shared == "Both measurements are of the same validation pages, so their page noise is shared."
+
+
+# More than one early rung: what was not promoted from each is one stratum.
+
+TRUTH = {i: ((i * 7 % 10) / 10, (i * 9 % 13) / 13, (i * 3 % 11) / 11) for i in range(10)}
+"""By index: what would be measured at 20 %, at 50 % and at full length."""
+
+
+def to_the_end(index: int, how: Continuation, probability: float = 1.0, audited_at: int | None = None) -> Trial:
+    """Return a trial that was measured on all three rungs."""
+    first, second, final = TRUTH[index]
+    measurements = (a_measurement(0, first), a_measurement(1, second, step=50), a_measurement(2, final))
+    return a_trial(
+        index,
+        state=TrialState.COMPLETED,
+        rung=2,
+        continuation=how,
+        inclusion_probability=probability,
+        measurements=measurements,
+        audited_at=audited_at,
+    )
+
+
+def all_draws() -> list[list[Trial]]:
+    """Return the trials for each draw of three of five, and three of four: half of ten go on, and then the best."""
+    first = sorted(TRUTH, key=lambda i: TRUTH[i][0])[:5]
+    *second, best = sorted(TRUTH.keys() - set(first), key=lambda i: TRUTH[i][1])
+    return [
+        [
+            to_the_end(best, Continuation.PROMOTED),
+            *(to_the_end(i, Continuation.AUDITED, 3 / 5) for i in one),
+            *(to_the_end(i, Continuation.AUDITED, 3 / 4, 1) for i in other),
+        ]
+        for one in itertools.combinations(first, 3)
+        for other in itertools.combinations(second, 3)
+    ]
+
+
+@pytest.mark.parametrize("rung", [0, 1])
+def test_the_concordance_of_each_early_rung_is_unbiased_over_the_draws_of_all_of_them(rung: int) -> None:
+    study = of_three_rungs(num_audited=3)
+    pairs = list(itertools.combinations(TRUTH.values(), 2))
+    truth = sum((a[rung] - b[rung]) * (a[2] - b[2]) > 0 for a, b in pairs) / len(pairs)
+    estimates = [measure_agreement(study, trials, rung).concordance for trials in all_draws()]
+    assert None not in estimates
+    assert sum(map(float, filter(None, estimates))) / len(estimates) == pytest.approx(truth)
+
+
+def test_missed_winners_of_all_early_rungs_are_added_up() -> None:
+    study = of_three_rungs(num_audited=3)
+    missed = [measure_agreement(study, trials).missed_winners for trials in all_draws()]
+    best = next(t for t in all_draws()[0] if t.continuation is Continuation.PROMOTED)
+    truth = sum(final > TRUTH[best.index][2] for _, _, final in TRUTH.values())
+    assert sum(m.estimate for m in missed if m) / len(missed) == pytest.approx(truth)
+    assert all(m is not None and m.low <= truth <= m.high and m.population == 9 for m in missed)
+
+
+def test_each_early_rung_has_its_sentence_and_needs_audits_of_its_own() -> None:
+    study = of_three_rungs(num_audited=3)
+    trials = all_draws()[0]
+    sentences = describe_agreements([measure_agreement(study, trials, rung) for rung in (0, 1)])
+    assert sentences[0].startswith("20 % and final measurements order")
+    assert sentences[1].startswith("50 % and final measurements order")
+    assert sum("missed winners" in sentence for sentence in sentences) == 1
+    without = [t for t in trials if t.audited_at != 1] + [t for t in trials if t.audited_at == 1][:2]
+    failed = replace([t for t in trials if t.audited_at == 1][2], state=TrialState.FAILED, measurements=())
+    assert measure_agreement(study, [*without, failed]).concordance is None
+
+
+def test_an_audited_trial_that_diverged_on_an_early_rung_is_known_to_be_no_winner() -> None:
+    study = of_three_rungs(num_audited=3)
+    trials = all_draws()[0]
+    index = next(i for i, t in enumerate(trials) if t.stratum == 0)
+    lost = replace(
+        trials[index],
+        state=TrialState.STOPPED,
+        rung=1,
+        measurements=(trials[index].measurements[0], a_measurement(1, 0.0, diverged=True)),
+    )
+    missed = measure_agreement(study, [*trials[:index], lost, *trials[index + 1 :]]).missed_winners
+    assert missed is not None and missed.audited == 6

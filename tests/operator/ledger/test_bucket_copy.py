@@ -1,5 +1,6 @@
 """A study without a status goes on from its ledger's copy in the bucket, and from nobody else's."""
 
+import json
 from collections.abc import Mapping
 from datetime import timedelta
 from typing import Any
@@ -12,9 +13,11 @@ from builders.ledgers import (
     a_ledger,
     a_study,
     a_trial,
+    of_three_rungs,
     paused,
     running,
 )
+from study_operator.ledger.bucket_copy import _identify_rungs, render_copy
 from study_operator.ledger.status import parse_status
 from trial_trainer.contract import (
     BaseModel,
@@ -116,3 +119,12 @@ def test_no_job_is_launched_while_the_ledger_copy_cannot_be_read() -> None:
     desk.is_bucket_away = False
     run(desk)
     assert len(desk.ledger.trials) == 1
+
+
+def test_one_early_rung_is_identified_as_when_there_could_be_no_more() -> None:
+    assert _identify_rungs(a_study()) == {
+        "earlyEvaluation": {"checkpoint_percent": 20, "extra_percents": ()},
+        "promotion": {"num_promoted": 1, "num_audited": 0},
+    }
+    digests = {json.loads(render_copy(study, {}))["study"]["digest"] for study in (a_study(), of_three_rungs())}
+    assert len(digests) == 2

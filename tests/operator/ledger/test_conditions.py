@@ -1,16 +1,18 @@
 """Every condition is there from the start, with a reason and the time of its last transition."""
 
+from dataclasses import replace
 from datetime import datetime, timedelta
 
 import pytest
 
-from builders.ledgers import NOW, a_ledger, a_study, a_trial, continued, paused, stopped
+from builders.ledgers import NOW, a_ledger, a_study, a_trial, continued, of_three_rungs, paused, stopped
 from study_operator.ledger.status import parse_status, render_status
 from study_operator.ledger.trial import (
     Ledger,
     Outcome,
     SearchEnd,
 )
+from study_operator.spec.study import Study
 
 
 def conditions_of(ledger: Ledger, **changes: object) -> dict[str, tuple[str, str]]:
@@ -80,3 +82,16 @@ def test_accepted_reports_that_num_trials_was_raised_too_late() -> None:
     assert accepted["message"] == (
         "spec.numTrials must not be raised after the first promotion, got 9; the study goes on with its 2 trials"
     )
+
+
+def test_the_message_says_how_far_the_promoted_trials_go() -> None:
+    first = a_ledger(continued(paused(0, 0.3), None), stopped(1, 0.1))
+    last = a_ledger(replace(continued(paused(0, 0.3), None), rung=2), stopped(1, 0.1))
+
+    def message_of(ledger: Ledger, study: Study) -> str:
+        conditions = render_status(study, ledger, now=NOW)["conditions"]
+        return str(next(c["message"] for c in conditions if c["type"] == "Complete"))
+
+    assert message_of(first, a_study()) == "1 trials are on their way to full length"
+    assert message_of(first, of_three_rungs()) == "1 trials are on their way to 50 % of their full length"
+    assert message_of(last, of_three_rungs()) == "1 trials are on their way to full length"

@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from builders.ledgers import a_ledger, a_trial, continued, paused, running
+from builders.ledgers import a_ledger, a_study, a_trial, continued, paused, running
 from study_operator.ledger.events import events_between
 from study_operator.ledger.trial import (
     Ledger,
@@ -19,7 +19,7 @@ def test_events_are_derived_from_the_ledger_before_and_after() -> None:
     over = replace(promoted, winner=0, outcome=Outcome(failed=True, reason="NoWinner", message="none is left"))
 
     def reported(before: Ledger, after: Ledger) -> list[tuple[str, str, bool]]:
-        return [(e.reason, e.message, e.is_warning) for e in events_between(before, after)]
+        return [(e.reason, e.message, e.is_warning) for e in events_between(a_study(), before, after)]
 
     assert reported(Ledger(), a_ledger()) == [
         ("DatasetPrepared", "320 training, 80 validation and 100 test samples", False)

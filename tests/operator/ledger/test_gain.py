@@ -7,12 +7,23 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from builders.ledgers import NOW, a_ledger, a_study, continued, minimizing, paused, stopped
+from builders.ledgers import (
+    NOW,
+    a_ledger,
+    a_measurement,
+    a_study,
+    a_trial,
+    continued,
+    minimizing,
+    of_three_rungs,
+    paused,
+    stopped,
+)
 from builders.noisy_studies import a_noisy_study, a_study_of_few_sites
 from builders.some_studies import a_final_evaluation, a_gain
 from study_operator.ledger.gain import Gain, GainSource, describe_gain, find_gain, find_test_gain, student_quantile
 from study_operator.ledger.status import parse_status, render_status
-from study_operator.ledger.trial import Continuation, GainOnTest, Ledger, Trial
+from study_operator.ledger.trial import Continuation, GainOnTest, Ledger, Trial, TrialState
 from study_operator.spec.study import Objective, Promotion, Study
 
 STUDY = a_study()
@@ -280,3 +291,30 @@ def test_equal_arms_show_no_gain_with_few_sites(sites: int, arms: int) -> None:
     # Where the baseline is the best, nothing is said to be gained.
     wrong = sum(gain is not None and gain.low is not None and gain.low > 0 for gain in found)
     assert wrong <= 6
+
+
+def test_before_the_end_the_best_is_that_of_the_furthest_rung() -> None:
+    study = of_three_rungs()
+
+    def half_way(index: int, value: float) -> Trial:
+        trial = continued(paused(index, index / 10), None)
+        return replace(trial, measurements=(*trial.measurements, a_measurement(1, value, step=50)))
+
+    trials = [half_way(0, 0.2), half_way(1, 0.5), half_way(2, 0.4), stopped(9, 0.9)]
+    gain = gain_of(*trials, study=study)
+    assert (gain.trial, gain.uncorrected) == ("t001", pytest.approx(0.3))
+
+
+def test_a_chance_that_chose_at_each_early_rung_is_taken_off_at_each() -> None:
+    # All arms are alike, and stay what they were: what is left of the noise halves from rung to rung.
+    study = of_three_rungs()
+
+    def arm(index: int, *values: float) -> Trial:
+        measurements = tuple(a_measurement(rung, value) for rung, value in enumerate(values))
+        state = TrialState.COMPLETED if len(values) == 3 else TrialState.STOPPED
+        return a_trial(index, state=state, rung=len(values) - 1, measurements=measurements)
+
+    trials = [arm(0, 0.30, 0.30, 0.30), arm(1, 0.34, 0.33, 0.32), arm(2, 0.33, 0.31, 0.29), arm(3, 0.29, 0.29)]
+    gain = gain_of(*trials, study=study)
+    assert gain.trial == "t001" and gain.uncorrected == pytest.approx(0.02)
+    assert gain.estimate < 0.02

@@ -6,8 +6,8 @@ from dataclasses import replace
 from hypothesis import given
 from hypothesis import strategies as st
 
-from builders.ledgers import a_measurement, a_study, a_trial, continued, minimizing, paused, stopped
-from study_operator.ledger.ranking import choose, choose_winner, draw, rank
+from builders.ledgers import a_measurement, a_study, a_trial, continued, minimizing, of_three_rungs, paused, stopped
+from study_operator.ledger.ranking import choose, choose_replacements, choose_winner, draw, rank
 from study_operator.ledger.trial import Continuation, Trial, TrialState
 from study_operator.spec.study import OutcomeConstraint, Promotion, Study
 
@@ -21,12 +21,17 @@ def a_wide_study(promoted: int = 2, audited: int = 0, **changes: object) -> Stud
 
 def chosen(study: Study, trials: list[Trial]) -> dict[int, str]:
     """Return who continues, and why."""
-    return {c.index: str(c.continuation) for c in choose(study, trials)}
+    return {c.index: str(c.continuation) for c in choose(study, trials, 0)}
+
+
+def replacing(study: Study, trials: list[Trial]) -> dict[int, str]:
+    """Return who continues in the place of others, and why."""
+    return {c.index: str(c.continuation) for c in choose_replacements(study, trials, 0)}
 
 
 def apply(study: Study, trials: list[Trial]) -> list[Trial]:
     """Return the trials after the choices were made."""
-    choices = {c.index: c for c in choose(study, trials)}
+    choices = {c.index: c for c in choose(study, trials, 0)}
     after = []
     for trial in trials:
         choice = choices.get(trial.index)
@@ -75,14 +80,14 @@ def test_among_equal_values_the_lower_index_ranks_first() -> None:
 
 
 def test_audited_trials_are_drawn_from_the_rest_with_their_inclusion_probability() -> None:
-    choices = [c for c in choose(a_wide_study(audited=3), TRIALS) if c.continuation is Continuation.AUDITED]
+    choices = [c for c in choose(a_wide_study(audited=3), TRIALS, 0) if c.continuation is Continuation.AUDITED]
     assert len(choices) == 3
     assert {c.index for c in choices} <= {1, 2, 3, 4}
     assert {c.inclusion_probability for c in choices} == {3 / 4}
 
 
 def test_no_more_trials_are_audited_than_remain() -> None:
-    choices = choose(a_wide_study(promoted=5, audited=3), TRIALS)
+    choices = choose(a_wide_study(promoted=5, audited=3), TRIALS, 0)
     audited = [c for c in choices if c.continuation is Continuation.AUDITED]
     assert [c.inclusion_probability for c in audited] == [1.0]
 
@@ -96,13 +101,13 @@ def test_the_next_best_trial_replaces_a_promoted_one_that_failed_or_diverged() -
     study = a_wide_study()
     trials = apply(study, TRIALS)
     failed = replace(trials[6], state=TrialState.FAILED)
-    assert chosen(study, [*trials[:6], failed]) == {4: "Promoted"}
+    assert replacing(study, [*trials[:6], failed]) == {4: "Promoted"}
     late = replace(
         trials[6],
         state=TrialState.COMPLETED,
         measurements=(*trials[6].measurements, a_measurement(1, 0.0, diverged=True)),
     )
-    assert chosen(study, [*trials[:6], late]) == {4: "Promoted"}
+    assert replacing(study, [*trials[:6], late]) == {4: "Promoted"}
 
 
 def test_an_audited_trial_is_not_promoted_and_no_further_trial_is_audited() -> None:
@@ -110,15 +115,16 @@ def test_an_audited_trial_is_not_promoted_and_no_further_trial_is_audited() -> N
     trials = apply(study, TRIALS)
     after = [replace(t, state=TrialState.FAILED) if t.index in (5, 6) else t for t in trials]
     unaudited = [t.index for t in trials if t.continuation is None]
-    assert chosen(study, after) == dict.fromkeys(unaudited, "Promoted")
+    assert replacing(study, after) == dict.fromkeys(unaudited, "Promoted")
 
 
 @given(st.lists(st.integers(0, 5), max_size=12), st.integers(1, 4), st.integers(0, 4), st.integers(0, 50))
 def test_choosing_again_changes_nothing(values: list[int], promoted: int, audited: int, seed: int) -> None:
     study = a_wide_study(promoted, audited, seed=seed)
     trials = [paused(i, value / 5, diverged=value == 0) for i, value in enumerate(values)]
-    assert choose(study, trials) == choose(study, list(reversed(trials)))
-    assert choose(study, apply(study, trials)) == []
+    assert choose(study, trials, 0) == choose(study, list(reversed(trials)), 0)
+    after = apply(study, trials)
+    assert [*choose(study, after, 0), *choose_replacements(study, after, 0)] == []
 
 
 def test_the_winner_is_the_best_at_full_length_including_baseline_and_audited_trials() -> None:
@@ -146,3 +152,65 @@ def test_the_winner_keeps_the_constraints_if_any_trial_does() -> None:
 
 def test_drawing_as_many_trials_as_there_are_returns_all() -> None:
     assert draw([5, 3, 1], 3, seed=7) == [1, 3, 5]
+
+
+# More than one early rung.
+
+
+def on_the_second_rung(index: int, value: float, how: Continuation = Continuation.PROMOTED, **changes: object) -> Trial:
+    """Return a trial that was measured at 20 % and at 50 %."""
+    measurement = a_measurement(1, value, step=50, diverged=bool(changes.pop("diverged", False)))
+    trial = continued(paused(index, index / 10), None, how)
+    trial = replace(trial, state=TrialState.PAUSED, measurements=(*trial.measurements, measurement))
+    return replace(trial, **changes)
+
+
+def test_the_share_of_a_rung_is_promoted_and_never_fewer_than_later_rungs_need() -> None:
+    promoted = [t.index for t in TRIALS[1:]]
+    for percent, promotion, count in (
+        (50, {}, 3),
+        (51, {}, 4),
+        (1, {}, 1),
+        (1, {"num_promoted": 2, "num_audited": 1}, 3),
+        (100, {}, 6),
+    ):
+        study = of_three_rungs(promoted_percents=(percent,), **promotion)
+        ways = chosen(study, TRIALS)
+        assert [i for i, way in ways.items() if way == "Promoted"] == list(reversed(promoted))[:count]
+
+
+def test_a_later_rung_ranks_by_its_own_measurements_and_keeps_who_was_audited_before() -> None:
+    study = of_three_rungs(num_audited=1)
+    drawn = on_the_second_rung(1, 0.99, Continuation.AUDITED, inclusion_probability=0.25)
+    trials = [
+        on_the_second_rung(0, 0.1, Continuation.BASELINE),
+        drawn,
+        stopped(2, 0.9),
+        on_the_second_rung(3, 0.3),
+        on_the_second_rung(4, 0.8),
+        on_the_second_rung(5, 0.6),
+        on_the_second_rung(6, 0.5, diverged=True),
+    ]
+    choices = {c.index: (str(c.continuation), c.inclusion_probability) for c in choose(study, trials, 1)}
+    audited = {3, 5} & choices.keys()
+    assert len(audited) == 1
+    assert choices == {0: ("Baseline", 1.0), 1: ("Audited", 0.25), 4: ("Promoted", 1.0)} | {
+        audited.pop(): ("Audited", 0.5)
+    }
+
+
+def test_who_left_no_model_on_the_next_rung_is_replaced_from_the_one_before() -> None:
+    study = of_three_rungs(promoted_percents=(50,))
+    trials = [on_the_second_rung(i, 0.5) for i in (4, 5, 6)] + [stopped(i, i / 10) for i in (1, 2, 3)]
+    lost = replace(trials[0], state=TrialState.FAILED)
+    assert [c.index for c in choose_replacements(study, trials, 0)] == []
+    assert [c.index for c in choose_replacements(study, [lost, *trials[1:]], 0)] == [3]
+    assert [c.index for c in choose_replacements(study, [on_the_second_rung(4, 0, diverged=True), *trials[1:]], 0)] == [
+        3
+    ]
+
+
+def test_each_early_rung_draws_its_own_audits() -> None:
+    drawn = [(draw(range(20), 3, "7"), draw(range(20), 3, f"7/{rung}")) for rung in (1, 2)]
+    assert len({tuple(indexes) for pair in drawn for indexes in pair}) == 3
+    assert draw(range(20), 3, 7) == draw(range(20), 3, "7")

@@ -14,12 +14,13 @@ from builders.ledgers import (
     a_study,
     a_trial,
     continued,
+    of_three_rungs,
     paused,
     stopped,
 )
 from study_operator.ledger.status import render_status
 from study_operator.ledger.trial import Attempt, Trial, TrialState
-from study_operator.ledger.usage import is_budget_exhausted, with_seconds
+from study_operator.ledger.usage import is_budget_exhausted, measure_usage, with_seconds
 from study_operator.reasons import EndReason
 from study_operator.spec.study import Budget
 
@@ -130,3 +131,26 @@ def test_the_reserve_of_a_trial_is_the_time_to_finish_it(first: Trial, reserve: 
     for limit, is_over in ((hours - 0.01, True), (hours + 0.01, False)):
         study = a_study(budget=Budget(accelerator_hours=limit))
         assert is_budget_exhausted(study, a_ledger(first), NOW) == is_over
+
+
+def test_each_later_rung_costs_its_steps_and_one_more_start_and_evaluation() -> None:
+    study = of_three_rungs()
+    second = replace(a_measurement(1, 0.5, step=50), fixed_seconds=200.0)
+    half_way = replace(continued(paused(2, 0.4), None), state=TrialState.STOPPED)
+    half_way = replace(half_way, measurements=(*half_way.measurements, second))
+    # 300 s of training for 20 steps: 15 s a step. Half of 100 steps were not trained; the second start took 200 s.
+    assert measure_usage(study, a_ledger(half_way), None).saved_accelerator_hours == pytest.approx((750 - 200) / 3600)
+    # On its way to 50 %, it has not yet said what its second start takes.
+    under_way = continued(paused(2, 0.4), None)
+    assert measure_usage(study, a_ledger(under_way), None).saved_accelerator_hours == pytest.approx((750 - 300) / 3600)
+
+
+def test_the_reserve_is_that_of_every_rung_to_come() -> None:
+    # Of a baseline and four others, two and the baseline go on to 50 %, then one and the baseline to the end.
+    study = of_three_rungs()
+    trials = [paused(i, i / 10) for i in range(5)]
+    spent = 5 * 600
+    reserve = 3 * (300 + 30 * 15) + 2 * (300 + 50 * 15)
+    for seconds, is_over in ((spent + reserve - 1, True), (spent + reserve + 1, False)):
+        limited = replace(study, budget=Budget(accelerator_hours=seconds / 3600))
+        assert is_budget_exhausted(limited, a_ledger(*trials), NOW) == is_over

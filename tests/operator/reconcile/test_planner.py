@@ -14,6 +14,7 @@ from builders.ledgers import (
     NOW,
     a_job,
     a_ledger,
+    a_measurement,
     a_study,
     a_trial,
     by_name,
@@ -37,6 +38,7 @@ from study_operator.ledger.trial import (
     TrialState,
 )
 from study_operator.reasons import EndReason
+from study_operator.reconcile.act import _decide
 from study_operator.reconcile.actions import (
     Action,
     Attach,
@@ -53,7 +55,7 @@ from study_operator.reconcile.actions import (
 )
 from study_operator.reconcile.planner import plan
 from study_operator.reconcile.runner import JobKind, JobPhase
-from study_operator.spec.study import Budget, Promotion
+from study_operator.spec.study import Budget, EarlyEvaluation, Promotion
 
 CRASHED = Attempt(rung=0, started_at=NOW, finished_at=NOW, exit_code=1, reason="Crashed", id="a1")
 ASKED = replace(CRASHED, finished_at=None, exit_code=None, reason=EndReason.ASKED_TO_STOP)
@@ -426,3 +428,61 @@ def test_an_unfinished_study_always_has_an_action_or_a_running_job(ledger: Ledge
     study = a_study(num_trials=trials, max_failed_trials=20)
     jobs = by_name([a_job(f"s1-{t.name}-r{t.rung}") for t in ledger.trials if t.state is TrialState.RUNNING])
     assert jobs or plan(study, ledger, jobs, NOW)
+
+
+# More than one early rung.
+
+
+def half_way(index: int, value: float, how: Continuation = Continuation.PROMOTED, **changes: Any) -> Trial:
+    """Return a trial that was measured at 20 % and at 50 %."""
+    trial = continued(paused(index, index / 10), None, how)
+    measurement = a_measurement(1, value, step=50)
+    return replace(trial, state=TrialState.PAUSED, measurements=(*trial.measurements, measurement), **changes)
+
+
+THREE_RUNGS = {"early_evaluation": EarlyEvaluation(rungs=(20, 50))}
+HALF_PROMOTED = Promotion(num_promoted=1, num_audited=1, promoted_percents=(50,))
+SECOND = [half_way(0, 0.1, Continuation.BASELINE), half_way(1, 0.4), half_way(2, 0.6)]
+
+
+@pytest.mark.parametrize(
+    ("trials", "actions"),
+    [
+        pytest.param(
+            [paused(0, 0.3), paused(1, 0.2), paused(2, 0.4), paused(3, 0.1)],
+            ["promote t0 Baseline", "promote t2 Promoted", "promote t1 Promoted", "promote t3 Audited"],
+            id="the share of the first rung, no fewer than are promoted and audited later",
+        ),
+        pytest.param([SECOND[0], SECOND[1], running(continued(paused(2, 0.2), None))], [], id="all are waited for"),
+        pytest.param(
+            [*SECOND, stopped(3, 0.5)],
+            ["promote t0 Baseline", "promote t2 Promoted", "promote t1 Audited"],
+            id="the best of the second rung by its own measurements",
+        ),
+        pytest.param(
+            [*SECOND[:2], replace(SECOND[2], state=TrialState.FAILED), stopped(3, 0.5)],
+            ["promote t3 Promoted"],
+            id="the next best of the first rung replaces one that failed on the second",
+        ),
+    ],
+)
+def test_each_early_rung_has_its_own_barrier_and_promotion(trials: list[Trial], actions: list[str]) -> None:
+    jobs = [a_job(f"s1-{t.name}-r{t.rung}") for t in trials if t.state is TrialState.RUNNING]
+    assert planned(decided(*trials), *jobs, promotion=HALF_PROMOTED, **THREE_RUNGS) == actions
+
+
+def test_a_promoted_trial_goes_on_from_rung_to_rung_and_keeps_where_it_was_drawn() -> None:
+    study, trial = a_study(promotion=HALF_PROMOTED, **THREE_RUNGS), half_way(0, 0.4)
+    promotion = Promote(index=0, continuation=Continuation.AUDITED, inclusion_probability=0.5, reason="drawn")
+    (after,) = _decide(study, a_ledger(trial), promotion).trials
+    assert (after.state, after.rung, after.audited_at, after.stratum) == (TrialState.PENDING, 2, 1, 1)
+    (first,) = _decide(study, a_ledger(paused(0, 0.1)), promotion).trials
+    assert (first.rung, first.audited_at, first.stratum) == (1, None, 0)
+    measured = replace(first, state=TrialState.PAUSED)
+    (again,) = _decide(study, a_ledger(measured), promotion).trials
+    assert (again.rung, again.audited_at, again.stratum) == (2, None, 0)
+
+
+def test_a_trial_that_is_stopped_was_not_sure_to_reach_its_full_length() -> None:
+    (stopped_now,) = _decide(a_study(), a_ledger(half_way(0, 0.4)), Stop(index=0, reason="others were better")).trials
+    assert (stopped_now.state, stopped_now.inclusion_probability) == (TrialState.STOPPED, None)

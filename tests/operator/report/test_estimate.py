@@ -5,8 +5,8 @@ from dataclasses import replace
 import pytest
 
 from builders.some_studies import a_study, a_summary
-from study_operator.report.estimate import Calibration, build_plan, count_continuing, describe_steps, parse_calibration
-from study_operator.spec.study import Promotion
+from study_operator.report.estimate import Calibration, build_plan, describe_rungs, describe_steps, parse_calibration
+from study_operator.spec.study import EarlyEvaluation, Promotion
 from trial_trainer.contract import ContractError
 
 CALIBRATION = Calibration(train_seconds_per_page=2.0, evaluate_seconds_per_page=0.5, start_seconds=10.0)
@@ -57,7 +57,7 @@ def test_parallel_trials_shorten_the_wall_time_by_whole_rounds():
 def test_who_continues(promoted, audited, trials, continuing):
     study = replace(a_study(), num_trials=trials, promotion=Promotion(num_promoted=promoted, num_audited=audited))
 
-    assert count_continuing(study) == continuing
+    assert study.count_continuing(trials) == (continuing,)
 
 
 def test_steps_are_said_for_each_batch_size():
@@ -93,3 +93,23 @@ def test_a_wrong_calibration_is_refused_with_a_sentence(text, sentence):
         parse_calibration(text)
 
     assert str(refusal.value) == f"the calibration must end with a line of JSON, got {text!r}: {sentence}"
+
+
+def test_each_early_rung_is_a_row_of_the_plan():
+    study = replace(
+        a_study(),
+        num_trials=24,
+        early_evaluation=EarlyEvaluation(rungs=(5, 20), extra_percents=(10,)),
+        promotion=Promotion(num_promoted=3, num_audited=1, promoted_percents=(33,)),
+    )
+    plan = build_plan(study, None, None)
+    # Eight of 23 arms, the audited ones and the baseline go on; 24 × 5 %, 10 × 15 %, 6 × 80 % of three epochs.
+    assert [(phase.name, phase.jobs) for phase in plan.phases] == [
+        ("explore", 24), ("promote to 20 %", 10), ("promote", 6), ("final evaluation", 1),
+    ]  # fmt: skip
+    assert [phase.validation_passes for phase in plan.phases] == [24, 20, 6, 0]
+    assert plan.training_passes == pytest.approx(3 * (24 * 0.05 + 10 * 0.15 + 6 * 0.8))
+    assert describe_rungs(study) == (
+        "laptop: 24 trials to 5 % of 3 epochs, then 10 to 20 %, 6 to the end (3 promoted, 2 audited, 1 from each early "
+        "rung, the baseline); 1 at a time"
+    )

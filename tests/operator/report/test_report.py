@@ -12,6 +12,7 @@ from rich.console import Console
 
 from builders.some_studies import a_final_evaluation, a_report, a_row, a_study, a_summary, a_trial, measured
 from study_operator.ledger.gain import Gain, GainSource
+from study_operator.ledger.trial import TrialState
 from study_operator.report.page import render_page
 from study_operator.report.report import (
     PREDICTORS,
@@ -27,7 +28,7 @@ from study_operator.report.report import (
     render_trials,
 )
 from study_operator.spec.metrics import Direction
-from study_operator.spec.study import Objective, Storage
+from study_operator.spec.study import EarlyEvaluation, Objective, Promotion, Storage
 from trial_trainer.contract import BaseModel, FinalEvaluation, Interval, Metric, Precision, PredictorScores
 
 
@@ -497,3 +498,20 @@ def test_the_tables_show_every_trial_predictor_and_attribute():
         "price",
     ):
         assert word in text
+
+
+def test_each_early_rung_has_its_column_and_only_who_goes_on_is_said_to():
+    study = replace(
+        a_study(),
+        early_evaluation=EarlyEvaluation(rungs=(5, 20)),
+        promotion=Promotion(num_promoted=1, promoted_percents=(50,)),
+    )
+    half_way = replace(measured(measured(a_trial(1), 0.21), 0.31, rung=1), state=TrialState.STOPPED, rung=1)
+    full = measured(measured(measured(a_trial(0), 0.40), 0.48, rung=1), 0.55, rung=2)
+    report = a_report(study=study, trials=(full, half_way), winner="t000")
+    head, *rows = [line for line in drawn(render_trials(report)).splitlines() if "┃" in line or "│" in line]
+    assert [name in head for name in ("accuracy at 5 %", "accuracy at 20 %", "accuracy full length")] == [True] * 3
+    assert "55.0 %" in rows[0] and "Promoted" in rows[0]
+    assert "31.0 %" in rows[1] and "Promoted" not in rows[1]
+    page = render_page(report)
+    assert "accuracy at 5 %" in page and "55.0 %" in page

@@ -391,8 +391,66 @@ WRONG_MANIFESTS = [
     ),
     pytest.param(
         {"spec.earlyEvaluation.extraPercents": [20]},
-        ["`spec.earlyEvaluation.extraPercents[0]` must be given once and differ from checkpointPercent, got 20"],
+        ["`spec.earlyEvaluation.extraPercents[0]` must be given once and differ from each rung's, got 20"],
         id="an extra evaluation at the checkpoint",
+    ),
+    pytest.param(
+        {"spec.earlyEvaluation": {"checkpointPercent": 20, "rungs": [5, 20]}},
+        ["`spec.earlyEvaluation.checkpointPercent` must not be given beside rungs, whose short form it is, got 20"],
+        id="rungs and their short form",
+    ),
+    pytest.param(
+        {"spec.earlyEvaluation": {"rungs": [20, 5]}},
+        ["`spec.earlyEvaluation.rungs` must ascend, got [20, 5]"],
+        id="rungs that descend",
+    ),
+    pytest.param(
+        {"spec.earlyEvaluation": {"rungs": [5, 5]}},
+        ["`spec.earlyEvaluation.rungs` must ascend, got [5, 5]"],
+        id="a rung twice",
+    ),
+    pytest.param(
+        {"spec.earlyEvaluation": {"rungs": []}},
+        ["`spec.earlyEvaluation.rungs` must hold 1 to 4 items, got 0"],
+        id="no rungs",
+    ),
+    pytest.param(
+        {"spec.earlyEvaluation": {"rungs": [5, 100]}},
+        ["`spec.earlyEvaluation.rungs[1]` must be a whole number from 1 to 99, got 100"],
+        id="an early rung at full length",
+    ),
+    pytest.param(
+        {"spec.earlyEvaluation": {"rungs": [5, 20], "extraPercents": [5]}},
+        ["`spec.earlyEvaluation.extraPercents[0]` must be given once and differ from each rung's, got 5"],
+        id="an extra evaluation at a rung",
+    ),
+    pytest.param(
+        {"spec.promotion.promotedPercents": [50]},
+        [
+            "`spec.promotion.promotedPercents` must hold one item for each early rung but the last, which makes 0, got [50]"
+        ],
+        id="a share of the only early rung",
+    ),
+    pytest.param(
+        {"spec.earlyEvaluation": {"rungs": [5, 20]}, "spec.promotion.promotedPercents": [0]},
+        ["`spec.promotion.promotedPercents[0]` must be a whole number from 1 to 100, got 0"],
+        id="a share of nobody",
+    ),
+    pytest.param(
+        {
+            "spec.earlyEvaluation": {"rungs": [5, 20]},
+            "spec.promotion": {"numPromoted": 2, "numAudited": 2},
+            "spec.numTrials": 6,
+        },
+        [
+            "`spec.numTrials` must be at least 7, the number of promoted and audited trials of 2 early rungs and the baseline, got 6"
+        ],
+        id="fewer trials than all early rungs pass on",
+    ),
+    pytest.param(
+        {"spec.earlyEvaluation": {"rungs": [5, 20]}, "spec.numTrials": 334},
+        ["`spec.numTrials` must be at most 333 with 2 early rungs, got 334"],
+        id="more measurements than a status holds",
     ),
     pytest.param(
         {"spec.promotion.numPromoted": 0},
@@ -777,3 +835,20 @@ def test_any_manifest_gives_a_study_or_a_list_of_sentences(changes: dict[str, An
     except StudyInvalidError as error:
         problems = error.problems
     assert all(problem.startswith("`") and " must " in problem for problem in problems)
+
+
+def test_rungs_are_read_and_a_third_is_promoted_from_each_but_the_last() -> None:
+    changes: dict[str, Any] = {"spec.earlyEvaluation": {"rungs": [5, 10, 20]}, "spec.numTrials": 24}
+    study = parse_study(a_manifest(changes))
+    assert study.early_evaluation.rungs == (5, 10, 20)
+    assert study.promotion.promoted_percents == (33, 33)
+    given = parse_study(a_manifest(changes | {"spec.promotion.promotedPercents": [50, 40]}))
+    assert given.promotion.promoted_percents == (50, 40)
+
+
+def test_one_rung_is_what_its_short_form_says() -> None:
+    long, short = (
+        parse_study(a_manifest({"spec.earlyEvaluation": early}))
+        for early in ({"rungs": [30]}, {"checkpointPercent": 30})
+    )
+    assert long == short

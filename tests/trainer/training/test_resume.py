@@ -91,6 +91,15 @@ def test_an_early_measurement_and_its_continuation_equal_the_straight_run(study,
     assert outcome(second) == straight
 
 
+def test_a_run_over_three_rungs_equals_the_straight_run(study, straight, tmp_path) -> None:
+    before = None
+    for rung, end in enumerate((1, 4, 20)):
+        config = replace(study, output=str(tmp_path / str(rung)), rung=rung, stop_step=end, resume_from=before)
+        assert train(config, never()) == ExitCode.STOP_STEP_REACHED
+        before = config.output
+    assert outcome(config) == straight
+
+
 def test_a_measurement_says_how_many_steps_its_seconds_of_training_are_of(study, tmp_path) -> None:
     config = replace(study, output=str(tmp_path / "output"), stop_step=7)
     assert train(config, StopAfter(4)) == ExitCode.ASKED_TO_STOP
