@@ -603,9 +603,16 @@ def build_spec() -> Schema:
                 _arm("An arm: a value of every searched parameter."),
                 limits.STARTING_ARMS_LENGTH,
             ),
+            "typicalArms": whole(
+                "How many arms that are known to be good for LoRA are tried after the starting arms: published "
+                "settings and the centre of the search space, with the nearest values that the search space allows. 0 "
+                f"leaves them out. Where it is not given, up to {limits.DEFAULT_TYPICAL_ARMS}, and at most a quarter of "
+                "numTrials. The same arm is not tried twice.",
+                limits.TYPICAL_ARMS,
+            ),
             "numTrials": whole(
-                "How many arms are tried, baseline and starting arms among them. It may be raised until the first "
-                "promotion.",
+                "How many arms are tried, baseline, starting and typical arms among them. It may be raised until "
+                "the first promotion.",
                 limits.NUM_TRIALS,
             ),
             "parallelTrials": whole(

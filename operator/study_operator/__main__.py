@@ -35,6 +35,7 @@ from study_operator.report.estimate import (
     Calibration,
     Plan,
     build_plan,
+    describe_first_arms,
     describe_rungs,
     describe_steps,
     describe_teacher,
@@ -236,6 +237,8 @@ def _print_plan(
     study = opened.study
     plan = build_plan(study, summary, calibration)
     _say(output, describe_rungs(study))
+    for line in describe_first_arms(study):
+        _say(output, line)
     output.print(_plan_table(plan))
     _say(
         output,

@@ -219,6 +219,7 @@ REFUSED_BY_THE_SERVER: list[tuple[str, Changes, str]] = [
     *out_of_bounds("spec.seed", 0, 2**31 - 1)[:1],
     *out_of_bounds("spec.ttlSecondsAfterFinished", 0, 2**31 - 1)[:1],
     *out_of_bounds("spec.earlyEvaluation.checkpointPercent", 1, 99),
+    *out_of_bounds("spec.typicalArms", 0, 4),
     (
         "rungs beside their short form",
         {"spec.earlyEvaluation": {"checkpointPercent": 20, "rungs": [5, 20]}},

@@ -39,6 +39,8 @@ class Origin(StrEnum):
 
     BASELINE = "Baseline"
     STARTING_ARM = "StartingArm"
+    TYPICAL_ARM = "TypicalArm"
+    """Known to be good for LoRA: `study_operator.spec.typical_arms`."""
     SUGGESTED = "Suggested"
 
 

@@ -296,8 +296,10 @@ def _plan_proposals(study: Study, trials: Sequence[Trial], *, free: int) -> list
         return []
     given = [*([(study.baseline, Origin.BASELINE)] if study.baseline is not None else [])]
     given += [(arm, Origin.STARTING_ARM) for arm in study.starting_arms]
+    if all(t.origin is not Origin.SUGGESTED for t in trials):
+        given += [(typical.arm, Origin.TYPICAL_ARM) for typical in study.typical_arms]
     attached: list[Action] = [
-        Attach(arm=arm, origin=origin, reason="the manifest gives it")
+        Attach(arm=arm, origin=origin, reason=_SAY_ORIGIN[origin])
         for arm, origin in given[len(trials) : len(trials) + count]
     ]
     if len(attached) < count:
@@ -335,6 +337,11 @@ def _promote(choice: Choice, reason: str) -> Promote:
     )
 
 
+_SAY_ORIGIN = {
+    Origin.BASELINE: "the manifest gives it",
+    Origin.STARTING_ARM: "the manifest gives it",
+    Origin.TYPICAL_ARM: "it is known to be good for LoRA",
+}
 _SAY_END = {
     SearchEnd.ALL_TRIALS_MEASURED: "every trial has been tried",
     SearchEnd.BUDGET_EXHAUSTED: "what is spent and the reserve for promotions reach the budget",

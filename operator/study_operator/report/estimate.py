@@ -209,6 +209,13 @@ def describe_rungs(study: Study) -> str:
     )
 
 
+def describe_first_arms(study: Study) -> Iterator[str]:
+    """Yield each arm that is tried before the optimizer is asked although the manifest does not name it."""
+    for typical in study.typical_arms:
+        values = ", ".join(f"{name} {value:.3g}" for name, value in typical.arm.items())
+        yield f"typical arm: {values} ({typical.source}); `spec.typicalArms: 0` leaves it out"
+
+
 def describe_steps(study: Study, summary: DatasetSummary) -> Iterator[str]:
     """Yield, for each batch size that an arm may have, the steps of a run and how they come about."""
     samples = summary.splits["train"].samples

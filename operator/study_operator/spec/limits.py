@@ -34,6 +34,9 @@ NUM_TRIALS = Whole(1, MAX_TRIALS)
 PARALLEL_TRIALS = Whole(1, 100, 1)
 MAX_FAILED_TRIALS = Whole(0, MAX_TRIALS, 5)
 SEED = Whole(0, MAX_INT32, 0)
+TYPICAL_ARMS = Whole(0, 4)
+DEFAULT_TYPICAL_ARMS = 3
+"""And at most a quarter of the trials, so that most arms are searched for."""
 CHECKPOINT_PERCENT = Whole(1, 99, 20)
 """The default holds where no rungs are given."""
 RUNG_PERCENT = Whole(1, 99)

@@ -6,6 +6,7 @@ mends all of them at once.
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -49,8 +50,10 @@ from study_operator.spec.study import (
     Storage,
     Study,
     Teacher,
+    TypicalArm,
     Uniform,
 )
+from study_operator.spec.typical_arms import QUARTER, find_typical_arms
 from trial_trainer.contract import (
     AnswerFormat,
     Augmentation,
@@ -136,6 +139,7 @@ def parse_study(raw: Mapping[str, Any]) -> Study:
     num_trials = spec.whole("numTrials", limits.NUM_TRIALS, is_required=True)
     baseline, starting = _parse_arms(spec, parameters, are_known=are_known)
     early = _parse_early_evaluation(spec.child("earlyEvaluation", {}))
+    constraints = _parse_parameter_constraints(spec, parameters, baseline, starting)
     study = Study(
         name=name,
         namespace=namespace,
@@ -144,9 +148,12 @@ def parse_study(raw: Mapping[str, Any]) -> Study:
         objective=objective,
         outcome_constraints=_parse_outcome_constraints(spec, objective, data.attributes),
         parameters=parameters,
-        parameter_constraints=_parse_parameter_constraints(spec, parameters, baseline, starting),
+        parameter_constraints=constraints,
         baseline=baseline,
         starting_arms=starting,
+        typical_arms=_choose_typical_arms(
+            spec, parameters, constraints, base_model.uri, baseline, starting, num_trials
+        ),
         num_trials=num_trials,
         parallel_trials=spec.whole("parallelTrials", limits.PARALLEL_TRIALS),
         max_failed_trials=spec.whole("maxFailedTrials", limits.MAX_FAILED_TRIALS),
@@ -300,6 +307,24 @@ def _parse_arms(
     arms = [_parse_arm(spec, f"startingArms[{i}]", item, parameters) for i, item in enumerate(starting)]
     given = None if baseline is None else _parse_arm(spec, "baseline", baseline, parameters)
     return given, tuple(arm for arm in arms if arm is not None)
+
+
+def _choose_typical_arms(
+    spec: Fields,
+    parameters: Sequence[Parameter],
+    constraints: Sequence[LinearConstraint],
+    model: str,
+    baseline: Arm | None,
+    starting: Sequence[Arm],
+    num_trials: int,
+) -> tuple[TypicalArm, ...]:
+    """Return as many typical arms as the study asks for and has room for, or by default a few."""
+    given = [*([baseline] if baseline is not None else []), *starting]
+    count = spec.whole("typicalArms", limits.TYPICAL_ARMS)
+    if count is None:
+        count = min(limits.DEFAULT_TYPICAL_ARMS, num_trials // QUARTER)
+    found = find_typical_arms(parameters, constraints, model, given)
+    return tuple(itertools.islice(found, max(0, min(count, num_trials - len(given)))))
 
 
 def _parse_arm(spec: Fields, field: str, raw: Any, parameters: Sequence[Parameter]) -> Arm | None:

@@ -26,6 +26,14 @@ Arm = Mapping[str, ParameterValue]
 
 
 @dataclass(frozen=True, kw_only=True)
+class TypicalArm:
+    """An arm that is known to be good, and who says so."""
+
+    arm: Arm
+    source: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class Objective:
     """What trials are ranked by."""
 
@@ -190,8 +198,10 @@ class Study:
     parameter_constraints: tuple[LinearConstraint, ...] = ()
     baseline: Arm | None
     starting_arms: tuple[Arm, ...] = ()
+    typical_arms: tuple[TypicalArm, ...] = ()
+    """Tried after the starting arms."""
     num_trials: int
-    """Every arm counts, baseline and starting arms among them."""
+    """Every arm counts, baseline, starting and typical arms among them."""
     parallel_trials: int
     max_failed_trials: int
     seed: int = 0

@@ -55,7 +55,7 @@ from study_operator.reconcile.actions import (
 )
 from study_operator.reconcile.planner import plan
 from study_operator.reconcile.runner import JobKind, JobPhase
-from study_operator.spec.study import Budget, EarlyEvaluation, Promotion
+from study_operator.spec.study import Budget, EarlyEvaluation, Promotion, TypicalArm
 
 CRASHED = Attempt(rung=0, started_at=NOW, finished_at=NOW, exit_code=1, reason="Crashed", id="a1")
 ASKED = replace(CRASHED, finished_at=None, exit_code=None, reason=EndReason.ASKED_TO_STOP)
@@ -486,3 +486,12 @@ def test_a_promoted_trial_goes_on_from_rung_to_rung_and_keeps_where_it_was_drawn
 def test_a_trial_that_is_stopped_was_not_sure_to_reach_its_full_length() -> None:
     (stopped_now,) = _decide(a_study(), a_ledger(half_way(0, 0.4)), Stop(index=0, reason="others were better")).trials
     assert (stopped_now.state, stopped_now.inclusion_probability) == (TrialState.STOPPED, None)
+
+
+def test_typical_arms_come_before_the_first_proposal_and_never_after_it() -> None:
+    typical = tuple(TypicalArm(arm={"learning_rate": rate}, source="a paper") for rate in (2e-3, 3e-3))
+    ways = {"typical_arms": typical, "parallel_trials": 4}
+    assert planned(a_ledger(), **ways) == ["attach Baseline", "attach TypicalArm", "attach TypicalArm", "suggest 1"]
+    # A study that was begun before there were any goes on as it was.
+    begun = a_ledger(paused(0, 0.3), paused(1, 0.2))
+    assert planned(begun, **ways) == ["suggest 2"]

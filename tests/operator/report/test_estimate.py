@@ -5,8 +5,15 @@ from dataclasses import replace
 import pytest
 
 from builders.some_studies import a_study, a_summary
-from study_operator.report.estimate import Calibration, build_plan, describe_rungs, describe_steps, parse_calibration
-from study_operator.spec.study import EarlyEvaluation, Promotion
+from study_operator.report.estimate import (
+    Calibration,
+    build_plan,
+    describe_first_arms,
+    describe_rungs,
+    describe_steps,
+    parse_calibration,
+)
+from study_operator.spec.study import EarlyEvaluation, Promotion, TypicalArm
 from trial_trainer.contract import ContractError
 
 CALIBRATION = Calibration(train_seconds_per_page=2.0, evaluate_seconds_per_page=0.5, start_seconds=10.0)
@@ -113,3 +120,10 @@ def test_each_early_rung_is_a_row_of_the_plan():
         "laptop: 24 trials to 5 % of 3 epochs, then 10 to 20 %, 6 to the end (3 promoted, 2 audited, 1 from each early "
         "rung, the baseline); 1 at a time"
     )
+
+
+def test_the_plan_names_the_typical_arms_and_how_to_leave_them_out():
+    arm = TypicalArm(arm={"learning_rate": 7.8e-4, "batch_size": 16}, source="a paper")
+    assert list(describe_first_arms(replace(a_study(), typical_arms=(arm,)))) == [
+        "typical arm: learning_rate 0.00078, batch_size 16 (a paper); `spec.typicalArms: 0` leaves it out"
+    ]

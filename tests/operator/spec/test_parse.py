@@ -395,6 +395,11 @@ WRONG_MANIFESTS = [
         id="an extra evaluation at the checkpoint",
     ),
     pytest.param(
+        {"spec.typicalArms": 5},
+        ["`spec.typicalArms` must be a whole number from 0 to 4, got 5"],
+        id="more typical arms than are known",
+    ),
+    pytest.param(
         {"spec.earlyEvaluation": {"checkpointPercent": 20, "rungs": [5, 20]}},
         ["`spec.earlyEvaluation.checkpointPercent` must not be given beside rungs, whose short form it is, got 20"],
         id="rungs and their short form",
