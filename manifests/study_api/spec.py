@@ -30,7 +30,7 @@ from study_operator.spec import limits
 from study_operator.spec.fields import ATTRIBUTE, BASE_URL, DATA_KEY, ENDPOINT, NUMBER, REGION
 from study_operator.spec.metrics import KNOWN_ATTRIBUTES, METRICS, Direction
 from study_operator.spec.parse import PARAMETERS
-from study_operator.spec.study import AddressingStyle, CaBundle, DeletionPolicy, Teacher
+from study_operator.spec.study import AddressingStyle, CaBundle, DeletionPolicy, RankBy, Teacher
 from trial_trainer.contract import AnswerFormat, Edit, LabelSource, MissingLabel, OutOfTokens, Precision, SplitBy
 
 MUTABLE = ("suspend", "parallelTrials", "numTrials", "budget", "ttlSecondsAfterFinished")
@@ -606,8 +606,8 @@ def build_spec() -> Schema:
             "typicalArms": whole(
                 "How many arms that are known to be good for LoRA are tried after the starting arms: published "
                 "settings and the centre of the search space, with the nearest values that the search space allows. 0 "
-                f"leaves them out. Where it is not given, up to {limits.DEFAULT_TYPICAL_ARMS}, and at most a quarter of "
-                "numTrials. The same arm is not tried twice.",
+                f"leaves them out. Where it is not given, up to {limits.DEFAULT_TYPICAL_ARMS}, and at most a quarter "
+                "of numTrials. The same arm is not tried twice.",
                 limits.TYPICAL_ARMS,
             ),
             "numTrials": whole(
@@ -682,6 +682,13 @@ def build_spec() -> Schema:
                         f"given, {limits.DEFAULT_PROMOTED_PERCENT} each.",
                         whole("How many percent of the trials on that rung.", limits.PROMOTED_PERCENT),
                         limits.RUNGS_LENGTH - 1,
+                    ),
+                    "rankBy": choice(
+                        "What trials are ranked by on early rungs: the study's objective, or the answers' loss on the "
+                        "validation set, which may rank better where questions are few. At full length the objective "
+                        "alone decides.",
+                        RankBy,
+                        default=str(RankBy.OBJECTIVE),
                     ),
                     "numAudited": whole(
                         "How many of the other trials continue to full length too, from each early rung, drawn by the "

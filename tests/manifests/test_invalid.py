@@ -212,6 +212,11 @@ REFUSED_BY_THE_SERVER: list[tuple[str, Changes, str]] = [
     ("an unknown precision", {"spec.trainer.precision": "Float16"}, 'supported values: "BFloat16", "Float32"'),
     ("an unknown addressing", {"spec.storage.addressingStyle": "path"}, 'supported values: "Auto", "Path", "Virtual"'),
     ("an unknown deletion policy", {"spec.storage.deletionPolicy": "Keep"}, 'supported values: "Retain", "Delete"'),
+    (
+        "an unknown way to rank",
+        {"spec.promotion.rankBy": "Accuracy"},
+        'supported values: "Objective", "ValidationLoss"',
+    ),
     # Whole numbers out of their bounds.
     *out_of_bounds("spec.numTrials", 1, 500),
     *out_of_bounds("spec.parallelTrials", 1, 100),

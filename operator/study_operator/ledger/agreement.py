@@ -19,6 +19,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from study_operator.ledger.merit import find_merit, name_metric
 from study_operator.ledger.ranking import choose_winner, rank, satisfies_constraints
 from study_operator.ledger.trial import GIVEN_UP, Continuation, Origin, Trial
 from study_operator.spec.study import Study
@@ -62,6 +63,8 @@ class Agreement:
     """Where the early measurement was made."""
     is_only: bool = True
     """Whether the study has no other early rung."""
+    ranked_by: str = ""
+    """The metric of the early measurements, where it is not the objective's."""
     audited: int
     """Audited trials that have both measurements, or diverged before."""
     full_length: int
@@ -91,6 +94,7 @@ def measure_agreement(study: Study, trials: Sequence[Trial], rung: int = 0) -> A
     known = Agreement(
         percent=study.early_evaluation.rungs[rung],
         is_only=study.last_rung == 1,
+        ranked_by=metric if (metric := name_metric(study, rung)) != study.objective.metric else "",
         audited=len(audited),
         full_length=len(sound),
         promoted=sum(t.continuation is Continuation.PROMOTED for t in sound),
@@ -136,17 +140,19 @@ def _describe_concordance(agreement: Agreement) -> str:
     audited = agreement.full_length - agreement.promoted - agreement.has_baseline
     left_out = _describe_left_out(agreement.left_out)
     early = "early" if agreement.is_only else f"{agreement.percent} %"
+    early += f" {agreement.ranked_by}" if agreement.ranked_by else ""
     if agreement.concordance is None:
         return (
             f"Agreement of {early} and final measurements: not estimable, n = {audited} audited "
             f"(at least {LEAST_AUDITED} are needed{'' if agreement.is_only else ' of each early rung'}).{left_out}"
         )
     baseline = ", the baseline" if agreement.has_baseline else ""
+    interval = f"{agreement.concordance_low:.0%} to {agreement.concordance_high:.0%}"
     return (
-        f"{early.capitalize()} and final measurements order {agreement.concordance:.0%} of the pairs of trials alike "
-        f"(95 % interval {agreement.concordance_low:.0%} to {agreement.concordance_high:.0%}; {agreement.pairs} pairs "
-        f"of {agreement.full_length} full-length trials: {agreement.promoted} promoted, {audited} audited{baseline}; "
-        f"the audited ones weigh for those that were not drawn).{left_out}"
+        f"{early[0].upper()}{early[1:]} and final measurements order {agreement.concordance:.0%} of the pairs of "
+        f"trials alike (95 % interval {interval}; {agreement.pairs} pairs of {agreement.full_length} full-length "
+        f"trials: {agreement.promoted} promoted, {audited} audited{baseline}; the audited ones weigh for those that "
+        f"were not drawn).{left_out}"
     )
 
 
@@ -317,4 +323,4 @@ def _merit(study: Study, trial: Trial, rung: int) -> float:
     measurement = trial.measurement(rung)
     if measurement is None:
         raise ValueError(f"trial {trial.name} must be measured at rung {rung}")
-    return study.objective.merit(measurement.value)
+    return find_merit(study, measurement)

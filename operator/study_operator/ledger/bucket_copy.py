@@ -15,7 +15,7 @@ from typing import Any
 from study_operator.errors import OperatorError, StatusUnreadableError
 from study_operator.ledger.status import Recorded, parse_status
 from study_operator.spec import limits
-from study_operator.spec.study import Study
+from study_operator.spec.study import RankBy, Study
 from trial_trainer.contract import to_json
 
 MOST_BYTES = 4 * 1024 * 1024
@@ -92,6 +92,8 @@ def _identify_rungs(study: Study) -> dict[str, Any]:
     by_rung: dict[str, Any] = {}
     if study.last_rung > 1:
         by_rung = {"rungs": early.rungs, "promotedPercents": promotion.promoted_percents}
+    if promotion.rank_by is not RankBy.OBJECTIVE:
+        by_rung["rankBy"] = promotion.rank_by
     return {
         "earlyEvaluation": {"checkpoint_percent": early.rungs[0], "extra_percents": early.extra_percents},
         "promotion": {"num_promoted": promotion.num_promoted, "num_audited": promotion.num_audited},

@@ -22,7 +22,7 @@ from enum import StrEnum
 from functools import lru_cache
 from statistics import NormalDist, fmean
 
-from study_operator.ledger.ranking import choose_winner, rank
+from study_operator.ledger.ranking import choose_winner
 from study_operator.ledger.trial import GainOnTest, Ledger, Measurement, Origin, Trial
 from study_operator.spec.metrics import is_share
 from study_operator.spec.study import Study
@@ -66,9 +66,15 @@ class Gain:
 def find_best(study: Study, trials: Sequence[Trial]) -> Trial | None:
     """Return the best trial so far: the winner by validation, or else the best measurement on the furthest rung."""
     winner = choose_winner(study, trials)
-    rungs = reversed(range(study.last_rung)) if winner is None else ()
-    ranked = (t for rung in rungs for t in rank(study, trials, rung) if not t.has_diverged)
-    return winner or next(ranked, None)
+    if winner is not None:
+        return winner
+    sound = [t for t in trials if not t.has_diverged]
+    for rung in reversed(range(study.last_rung)):
+        # By the objective, whatever decides who goes on.
+        merits = {t.index: study.objective.merit(m.value) for t in sound if (m := t.measurement(rung)) is not None}
+        if merits:
+            return max((t for t in sound if t.index in merits), key=lambda t: (merits[t.index], -t.index))
+    return None
 
 
 def find_gain(study: Study, ledger: Ledger) -> Gain | None:

@@ -12,6 +12,7 @@ import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from study_operator.ledger.merit import find_merit
 from study_operator.ledger.trial import Continuation, Measurement, Origin, Trial, TrialState
 from study_operator.spec.study import Study
 
@@ -82,7 +83,7 @@ def rank(study: Study, trials: Iterable[Trial], rung: int) -> list[Trial]:
 
     def key(measured: tuple[Trial, Measurement]) -> tuple[bool, float, int]:
         trial, measurement = measured
-        return (measurement.diverged, -study.objective.merit(measurement.value), trial.index)
+        return (measurement.diverged, -find_merit(study, measurement), trial.index)
 
     measured = [(trial, m) for trial in trials if (m := trial.measurement(rung)) is not None]
     return [trial for trial, _ in sorted(measured, key=key)]

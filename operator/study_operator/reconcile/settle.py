@@ -15,6 +15,7 @@ from study_operator import names
 from study_operator.clocks import fit_span
 from study_operator.ledger.folding import fold_attempts
 from study_operator.ledger.gain import find_test_gain
+from study_operator.ledger.merit import name_metric
 from study_operator.ledger.trial import (
     GIVEN_UP,
     WAITS,
@@ -345,9 +346,12 @@ def _settle_measurement(trial: Trial, job: JobStatus | None, result: RungMeasure
     ended = _close(trial.attempts, trial.rung, job, seen, reason=EndReason.SUCCEEDED)
     trial = replace(trial, attempts=ended) if ended is not None else trial
     metric = seen.study.objective.metric
-    if metric not in result.metrics:
-        message = f"the measurement must hold the objective's metric {metric}, got {', '.join(sorted(result.metrics))}"
-        return move(_blame(trial, EndReason.STUDY_CANNOT_RUN, seen), TrialState.FAILED, message=message)
+    uses = {name_metric(seen.study, trial.rung): "that trials are ranked by", metric: "that is the objective"}
+    for needed, use in uses.items():
+        if needed not in result.metrics:
+            found = ", ".join(sorted(result.metrics))
+            message = f"the measurement must hold the metric {needed} {use}, got {found}"
+            return move(_blame(trial, EndReason.STUDY_CANNOT_RUN, seen), TrialState.FAILED, message=message)
     empty = [name for name in needed_metrics(seen.study) if name in result.metrics and result.metrics[name].n == 0]
     if empty:
         message = f"the validation set must hold at least 1 question that {empty[0]} is a mean of, got none"

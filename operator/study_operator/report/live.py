@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from study_operator.ledger.trial import Trial, TrialState
-from study_operator.report.report import describe_arm, describe_measurements, name_rungs
+from study_operator.report.report import describe_arm, describe_measurements, name_measurements
 from study_operator.spec.study import Study
 from trial_trainer.contract import Progress
 
@@ -54,10 +54,8 @@ def render_live(snapshot: Snapshot) -> RenderableType:
     table.add_column("", width=BAR_WIDTH)
     table.add_column("loss", justify="right")
     table.add_column("ETA", justify="right")
-    first, *others = name_rungs(snapshot.study)
-    table.add_column(f"{metric} {first}", justify="right")
-    for name in others:
-        table.add_column(name, justify="right")
+    for head in name_measurements(snapshot.study):
+        table.add_column(head.removeprefix(f"{metric} ") if head.endswith("full length") else head, justify="right")
     for trial in snapshot.trials:
         table.add_row(*_row(snapshot.study, trial, snapshot.progress.get(trial.name)))
     measured = sum(bool(trial.measurements) for trial in snapshot.trials)

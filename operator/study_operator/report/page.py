@@ -28,7 +28,7 @@ from study_operator.report.report import (
     final_evaluation_rows,
     lines_of,
     loading_lines,
-    name_rungs,
+    name_measurements,
     ranked,
 )
 from study_operator.spec.study import Study
@@ -104,7 +104,6 @@ def _results_table(results: FinalEvaluation) -> _Table:
 
 
 def _trials_table(report: Report) -> _Table:
-    metric = report.study.objective.metric
     rows = [
         [
             trial.name + (" ★" if trial.name == report.winner else ""),
@@ -117,7 +116,7 @@ def _trials_table(report: Report) -> _Table:
         for trial in ranked(report.study, report.trials)
     ]
     header = ["trial", "state", "continues as", "arm", "message"]
-    header += [f"{metric} {name}" for name in name_rungs(report.study)]
+    header += name_measurements(report.study)
     return _Table(header=header, rows=rows, numbers_from=5)
 
 

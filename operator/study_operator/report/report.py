@@ -19,6 +19,7 @@ from rich.table import Table
 from rich.text import Text
 
 from study_operator.ledger.gain import Gain, measure_validation_gain
+from study_operator.ledger.merit import name_metric
 from study_operator.ledger.ranking import rank
 from study_operator.ledger.trial import Measurement, Trial, TrialState
 from study_operator.report.labels import describe_labels
@@ -118,14 +119,13 @@ def render_json(report: Report) -> dict[str, Any]:
 
 def render_trials(report: Report) -> Table:
     """Return the table of all trials, the best first measurement on top."""
-    metric = report.study.objective.metric
     title = f"{report.study.name}: trials ({describe_errors(report)})"
     table = Table(title=title, title_justify="left")
     table.add_column("trial")
     table.add_column("state")
     table.add_column("arm")
-    for name in name_rungs(report.study):
-        table.add_column(f"{metric} {name}", justify="right")
+    for head in name_measurements(report.study):
+        table.add_column(head, justify="right")
     table.add_column("continues as")
     table.add_column("message", overflow="fold")
     for trial in ranked(report.study, report.trials):
@@ -271,17 +271,26 @@ def ranked(study: Study, trials: Sequence[Trial]) -> list[Trial]:
     return [*rank(study, trials, 0), *(trial for trial in trials if trial.measurement(0) is None)]
 
 
-def name_rungs(study: Study) -> list[str]:
-    """Return what each rung is called in a table's head."""
-    percents = study.early_evaluation.rungs
+def name_measurements(study: Study) -> list[str]:
+    """Return the heads of a table's columns of measurements: the objective on each rung, and what ranks there."""
+    percents, metric = study.early_evaluation.rungs, study.objective.metric
     early = ["early"] if len(percents) == 1 else [f"at {percent} %" for percent in percents]
-    return [*early, "full length"]
+    heads = []
+    for rung, name in enumerate([*early, "full length"]):
+        heads += [f"{shown} {name}" for shown in dict.fromkeys([metric, name_metric(study, rung)])]
+    return heads
 
 
 def describe_measurements(study: Study, trial: Trial) -> list[str]:
-    """Return what a trial measured on each rung."""
-    rungs = range(study.last_rung + 1)
-    return [describe_measurement(study.objective.metric, trial.measurement(rung)) for rung in rungs]
+    """Return what a trial measured, for each of those columns."""
+    texts = []
+    for rung in range(study.last_rung + 1):
+        measurement, ranked_by = trial.measurement(rung), name_metric(study, rung)
+        texts.append(describe_measurement(study.objective.metric, measurement))
+        if ranked_by != study.objective.metric:
+            value = None if measurement is None or measurement.diverged else measurement.metrics.get(ranked_by)
+            texts.append("–" if value is None else describe_value(ranked_by, value, None))
+    return texts
 
 
 def describe_continuation(trial: Trial) -> str:

@@ -46,6 +46,7 @@ from study_operator.spec.study import (
     Parameter,
     PodTemplate,
     Promotion,
+    RankBy,
     SearchSpace,
     Storage,
     Study,
@@ -455,6 +456,7 @@ def _parse_promotion(fields: Fields, early: EarlyEvaluation) -> Promotion:
         num_promoted=fields.whole("numPromoted", limits.NUM_PROMOTED),
         num_audited=fields.whole("numAudited", limits.NUM_AUDITED),
         promoted_percents=percents,
+        rank_by=fields.choice("rankBy", RankBy, RankBy.OBJECTIVE),
     )
     fields.done()
     return promotion

@@ -80,6 +80,13 @@ class Parameter:
     search_space: SearchSpace
 
 
+class RankBy(StrEnum):
+    """What trials are ranked by on early rungs."""
+
+    OBJECTIVE = "Objective"
+    VALIDATION_LOSS = "ValidationLoss"
+
+
 @dataclass(frozen=True, kw_only=True)
 class Promotion:
     """Who continues from an early rung."""
@@ -91,6 +98,7 @@ class Promotion:
     estimated. They run to full length."""
     promoted_percents: tuple[int, ...] = ()
     """Of the trials on each early rung but the last: how many are promoted to the next one."""
+    rank_by: RankBy = RankBy.OBJECTIVE
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,7 +15,7 @@ from study_operator.ledger.agreement import (
     measure_agreement,
 )
 from study_operator.ledger.trial import Continuation, Trial, TrialState
-from study_operator.spec.study import OutcomeConstraint, Promotion, Study
+from study_operator.spec.study import OutcomeConstraint, Promotion, RankBy, Study
 
 STUDY = a_study(promotion=Promotion(num_promoted=2, num_audited=3))
 BASELINE = continued(paused(0, 0.30), 0.40, Continuation.BASELINE)
@@ -325,3 +325,16 @@ def test_an_audited_trial_that_diverged_on_an_early_rung_is_known_to_be_no_winne
     )
     missed = measure_agreement(study, [*trials[:index], lost, *trials[index + 1 :]]).missed_winners
     assert missed is not None and missed.audited == 6
+
+
+def test_early_losses_are_compared_with_the_final_objective() -> None:
+    study = replace(STUDY, promotion=replace(STUDY.promotion, rank_by=RankBy.VALIDATION_LOSS))
+
+    def with_loss(trial: Trial) -> Trial:
+        first, *later = trial.measurements
+        return replace(trial, measurements=(replace(first, metrics={"validation_loss": later[-1].value}), *later))
+
+    # The lower the loss, the worse they end.
+    agreement = measure_agreement(study, [*map(with_loss, [BASELINE, *PROMOTED, *AUDITED]), *REST])
+    assert agreement.concordance == 0
+    assert describe_agreements([agreement])[0].startswith("Early validation_loss and final measurements order 0%")

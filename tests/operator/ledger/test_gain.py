@@ -24,7 +24,7 @@ from builders.some_studies import a_final_evaluation, a_gain
 from study_operator.ledger.gain import Gain, GainSource, describe_gain, find_gain, find_test_gain, student_quantile
 from study_operator.ledger.status import parse_status, render_status
 from study_operator.ledger.trial import Continuation, GainOnTest, Ledger, Trial, TrialState
-from study_operator.spec.study import Objective, Promotion, Study
+from study_operator.spec.study import Objective, Promotion, RankBy, Study
 
 STUDY = a_study()
 BASELINE = paused(0, 0.30)
@@ -318,3 +318,12 @@ def test_a_chance_that_chose_at_each_early_rung_is_taken_off_at_each() -> None:
     gain = gain_of(*trials, study=study)
     assert gain.trial == "t001" and gain.uncorrected == pytest.approx(0.02)
     assert gain.estimate < 0.02
+
+
+def test_the_best_so_far_is_so_by_the_objective_whatever_ranks_early_rungs() -> None:
+    study = a_study(promotion=Promotion(num_promoted=1, rank_by=RankBy.VALIDATION_LOSS))
+    trials = [
+        paused(i, value, metrics={"validation_loss": loss})
+        for i, value, loss in ((0, 0.3, 1), (1, 0.5, 2), (2, 0.4, 0.5))
+    ]
+    assert gain_of(*trials, study=study).trial == "t001"

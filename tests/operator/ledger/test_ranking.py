@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from builders.ledgers import a_measurement, a_study, a_trial, continued, minimizing, of_three_rungs, paused, stopped
 from study_operator.ledger.ranking import choose, choose_replacements, choose_winner, draw, rank
 from study_operator.ledger.trial import Continuation, Trial, TrialState
-from study_operator.spec.study import OutcomeConstraint, Promotion, Study
+from study_operator.spec.study import OutcomeConstraint, Promotion, RankBy, Study
 
 TRIALS = [paused(0, 0.9), *(paused(i, i / 10) for i in range(1, 7))]
 
@@ -214,3 +214,30 @@ def test_each_early_rung_draws_its_own_audits() -> None:
     drawn = [(draw(range(20), 3, "7"), draw(range(20), 3, f"7/{rung}")) for rung in (1, 2)]
     assert len({tuple(indexes) for pair in drawn for indexes in pair}) == 3
     assert draw(range(20), 3, 7) == draw(range(20), 3, "7")
+
+
+# What ranks on an early rung.
+
+
+def with_loss(index: int, accuracy: float, loss: float, **changes: object) -> Trial:
+    """Return a trial that was measured once, with a loss of its answers."""
+    return paused(index, accuracy, metrics={"validation_loss": loss, "invalid_output_rate": 0.1}, **changes)
+
+
+BY_LOSS = Promotion(num_promoted=1, rank_by=RankBy.VALIDATION_LOSS)
+
+
+def test_early_rungs_may_be_ranked_by_the_answers_loss_and_full_length_never_is() -> None:
+    trials = [with_loss(1, 0.5, 1.2), with_loss(2, 0.6, 1.5), with_loss(3, 0.1, 0.3, diverged=True)]
+    study = a_study(promotion=BY_LOSS)
+    assert chosen(a_study(), trials) == {2: "Promoted"}
+    assert chosen(study, trials) == {1: "Promoted"}
+    assert [t.index for t in rank(study, trials, 0)] == [1, 2, 3]
+    finals = [continued(with_loss(1, 0.5, 1.2), 0.7), continued(with_loss(2, 0.6, 1.5), 0.8)]
+    winner = choose_winner(study, finals)
+    assert winner is not None and winner.index == 2
+
+
+def test_a_measurement_that_was_settled_without_a_loss_ranks_behind_all_that_have_one() -> None:
+    trials = [paused(1, 0.9), with_loss(2, 0.1, 5.0)]
+    assert [t.index for t in rank(a_study(promotion=BY_LOSS), trials, 0)] == [2, 1]

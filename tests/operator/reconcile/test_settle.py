@@ -37,7 +37,7 @@ from study_operator.reasons import EndReason
 from study_operator.reconcile.runner import EndedAttempt, JobKind, JobPhase, JobStatus
 from study_operator.reconcile.settle import Results, list_awaited, settle
 from study_operator.settings import Settings
-from study_operator.spec.study import OutcomeConstraint, Study
+from study_operator.spec.study import OutcomeConstraint, Promotion, RankBy, Study
 from trial_trainer.contract import DatasetSummary, SplitSummary
 
 LATER = NOW + timedelta(minutes=5)
@@ -160,7 +160,18 @@ def test_a_measurement_without_the_objective_is_the_studys_fault() -> None:
     )
     assert trial.state is TrialState.FAILED
     assert trial.attempts[-1].reason == EndReason.STUDY_CANNOT_RUN
-    assert trial.message == "the measurement must hold the objective's metric accuracy, got validation_loss"
+    assert trial.message == "the measurement must hold the metric accuracy that is the objective, got validation_loss"
+
+
+def test_a_measurement_without_the_metric_that_ranks_is_the_studys_fault() -> None:
+    before = running(a_trial(0))
+    study = a_study(promotion=Promotion(num_promoted=1, rank_by=RankBy.VALIDATION_LOSS))
+    results = Results(measurements={(0, 0): a_rung_measurement(before, 0, accuracy=0.4)})
+    (trial,) = settle(study, a_ledger(before), by_name([ended(0)]), results, NOW).trials
+    assert trial.state is TrialState.FAILED
+    assert (
+        trial.message == "the measurement must hold the metric validation_loss that trials are ranked by, got accuracy"
+    )
 
 
 def test_a_checkpoint_key_too_long_for_the_ledger_is_the_studys_fault() -> None:

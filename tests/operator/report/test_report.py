@@ -28,7 +28,7 @@ from study_operator.report.report import (
     render_trials,
 )
 from study_operator.spec.metrics import Direction
-from study_operator.spec.study import EarlyEvaluation, Objective, Promotion, Storage
+from study_operator.spec.study import EarlyEvaluation, Objective, Promotion, RankBy, Storage
 from trial_trainer.contract import BaseModel, FinalEvaluation, Interval, Metric, Precision, PredictorScores
 
 
@@ -515,3 +515,14 @@ def test_each_early_rung_has_its_column_and_only_who_goes_on_is_said_to():
     assert "31.0 %" in rows[1] and "Promoted" not in rows[1]
     page = render_page(report)
     assert "accuracy at 5 %" in page and "55.0 %" in page
+
+
+def test_what_ranks_on_an_early_rung_stands_beside_the_objective():
+    study = replace(a_study(), promotion=Promotion(num_promoted=2, rank_by=RankBy.VALIDATION_LOSS))
+    report = a_report(study=study)
+    text = drawn(render_trials(report))
+    for shown in ("accuracy early", "validation_loss early", "accuracy full length", "1.5"):
+        assert shown in text
+    assert "validation_loss full length" not in text
+    assert "validation_loss early" in render_page(report)
+    assert "validation_loss" not in drawn(render_trials(a_report()))

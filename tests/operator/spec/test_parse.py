@@ -395,6 +395,11 @@ WRONG_MANIFESTS = [
         id="an extra evaluation at the checkpoint",
     ),
     pytest.param(
+        {"spec.promotion.rankBy": "Accuracy"},
+        ["`spec.promotion.rankBy` must be one of Objective, ValidationLoss, got 'Accuracy'"],
+        id="an unknown way to rank",
+    ),
+    pytest.param(
         {"spec.typicalArms": 5},
         ["`spec.typicalArms` must be a whole number from 0 to 4, got 5"],
         id="more typical arms than are known",
