@@ -53,12 +53,13 @@ spec:
   parameterConstraints: ["lora_dropout <= 0.15"]
   baseline: {learning_rate: "1e-3", lora_dropout: "0", batch_size: "8"}
   startingArms: [{learning_rate: "2e-3", lora_dropout: "0", batch_size: "8"}]
+  typicalArms: 2
   numTrials: 12
   parallelTrials: 2
   maxFailedTrials: 3
   seed: 1
   earlyEvaluation: {checkpointPercent: 20, extraPercents: [10]}
-  promotion: {numPromoted: 2, numAudited: 1}
+  promotion: {numPromoted: 2, numAudited: 1, rankBy: Objective}
   budget: {acceleratorHours: "2", activeDeadlineSeconds: 3600}
   data:
     source: pages.jsonl

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from study_api.kinds import Schema, fields, rule, rules, say
-from study_api.spec import MUTABLE, build_spec
+from study_api.spec import MUTABLE, build_spec, list_rungs
 from study_api.status import build_status
 from study_operator import names
 from study_operator.spec import limits
@@ -28,6 +28,11 @@ def _frozen() -> list[Schema]:
         same = f"self.spec.{name} == oldSelf.spec.{name}"
         if name not in spec["required"] and "default" not in spec["properties"][name]:
             same = f"has(self.spec.{name}) == has(oldSelf.spec.{name}) && (!has(self.spec.{name}) || {same})"
+        if name == "earlyEvaluation":
+            # What the rungs are may be written in two ways, and the usual one not at all.
+            new, old = "self.spec", "oldSelf.spec"
+            extra = [f"(has({of}.{name}.extraPercents) ? {of}.{name}.extraPercents : [])" for of in (new, old)]
+            same = f"{list_rungs(new)} == {list_rungs(old)} && {' == '.join(extra)}"
         made.append(
             rule(
                 f"!({accepted}) || ({same})",

@@ -37,6 +37,14 @@ MUTABLE = ("suspend", "parallelTrials", "numTrials", "budget", "ttlSecondsAfterF
 """What may change once a study is accepted; `numTrials` upwards."""
 
 
+def list_rungs(of: str) -> str:
+    """Return an expression for the early rungs of a spec, whichever way they are given."""
+    early = f"{of}.earlyEvaluation"
+    default = limits.CHECKPOINT_PERCENT.default
+    short = f"[has({early}.checkpointPercent) ? {early}.checkpointPercent : {default}]"
+    return f"(has({early}.rungs) ? {early}.rungs : {short})"
+
+
 def _objective() -> Schema:
     metrics = "|".join(name for name in METRICS if name != "accuracy")
     maximized = " || ".join(

@@ -170,7 +170,7 @@ def test_a_study_costs_its_early_measurements_and_what_the_promoted_have_left(
         slots=slots,
         num_trials=10,
         promotion=Promotion(num_promoted=2),
-        early_evaluation=EarlyEvaluation(checkpoint_percent=percent),
+        early_evaluation=EarlyEvaluation(rungs=(percent,)),
     )
     trace = run_study(table, study, RandomDesigner())
     share = percent / 100

@@ -28,9 +28,13 @@ OTHER_VALUES: dict[str, Any] = {
     "startingArms": [],
     "maxFailedTrials": 4,
     "seed": 2,
+    "typicalArms": 2,
     "earlyEvaluation.checkpointPercent": 30,
+    "earlyEvaluation.rungs": [5, 30],
     "earlyEvaluation.extraPercents": [10, 15],
     "promotion.numPromoted": 3,
+    "promotion.promotedPercents": [40],
+    "promotion.rankBy": "ValidationLoss",
     "promotion.numAudited": 0,
     "data.source": "s3://shop/other-pages/",
     "data.testSource": "s3://shop/other-audited-pages/",
@@ -108,8 +112,14 @@ def find_optional(schema: Mapping[str, Any], path: str = "") -> Iterator[str]:
 
 
 FROZEN_LEAVES = [path for path in find_leaves(SPEC) if path.partition(".")[0] not in MUTABLE]
-# A rule says that these must be given.
-NEEDED = ("storage.caBundle.configMapName", "data.attributes", "data.labels.teacher")
+# A rule says that these must be given, or must not.
+NEEDED = (
+    "storage.caBundle.configMapName",
+    "data.attributes",
+    "data.labels.teacher",
+    "earlyEvaluation.checkpointPercent",
+    "earlyEvaluation.rungs",
+)
 FROZEN_OPTIONAL = [path for path in find_optional(SPEC) if path.partition(".")[0] not in MUTABLE and path not in NEEDED]
 
 
@@ -117,6 +127,8 @@ def changed(path: str, value: Any) -> dict[str, Any]:
     """Return a full spec with one field changed."""
     if path == "storage.caBundle.secretName":
         changes = {"spec.storage.caBundle": {"secretName": "certificates", "key": "s3.crt"}}
+    elif path == "earlyEvaluation.checkpointPercent":
+        changes = {"spec.earlyEvaluation": {"checkpointPercent": value}, "spec.promotion.promotedPercents": []}
     elif path == "data.labels.from":
         changes = {"spec.data.labels": {"from": value, "missing": "Unknown"}}
     elif path == "parameters[].name":
@@ -286,4 +298,8 @@ def test_defaults_may_be_written_out_once_the_study_is_accepted(studies: Studies
         "spec"
     ]
     assert studies.find_refused_change(study, spelt) == ""
+    spelt["earlyEvaluation"] = {"rungs": [20]}
+    assert studies.find_refused_change(study, spelt) == ""
+    spelt["earlyEvaluation"] = {"rungs": [10, 20]}
+    assert FROZEN in studies.find_refused_change(study, spelt)
     studies.delete("short")

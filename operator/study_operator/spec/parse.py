@@ -416,6 +416,7 @@ def _leave_room(constraints: Sequence[LinearConstraint], spaces: Mapping[str, Un
 
 
 def _parse_early_evaluation(fields: Fields) -> EarlyEvaluation:
+    rungs: tuple[int, ...] = (fields.whole("checkpointPercent", limits.CHECKPOINT_PERCENT),)
     if fields.has("rungs"):
         rungs = _parse_percents(fields, "rungs", limits.RUNG_PERCENT, least=1, most=limits.RUNGS_LENGTH)
         if list(rungs) != sorted(set(rungs)):
@@ -423,8 +424,6 @@ def _parse_early_evaluation(fields: Fields) -> EarlyEvaluation:
         if fields.has("checkpointPercent"):
             fields.refuse("checkpointPercent", "must not be given beside rungs, whose short form it is")
         rungs = rungs or EarlyEvaluation.rungs
-    else:
-        rungs = (fields.whole("checkpointPercent", limits.CHECKPOINT_PERCENT),)
     extra = _parse_percents(fields, "extraPercents", limits.EXTRA_PERCENT, least=0, most=limits.EXTRA_PERCENTS_LENGTH)
     for i, percent in enumerate(extra):
         if percent in rungs or percent in extra[:i]:
