@@ -565,8 +565,8 @@ TOLD_IN_ACCEPTED: list[tuple[str, Changes, str]] = [
     ),
     (
         "a template that is too large",
-        {"spec.trainer.template": {"metadata": {"annotations": {"note": "x" * 12_288}}}},
-        "`spec.trainer.template` must have at most 12288 bytes as JSON",
+        {"spec.trainer.template": {"metadata": {"annotations": {"note": "x" * 10_240}}}},
+        "`spec.trainer.template` must have at most 10240 bytes as JSON",
     ),
 ]
 

@@ -97,7 +97,7 @@ KEY_LENGTH = 253
 TEACHER_MODEL_LENGTH = 200
 TEACHER_INSTRUCTIONS_LENGTH = 2000
 
-TEMPLATE_BYTES = 12 * 1024
+TEMPLATE_BYTES = 10 * 1024
 """Of a pod template as compact JSON: what a person writes takes a few thousand. `kubectl apply` keeps a second copy."""
 
 CHECKPOINT_LENGTH = 64

@@ -654,7 +654,7 @@ WRONG_MANIFESTS = [
     ),
     pytest.param(
         {"spec.trainer.template": {"metadata": {"annotations": {"note": "é" * 40_000}}}},
-        ["`spec.trainer.template` must have at most 12288 bytes as JSON, got 80040"],
+        ["`spec.trainer.template` must have at most 10240 bytes as JSON, got 80040"],
         id="a template that is too large",
     ),
     pytest.param(
