@@ -45,7 +45,6 @@ from study_operator.optimizer.designer import Designer
 from study_operator.spec.study import Promotion
 
 NUM_TRIALS = 24
-REFERENCE = "ax-full"
 TARGETS = (0.05, 0.02)
 """Shares of all recorded arms."""
 
@@ -187,38 +186,46 @@ def print_errors(tables: Sequence[RecordedArms]) -> None:
 
 
 def print_scores(tables: Sequence[RecordedArms], cells: Sequence[Cell], slots: int) -> None:
-    """Print a row for each method and kind of data."""
+    """Print a row for each method and kind of data, with what ours needs next to it: less than 1 is less compute."""
     targets = [{table.name: target_of(table, share) for table in tables} for share in TARGETS]
-    shares = " | ".join(f"to the best {share:.0%} | against Ax" for share in TARGETS)
-    print(f"\n{slots} slots\n\n| data | search | seeds | arms | compute | time | {shares} | distance | against Ax |")
+    shares = " | ".join(f"to the best {share:.0%} | ours / it" for share in TARGETS)
+    print(f"\n{slots} slots\n\n| data | search | seeds | arms | compute | time | {shares} | distance | ours − it |")
     print("|" + "---|" * (8 + 2 * len(TARGETS)))
     for kind in dict.fromkeys(table.kind for table in tables):
-        reference = [c for c in cells if c.kind == kind and c.method == REFERENCE]
+        of_method = {m: [c for c in cells if c.kind == kind and c.method == m] for m in TITLES}
         for method, title in TITLES.items():
-            own = [c for c in cells if c.kind == kind and c.method == method]
-            if own:
-                print(f"| {kind} | {title} | {_say_row(own, reference, targets)} |")
+            # Studies of 8 trials are compared with studies of 8 trials.
+            suffix = next((v.suffix for v in VARIANTS if v.suffix and method.endswith(v.suffix)), "")
+            is_ours = method.startswith("ours")
+            if of_method[method]:
+                row = _say_row(of_method[method], [] if is_ours else of_method[f"ours{suffix}"], targets)
+                print(f"| {kind} | {title} | {row} |")
 
 
-def _say_row(own: Sequence[Cell], reference: Sequence[Cell], targets: Sequence[Mapping[str, float]]) -> str:
+def _say_row(own: Sequence[Cell], ours: Sequence[Cell], targets: Sequence[Mapping[str, float]]) -> str:
     counts = {table: sum(c.table == table for c in own) for table in {c.table for c in own}}
+    least, most = min(counts.values()), max(counts.values())
+    seeds = str(most) if least == most else f"{least} to {most}"
     columns = [
-        f"{len(counts)} × {min(counts.values())}" if len(counts) > 1 else str(len(own)),
-        *(f"{sum(values) / len(own):.{digits}f}" for values, digits in (
-            ([c.arms for c in own], 0), ([c.spent for c in own], 1), ([c.wall for c in own], 1)
-        )),
-    ]  # fmt: skip
+        f"{len(counts)} × {seeds}" if len(counts) > 1 else seeds,
+        f"{np.mean([c.arms for c in own]):.0f}",
+        f"{np.mean([c.spent for c in own]):.1f}",
+        f"{np.mean([c.wall for c in own]):.1f}",
+    ]
     for target in targets:
         measure = time_to(target)
         columns.append(f"{average(own, measure):.1f}")
-        columns.append(_say(compare(own, reference, measure, np.divide)) if reference else "")
+        columns.append(_say(compare(ours, own, measure, np.divide)) if ours else "")
     columns.append(f"{1000 * average(own, distance):.1f}")
-    columns.append(_say(compare(own, reference, distance, np.subtract), 1000, "+.1f") if reference else "")
+    columns.append(_say(compare(ours, own, distance, np.subtract), 1000, "+.1f") if ours else "")
     return " | ".join(columns)
 
 
 def _say(estimate: Estimate, factor: float = 1, form: str = ".2f") -> str:
-    value, low, high = (format(factor * number, form) for number in (estimate.value, estimate.low, estimate.high))
+    value, low, high = (
+        "∞" if math.isinf(number) else format(factor * number, form)
+        for number in (estimate.value, estimate.low, estimate.high)
+    )
     return f"{value} ({low} to {high})"
 
 

@@ -6,8 +6,8 @@ time of the COCO benchmarks (Hansen et al., 2021, arXiv 1603.08785): all that wa
 the search ended without, over the number of searches that reached it; a search that fails is begun anew. Searches on
 several tables of a kind are pooled, each in runs of its own table's mean length.
 
-Intervals are the 5th and 95th percentiles of resampled tables and, within each, seeds: of the same seeds on both sides
-where two searches are compared, as far as both have them.
+Intervals are the 5th and 95th percentiles of resampled tables and, within each, seeds: pairs of them where two searches
+that are compared have the same.
 """
 
 from __future__ import annotations
@@ -25,8 +25,6 @@ from search.clock import Trace
 from search.recorded import RecordedArms
 
 RESAMPLES = 2_000
-LEAST_PAIRS = 5
-"""Seeds that two searches have in common, from which they are compared seed by seed."""
 
 Floats = NDArray[np.float64]
 
@@ -144,8 +142,7 @@ def compare(
 ) -> Estimate:
     """Return how two searches compare, over the tables that both have, with the interval.
 
-    Each table has its own seeds; where both searches have at least five in common, those are resampled as pairs, and
-    else each search's own.
+    Where both searches have the same seeds on a table, those are resampled as pairs, and else each search's own.
 
     Args:
         cells: of the one search.
@@ -181,10 +178,10 @@ class _Pool:
     def of(cls, table: str, cells: Sequence[Cell], others: Sequence[Cell], measure: Measure) -> _Pool:
         ours = {cell.seed: measure(cell) for cell in cells if cell.table == table}
         theirs = {cell.seed: measure(cell) for cell in others if cell.table == table}
-        common = sorted(ours.keys() & theirs.keys())
-        if len(common) < LEAST_PAIRS:
+        seeds = sorted(ours)
+        if seeds != sorted(theirs):
             return cls(np.array(list(ours.values())), np.array(list(theirs.values())), False)
-        return cls(np.array([ours[seed] for seed in common]), np.array([theirs[seed] for seed in common]), True)
+        return cls(np.array([ours[seed] for seed in seeds]), np.array([theirs[seed] for seed in seeds]), True)
 
     def draw(self, chance: np.random.Generator, count: int) -> Floats:
         """Return so many means over resampled seeds: four rows."""
