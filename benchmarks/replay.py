@@ -42,7 +42,7 @@ from search.scores import (
     write_cell,
 )
 from study_operator.optimizer.designer import Designer
-from study_operator.spec.study import Promotion
+from study_operator.spec.study import EarlyEvaluation, Promotion
 
 NUM_TRIALS = 24
 TARGETS = (0.05, 0.02)
@@ -60,37 +60,64 @@ class Variant:
     title: str
     num_trials: int = NUM_TRIALS
     promotion: Promotion
+    rungs: tuple[int, ...] = (20,)
 
 
 VARIANTS = (
-    Variant(suffix="", title="3 promoted", promotion=Promotion(num_promoted=3)),
-    Variant(suffix="-audited", title="5 promoted, 3 audited", promotion=Promotion(num_promoted=5, num_audited=3)),
-    Variant(suffix="-8", title="8 trials, 3 promoted", num_trials=8, promotion=Promotion(num_promoted=3)),
-    Variant(suffix="-12", title="12 trials, 3 promoted", num_trials=12, promotion=Promotion(num_promoted=3)),
+    Variant(suffix="", title="20 %, 3 promoted", promotion=Promotion(num_promoted=3)),
+    Variant(suffix="-audited", title="20 %, 5 promoted, 3 audited", promotion=Promotion(num_promoted=5, num_audited=3)),
+    Variant(suffix="-8", title="20 %, 8 trials, 3 promoted", num_trials=8, promotion=Promotion(num_promoted=3)),
+    Variant(suffix="-12", title="20 %, 12 trials, 3 promoted", num_trials=12, promotion=Promotion(num_promoted=3)),
+)
+
+# Other early measurements lead to other proposals.
+RUNGS = (
+    Variant(
+        suffix="-rungs",
+        title="5 and 20 %, 3 promoted",
+        promotion=Promotion(num_promoted=3, promoted_percents=(33,)),
+        rungs=(5, 20),
+    ),
 )
 
 TITLES = {
-    **{f"ours{v.suffix}": f"**ours**: Ax, 20 %, {v.title}" for v in VARIANTS},
+    **{f"ours{v.suffix}": f"**ours**: Ax, {v.title}" for v in (*VARIANTS, *RUNGS)},
     "ax-full": "Ax at full length",
     "random-full": "random at full length",
-    **{f"random-promoted{v.suffix}": f"random, our promotion, {v.title}" for v in VARIANTS},
+    **{f"random-promoted{v.suffix}": f"random, our promotion, {v.title}" for v in (*VARIANTS, *RUNGS)},
     "optuna-hyperband": "Optuna: TPE, Hyperband",
     "optuna-halving": "Optuna: TPE, successive halving",
     "asha-promoting": "ASHA, promoting",
     "asha-stopping": "ASHA, stopping",
 }
 
+PAIRS = (
+    ("random-promoted", "random-full"),
+    ("random-promoted-rungs", "random-promoted"),
+    ("random-promoted-rungs", "random-full"),
+    ("random-promoted-rungs", "asha-promoting"),
+    ("ours", "ax-full"),
+)
+"""What is compared seed by seed."""
+
 Runs = Callable[[RecordedArms, int, int], Iterator[tuple[str, Trace]]]
 """From a table, slots and a seed: each method that comes of one run, with its trace."""
 
 
-def ours(name: str, designer: Callable[[], Designer]) -> Runs:
+def ours(name: str, designer: Callable[[], Designer], variants: Sequence[Variant] = VARIANTS) -> Runs:
     """Return the operator's studies, which share what a designer has proposed."""
 
     def run(table: RecordedArms, slots: int, seed: int) -> Iterator[tuple[str, Trace]]:
         remembering = RememberingDesigner(designer())
-        for variant in VARIANTS:
-            study = a_study(table, seed=seed, slots=slots, num_trials=variant.num_trials, promotion=variant.promotion)
+        for variant in variants:
+            study = a_study(
+                table,
+                seed=seed,
+                slots=slots,
+                num_trials=variant.num_trials,
+                promotion=variant.promotion,
+                early_evaluation=EarlyEvaluation(rungs=variant.rungs),
+            )
             yield name + variant.suffix, run_study(table, study, remembering)
 
     return run
@@ -125,9 +152,11 @@ def ax() -> Designer:
 
 METHODS: Mapping[str, Runs] = {
     "ours": ours("ours", ax),
+    "ours-rungs": ours("ours", ax, RUNGS),
     "ax-full": full_length("ax-full", ax),
     "random-full": full_length("random-full", RandomDesigner),
     "random-promoted": ours("random-promoted", RandomDesigner),
+    "random-promoted-rungs": ours("random-promoted", RandomDesigner, RUNGS),
     "optuna-hyperband": endless("optuna-hyperband", lambda table, seed: Optuna(table, seed, hyperband())),
     "optuna-halving": endless("optuna-halving", lambda table, seed: Optuna(table, seed, successive_halving())),
     "asha-promoting": endless("asha-promoting", PromotingAsha),
@@ -159,6 +188,7 @@ def main() -> None:
     print_errors(tables)
     for slots in arguments.slots:
         print_scores(tables, [cell for cell in cells if cell.slots == slots], slots)
+        print_pairs(tables, [cell for cell in cells if cell.slots == slots], slots)
 
 
 def run_cell(table: RecordedArms, method: str, slots: int, seed: int, results: Path) -> None:
@@ -195,11 +225,32 @@ def print_scores(tables: Sequence[RecordedArms], cells: Sequence[Cell], slots: i
         of_method = {m: [c for c in cells if c.kind == kind and c.method == m] for m in TITLES}
         for method, title in TITLES.items():
             # Studies of 8 trials are compared with studies of 8 trials.
-            suffix = next((v.suffix for v in VARIANTS if v.suffix and method.endswith(v.suffix)), "")
+            suffix = next((v.suffix for v in VARIANTS if v.num_trials != NUM_TRIALS and method.endswith(v.suffix)), "")
             is_ours = method.startswith("ours")
             if of_method[method]:
                 row = _say_row(of_method[method], [] if is_ours else of_method[f"ours{suffix}"], targets)
                 print(f"| {kind} | {title} | {row} |")
+
+
+def print_pairs(tables: Sequence[RecordedArms], cells: Sequence[Cell], slots: int) -> None:
+    """Print what one change does: searches on the seeds that both have, seed by seed."""
+    measures = [time_to({table.name: target_of(table, share) for table in tables}) for share in TARGETS]
+    shares = " | ".join(f"to the best {share:.0%}" for share in TARGETS)
+    print(f"\n{slots} slots\n\n| data | search / other | seeds | compute | {shares} | distance − other |")
+    print("|" + "---|" * (5 + len(TARGETS)))
+    for kind in dict.fromkeys(table.kind for table in tables):
+        for method, other in PAIRS:
+            by_method = [
+                {(c.table, c.seed): c for c in cells if c.kind == kind and c.method == m} for m in (method, other)
+            ]
+            common = sorted(by_method[0].keys() & by_method[1].keys())
+            if not common:
+                continue
+            pair = [[of[key] for key in common] for of in by_method]
+            ratios = [_say(compare(*pair, measure, np.divide)) for measure in (lambda c: (c.spent, 1.0), *measures)]
+            difference = _say(compare(*pair, distance, np.subtract), 1000, "+.1f")
+            names = f"{TITLES[method]} / {TITLES[other]}"
+            print(f"| {kind} | {names} | {len(common)} | {' | '.join(ratios)} | {difference} |")
 
 
 def _say_row(own: Sequence[Cell], ours: Sequence[Cell], targets: Sequence[Mapping[str, float]]) -> str:

@@ -181,6 +181,20 @@ def test_a_study_costs_its_early_measurements_and_what_the_promoted_have_left(
     assert sorted((found.merit for found in trace.finished), reverse=True) == best
 
 
+def test_a_study_of_two_early_rungs_pays_for_each_part_once(table: RecordedArms) -> None:
+    study = a_study(
+        table,
+        seed=3,
+        slots=3,
+        num_trials=10,
+        promotion=Promotion(num_promoted=2, promoted_percents=(40,)),
+        early_evaluation=EarlyEvaluation(rungs=(4, 20)),
+    )
+    trace = run_study(table, study, RandomDesigner())
+    assert trace.spent(trace.wall) == pytest.approx(10 * 0.04 + 4 * 0.16 + 2 * 0.8)
+    assert len(trace.finished) == 2
+
+
 def test_a_diverged_arm_costs_what_it_ran_and_is_not_promoted() -> None:
     table = a_table([a_run(0.03, diverged_at=0.12), a_run(0.5), a_run(0.002)])
     study = a_study(table, seed=0, slots=2, num_trials=12, promotion=Promotion(num_promoted=1))
