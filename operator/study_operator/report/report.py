@@ -257,7 +257,7 @@ def final_evaluation_rows(final_evaluation: FinalEvaluation) -> Iterator[tuple[s
         "mean of hand-labelled": {name: scores.hand_labelled for name, scores in predictors.items()},
         "mean of all asked": {name: scores.all_asked for name, scores in predictors.items()},
         **{a: {name: scores.by_attribute.get(a, missing) for name, scores in predictors.items()} for a in attributes},
-        "values where there are none": {name: scores.false_value_rate for name, scores in predictors.items()},
+        "a value where there is none": {name: scores.false_value_rate for name, scores in predictors.items()},
         "invalid output": {name: scores.invalid_output_rate for name, scores in predictors.items()},
         "answers cut at the limit": {name: scores.cut_answer_rate or missing for name, scores in predictors.items()},
     }

@@ -1740,3 +1740,13 @@ def test_ready_samples_have_no_variants(augmented):
     write_records(augmented, some_samples())
 
     assert sentences(replace(augmented, attributes=())) == ("augment must be left out unless attributes are asked",)
+
+
+def test_an_attribute_that_no_training_text_has_is_named(of_texts):
+    write_records(of_texts, some_texts())
+
+    warned = [warning for warning in prepare(of_texts).warnings if "no training page or text has" in warning]
+
+    assert warned == [
+        "no training page or text has a value of 'last_name': all that is learnt of it is to answer \"none\""
+    ]

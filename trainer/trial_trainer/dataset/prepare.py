@@ -253,6 +253,7 @@ def prepare(config: PrepareConfig, *, wait: Callable[[float], None] = time.sleep
     warnings = [
         *filter(None, [prompter.warning]),
         *_warn_of_teacher(taught, pages),
+        *_warn_of_absence(config, by_split[TRAIN]),
         *_warn_of_labels(reader.unusable, reader.left_open),
         *_warn_of_cuts(reader.cut),
         *_warn_of_markup(reader.compared, reader.contradicted),
@@ -1357,6 +1358,15 @@ def _warn_of_errors(pages: Mapping[str, Sequence[Page]]) -> list[str]:
                 + ", ".join(wide)
             )
     return warnings
+
+
+def _warn_of_absence(config: PrepareConfig, train: Sequence[Draft]) -> list[str]:
+    """Name attributes that no training page has: their name may be misspelled, and all that is learnt is "none"."""
+    found = {asked.attribute for draft in train for asked in draft.asked if asked.gold}
+    never = [repr(attribute) for attribute in config.attributes if attribute not in found]
+    if not never:
+        return []
+    return [f'no training page or text has a value of {", ".join(never)}: all that is learnt of it is to answer "none"']
 
 
 def _warn_of_labels(unusable: Mapping[str, Sequence[str]], left_open: Sequence[str]) -> list[str]:
