@@ -74,6 +74,7 @@ FULL_MANIFEST: dict[str, Any] = {
             },
             "split": {"by": "Site", "validationPercent": 20, "testPercent": 0},
             "maxPages": 1000,
+            "augment": {"copies": 1, "edits": ["DropLines", "SwapLines"]},
             "template": {"metadata": {"labels": {"of": "data"}}, "spec": {"nodeSelector": {"pool": "cpu"}}},
         },
         "trainer": {

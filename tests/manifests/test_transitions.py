@@ -54,6 +54,8 @@ OTHER_VALUES: dict[str, Any] = {
     "data.labels.teacher.selfConsistencySamples": 51,
     "data.labels.teacher.parallelRequests": 9,
     "data.labels.teacher.timeoutSeconds": 61,
+    "data.augment.copies": 2,
+    "data.augment.edits": ["DropLines"],
     "data.split.by": "Page",
     "data.split.validationPercent": 30,
     "data.split.testPercent": None,

@@ -569,7 +569,7 @@ def _parse_teacher(fields: Fields) -> Teacher:
 def _parse_augment(fields: Fields) -> Augmentation:
     copies = fields.whole("copies", limits.VARIANTS)
     edits: list[Edit] = []
-    for i, item in enumerate(fields.sequence("edits", 1, len(Edit), tuple(Edit))):
+    for i, item in enumerate(fields.sequence("edits", 1, len(Edit)) if fields.has("edits") else Edit):
         if item not in list(Edit):
             fields.refuse(f"edits[{i}]", f"must be one of {', '.join(Edit)}", item)
         elif item in edits:
