@@ -30,7 +30,7 @@ from study_operator.spec import limits
 from study_operator.spec.fields import ATTRIBUTE, BASE_URL, DATA_KEY, ENDPOINT, NUMBER, REGION
 from study_operator.spec.metrics import KNOWN_ATTRIBUTES, METRICS, Direction
 from study_operator.spec.parse import PARAMETERS
-from study_operator.spec.study import AddressingStyle, CaBundle, DeletionPolicy, RankBy, Teacher
+from study_operator.spec.study import AddressingStyle, CaBundle, CurveArm, DeletionPolicy, RankBy, Teacher
 from trial_trainer.contract import AnswerFormat, Edit, LabelSource, MissingLabel, OutOfTokens, Precision, SplitBy
 
 MUTABLE = ("suspend", "parallelTrials", "numTrials", "budget", "ttlSecondsAfterFinished")
@@ -559,6 +559,7 @@ def build_spec() -> Schema:
     promoted = f"self.promotion.numPromoted + self.promotion.numAudited * {early} + (has(self.baseline) ? 1 : 0)"
     starting = "(has(self.startingArms) ? size(self.startingArms) : 0) + (has(self.baseline) ? 1 : 0)"
     bounded = "(has(self.outcomeConstraints) ? size(self.outcomeConstraints.filter(c, c.contains('accuracy/'))) : 0)"
+    curve = "(has(self.dataCurve) ? size(self.dataCurve.sampleSizes) * self.dataCurve.seeds : 0)"
     named = "|".join(name for name in METRICS if name != "accuracy")
     term = rf"(?:{NUMBER}(?:\s*\*\s*[a-z_]+)?|[a-z_]+)"
     side = rf"\s*[-+]?\s*{term}(?:\s*[-+]\s*{term})*\s*"
@@ -720,6 +721,32 @@ def build_spec() -> Schema:
                     ),
                 },
             ),
+            "dataCurve": fields(
+                "How the objective grows with the training data: once there is a winner, its arm or the baseline's is "
+                "trained to full length on parts of the training split, before the test set is read. Each part "
+                "contains the smaller ones of its seed, and whole sites are added one after the other. The runs use "
+                "what the budget has left, are never candidates, and fail no study.",
+                {
+                    "sampleSizes": listing(
+                        "How many training samples each part has. What the training split does not have, or holds no "
+                        "batch, is left out.",
+                        whole("A number of training samples.", limits.SAMPLE_SIZE),
+                        limits.SAMPLE_SIZES_LENGTH,
+                        least=1,
+                        **rules(rule("self.isSorted() && self.all(a, self.exists_one(b, b == a))", "must ascend")),
+                    ),
+                    "seeds": whole(
+                        "How many runs there are of each size: with the study's seed and those after it.",
+                        limits.CURVE_SEEDS,
+                    ),
+                    "arm": choice("Which arm is run: the winner's or the baseline's.", CurveArm, default="Winner"),
+                    "balanced": flag(
+                        "Whether each part takes from all attributes in turn, so that they have as many samples each.",
+                        default=False,
+                    ),
+                },
+                ("sampleSizes",),
+            ),
             "data": _data(),
             "trainer": _trainer(),
             "storage": _storage(),
@@ -781,15 +808,21 @@ def build_spec() -> Schema:
                 ".promotion.promotedPercents",
             ),
             rule(
-                f"self.numTrials * ({early} + 1) <= {limits.LEDGER_MEASUREMENTS}",
-                f"must not be so many with so many rungs: numTrials x (early rungs + 1) may be "
-                f"{limits.LEDGER_MEASUREMENTS}",
+                "!has(self.dataCurve) || self.dataCurve.arm != 'Baseline' || has(self.baseline)",
+                "must be Winner where there is no baseline",
+                ".dataCurve.arm",
+            ),
+            rule(
+                f"(self.numTrials + {curve}) * ({early} + 1) <= {limits.LEDGER_MEASUREMENTS}",
+                f"must not be so many with so many rungs: (numTrials + runs of the data curve) x (early rungs + 1) may "
+                f"be {limits.LEDGER_MEASUREMENTS}",
                 ".numTrials",
             ),
             rule(
-                f"self.numTrials * (size(self.parameters) + 2 * ({early} + 1) * {bounded}) <= {limits.LEDGER_VALUES}",
-                "must not be so many with so many constraints on an attribute's accuracy: numTrials x (parameters + 2 "
-                f"x (early rungs + 1) x such constraints) may be {limits.LEDGER_VALUES}",
+                f"(self.numTrials + {curve}) * (size(self.parameters) + 2 * ({early} + 1) * {bounded}) <= "
+                f"{limits.LEDGER_VALUES}",
+                "must not be so many with so many constraints on an attribute's accuracy: (numTrials + runs of the "
+                f"data curve) x (parameters + 2 x (early rungs + 1) x such constraints) may be {limits.LEDGER_VALUES}",
                 ".numTrials",
             ),
         ),

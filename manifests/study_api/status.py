@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from study_api.kinds import NULL, Schema, choice, fields, flag, listing, mapping, text, whole
-from study_operator.ledger.trial import Continuation, Origin, SearchEnd, StageState, TrialState
+from study_operator.ledger.trial import Continuation, CurveEnd, Origin, SearchEnd, StageState, TrialState
 from study_operator.spec import limits
 from study_operator.spec.limits import Whole
 from study_operator.spec.metrics import Direction
@@ -109,7 +109,7 @@ def _best(about: str) -> Schema:
     )
 
 
-def _trials() -> Schema:
+def _trials(about: str, **more: Any) -> Schema:
     measurement = fields(
         "A measurement.",
         {
@@ -148,6 +148,8 @@ def _trials() -> Schema:
                 "The rung that it is on: 0 up to the first early evaluation, the last one to full length.", RUNG
             ),
             "totalSteps": _count("The optimizer steps of its full length."),
+            "trainSamples": _count("Of a run of the data curve: the number of training samples that it sees."),
+            "seed": _count("Of a run of the data curve: its seed; absent where it is the study's."),
             "continuation": choice("Why it went on from the rung before; absent on the first one.", Continuation),
             "inclusionProbability": _number("The probability with which it came to be measured at full length."),
             "auditedAt": whole(
@@ -160,7 +162,7 @@ def _trials() -> Schema:
         },
         ("index", "arm", "origin", "state", "rung", "totalSteps"),
     )
-    return listing("The ledger: every trial, by index.", trial, limits.MAX_TRIALS)
+    return listing(about, trial, limits.MAX_TRIALS, **more)
 
 
 BY_TYPE: Schema = {"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["type"]}
@@ -350,6 +352,17 @@ def build_status() -> Schema:
                 **NULL,
             ),
             "cleanedAt": _time("When the checkpoints that nobody needs were deleted.", **NULL),
-            "trials": _trials(),
+            "dataCurve": _trials(
+                "The runs of the data curve, by index, which goes on where that of the trials ends.", **NULL
+            ),
+            "dataCurveEnd": fields(
+                "Why no more runs of the data curve begin; null while they do, and where none are asked for.",
+                {
+                    "end": choice("The reason, as one CamelCase word.", CurveEnd),
+                    "message": text("Human-readable message.", 2_000),
+                },
+                **NULL,
+            ),
+            "trials": _trials("The ledger: every trial, by index."),
         },
     )

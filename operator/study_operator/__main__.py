@@ -35,6 +35,7 @@ from study_operator.report.estimate import (
     Calibration,
     Plan,
     build_plan,
+    describe_curve,
     describe_first_arms,
     describe_rungs,
     describe_steps,
@@ -247,6 +248,8 @@ def _print_plan(
     )
     for line in describe_teacher(study, summary, session.count_records(opened)):
         _say(output, line)
+    if study.data_curve is not None:
+        _say(output, describe_curve(study))
     if summary is not None:
         for line in describe_steps(study, summary):
             _say(output, line)
@@ -263,7 +266,8 @@ def _print_plan(
     )
     limit = study.budget.accelerator_hours
     if limit is not None and hours > limit:
-        _say(output, f"that is more than `spec.budget.acceleratorHours` ({limit:g}): fewer trials will be run")
+        fewer = "fewer trials or runs of the data curve" if study.data_curve is not None else "fewer trials"
+        _say(output, f"that is more than `spec.budget.acceleratorHours` ({limit:g}): {fewer} will be run")
 
 
 def _plan_table(plan: Plan) -> Table:
@@ -275,7 +279,7 @@ def _plan_table(plan: Plan) -> Table:
         table.add_row(
             phase.name,
             str(phase.jobs),
-            f"{phase.training_passes:g}",
+            "" if phase.training_passes is None else f"{phase.training_passes:.4g}",
             str(phase.validation_passes),
             str(phase.test_passes),
             "" if phase.seconds is None else duration(phase.seconds),

@@ -20,7 +20,7 @@ from typing import Any
 from study_operator import names
 from study_operator.errors import ConflictError
 from study_operator.ledger.status import parse_status
-from study_operator.ledger.trial import Continuation, Ledger, Origin, SearchEnd, Trial, TrialState
+from study_operator.ledger.trial import GIVEN_UP, Continuation, CurveEnd, Ledger, Origin, SearchEnd, Trial, TrialState
 from study_operator.optimizer.designer import DesignerError, Suggestion
 from study_operator.reconcile.job_specs import build_job_of, build_trial_job
 from study_operator.reconcile.runner import EndedAttempt, JobKind, JobPhase, JobSpec, JobStatus
@@ -29,7 +29,9 @@ from study_operator.settings import Settings
 from study_operator.spec.metrics import Direction
 from study_operator.spec.study import (
     Budget,
+    CurveArm,
     Data,
+    DataCurve,
     EarlyEvaluation,
     LogUniform,
     Objective,
@@ -401,7 +403,7 @@ class World:
             # A trainer of the plainest kind: a result that stands is its own.
             if key not in self.objects:
                 self.values[spec.trial, spec.rung, spec.digest] = value
-                self.objects[key] = _measurement(spec, value, _step_of(self.study, spec.rung))
+                self.objects[key] = _measurement(spec, value, json.loads(spec.config)["stop_step"])
             self.objects[f"{names.rung_key(spec.trial, spec.rung)}/checkpoints/{job.attempt}/weights"] = b""
 
     def _status_of(self, name: str, job: Job) -> JobStatus:
@@ -438,8 +440,11 @@ class World:
         status = self.status_read
         if status is None:
             raise Broken(f"{spec.name} launched before anything was written")
-        if spec.kind is JobKind.FINAL_EVALUATION and status["winner"] is None:
-            raise Broken("the test set must not be read before the winner is written")
+        if spec.kind is JobKind.FINAL_EVALUATION:
+            if status["winner"] is None:
+                raise Broken("the test set must not be read before the winner is written")
+            if self.study.data_curve is not None and status["dataCurveEnd"] is None:
+                raise Broken("the test set must not be read before the data curve has ended")
         if spec.kind is not JobKind.TRIAL:
             return
         trials = [j for j in self.live.values() if j.spec.kind is JobKind.TRIAL and not j.is_ended]
@@ -448,7 +453,10 @@ class World:
         if len(trials) >= self.given_parallel:
             raise Broken(f"{spec.name} is one more than {self.given_parallel} trials")
         index = int(spec.trial[1:])
-        known = status["trials"][index] if index < len(status["trials"]) else None
+        runs = [*status["trials"], *(status["dataCurve"] or ())]
+        known = runs[index] if index < len(runs) else None
+        if json.loads(spec.config)["train_samples"] is not None and status["winner"] is None:
+            raise Broken(f"{spec.name} launched before there was a winner")
         if known is None or known["rung"] != spec.rung or known["state"] not in ("Pending", "Running"):
             raise Broken(f"{spec.name} launched, but what is written is {known}")
         if _digest_of(self.objects.get(f"{names.rung_key(spec.trial, spec.rung)}/measurement.json")) == spec.digest:
@@ -462,7 +470,7 @@ class World:
             raise Broken(f"{key} deleted, but it is nobody else's")
         ledger = parse_status(self.status_of(-1)).ledger
         of = JobKind.PREPARE if key.startswith("dataset/") else JobKind.FINAL_EVALUATION
-        if build_job_of(self.study, ledger, ledger.trials[int(key[8:11])] if key[:1] == "t" else of).digest == (
+        if build_job_of(self.study, ledger, ledger.runs[int(key[8:11])] if key[:1] == "t" else of).digest == (
             _digest_of(self.objects[key])
         ):
             raise Broken(f"{key} deleted, but it is its own")
@@ -578,10 +586,22 @@ def a_random_study(chance: random.Random, seed: int) -> Study:
             promoted_percents=tuple(chance.choice((33, 50, 100)) for _ in rungs[1:]),
         ),
         budget=Budget(accelerator_hours=chance.choice((None, None, None, 0.5))),
+        data_curve=_a_random_curve(chance) if has_baseline else None,
         data=Data(source="/pages", attributes=("price",), labels_from=LabelSource.MARKUP, split=Split()),
         base_model=BaseModel(uri="/model"),
         trainer=TrainerSettings(epochs=3, max_length_tokens=512),
         storage=Storage(uri="/bucket"),
+    )
+
+
+def _a_random_curve(chance: random.Random) -> DataCurve | None:
+    """Return a data curve of a few runs, in every second study; some sizes are too small or too large for the data."""
+    if chance.random() < 0.5:
+        return None
+    return DataCurve(
+        sample_sizes=tuple(sorted(chance.sample((8, 16, 100, 300, 640, 1000), k=chance.randrange(1, 4)))),
+        seeds=chance.randrange(1, 3),
+        arm=chance.choice(list(CurveArm)),
     )
 
 
@@ -601,7 +621,7 @@ def _check_end(world: World, ledger: Ledger) -> None:
     study, trials = world.study, ledger.trials
     if [t.index for t in trials] != list(range(len(trials))):
         raise Broken("the ledger has gaps")
-    _check_nothing_lost(world, trials)
+    _check_nothing_lost(world, ledger.runs)
     outcome = ledger.outcome
     if outcome is None:
         raise Broken("a study that is done must have an outcome")
@@ -617,6 +637,7 @@ def _check_end(world: World, ledger: Ledger) -> None:
         raise Broken("a complete study must have no trial under way")
     _check_promotions(study, trials)
     _check_winner(study, ledger)
+    _check_curve(study, ledger)
 
 
 def _check_nothing_lost(world: World, trials: Sequence[Trial]) -> None:
@@ -781,6 +802,41 @@ def _check_winner(study: Study, ledger: Ledger) -> None:
     best = min(candidates, key=lambda i: (sign * candidates[i].value, i), default=None)
     if ledger.winner != best:
         raise Broken(f"the winner is {ledger.winner}, and should be {best}")
+
+
+def _check_curve(study: Study, ledger: Ledger) -> None:
+    """The arm that was asked for ran with the sizes that fit, the smallest first, and nothing else."""
+    curve, runs = study.data_curve, ledger.curve
+    if curve is None:
+        if runs or ledger.curve_end is not None:
+            raise Broken("a study without a data curve must have no runs of one")
+        return
+    of = next((t for t in ledger.trials if t.origin is Origin.BASELINE), None)
+    has_model = of is not None and of.state is TrialState.COMPLETED and not of.measurements[-1].diverged
+    if curve.arm is CurveArm.WINNER:
+        of, has_model = ledger.trials[ledger.winner or 0], True
+    # 640 training samples, and batches of 16.
+    fitting = [s for s in curve.sample_sizes if 16 <= s <= 640] if has_model else []
+    wanted = [(size, study.seed + k) for size in fitting for k in range(curve.seeds)]
+    if [(run.train_samples, run.seed) for run in runs] != wanted[: len(runs)]:
+        raise Broken(f"the data curve has {[(run.train_samples, run.seed) for run in runs]}, and should have {wanted}")
+    is_right = {
+        CurveEnd.ALL_RUNS_ENDED: has_model and len(runs) == len(wanted),
+        CurveEnd.BUDGET_EXHAUSTED: len(runs) < len(wanted) and study.budget.accelerator_hours is not None,
+        CurveEnd.NO_MODEL: not has_model,
+    }
+    if ledger.curve_end is None or not is_right[ledger.curve_end]:
+        raise Broken(f"the data curve must not have ended with {ledger.curve_end} after {len(runs)} of {len(wanted)}")
+    for index, run in enumerate(runs, len(ledger.trials)):
+        if run.index != index or of is None or run.arm != of.arm or run.origin is not Origin.DATA_CURVE:
+            raise Broken(f"{run.name} must be run {index}, of the arm {of and of.arm}")
+        steps = 3 * ((run.train_samples or 0) // 16)
+        ends = [(m.rung, m.step) for m in run.measurements if not m.diverged]
+        if run.total_steps != steps or ends not in ([], [(study.last_rung, steps)]):
+            raise Broken(f"{run.name} must have {steps} steps and go straight to its end, got {ends}")
+        is_measured = run.state is TrialState.COMPLETED
+        if is_measured != bool(run.measurements) or not (is_measured or run.state in GIVEN_UP):
+            raise Broken(f"{run.name} is {run.state} at the end")
 
 
 # --- What jobs write ---------------------------------------------------------------------------------------------

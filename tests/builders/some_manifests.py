@@ -49,6 +49,13 @@ FULL_MANIFEST: dict[str, Any] = {
         "earlyEvaluation": {"rungs": [5, 20], "extraPercents": [10]},
         "promotion": {"numPromoted": 2, "promotedPercents": [50], "rankBy": "Objective", "numAudited": 1},
         "budget": {"acceleratorHours": "200", "activeDeadlineSeconds": 3600},
+        "dataCurve": {
+            "sampleSizes": [200, 400],
+            "seeds": 2,
+            "arm": "Winner",
+            "balanced": True,
+            "leastGain": "0.02",
+        },
         "data": {
             "source": "s3://shop/pages/",
             "testSource": "s3://shop/audited-pages/",

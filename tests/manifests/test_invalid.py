@@ -116,7 +116,7 @@ REFUSED_BY_THE_SERVER: list[tuple[str, Changes, str]] = [
     not_given("spec.storage.uri"),
     # What is not a field, or not yet.
     unknown("spec.paralelTrials", 4),
-    unknown("spec.dataCurve", {"sampleSizes": [200]}),
+    unknown("spec.dataCurve.sizes", [200]),
     unknown("spec.warmStartFrom", [{"study": "earlier"}]),
     unknown("spec.promotion.confirmSeeds", 2),
     unknown("spec.objective.target", "0.9"),
@@ -245,6 +245,19 @@ REFUSED_BY_THE_SERVER: list[tuple[str, Changes, str]] = [
         "must not be so many with so many rungs",
     ),
     too_many("spec.earlyEvaluation.rungs", [1, 2, 3, 4, 5]),
+    ("a data curve of no sizes", {"spec.dataCurve": {"sampleSizes": []}}, "should have at least 1 items"),
+    ("sizes that descend", {"spec.dataCurve": {"sampleSizes": [400, 200]}}, "must ascend"),
+    ("a size twice", {"spec.dataCurve": {"sampleSizes": [200, 200]}}, "must ascend"),
+    (
+        "more trials and runs than a status holds",
+        {"spec.dataCurve": {"sampleSizes": list(range(1, 21)), "seeds": 10}, "spec.numTrials": 301},
+        "must not be so many with so many rungs",
+    ),
+    (
+        "the curve of a baseline that is not given",
+        {"spec.dataCurve": {"sampleSizes": [200], "arm": "Baseline"}, "spec.baseline": None},
+        "must be Winner where there is no baseline",
+    ),
     *out_of_bounds("spec.promotion.numPromoted", 1, 500),
     *out_of_bounds("spec.promotion.numAudited", 0, 500),
     *out_of_bounds("spec.budget.activeDeadlineSeconds", 1, 2**31 - 1)[:1],

@@ -165,6 +165,32 @@ def test_a_study_runs_from_pages_to_an_evaluated_winner(bench):
     assert json.loads((prefix / "ledger.json").read_text())["outcome"]["reason"] == "Completed"
 
 
+def test_a_study_measures_its_data_curve_before_the_test_set_is_read(bench):
+    bench.write(changed(dataCurve={"sampleSizes": [4, 40, 160, 4000], "seeds": 2}))
+
+    code, output, errors = bench.call()
+
+    assert (code, errors) == (0, "")
+    starts = bench.lines("start")
+    # 4 samples are no batch of 8, and there are 320 training samples.
+    assert sorted(starts[-5:-1]) == [f"t{i:03d}-r1" for i in range(6, 10)]
+    assert starts[-1] == "final-evaluation"
+    assert bench.most_at_once() == 2
+    assert "warning: spec.dataCurve.sampleSizes must be at most 320, the number of training samples: 4000 is left" in (
+        output
+    )
+    assert (
+        "Data curve: 4 of 4 runs of the data curve were measured; spec.dataCurve.sampleSizes must be at least" in output
+    )
+    prefix = next((bench.directory / "runs" / "default").iterdir())
+    curve = json.loads((prefix / "report" / "report.json").read_text())["dataCurve"]
+    assert [point["samples"] for point in curve["points"]] == [40, 160]
+    means = [point["validation"]["mean"] for point in curve["points"]]
+    assert means[1] - means[0] == pytest.approx(4 / 40 - 4 / 160)
+    assert "<h2>Data curve</h2>" in (prefix / "report" / "index.html").read_text()
+    assert [run["seed"] for run in bench.status()["dataCurve"]] == [0, 1, 0, 1]
+
+
 @pytest.mark.slow
 def test_running_a_finished_study_again_runs_nothing_and_says_the_same(bench):
     _, first, _ = bench.call()
@@ -182,6 +208,7 @@ def test_running_a_finished_study_again_runs_nothing_and_says_the_same(bench):
 def test_a_command_killed_at_any_moment_loses_nothing_and_runs_nothing_twice(bench, seed):
     manifest = a_manifest()
     manifest["spec"] |= {"numTrials": 12, "promotion": {"numPromoted": 3, "numAudited": 3}}
+    manifest["spec"]["dataCurve"] = {"sampleSizes": [40, 80], "seeds": 2}
     bench.write(manifest)
     bench.behaviour["seconds"] = 1.0
     generator = random.Random(seed)
@@ -201,7 +228,7 @@ def test_a_command_killed_at_any_moment_loses_nothing_and_runs_nothing_twice(ben
     assert kills == 20
     starts = Counter(bench.lines("start"))
     assert set(starts.values()) == {1}, "a job was started twice"
-    assert len(starts) == 1 + 12 + 7 + 1
+    assert len(starts) == 1 + 12 + 7 + 4 + 1
     assert Counter(bench.lines("end")) == starts
     assert bench.most_at_once() <= 2
     for trial in bench.status()["trials"]:

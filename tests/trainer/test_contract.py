@@ -140,6 +140,9 @@ DECIDING = {
     "arm": {"learning_rate": 2e-3, "lora_rank": 8},
     "base_model": BaseModel(uri="/model", revision="main"),
     "total_steps": 101,
+    "train_samples": 64,
+    "balanced": True,
+    "is_augmented": False,
     "dataset_fingerprint": "00ff",
     "trainer": TrainerSettings(epochs=4, max_length_tokens=256, rs_lora=True),
 }

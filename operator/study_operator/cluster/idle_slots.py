@@ -29,7 +29,7 @@ class Slots:
         A trial that is launched again after a fault takes no other's slot. While a study is suspended, and
         once it has ended, nobody waits.
         """
-        trials = ledger.trials
+        trials = ledger.runs
         busy = frozenset((t.index, t.rung) for t in trials if t.is_busy)
         for index, rung in sorted((self.busy or frozenset()) - busy):
             ends = [a.finished_at for a in trials[index].attempts if a.rung == rung and a.finished_at is not None]

@@ -48,7 +48,7 @@ class ParsedStudies:
         with self._lock:
             self._drop(key)
             self._known[key] = (version, study, recorded)
-            self._trials += len(recorded.ledger.trials)
+            self._trials += len(recorded.ledger.runs)
             while self._trials > self._most_trials:
                 self._drop(next(iter(self._known)))
         return study, recorded
@@ -64,4 +64,4 @@ class ParsedStudies:
     def _drop(self, key: StudyKey) -> None:
         dropped = self._known.pop(key, None)
         if dropped is not None:
-            self._trials -= len(dropped[2].ledger.trials)
+            self._trials -= len(dropped[2].ledger.runs)

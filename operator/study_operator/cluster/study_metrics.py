@@ -75,7 +75,7 @@ class _Families:
             self.condition.add_metric([*key, condition["type"]], float(condition["status"] == "True"))
         self.spec_trials.add_metric(key, float(spec.get("numTrials") or 0))
         self.slots.add_metric(key, float(spec.get("parallelTrials") or 0))
-        trials = status.get("trials") or ()
+        trials = _list_runs(status)
         counts = status.get("trialCounts") or {}
         for state in _STATES:
             self.trials.add_metric([*key, state], float(counts.get(state, 0)))
@@ -96,6 +96,11 @@ _STATES = tuple(state.lower() for state in TrialState)
 """As the keys of ``status.trialCounts``: each is one word."""
 
 
+def _list_runs(status: Raw) -> list[Raw]:
+    """Return the trials and the runs of the data curve."""
+    return [*(status.get("trials") or ()), *(status.get("dataCurve") or ())]
+
+
 def _count_ends(trials: Iterable[Raw]) -> Counter[str]:
     ends: Counter[str] = Counter()
     for trial in trials:
@@ -111,7 +116,7 @@ def _count_ends(trials: Iterable[Raw]) -> Counter[str]:
 def _find_last_activity(metadata: Raw, status: Raw) -> float:
     """Return when an attempt last began, ended or told how far it is; seconds since 1970."""
     times = [metadata["creationTimestamp"]]
-    for trial in status.get("trials") or ():
+    for trial in _list_runs(status):
         for attempt in (trial.get("attempts") or ())[-1:]:
             times += [attempt["startedAt"], attempt.get("finishedAt") or ""]
     times += [seen["updatedAt"] for seen in status.get("progress") or ()]

@@ -397,7 +397,7 @@ def take_snapshot(study: Study, recorded: Recorded, artifacts: ArtifactStore, el
     """Return a study at this moment, with the progress of what runs."""
     ledger = recorded.ledger
     progress: dict[str, Progress] = {}
-    for trial in ledger.trials:
+    for trial in ledger.runs:
         if trial.state is TrialState.RUNNING:
             value = read_result(Progress, artifacts, names.progress_key(trial.name))
             # What an earlier rung left behind says nothing of this one.
@@ -408,7 +408,7 @@ def take_snapshot(study: Study, recorded: Recorded, artifacts: ArtifactStore, el
     note = conditions["Complete"].message if "Complete" in conditions else ""
     return Snapshot(
         study=study,
-        trials=ledger.trials,
+        trials=ledger.runs,
         progress=progress,
         stage=name_stage(study, ledger),
         note=storage.message if storage is not None and not storage.is_true else note,

@@ -53,7 +53,7 @@ def parse_copy(study: Study, text: bytes, place: str) -> Recorded:
         recorded = parse_status(raw)
     except (ValueError, RecursionError, KeyError, AttributeError, TypeError, StatusUnreadableError) as error:
         raise LedgerRefusedError(f"{place} must be a ledger that this operator wrote, got {error!r:.200}") from error
-    ours, trials = _identify(study), recorded.ledger.trials
+    ours, trials = _identify(study), recorded.ledger.runs
     if not isinstance(theirs, dict) or any(theirs.get(name) != ours[name] for name in ("namespace", "name", "uid")):
         raise LedgerRefusedError(f"{place} must be of this study, {_name(ours)}, got that of {_name(theirs)}")
     if theirs.get("digest") != ours["digest"]:
@@ -87,13 +87,15 @@ def _identify(study: Study) -> dict[str, str]:
 
 
 def _identify_rungs(study: Study) -> dict[str, Any]:
-    """Return what decides of the rungs; of one early rung as it was written when there could be no more."""
+    """Return what decides of rungs and data curve; of one early rung as it was written when there could be no more."""
     early, promotion = study.early_evaluation, study.promotion
     by_rung: dict[str, Any] = {}
     if study.last_rung > 1:
         by_rung = {"rungs": early.rungs, "promotedPercents": promotion.promoted_percents}
     if promotion.rank_by is not RankBy.OBJECTIVE:
         by_rung["rankBy"] = promotion.rank_by
+    if study.data_curve is not None:
+        by_rung["dataCurve"] = study.data_curve
     return {
         "earlyEvaluation": {"checkpoint_percent": early.rungs[0], "extra_percents": early.extra_percents},
         "promotion": {"num_promoted": promotion.num_promoted, "num_audited": promotion.num_audited},

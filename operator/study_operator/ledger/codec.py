@@ -18,7 +18,17 @@ from typing import Any, TypeVar, cast
 from study_operator.errors import StatusUnreadableError
 from study_operator.ledger.conditions import render_time
 from study_operator.ledger.texts import Message
-from study_operator.ledger.trial import DatasetCounts, Folded, GainOnTest, Ledger, Outcome, SearchEnd, Stage, Trial
+from study_operator.ledger.trial import (
+    CurveEnd,
+    DatasetCounts,
+    Folded,
+    GainOnTest,
+    Ledger,
+    Outcome,
+    SearchEnd,
+    Stage,
+    Trial,
+)
 from trial_trainer.codec import Codec, Problem, has_wrong, to_camel_case
 from trial_trainer.contract import ParameterValue
 
@@ -100,6 +110,12 @@ class _Search:
 
 
 @dataclass(frozen=True, kw_only=True)
+class _CurveEnd:
+    end: CurveEnd
+    message: Message
+
+
+@dataclass(frozen=True, kw_only=True)
 class StoredLedger:
     """The ledger's part of the status. Of a search that goes on, the message is kept in its condition alone."""
 
@@ -113,10 +129,12 @@ class StoredLedger:
     test_gain: GainOnTest | None
     outcome: Outcome | None
     cleaned_at: datetime | None
+    data_curve: tuple[Trial, ...] = ()
+    data_curve_end: _CurveEnd | None
 
 
 def render_ledger(ledger: Ledger) -> dict[str, Any]:
-    """Render all of the ledger but its trials; every key is there, with null for what is not known."""
+    """Render all of the ledger but its runs; every key is there, with null for what is not known."""
     search = _Search(end=ledger.search_end, message=ledger.search_message) if ledger.search_end else None
     stored = StoredLedger(
         trials=(),
@@ -129,6 +147,7 @@ def render_ledger(ledger: Ledger) -> dict[str, Any]:
         test_gain=ledger.test_gain,
         outcome=ledger.outcome,
         cleaned_at=ledger.cleaned_at,
+        data_curve_end=_CurveEnd(end=ledger.curve_end, message=ledger.curve_message) if ledger.curve_end else None,
     )
     return cast(dict[str, Any], STATUS.render(StoredLedger, stored))
 
@@ -143,6 +162,9 @@ def build_ledger(stored: StoredLedger, trouble: str) -> Ledger:
         search_end=stored.search.end if stored.search else None,
         search_message=stored.search.message if stored.search else trouble,
         winner=stored.winner,
+        curve=stored.data_curve,
+        curve_end=stored.data_curve_end.end if stored.data_curve_end else None,
+        curve_message=stored.data_curve_end.message if stored.data_curve_end else "",
         final_evaluation=stored.final_evaluation,
         test_gain=stored.test_gain,
         outcome=stored.outcome,

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
+from study_operator.ledger.curve_runs import list_curve_runs
 from study_operator.ledger.ranking import find_open_rung
 from study_operator.ledger.trial import WAITS, Ledger, SearchEnd, Stage, StageState, Trial, TrialState
 from study_operator.reasons import ConditionReason, ConditionType, Problem, StudyStage
@@ -113,7 +114,8 @@ def name_stage(study: Study, ledger: Ledger) -> str:
     if ledger.prepare.state is not StageState.COMPLETED:
         return StudyStage.PREPARING
     if ledger.winner is not None:
-        return StudyStage.EVALUATING
+        is_measuring = study.data_curve is not None and ledger.curve_end is None
+        return StudyStage.MEASURING_DATA_CURVE if is_measuring else StudyStage.EVALUATING
     return StudyStage.PROMOTING if is_promoting(ledger.trials) else StudyStage.EXPLORING
 
 
@@ -161,7 +163,7 @@ def _jobs_refused(refusal: Problem | None) -> Condition:
 
 def _stalled(ledger: Ledger, refused: Condition, now: datetime, settings: Settings) -> Condition:
     """Say whether a study waits in vain for the cluster to take its jobs, while none of them runs."""
-    is_running = any(t.state is TrialState.RUNNING for t in ledger.trials)
+    is_running = any(t.state is TrialState.RUNNING for t in ledger.runs)
     is_running |= StageState.RUNNING in (ledger.prepare.state, ledger.final_evaluation.state)
     limit = timedelta(seconds=settings.refusal_limit_seconds)
     if not refused.is_true or is_running or now - datetime.fromisoformat(refused.since) < limit:
@@ -196,6 +198,10 @@ def _say_stage(study: Study, ledger: Ledger, stage: str) -> str:
         is_last = rung >= study.last_rung
         end = "full length" if is_last else f"{study.early_evaluation.rungs[rung]} % of their full length"
         return f"{running} trials are on their way to {end}{_say_waiting(ledger.trials)}"
+    if stage == StudyStage.MEASURING_DATA_CURVE:
+        ended = sum(not t.is_busy for t in ledger.curve)
+        of = f"{ended} of {len(list_curve_runs(study, ledger))} runs of the data curve have ended"
+        return f"{of}{_say_waiting(ledger.curve)}"
     return ledger.final_evaluation.message if stage == StudyStage.EVALUATING else ""
 
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from study_operator.ledger.curve_runs import describe_too_large
 from study_operator.ledger.trial import (
     REFUSED,
     WAITS,
     Continuation,
+    CurveEnd,
     DatasetCounts,
     Ledger,
     SearchEnd,
@@ -37,8 +39,8 @@ def events_between(study: Study, before: Ledger, after: Ledger) -> list[Event]:
         events.append(Event(reason=EventReason.DATASET_PREPARED, message=_say_dataset(after.dataset)))
     events.extend(_events_of_refusal(before.prepare.message, after.prepare.message, "the dataset"))
     events.extend(_events_of_refusal(before.final_evaluation.message, after.final_evaluation.message, "the test set"))
-    known = {t.index: t for t in before.trials}
-    for trial in after.trials:
+    known = {t.index: t for t in before.runs}
+    for trial in after.runs:
         if trial is not known.get(trial.index):
             events.extend(_events_of_trial(study, known.get(trial.index), trial))
     events.extend(_events_of_waits(before, after))
@@ -49,6 +51,11 @@ def events_between(study: Study, before: Ledger, after: Ledger) -> list[Event]:
         events.append(Event(reason=EventReason.OPTIMIZER_DIED, message=after.search_message, is_warning=True))
     if before.winner is None and after.winner is not None:
         events.append(Event(reason=EventReason.WINNER_CHOSEN, message=f"trial t{after.winner:03d} won by validation"))
+    if before.dataset is None and after.dataset is not None and (left_out := describe_too_large(study, after)):
+        events.append(Event(reason=EventReason.DATA_CURVE_CUT, message=left_out, is_warning=True))
+    if before.curve_end is None and after.curve_end is not None:
+        is_warning = after.curve_end is not CurveEnd.ALL_RUNS_ENDED
+        events.append(Event(reason=EventReason.DATA_CURVE_ENDED, message=after.curve_message, is_warning=is_warning))
     if before.outcome is None and after.outcome is not None:
         reason = EventReason.STUDY_FAILED if after.outcome.failed else EventReason.STUDY_COMPLETED
         message = f"{after.outcome.reason}: {after.outcome.message}"
@@ -99,7 +106,7 @@ def _events_of_waits(before: Ledger, after: Ledger) -> Iterator[Event]:
 def _waiting(ledger: Ledger) -> Iterator[tuple[str, Trial | Stage]]:
     of: list[tuple[str, Trial | Stage]] = [
         ("prepare", ledger.prepare),
-        *((f"trial {t.name}", t) for t in ledger.trials if t.is_busy),
+        *((f"trial {t.name}", t) for t in ledger.runs if t.is_busy),
         ("the final evaluation", ledger.final_evaluation),
     ]
     yield from ((name, each) for name, each in of if each.message.startswith(WAITS))

@@ -39,10 +39,11 @@ def fold_attempts(ledger: Ledger, most: int = ATTEMPTS_KEPT, most_of_stage: int 
     )
     if prepare is not ledger.prepare or final_evaluation is not ledger.final_evaluation:
         ledger = replace(ledger, prepare=prepare, final_evaluation=final_evaluation)
-    excess = sum(len(t.attempts) for t in ledger.trials) - most
+    runs = ledger.runs
+    excess = sum(len(t.attempts) for t in runs) - most
     if excess <= 0:
         return ledger
-    ended = [(end, t.index, i) for t in ledger.trials for i, end in _foldable(t.attempts, t.rung if t.is_busy else -1)]
+    ended = [(end, t.index, i) for t in runs for i, end in _foldable(t.attempts, t.rung if t.is_busy else -1)]
     oldest = sorted(ended)[:excess]
     if not oldest:
         return ledger
@@ -51,13 +52,12 @@ def fold_attempts(ledger: Ledger, most: int = ATTEMPTS_KEPT, most_of_stage: int 
         chosen[index].add(i)
     until, before = oldest[-1][0], ledger.folded
     active = union_seconds(
-        (_cut(a, until) for t in ledger.trials for a in t.attempts if a.started_at < until),
+        (_cut(a, until) for t in runs for a in t.attempts if a.started_at < until),
         None,
         before.until if before is not None else None,
     )
     return replace(
-        ledger,
-        trials=tuple(_fold(t, chosen[t.index]) if t.index in chosen else t for t in ledger.trials),
+        ledger.with_runs(tuple(_fold(t, chosen[t.index]) if t.index in chosen else t for t in runs)),
         folded=Folded(
             until=max(until, before.until) if before is not None else until,
             active_seconds=active + (before.active_seconds if before is not None else 0.0),

@@ -97,6 +97,15 @@ def choose_winner(study: Study, trials: Iterable[Trial]) -> Trial | None:
     return next(iter(keeping or finished), None)
 
 
+def find_finished_baseline(study: Study, trials: Iterable[Trial]) -> Trial | None:
+    """Return the baseline if it has a full-length adapter."""
+    for trial in trials:
+        is_finished = trial.origin is Origin.BASELINE and trial.state is TrialState.COMPLETED
+        if is_finished and not _diverged(trial, study.last_rung):
+            return trial
+    return None
+
+
 def satisfies_constraints(study: Study, measurement: Measurement | None) -> bool:
     """Say whether a measurement keeps every outcome constraint of the study."""
     return measurement is not None and all(c.holds(measurement.metrics) for c in study.outcome_constraints)

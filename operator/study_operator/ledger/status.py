@@ -129,12 +129,13 @@ def render_status(
 
 
 def _render_ledger(ledger: Ledger, recorded: Recorded) -> dict[str, Any]:
-    return {**render_ledger(ledger), "trials": _render_trials(ledger.trials, recorded)}
+    runs, count = _render_runs(ledger.runs, recorded), len(ledger.trials)
+    return {**render_ledger(ledger), "trials": runs[:count], "dataCurve": runs[count:] or None}
 
 
 def _render_progress(ledger: Ledger, progress: Sequence[TrialProgress]) -> list[Raw] | None:
     """Render how far the trials are that still run."""
-    running = {(t.name, t.rung) for t in ledger.trials if t.state is TrialState.RUNNING}
+    running = {(t.name, t.rung) for t in ledger.runs if t.state is TrialState.RUNNING}
     return [STATUS.render(TrialProgress, at) for at in progress if (at.trial, at.rung) in running] or None
 
 
@@ -183,9 +184,10 @@ def shorten_status(status: Raw, recorded: Recorded, why: str) -> dict[str, Any]:
         else _shorten(c, SHORT_BYTES)
         for c in status["conditions"]
     ]
-    parts = {name: _shorten(status[name], SHORT_BYTES) for name in ("prepare", "finalEvaluation", "search", "outcome")}
-    trials = [_shorten(trial, SHORT_TRIAL_BYTES) for trial in status["trials"]]
-    return {**status, **parts, "conditions": conditions, "trials": trials, "agreement": None, "progress": None}
+    of_study = ("prepare", "finalEvaluation", "search", "dataCurveEnd", "outcome")
+    parts = {name: _shorten(status[name], SHORT_BYTES) for name in of_study}
+    runs = {n: [_shorten(run, SHORT_TRIAL_BYTES) for run in status[n] or ()] for n in ("trials", "dataCurve")}
+    return {**status, **parts, **runs, "conditions": conditions, "agreement": None, "progress": None}
 
 
 def _shorten(raw: Any, most_bytes: int) -> Any:
@@ -207,20 +209,17 @@ def _without_nulls(value: Any) -> Any:
     return {k: _without_nulls(v) for k, v in value.items() if v is not None} if isinstance(value, Mapping) else value
 
 
-def _render_trials(trials: Sequence[Trial], recorded: Recorded) -> list[Raw]:
-    raw, known = recorded.raw.get("trials", ()), recorded.ledger.trials
-    return [
-        raw[i] if i < len(known) and trial is known[i] else STATUS.render(Trial, trial)
-        for i, trial in enumerate(trials)
-    ]
+def _render_runs(runs: Sequence[Trial], recorded: Recorded) -> list[Raw]:
+    raw, known = [*recorded.raw.get("trials", ()), *(recorded.raw.get("dataCurve") or ())], recorded.ledger.runs
+    return [raw[i] if i < len(known) and run is known[i] else STATUS.render(Trial, run) for i, run in enumerate(runs)]
 
 
 _SUMMARIES = ("summary", "trialCounts", "best", "baseline", "agreement", "usage")
 
 
 def _render_summaries(study: Study, ledger: Ledger, recorded: Recorded) -> dict[str, Any]:
-    known = recorded.ledger.trials
-    is_same = len(known) == len(ledger.trials) and all(a is b for a, b in zip(ledger.trials, known, strict=True))
+    known, runs = recorded.ledger.runs, ledger.runs
+    is_same = len(known) == len(runs) and all(a is b for a, b in zip(runs, known, strict=True))
     if recorded.raw and is_same and ledger.test_gain == recorded.ledger.test_gain:
         return {name: recorded.raw.get(name) for name in _SUMMARIES}
     trials = ledger.trials

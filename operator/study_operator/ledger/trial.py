@@ -42,6 +42,8 @@ class Origin(StrEnum):
     TYPICAL_ARM = "TypicalArm"
     """Known to be good for LoRA: `study_operator.spec.typical_arms`."""
     SUGGESTED = "Suggested"
+    DATA_CURVE = "DataCurve"
+    """The arm of a trial once more, on a part of the training data: never a candidate."""
 
 
 class Continuation(StrEnum):
@@ -137,6 +139,10 @@ class Trial:
     rung: int = 0
     """That it is on, or has ended on. 0: up to the first early evaluation; `Study.last_rung`: to full length."""
     total_steps: int
+    train_samples: int | None = None
+    """Of a run of the data curve: how many training samples it sees. None means all."""
+    seed: int | None = None
+    """Of a run of the data curve; None means the study's."""
     continuation: Continuation | None = None
     """From the rung before; None on the first one."""
     inclusion_probability: float | None = None
@@ -260,6 +266,15 @@ class GainOnTest:
     n: int
 
 
+class CurveEnd(StrEnum):
+    """Why no more runs of the data curve are begun."""
+
+    ALL_RUNS_ENDED = "AllRunsEnded"
+    BUDGET_EXHAUSTED = "BudgetExhausted"
+    NO_MODEL = "NoModel"
+    """The arm that it is asked of left no model at full length."""
+
+
 class SearchEnd(StrEnum):
     """Why no more arms are proposed; fixed by the first promotion."""
 
@@ -291,12 +306,27 @@ class Ledger:
     search_message: str = ""
     winner: int | None = None
     """Index of the trial that validation chose. Written before the test set is read, and never changed."""
+    curve: tuple[Trial, ...] = ()
+    """Runs of the data curve, once there is a winner; their indexes go on where those of the trials end."""
+    curve_end: CurveEnd | None = None
+    """None until no more of them are begun and all have ended, and where the study has no data curve."""
+    curve_message: str = ""
     final_evaluation: Stage = Stage()
     test_gain: GainOnTest | None = None
     """None until the test set is read, and where there is no baseline."""
     outcome: Outcome | None = None
     cleaned_at: datetime | None = None
     """When the checkpoints that nobody needs any more were deleted, which is once after the end."""
+
+    @property
+    def runs(self) -> tuple[Trial, ...]:
+        """All that have jobs, by index: trials, and runs of the data curve. Only trials are ever compared."""
+        return self.trials + self.curve if self.curve else self.trials
+
+    def with_runs(self, runs: tuple[Trial, ...]) -> Ledger:
+        """Return the ledger with all of its runs as they are given."""
+        count = len(self.trials)
+        return replace(self, trials=runs[:count], curve=runs[count:])
 
 
 def count_attempts_against(

@@ -29,10 +29,10 @@ class Usage:
 
 def measure_usage(study: Study, ledger: Ledger, now: datetime | None) -> Usage:
     """Sum up the attempts; those that still run count up to ``now``, or not at all where it is None."""
-    trials, folded = ledger.trials, ledger.folded
-    attempts = [a for t in trials for a in t.attempts]
+    trials, runs, folded = ledger.trials, ledger.runs, ledger.folded
+    attempts = [a for t in runs for a in t.attempts]
     seconds = sum(seconds_of(a, now) for a in attempts) + sum(
-        t.earlier_attempts.seconds for t in trials if t.earlier_attempts is not None
+        t.earlier_attempts.seconds for t in runs if t.earlier_attempts is not None
     )
     active = union_seconds(attempts, now, folded.until if folded is not None else None)
     measured = [trial for trial in trials if trial.measurements]
@@ -60,6 +60,36 @@ def is_budget_exhausted(study: Study, ledger: Ledger, now: datetime) -> bool:
         return True
     reserved_seconds = sum(each * -(-count // study.parallel_trials) for each, count in reserve)
     return deadline is not None and usage.active_seconds + reserved_seconds >= deadline
+
+
+def count_affordable(study: Study, ledger: Ledger, of: Trial, steps: Sequence[int], now: datetime) -> int:
+    """Return how many further runs of so many steps the budget has room for, beside those of the data curve that run.
+
+    Args:
+        study: the study.
+        ledger: its ledger.
+        of: the trial whose arm they have.
+        steps: of each of them, in the order in which they would begin.
+        now: the time.
+    """
+    hours, deadline, first = study.budget.accelerator_hours, study.budget.active_deadline_seconds, of.measurement(0)
+    if (hours is None and deadline is None) or first is None or first.step <= 0:
+        return len(steps)
+    usage = measure_usage(study, ledger, now)
+    # What those that run still need.
+    left = [
+        max(0.0, _seconds_of_steps(of, first, run.total_steps) - sum(seconds_of(a, now) for a in run.attempts))
+        for run in ledger.curve
+        if run.is_busy
+    ]
+    for count, more in enumerate(steps):
+        left.append(_seconds_of_steps(of, first, more))
+        reserved_hours = sum(left) * study.accelerators / 3600
+        if hours is not None and usage.accelerator_hours + reserved_hours >= hours:
+            return count
+        if deadline is not None and usage.active_seconds + max(left) >= deadline:
+            return count
+    return len(steps)
 
 
 def with_seconds(measurement: Measurement, trial: Trial, result: RungMeasurement) -> Measurement:
@@ -116,7 +146,13 @@ def _estimate_seconds(study: Study, trial: Trial, first: Measurement, rung: int)
     """
     if first.step <= 0:
         return 0.0
-    steps = study.stop_step(trial.total_steps, rung) - study.stop_step(trial.total_steps, rung - 1)
+    return _seconds_of_steps(
+        trial, first, study.stop_step(trial.total_steps, rung) - study.stop_step(trial.total_steps, rung - 1)
+    )
+
+
+def _seconds_of_steps(trial: Trial, first: Measurement, steps: int) -> float:
+    """Estimate what a run of some steps takes from its start, by the first measurement of a trial with the same arm."""
     if first.train_seconds is not None and first.fixed_seconds is not None:
         return first.fixed_seconds + first.train_seconds * steps / first.step
     spent = sum(seconds_of(a, None) for a in trial.attempts if a.rung == 0)

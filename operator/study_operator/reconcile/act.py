@@ -10,16 +10,19 @@ from typing import TypeVar, assert_never
 
 from study_operator import names
 from study_operator.errors import LaunchRefusedError
+from study_operator.ledger.curve_runs import CurveRun
 from study_operator.ledger.status import Recorded
 from study_operator.ledger.trial import WAITS, Continuation, Ledger, Origin, SearchEnd, Stage, Trial, TrialState, move
 from study_operator.optimizer.designer import Designer, DesignerError, ProposalPendingError
 from study_operator.reasons import WaitReason
 from study_operator.reconcile.actions import (
     Action,
+    AddCurveRun,
     Attach,
     ChooseWinner,
     CleanUp,
     DeleteJob,
+    EndCurve,
     EndSearch,
     EvaluateWinner,
     Finish,
@@ -65,7 +68,7 @@ def act(
                 refusal = hands.launch(job, result, "to prepare the dataset")
                 ledger = replace(ledger, prepare=_with_refusal(ledger.prepare, refusal))
             case Launch(index=index):
-                trial = ledger.trials[index]
+                trial = ledger.runs[index]
                 if not written.trial(index):
                     continue
                 result = f"{names.rung_key(trial.name, trial.rung)}/{MEASUREMENT}"
@@ -111,8 +114,8 @@ class _Written:
     ledger: Ledger
 
     def trial(self, index: int) -> bool:
-        known = self.recorded.ledger.trials
-        return index < len(known) and known[index] is self.ledger.trials[index]
+        known = self.recorded.ledger.runs
+        return index < len(known) and known[index] is self.ledger.runs[index]
 
     def prepare(self) -> bool:
         accepted = self.recorded.conditions.get("Accepted")
@@ -224,12 +227,29 @@ def _decide(study: Study, ledger: Ledger, action: Action) -> Ledger:
             return _with_trial(ledger, replace(trial, inclusion_probability=probability))
         case ChooseWinner(index=index):
             return replace(ledger, winner=index)
+        case AddCurveRun(of=of, run=run):
+            return replace(ledger, curve=(*ledger.curve, _begin_curve_run(study, ledger, ledger.trials[of].arm, run)))
+        case EndCurve(end=end, reason=reason):
+            return replace(ledger, curve_end=end, curve_message=reason)
         case Finish(outcome=outcome):
             return replace(ledger, outcome=outcome)
         case Prepare() | Launch() | EvaluateWinner() | DeleteJob() | Suggest() | CleanUp():
             raise TypeError(f"{type(action).__name__} must be carried out, not decided")
         case _:
             assert_never(action)
+
+
+def _begin_curve_run(study: Study, ledger: Ledger, arm: Arm, run: CurveRun) -> Trial:
+    """Return a run of the data curve, which goes to its full length at once."""
+    return Trial(
+        index=len(ledger.runs),
+        arm=arm,
+        origin=Origin.DATA_CURVE,
+        rung=study.last_rung,
+        total_steps=run.total_steps,
+        train_samples=run.train_samples,
+        seed=run.seed,
+    )
 
 
 def _continued(trial: Trial, promotion: Promote) -> Trial:
@@ -276,4 +296,5 @@ def _enter(study: Study, ledger: Ledger, arm: Arm, origin: Origin, node: str) ->
 
 
 def _with_trial(ledger: Ledger, trial: Trial) -> Ledger:
-    return replace(ledger, trials=(*ledger.trials[: trial.index], trial, *ledger.trials[trial.index + 1 :]))
+    runs = ledger.runs
+    return ledger.with_runs((*runs[: trial.index], trial, *runs[trial.index + 1 :]))

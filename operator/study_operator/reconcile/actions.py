@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from study_operator.ledger.trial import Continuation, Origin, Outcome, SearchEnd
+from study_operator.ledger.curve_runs import CurveRun
+from study_operator.ledger.trial import Continuation, CurveEnd, Origin, Outcome, SearchEnd
 from study_operator.spec.study import Arm
 
 
@@ -77,6 +78,24 @@ class ChooseWinner:
 
 
 @dataclass(frozen=True, kw_only=True)
+class AddCurveRun:
+    """Enter a run of the data curve into the ledger: the arm of a trial on a part of the training data."""
+
+    of: int
+    """Index of the trial."""
+    run: CurveRun
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class EndCurve:
+    """Begin no more runs of the data curve, for good."""
+
+    end: CurveEnd
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class EvaluateWinner:
     """Launch the job that reads the test set."""
 
@@ -119,6 +138,8 @@ Action = (
     | Promote
     | Stop
     | ChooseWinner
+    | AddCurveRun
+    | EndCurve
     | EvaluateWinner
     | DeleteJob
     | Finish

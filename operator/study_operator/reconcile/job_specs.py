@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 from study_operator import names
-from study_operator.ledger.trial import Ledger, Origin, Trial, TrialState
+from study_operator.ledger.ranking import find_finished_baseline
+from study_operator.ledger.trial import Ledger, Trial
 from study_operator.reconcile.runner import JobKind, JobSpec
 from study_operator.spec.study import Arm, Study, complete_arm, step_at
 from trial_trainer.artifacts import join
@@ -89,11 +90,13 @@ def build_trial_job(study: Study, trial: Trial, fingerprint: str) -> JobSpec:
     """
     root = artifacts_uri(study)
     end = study.stop_step(trial.total_steps, trial.rung)
+    # A run of the data curve goes straight to its end.
+    is_part = trial.train_samples is not None
     config = TrialConfig(
         study=study.name,
         trial=trial.name,
         rung=trial.rung,
-        seed=study.seed,
+        seed=study.seed if trial.seed is None else trial.seed,
         arm=complete_arm(trial.arm),
         base_model=study.base_model,
         dataset=join(root, names.DATASET),
@@ -101,8 +104,10 @@ def build_trial_job(study: Study, trial: Trial, fingerprint: str) -> JobSpec:
         total_steps=trial.total_steps,
         stop_step=end,
         trainer=replace(study.trainer, nodes=study.nodes),
-        evaluate_at_steps=_steps_on_the_way(study, trial, end),
-        resume_from=join(root, names.rung_key(trial.name, trial.rung - 1)) if trial.rung > 0 else None,
+        evaluate_at_steps=() if is_part else _steps_on_the_way(study, trial, end),
+        train_samples=trial.train_samples,
+        balanced=is_part and study.data_curve is not None and study.data_curve.balanced,
+        resume_from=join(root, names.rung_key(trial.name, trial.rung - 1)) if trial.rung > 0 and not is_part else None,
         progress=join(root, names.progress_key(trial.name)),
         dataset_fingerprint=fingerprint,
     )
@@ -151,15 +156,6 @@ def build_job_of(study: Study, ledger: Ledger, of: Trial | JobKind) -> JobSpec:
             return build_trial_job(study, of, fingerprint)
         case _:
             raise TypeError(f"a trial or a stage must be given, got {of}")
-
-
-def find_finished_baseline(study: Study, trials: tuple[Trial, ...]) -> Trial | None:
-    """Return the baseline if it has a full-length adapter."""
-    for trial in trials:
-        final = trial.measurement(study.last_rung)
-        if trial.origin is Origin.BASELINE and trial.state is TrialState.COMPLETED and final and not final.diverged:
-            return trial
-    return None
 
 
 def _steps_on_the_way(study: Study, trial: Trial, end: int) -> tuple[int, ...]:

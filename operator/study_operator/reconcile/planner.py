@@ -9,11 +9,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
 
 from study_operator import names
+from study_operator.ledger.curve_runs import describe_end, find_curve_trial, list_curve_runs
 from study_operator.ledger.ranking import Choice, choose, choose_replacements, choose_winner, find_open_rung, rank
 from study_operator.ledger.trial import (
     GIVEN_UP,
     WAITS,
     Continuation,
+    CurveEnd,
     Ledger,
     Origin,
     Outcome,
@@ -24,14 +26,16 @@ from study_operator.ledger.trial import (
     TrialState,
     retry_at,
 )
-from study_operator.ledger.usage import is_budget_exhausted
+from study_operator.ledger.usage import count_affordable, is_budget_exhausted
 from study_operator.reasons import EndReason, FailureReason, Problem, StudyStage, WaitReason
 from study_operator.reconcile.actions import (
     Action,
+    AddCurveRun,
     Attach,
     ChooseWinner,
     CleanUp,
     DeleteJob,
+    EndCurve,
     EndSearch,
     EvaluateWinner,
     Finish,
@@ -59,7 +63,7 @@ def plan(
     """Decide what to do next. The same arguments always give the same actions."""
     trials = sorted(ledger.trials, key=lambda t: t.index)
     is_halted = study.suspend or ledger.outcome is not None
-    deletions = _plan_deletions(study, ledger, trials, jobs, now, settings, is_halted=is_halted)
+    deletions = _plan_deletions(study, ledger, jobs, now, settings, is_halted=is_halted)
     if ledger.outcome is not None:
         return deletions + _plan_afterwards(study, ledger, trials, jobs)
     if is_halted:
@@ -76,7 +80,7 @@ def plan(
         return deletions
 
     # What the ledger already promises.
-    actions = [*deletions, *_plan_launches(study, trials, jobs, now, settings)]
+    actions = [*deletions, *_plan_launches(study, ledger.runs, jobs, now, settings)]
     busy = sum(t.is_busy for t in trials)
 
     # First rung: fill free slots until every trial has been proposed, then wait for all of them.
@@ -152,7 +156,6 @@ def _fail(problem: Problem) -> Finish:
 def _plan_deletions(
     study: Study,
     ledger: Ledger,
-    trials: Sequence[Trial],
     jobs: Mapping[str, JobStatus],
     now: datetime,
     settings: Settings,
@@ -160,7 +163,8 @@ def _plan_deletions(
     is_halted: bool,
 ) -> list[Action]:
     """Delete jobs that must stop, that stand in the way of the next attempt, or whose result is in the ledger."""
-    actions = _plan_deletions_of_foreign(study, trials, jobs)
+    runs = ledger.runs
+    actions = _plan_deletions_of_foreign(study, runs, jobs)
     stages: list[tuple[str, Stage]] = [(names.prepare_job(study.name), ledger.prepare)]
     stages.append((names.final_evaluation_job(study.name), ledger.final_evaluation))
     for name, stage in stages:
@@ -173,7 +177,7 @@ def _plan_deletions(
             reason = "it is given up"
         if reason:
             actions.append(DeleteJob(name=name, index=None, reason=reason))
-    for trial in trials:
+    for trial in runs:
         name = names.trial_job(study.name, trial.name, trial.rung)
         if name not in jobs or jobs[name].is_foreign:
             continue
@@ -185,7 +189,7 @@ def _plan_deletions(
         if reason:
             actions.append(DeleteJob(name=name, index=trial.index, reason=reason))
     # A namespace may have a quota on Jobs: where there is no room for the next one, none is kept any longer.
-    messages = [ledger.prepare.message, ledger.final_evaluation.message, *(t.message for t in trials)]
+    messages = [ledger.prepare.message, ledger.final_evaluation.message, *(t.message for t in runs)]
     is_room_wanted = any(message.startswith(f"{WAITS}{WaitReason.QUOTA_EXCEEDED}") for message in messages)
     return actions + [
         DeleteJob(name=name, index=index, reason="its result is in the ledger")
@@ -209,7 +213,7 @@ def find_settled_jobs(
     settled += [
         (name, None, stage) for name, stage in stages if stage.state in (StageState.COMPLETED, StageState.FAILED)
     ]
-    for trial in ledger.trials:
+    for trial in ledger.runs:
         rungs = trial.rung if trial.is_busy else trial.rung + 1
         settled += [(names.trial_job(study.name, trial.name, rung), trial.index, trial) for rung in range(rungs)]
     for name, index, of in settled:
@@ -248,10 +252,10 @@ def _why_delete(
 
 
 def _plan_launches(
-    study: Study, trials: Sequence[Trial], jobs: Mapping[str, JobStatus], now: datetime, settings: Settings
+    study: Study, runs: Sequence[Trial], jobs: Mapping[str, JobStatus], now: datetime, settings: Settings
 ) -> list[Action]:
     """Launch what waits, as far as there is room: what has begun first, then in order of rank or index."""
-    busy = [(t, names.trial_job(study.name, t.name, t.rung)) for t in trials if t.is_busy]
+    busy = [(t, names.trial_job(study.name, t.name, t.rung)) for t in runs if t.is_busy]
     # Every live job holds a slot, whatever a ledger that may be stale says of its trial. One that ended keeps its
     # trial's slot until it is deleted; one that is gone gives it up.
     occupied = {job.name for job in jobs.values() if job.kind is JobKind.TRIAL and job.phase is not JobPhase.FINISHED}
@@ -262,7 +266,7 @@ def _plan_launches(
     waiting = [
         t for t, name in busy if t.state is TrialState.PENDING and _is_launchable(t, jobs.get(name), now, settings)
     ]
-    ranks = {t.index: position for position, t in enumerate(rank(study, waiting, find_open_rung(trials) - 1))}
+    ranks = {t.index: position for position, t in enumerate(rank(study, waiting, find_open_rung(runs) - 1))}
     waiting.sort(key=lambda t: (not any(a.rung == t.rung for a in t.attempts), ranks.get(t.index, -1), t.index))
     return [Launch(index=t.index, rung=t.rung, reason=_why_launch(t)) for t in waiting[:free]]
 
@@ -354,6 +358,27 @@ _SAY_CONTINUATION = {
 }
 
 
+def _plan_curve(study: Study, ledger: Ledger, now: datetime) -> list[Action]:
+    """Begin runs of the data curve in free slots, the smallest first, as long as the budget has room for them."""
+    trial = find_curve_trial(study, ledger)
+    if trial is None:
+        return [_end_curve(study, ledger, CurveEnd.NO_MODEL)]
+    missing = list_curve_runs(study, ledger)[len(ledger.curve) :]
+    busy = sum(run.is_busy for run in ledger.curve)
+    affordable = count_affordable(study, ledger, trial, [run.total_steps for run in missing], now)
+    if missing and affordable:
+        begun = missing[: min(max(0, study.parallel_trials - busy), affordable)]
+        reason = f"the data curve is measured with the arm of trial {trial.name}"
+        return [AddCurveRun(of=trial.index, run=run, reason=reason) for run in begun]
+    if busy:
+        return []
+    return [_end_curve(study, ledger, CurveEnd.BUDGET_EXHAUSTED if missing else CurveEnd.ALL_RUNS_ENDED)]
+
+
+def _end_curve(study: Study, ledger: Ledger, end: CurveEnd) -> EndCurve:
+    return EndCurve(end=end, reason=describe_end(study, ledger, end))
+
+
 def _plan_end(
     study: Study,
     ledger: Ledger,
@@ -362,22 +387,26 @@ def _plan_end(
     now: datetime,
     settings: Settings,
 ) -> list[Action]:
-    """Fix the winner, read the test set once, end."""
+    """Fix the winner, measure the data curve, read the test set once, end."""
     if ledger.winner is None:
         winner = choose_winner(study, trials)
         if winner is None:
             return [_fail(Problem(FailureReason.NO_WINNER, "no trial reached its full length with a usable model"))]
         return [ChooseWinner(index=winner.index, reason="the best validation measurement at full length")]
+    if study.data_curve is not None and ledger.curve_end is None:
+        return _plan_curve(study, ledger, now)
     has_test = ledger.dataset is not None and ledger.dataset.test_samples > 0
     if has_test and ledger.final_evaluation.state is not StageState.COMPLETED:
         name = names.final_evaluation_job(study.name)
         if _is_launchable(ledger.final_evaluation, jobs.get(name), now, settings):
             return [EvaluateWinner(reason="the winner is chosen")]
         return []
-    is_short = ledger.search_end is SearchEnd.BUDGET_EXHAUSTED
+    is_short = ledger.search_end is SearchEnd.BUDGET_EXHAUSTED or ledger.curve_end is CurveEnd.BUDGET_EXHAUSTED
     message = f"trial t{ledger.winner:03d} is the winner of {len(trials)} trials"
     if ledger.search_end is not SearchEnd.ALL_TRIALS_MEASURED and ledger.search_end is not None:
         message += f"; {_SAY_END[ledger.search_end]}"
+    if ledger.curve_message:
+        message += f"; {ledger.curve_message}"
     outcome = Outcome(
         failed=False, reason=StudyStage.BUDGET_EXHAUSTED if is_short else StudyStage.COMPLETED, message=message
     )

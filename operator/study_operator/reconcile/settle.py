@@ -23,6 +23,7 @@ from study_operator.ledger.trial import (
     DatasetCounts,
     Ledger,
     Measurement,
+    Origin,
     Stage,
     StageState,
     Trial,
@@ -66,7 +67,7 @@ class Results:
 
 def list_awaited(study: Study, ledger: Ledger, jobs: Mapping[str, JobStatus]) -> Iterator[Trial]:
     """Yield the trials whose job is over or not there: a measurement of theirs may have been written."""
-    for trial in ledger.trials:
+    for trial in ledger.runs:
         if trial.is_busy and not is_live(jobs.get(names.trial_job(study.name, trial.name, trial.rung))):
             yield trial
 
@@ -124,7 +125,7 @@ def settle(
         held=held,
         folded_until=folded_until,
     )
-    trials = tuple(_say_refused(_settle_trial(trial, seen), seen) for trial in ledger.trials)
+    runs = tuple(_say_refused(_settle_trial(run, seen), seen) for run in ledger.runs)
     prepare = _settle_stage(ledger.prepare, names.prepare_job(study.name), seen, is_done=results.summary is not None)
     final_evaluation = ledger.final_evaluation
     test_gain = ledger.test_gain
@@ -139,8 +140,7 @@ def settle(
         dataset = _count_samples(results.summary)
     return fold_attempts(
         replace(
-            ledger,
-            trials=give_worst_values(study, trials),
+            ledger.with_runs(give_worst_values(study, runs)),
             prepare=prepare,
             final_evaluation=final_evaluation,
             test_gain=test_gain,
@@ -154,7 +154,7 @@ def find_new_faults(study: Study, before: Ledger, after: Ledger) -> frozenset[st
     attempts = [
         *before.prepare.attempts,
         *before.final_evaluation.attempts,
-        *(a for t in before.trials for a in t.attempts),
+        *(a for t in before.runs for a in t.attempts),
     ]
     known = {(a.id, a.rung) for a in attempts if not a.is_open}
 
@@ -169,7 +169,7 @@ def find_new_faults(study: Study, before: Ledger, after: Ledger) -> frozenset[st
         (names.final_evaluation_job(study.name), after.final_evaluation),
     )
     found = {name for name, stage in stages if has_fault(stage)}
-    found |= {names.trial_job(study.name, t.name, t.rung) for t in after.trials if has_fault(t)}
+    found |= {names.trial_job(study.name, t.name, t.rung) for t in after.runs if has_fault(t)}
     return frozenset(found)
 
 
@@ -386,7 +386,8 @@ def _settle_measurement(trial: Trial, job: JobStatus | None, result: RungMeasure
 
 def _say_begun(trial: Trial, result: RungMeasurement) -> str:
     """Say of a trial that continued that it began anew; its result is the same, and took longer."""
-    is_anew = trial.rung > 0 and result.trained_steps is not None and result.trained_steps >= result.step
+    has_begun = trial.measurement(trial.rung - 1) is not None
+    is_anew = has_begun and result.trained_steps is not None and result.trained_steps >= result.step
     return "it began at its first step: it found no checkpoint of its own to go on from" if is_anew else ""
 
 
@@ -426,9 +427,9 @@ def _find_smaller(trial: Trial, trials: Sequence[Trial]) -> tuple[Trial | None, 
 
     The kernel kills for the sum of all there is. The arm's part in it shows beside others, which have the same pod
     template and so the same limit: where one that needs no more has run, it is the arm. One that has run on its own
-    first rung is not to blame on a later one.
+    first rung is not to blame on a later one, nor in a run of the data curve, whose arm has run to its full length.
     """
-    if trial.measurement(0) is not None:
+    if trial.measurement(0) is not None or trial.origin is Origin.DATA_CURVE:
         return None, "it has run in the same memory before, so that it is not the arm's fault"
     size = _size_of(trial.arm)
     for other in trials:
@@ -672,7 +673,9 @@ def _find_worst_value(study: Study, trials: Sequence[Trial]) -> float:
     bound = WORST_VALUES[metric]
     if is_share(metric):
         return bound
-    values = [m.value for t in trials for m in t.measurements if not m.diverged]
+    # A run on few samples is no measure of what is bad for an arm.
+    compared = [t for t in trials if t.origin is not Origin.DATA_CURVE]
+    values = [m.value for t in compared for m in t.measurements if not m.diverged]
     return min(values, key=study.objective.merit, default=bound)
 
 

@@ -368,7 +368,7 @@ def _dropped(recorded: Recorded, error: ConflictError) -> TickResult:
 
 def report_key(ledger: Ledger) -> str:
     """Return a word that changes with each new measurement, promotion, or the end."""
-    measured = sum(len(t.measurements) for t in ledger.trials)
+    measured = sum(len(t.measurements) for t in ledger.runs)
     continued = sum(t.rung for t in ledger.trials)
     return f"{measured}/{continued}/{ledger.outcome.reason if ledger.outcome else ''}"
 
@@ -401,7 +401,7 @@ def _mark_foreign(study: Study, ledger: Ledger, jobs: Mapping[str, JobStatus]) -
         of[names.prepare_job(study.name)] = JobKind.PREPARE
     if ledger.winner is not None and ledger.final_evaluation.state is not StageState.COMPLETED:
         of[names.final_evaluation_job(study.name)] = JobKind.FINAL_EVALUATION
-    for trial in ledger.trials:
+    for trial in ledger.runs:
         for rung in range(study.last_rung + 1):
             name = names.trial_job(study.name, trial.name, rung)
             if is_live(jobs.get(name)) or (trial.is_busy and rung == trial.rung):
@@ -494,7 +494,7 @@ def _why_no_measurement(study: Study, trial: Trial, measurement: RungMeasurement
 def _read_progress(study: Study, ledger: Ledger, artifacts: ArtifactStore) -> tuple[TrialProgress, ...]:
     """Read how far each running trial is; what an earlier run or another arm left behind says nothing of this one."""
     seen = []
-    for trial in ledger.trials:
+    for trial in ledger.runs:
         if trial.state is not TrialState.RUNNING:
             continue
         progress = read_result(Progress, artifacts, names.progress_key(trial.name))
@@ -564,7 +564,7 @@ def _say_orphaned(study: Study, ledger: Ledger, jobs: Mapping[str, JobStatus]) -
     """Say which pods run on that ought to stop, and that nobody but a person can stop; empty where there are none."""
     if not any(job.orphans for job in jobs.values()):
         return ""
-    wanted = {names.trial_job(study.name, t.name, t.rung) for t in ledger.trials if t.is_busy}
+    wanted = {names.trial_job(study.name, t.name, t.rung) for t in ledger.runs if t.is_busy}
     stages = (
         (names.prepare_job(study.name), ledger.prepare),
         (names.final_evaluation_job(study.name), ledger.final_evaluation),
@@ -607,7 +607,7 @@ def _find_refusal(
     if before is None or hands.has_more_to_do or study.suspend or ledger.outcome is not None:
         return None
     # A job that nobody tried to launch now is refused for as long as its trial says so.
-    waiting = [(names.trial_job(study.name, t.name, t.rung), t.message) for t in ledger.trials if t.is_busy]
+    waiting = [(names.trial_job(study.name, t.name, t.rung), t.message) for t in ledger.runs if t.is_busy]
     waiting += [(names.prepare_job(study.name), ledger.prepare.message)]
     waiting += [(names.final_evaluation_job(study.name), ledger.final_evaluation.message)]
     still = any(message.startswith(f"{WAITS}{before.reason}") and name not in jobs for name, message in waiting)
@@ -670,7 +670,7 @@ def _find_wake(
     now: datetime,
     settings: Settings,
 ) -> datetime | None:
-    waits = [retry_at(t, settings) for t in ledger.trials if t.state is TrialState.PENDING]
+    waits = [retry_at(t, settings) for t in ledger.runs if t.state is TrialState.PENDING]
     waits += [retry_at(s, settings) for s in (ledger.prepare, ledger.final_evaluation) if s.state is StageState.PENDING]
     for job in jobs.values():
         if job.waits_since is not None:

@@ -6,12 +6,12 @@ All in passes over pages, because an arm's steps depend on its batch size and it
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated
 
 from study_operator.ledger.merit import name_metric
 from study_operator.reconcile.job_specs import count_steps
-from study_operator.spec.study import Categorical, RankBy, Study, complete_arm
+from study_operator.spec.study import Categorical, CurveArm, RankBy, Study, complete_arm
 from trial_trainer.codec import at_least
 from trial_trainer.contract import ContractError, DatasetSummary, from_json
 
@@ -39,13 +39,15 @@ class Phase:
 
     name: str
     jobs: int
-    training_passes: float
-    """Passes over the training pages, of all its jobs together."""
+    training_passes: float | None
+    """Passes over the training pages, of all its jobs together; None of the data curve before there is a dataset."""
     validation_passes: int
     test_passes: int
     seconds: float | None
     """Of accelerator time; None where nothing was measured."""
     arithmetic: str
+    is_curve: bool = False
+    """Whether its jobs are runs of the data curve, of which there is no early stopping."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,8 +63,8 @@ class Plan:
 
     @property
     def training_passes(self) -> float:
-        """Training passes of the whole study."""
-        return sum(phase.training_passes for phase in self.phases)
+        """Training passes of all trials."""
+        return sum(phase.training_passes or 0.0 for phase in self.phases if not phase.is_curve)
 
     @property
     def seconds(self) -> float | None:
@@ -102,7 +104,8 @@ def build_plan(study: Study, summary: DatasetSummary | None, calibration: Calibr
     ):
         extra = sum(begin < percent < end for percent in study.early_evaluation.extra_percents)
         rungs.append(costs.phase(name, jobs, (end - begin) / 100 * epochs, 1 + extra, 0))
-    phases = (*rungs, costs.phase("final evaluation", 1, 0.0, 0, predictors))
+    curve = _plan_curve(study, summary, costs)
+    phases = (*rungs, *curve, costs.phase("final evaluation", 1, 0.0, 0, predictors))
     measurements = 1 + len(study.early_evaluation.extra_percents)
     full, evaluating = costs.phase("full length", trials, epochs, measurements, 0).seconds, phases[-1].seconds
     return Plan(
@@ -111,6 +114,18 @@ def build_plan(study: Study, summary: DatasetSummary | None, calibration: Calibr
         full_seconds=None if full is None or evaluating is None else full + evaluating,
         wall_seconds=_wall(study, phases),
     )
+
+
+def _plan_curve(study: Study, summary: DatasetSummary | None, costs: _Costs) -> Iterator[Phase]:
+    """Yield one row for each size of the data curve; how many passes that takes only a dataset tells."""
+    if study.data_curve is None:
+        return
+    most = summary.splits["train"].samples if summary is not None else None
+    for size in study.data_curve.sample_sizes:
+        if most is None or size <= most:
+            passes = size / most * study.trainer.epochs if most is not None else 0.0
+            phase = costs.phase(f"data curve, {size} samples", study.data_curve.seeds, passes, 1, 0)
+            yield replace(phase, is_curve=True, training_passes=None if most is None else phase.training_passes)
 
 
 @dataclass(frozen=True)
@@ -209,6 +224,16 @@ def describe_rungs(study: Study) -> str:
         f"{between}{full} to the end ({promotion.num_promoted} promoted{by}, {audited}{baseline}); "
         f"{study.parallel_trials} at a time"
     )
+
+
+def describe_curve(study: Study) -> str:
+    """Return how many runs the data curve has, in one sentence; empty where there is none."""
+    curve = study.data_curve
+    if curve is None:
+        return ""
+    arm = "the winner" if curve.arm is CurveArm.WINNER else "the baseline"
+    sizes, seeds = len(curve.sample_sizes), curve.seeds
+    return f"data curve: {sizes} sizes × {seeds} seeds = {curve.runs} runs of {arm}'s arm, after the promotions"
 
 
 def describe_first_arms(study: Study) -> Iterator[str]:

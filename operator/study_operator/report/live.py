@@ -13,7 +13,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from study_operator.ledger.trial import Trial, TrialState
+from study_operator.ledger.trial import Origin, Trial, TrialState
 from study_operator.report.report import describe_arm, describe_measurements, name_measurements
 from study_operator.spec.study import Study
 from trial_trainer.contract import Progress
@@ -35,6 +35,7 @@ class Snapshot:
 
     study: Study
     trials: Sequence[Trial]
+    """And the runs of the data curve."""
     progress: Mapping[str, Progress]
     """By name of the trial; only of those that run."""
     stage: str
@@ -58,7 +59,7 @@ def render_live(snapshot: Snapshot) -> RenderableType:
         table.add_column(head.removeprefix(f"{metric} ") if head.endswith("full length") else head, justify="right")
     for trial in snapshot.trials:
         table.add_row(*_row(snapshot.study, trial, snapshot.progress.get(trial.name)))
-    measured = sum(bool(trial.measurements) for trial in snapshot.trials)
+    measured = sum(bool(t.measurements) for t in snapshot.trials if t.origin is not Origin.DATA_CURVE)
     head = (
         f"{snapshot.study.name}: {snapshot.stage}, {measured} of {snapshot.study.num_trials} trials measured, "
         f"{duration(snapshot.elapsed_seconds)}"
@@ -76,13 +77,20 @@ def _row(study: Study, trial: Trial, progress: Progress | None) -> Sequence[Rend
     return (
         Text(trial.name),
         Text(f"{trial.state}: {progress.phase}" if progress and is_live else trial.state, style=_style(trial)),
-        Text(describe_arm(trial), overflow="ellipsis", no_wrap=True),
+        Text(_describe_run(trial), overflow="ellipsis", no_wrap=True),
         Text(f"{step}/{trial.total_steps}"),
         ProgressBar(total=max(1, trial.total_steps), completed=step, width=BAR_WIDTH),
         Text(loss),
         Text(duration(progress.eta_seconds) if progress and is_live and progress.eta_seconds is not None else ""),
         *(Text(text) for text in describe_measurements(study, trial)),
     )
+
+
+def _describe_run(trial: Trial) -> str:
+    """Return an arm; of a run of the data curve what differs between them."""
+    if trial.train_samples is None:
+        return describe_arm(trial)
+    return f"data curve: {trial.train_samples} samples, seed {trial.seed}"
 
 
 def _style(trial: Trial) -> str:

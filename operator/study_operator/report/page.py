@@ -12,7 +12,9 @@ from dataclasses import dataclass
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from study_operator.ledger.trial import Measurement, Origin, Trial
+from study_operator.report.data_curve import HEADER, CurveReport, describe_title, list_rows
 from study_operator.report.labels import label_rows
+from study_operator.report.numbers import describe_value
 from study_operator.report.report import (
     PREDICTOR_NAMES,
     PREDICTORS,
@@ -24,7 +26,6 @@ from study_operator.report.report import (
     describe_errors,
     describe_measurements,
     describe_metric,
-    describe_value,
     final_evaluation_rows,
     lines_of,
     loading_lines,
@@ -86,6 +87,8 @@ def render_page(report: Report) -> str:
         trials=_trials_table(report),
         has_agreement=sum(trial.measurement(report.study.last_rung) is not None for trial in report.trials) >= 2,
         agreement=_agreement_chart(report),
+        curve=_curve_table(report.study, report.curve) if report.curve is not None else None,
+        curve_title=describe_title(report.study, report.curve) if report.curve is not None else "",
         splits=_splits_table(summary) if summary is not None else None,
         labels=_labels_table(summary.audit) if summary is not None and summary.audit is not None else None,
     )
@@ -101,6 +104,10 @@ def _results_table(results: FinalEvaluation) -> _Table:
         ],
         numbers_from=1,
     )
+
+
+def _curve_table(study: Study, curve: CurveReport) -> _Table:
+    return _Table(header=HEADER, rows=list(list_rows(study, curve)), numbers_from=0)
 
 
 def _trials_table(report: Report) -> _Table:

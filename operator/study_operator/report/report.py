@@ -22,7 +22,9 @@ from study_operator.ledger.gain import Gain, measure_validation_gain
 from study_operator.ledger.merit import name_metric
 from study_operator.ledger.ranking import rank
 from study_operator.ledger.trial import Measurement, Trial, TrialState
+from study_operator.report.data_curve import CurveReport, render_curve_json, render_data_curve
 from study_operator.report.labels import describe_labels
+from study_operator.report.numbers import describe_value, percent
 from study_operator.spec.metrics import is_share
 from study_operator.spec.study import Study
 from trial_trainer.contract import (
@@ -93,6 +95,8 @@ class Report:
     written_at: datetime
     gain: Gain | None = None
     """The best trial so far against the baseline: on the test set once that was read."""
+    curve: CurveReport | None = None
+    """None where none is asked for, and before its first run."""
 
 
 def render_json(report: Report) -> dict[str, Any]:
@@ -112,6 +116,7 @@ def render_json(report: Report) -> dict[str, Any]:
         "trials": [_trial_as_json(trial) for trial in report.trials],
         "dataset": asdict(report.summary) if report.summary else None,
         "finalEvaluation": _final_evaluation_as_json(report.final_evaluation),
+        "dataCurve": render_curve_json(report.curve) if report.curve else None,
         "agreement": list(report.agreement),
         "acceleratorHours": {"spent": report.spent_hours, "saved": report.saved_hours},
     }
@@ -147,6 +152,8 @@ def render_summary(report: Report) -> RenderableType:
     ]
     if report.final_evaluation is not None:
         parts += [Text(""), render_final_evaluation(report.final_evaluation)]
+    if report.curve is not None:
+        parts += [Text(""), render_data_curve(report.study, report.curve)]
     if report.adapter is not None:
         parts += [Text(""), Text(f"The adapter is in {report.adapter}.")]
         if report.study.data.attributes:
@@ -169,6 +176,8 @@ def lines_of(report: Report) -> list[str]:
     if report.final_evaluation is not None:
         lines += _describe_test(report.final_evaluation, report.study.data.labels_from)
     lines += report.agreement
+    if report.curve is not None and report.curve.message:
+        lines.append(f"Data curve: {report.curve.message}.")
     lines.append(f"Accelerator time: {_hours(report.spent_hours)} spent, {_describe_saved(report.saved_hours)}.")
     if report.summary is not None:
         lines += [f"Labels: {sentence}" for sentence in describe_labels(report.summary)]
@@ -191,7 +200,7 @@ def headline(report: Report) -> str:
         )
         return f"{report.study.name}: {final_evaluation.winner} is the winner; no question of the test set {nothing}."
     baseline = _describe_baseline(final_evaluation, found, labels_from)
-    values = f"{_percent(found.winner_value)} against {_percent(found.baseline_value)} ({MEAN_NAMES[found.mean]})"
+    values = f"{percent(found.winner_value)} against {percent(found.baseline_value)} ({MEAN_NAMES[found.mean]})"
     figures = values + (f", {describe_interval(found.gain)}" if found.gain else "")
     has_rules = "rule_based" in final_evaluation.predictors
     note = f" {SHARED_MARKUP}" if has_rules and "rule_based" not in _independent(found.mean, labels_from) else ""
@@ -315,15 +324,6 @@ def describe_measurement(metric: str, measurement: Measurement | None) -> str:
     return f"{text} (gibberish)" if measurement.gibberish else text
 
 
-def describe_value(metric: str, value: float, standard_error: float | None) -> str:
-    """Return shares as percent and everything else as it is. An error of 0 was not seen, which is not certainty."""
-    if not is_share(metric):
-        return f"{value:.4g}" + (f" ± {standard_error:.2g}" if standard_error else "")
-    if not standard_error:
-        return _percent(value)
-    return f"{_percent(value)} ± " + (f"{standard_error * 100:.1f}" if standard_error >= 0.0005 else "less than 0.1")
-
-
 def describe_errors(report: Report) -> str:
     """Return what the trials' ± means, or why there is none."""
     validation = report.summary.splits.get("validation") if report.summary else None
@@ -339,7 +339,7 @@ def describe_metric(metric: Metric) -> str:
     if metric.low is None or metric.high is None:
         # Final evaluations of earlier versions hold no intervals.
         return describe_value("accuracy", metric.value, metric.standard_error)
-    return f"{_percent(metric.value)} ({metric.low * 100:.1f}–{metric.high * 100:.1f})"
+    return f"{percent(metric.value)} ({metric.low * 100:.1f}–{metric.high * 100:.1f})"
 
 
 def describe_cells(final_evaluation: FinalEvaluation) -> str:
@@ -492,7 +492,7 @@ def _describe_test_value(metric: Metric) -> str:
         few = f"; no interval: {_too_few(metric.sites)}" if metric.sites is not None else ""
         return f"{describe_metric(metric)} (n = {metric.n}{few})"
     low, high = metric.low * 100, metric.high * 100
-    return f"{_percent(metric.value)} (95 % interval {low:.1f} to {high:.1f}, n = {metric.n}, {metric.sites} sites)"
+    return f"{percent(metric.value)} (95 % interval {low:.1f} to {high:.1f}, n = {metric.n}, {metric.sites} sites)"
 
 
 def _describe_baseline(final_evaluation: FinalEvaluation, found: Comparison, labels_from: LabelSource) -> str:
@@ -561,10 +561,6 @@ def _trial_as_json(trial: Trial) -> dict[str, Any]:
         "attempts": trial.attempts_so_far,
         "message": trial.message,
     }
-
-
-def _percent(value: float) -> str:
-    return f"{value * 100:.1f} %"
 
 
 def _hours(hours: float) -> str:

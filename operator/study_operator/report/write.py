@@ -15,11 +15,13 @@ from typing import Any
 from study_operator import names
 from study_operator.ledger.bucket_copy import render_copy
 from study_operator.ledger.conditions import name_stage
+from study_operator.ledger.curve_runs import find_curve_trial
 from study_operator.ledger.gain import find_gain
 from study_operator.ledger.status import Recorded, parse_status
 from study_operator.ledger.trial import Ledger, StageState
 from study_operator.reconcile.job_specs import adapter_uri
 from study_operator.reconcile.tick import TickResult, read_result, report_key
+from study_operator.report.data_curve import CurveReport, list_points
 from study_operator.report.page import render_page
 from study_operator.report.report import Report, render_json
 from study_operator.spec.study import Study
@@ -47,7 +49,7 @@ class LedgerKeeper:
     def keep(self, study: Study, result: TickResult, artifacts: ArtifactStore) -> None:
         """Write the ledger that a tick has recorded. One that cannot be written now is written after the next news."""
         ledger = result.ledger
-        key = f"{ledger.prepare.state}/{len(ledger.trials)}/{report_key(ledger)}/{ledger.winner}/{ledger.cleaned_at}"
+        key = f"{ledger.prepare.state}/{len(ledger.runs)}/{report_key(ledger)}/{ledger.winner}/{ledger.cleaned_at}"
         if result.is_idle or result.is_dropped or result.refusal or ledger == Ledger() or key == self.key:
             return
         try:
@@ -82,4 +84,12 @@ def build_report(study: Study, recorded: Recorded, artifacts: ArtifactStore) -> 
         saved_hours=float(saved) if (saved := usage.get("savedAcceleratorHours", "0")) is not None else None,
         written_at=datetime.now(UTC),
         gain=find_gain(study, ledger),
+        curve=_build_curve(study, ledger),
     )
+
+
+def _build_curve(study: Study, ledger: Ledger) -> CurveReport | None:
+    trial = find_curve_trial(study, ledger)
+    if trial is None or not ledger.curve:
+        return None
+    return CurveReport(of=trial.name, points=list_points(study, ledger.curve), message=ledger.curve_message)

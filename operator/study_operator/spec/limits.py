@@ -27,6 +27,7 @@ class Whole(NamedTuple):
 
 
 MAX_TRIALS = 500
+"""And of trials and runs of the data curve together."""
 MAX_INT32 = 2**31 - 1
 
 GENERATION = Whole(0, 2**63 - 1, 0)
@@ -62,6 +63,8 @@ VARIANTS = Whole(1, 20, 3)
 EPOCHS = Whole(1, 10_000)
 MAX_LENGTH_TOKENS = Whole(32, 2**20, 1024)
 WARMUP_PERCENT = Whole(0, 100, 10)
+SAMPLE_SIZE = Whole(1, 10**9)
+CURVE_SEEDS = Whole(1, 10, 3)
 NODES = Whole(1, 64, 1)
 ACCELERATORS_PER_NODE = Whole(1, 64, 1)
 
@@ -73,6 +76,7 @@ OUTCOME_CONSTRAINTS_LENGTH = 10
 PARAMETER_CONSTRAINTS_LENGTH = 10
 EXTRA_PERCENTS_LENGTH = 10
 RUNGS_LENGTH = 4
+SAMPLE_SIZES_LENGTH = 20
 ATTRIBUTES_LENGTH = 50
 TARGET_MODULES_LENGTH = 100
 CONTAINERS_LENGTH = 100
@@ -104,8 +108,8 @@ CHECKPOINT_LENGTH = 64
 """Of the key of a checkpoint as a trainer writes it into its measurement: ours take 30."""
 
 LEDGER_VALUES = 4_000
-"""Of all trials together: a trial's entry holds a value of each parameter, and each measurement of an attribute's
-accuracy that a constraint bounds takes the room of two."""
+"""Of all trials and runs of the data curve together: a trial's entry holds a value of each parameter, and each
+measurement of an attribute's accuracy that a constraint bounds takes the room of two."""
 
 LEDGER_MEASUREMENTS = 1_000
-"""Of all trials together: one on each rung."""
+"""Of all trials together: one on each rung. A run of the data curve counts as a trial."""

@@ -36,7 +36,9 @@ from study_operator.spec.study import (
     Budget,
     CaBundle,
     Categorical,
+    CurveArm,
     Data,
+    DataCurve,
     DeletionPolicy,
     EarlyEvaluation,
     LinearConstraint,
@@ -163,6 +165,7 @@ def parse_study(raw: Mapping[str, Any]) -> Study:
         early_evaluation=early,
         promotion=_parse_promotion(spec.child("promotion", {}), early),
         budget=_parse_budget(spec.child("budget", {})),
+        data_curve=_parse_data_curve(spec.child("dataCurve")) if spec.has("dataCurve") else None,
         data=data,
         base_model=base_model,
         trainer=trainer,
@@ -470,6 +473,25 @@ def _parse_budget(fields: Fields) -> Budget:
     return Budget(accelerator_hours=hours, active_deadline_seconds=seconds)
 
 
+def _parse_data_curve(fields: Fields) -> DataCurve:
+    sizes: list[int] = []
+    for i, item in enumerate(fields.sequence("sampleSizes", 1, limits.SAMPLE_SIZES_LENGTH)):
+        if limits.SAMPLE_SIZE.allows(item):
+            sizes.append(item)
+        else:
+            fields.refuse(f"sampleSizes[{i}]", f"must be {limits.SAMPLE_SIZE.says()}", item)
+    if sizes != sorted(set(sizes)):
+        fields.refuse("sampleSizes", "must ascend", sizes)
+    curve = DataCurve(
+        sample_sizes=tuple(sizes),
+        seeds=fields.whole("seeds", limits.CURVE_SEEDS),
+        arm=fields.choice("arm", CurveArm, CurveArm.WINNER),
+        balanced=fields.flag("balanced", False),
+    )
+    fields.done()
+    return curve
+
+
 def _parse_data(fields: Fields) -> Data:
     source = fields.place("source")
     attributes = fields.words(
@@ -681,12 +703,17 @@ def _find_contradictions(study: Study) -> Iterator[str]:
         each = "" if rungs == 1 else f" of {rungs} early rungs"
         rule = f"must be at least {chosen}, the number of promoted and audited trials{each} and the baseline"
         yield f"`spec.numTrials` {rule}, got {study.num_trials}"
-    most = limits.LEDGER_MEASUREMENTS // (rungs + 1)
+    # A run of the data curve takes as much room as a trial.
+    curve = study.data_curve.runs if study.data_curve is not None else 0
+    beside = f", beside {curve} runs of the data curve" if curve else ""
+    most = limits.LEDGER_MEASUREMENTS // (rungs + 1) - curve
     if study.num_trials > most:
-        yield f"`spec.numTrials` must be at most {most} with {rungs} early rungs, got {study.num_trials}"
+        yield f"`spec.numTrials` must be at most {most} with {rungs} early rungs{beside}, got {study.num_trials}"
     bounded = sum(c.metric.startswith("accuracy/") for c in study.outcome_constraints)
-    most = limits.LEDGER_VALUES // max(1, len(study.parameters) + 2 * (rungs + 1) * bounded)
+    most = limits.LEDGER_VALUES // max(1, len(study.parameters) + 2 * (rungs + 1) * bounded) - curve
     if study.num_trials > most:
         rule = f"must be at most {most} with {len(study.parameters)} parameters"
         rule += f" and {bounded} constraints on an attribute's accuracy" if bounded else ""
-        yield f"`spec.numTrials` {rule}, got {study.num_trials}"
+        yield f"`spec.numTrials` {rule}{beside}, got {study.num_trials}"
+    if study.data_curve is not None and study.data_curve.arm is CurveArm.BASELINE and study.baseline is None:
+        yield "`spec.dataCurve.arm` must be 'Winner' where there is no spec.baseline, got 'Baseline'"

@@ -110,6 +110,32 @@ class EarlyEvaluation:
     extra_percents: tuple[int, ...] = ()
 
 
+class CurveArm(StrEnum):
+    """Which arm a data curve is measured with."""
+
+    WINNER = "Winner"
+    BASELINE = "Baseline"
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataCurve:
+    """How the metric grows with the training data: runs of one arm on nested parts of the training split."""
+
+    sample_sizes: tuple[int, ...]
+    """Ascending. How many training samples each part has."""
+    seeds: int = 3
+    """Runs of each size: of the study's seed and those after it. Each draws its own parts, and each part contains the
+    smaller ones of its seed."""
+    arm: CurveArm = CurveArm.WINNER
+    balanced: bool = False
+    """Whether parts take from all attributes in turn."""
+
+    @property
+    def runs(self) -> int:
+        """How many runs there are where no size is left out."""
+        return len(self.sample_sizes) * self.seeds
+
+
 @dataclass(frozen=True, kw_only=True)
 class Budget:
     """Limits after which the search stops and the best so far are promoted; None means no limit."""
@@ -217,6 +243,8 @@ class Study:
     early_evaluation: EarlyEvaluation = EarlyEvaluation()
     promotion: Promotion
     budget: Budget = Budget()
+    data_curve: DataCurve | None = None
+    """Measured once there is a winner; None means that there is none."""
     data: Data
     base_model: BaseModel
     trainer: TrainerSettings

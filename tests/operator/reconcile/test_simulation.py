@@ -65,7 +65,7 @@ def _first_broken(seeds: range, weather: Weather = STORMY) -> str:
 
 
 def _launch_unwritten(self: Any, index: int) -> bool:
-    return index < len(self.ledger.trials)
+    return index < len(self.ledger.runs)
 
 
 def _launch_all(study: Study, trials: Sequence[Trial], jobs: Mapping[str, Any], *_: Any) -> list[actions.Launch]:

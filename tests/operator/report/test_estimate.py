@@ -8,12 +8,13 @@ from builders.some_studies import a_study, a_summary
 from study_operator.report.estimate import (
     Calibration,
     build_plan,
+    describe_curve,
     describe_first_arms,
     describe_rungs,
     describe_steps,
     parse_calibration,
 )
-from study_operator.spec.study import EarlyEvaluation, Promotion, TypicalArm
+from study_operator.spec.study import DataCurve, EarlyEvaluation, Promotion, TypicalArm
 from trial_trainer.contract import ContractError
 
 CALIBRATION = Calibration(train_seconds_per_page=2.0, evaluate_seconds_per_page=0.5, start_seconds=10.0)
@@ -127,3 +128,27 @@ def test_the_plan_names_the_typical_arms_and_how_to_leave_them_out():
     assert list(describe_first_arms(replace(a_study(), typical_arms=(arm,)))) == [
         "typical arm: learning_rate 0.00078, batch_size 16 (a paper); `spec.typicalArms: 0` leaves it out"
     ]
+
+
+def test_the_data_curve_has_a_row_for_each_size_and_saves_nothing():
+    study = replace(a_study(), data_curve=DataCurve(sample_sizes=(80, 160, 5000), seeds=2))
+    before, after = build_plan(study, None, None), build_plan(study, a_summary(), CALIBRATION)
+
+    # Without a dataset nobody knows what part of a pass a size is; with 320 training samples 5000 are left out.
+    assert [(p.name, p.jobs, p.training_passes) for p in before.phases if p.is_curve] == [
+        ("data curve, 80 samples", 2, None),
+        ("data curve, 160 samples", 2, None),
+        ("data curve, 5000 samples", 2, None),
+    ]
+    assert [(p.name, p.training_passes, p.validation_passes) for p in after.phases if p.is_curve] == [
+        ("data curve, 80 samples", 2 * 0.25 * 3, 2),
+        ("data curve, 160 samples", 2 * 0.5 * 3, 2),
+    ]
+    assert after.saved_share == before.saved_share == build_plan(a_study(), None, None).saved_share
+    assert after.seconds == pytest.approx(
+        build_plan(a_study(), a_summary(), CALIBRATION).seconds
+        + 2 * (2 * 10 + 0.75 * 3 * 80 * 2 + 2 * 40 * 0.5)
+        # Four adapters more on the test set.
+        + 4 * 140 * 0.5
+    )
+    assert describe_curve(study) == ("data curve: 3 sizes × 2 seeds = 6 runs of the winner's arm, after the promotions")

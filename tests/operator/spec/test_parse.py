@@ -15,6 +15,8 @@ from study_operator.spec.parse import parse_study
 from study_operator.spec.study import (
     CaBundle,
     Categorical,
+    CurveArm,
+    DataCurve,
     DeletionPolicy,
     LogUniform,
     Objective,
@@ -47,11 +49,6 @@ WRONG_MANIFESTS = [
         {"spec.paralelTrials": 4},
         ["`spec.paralelTrials` must not be given, because it is not a field, got 4"],
         id="an unknown field of the spec",
-    ),
-    pytest.param(
-        {"spec.dataCurve": {"sampleSizes": [200]}},
-        ["`spec.dataCurve` must not be given, because it is not a field, got {'sampleSizes': [200]}"],
-        id="a field that is not built yet",
     ),
     pytest.param(
         {"spec.promotion.confirmSeeds": 2},
@@ -658,6 +655,38 @@ WRONG_MANIFESTS = [
         id="a template that is too large",
     ),
     pytest.param(
+        {"spec.dataCurve": {}},
+        ["`spec.dataCurve.sampleSizes` must be given: a list"],
+        id="a data curve of no sizes",
+    ),
+    pytest.param(
+        {"spec.dataCurve": {"sampleSizes": [400, 200, 0, "many"], "seeds": 11, "arm": "Best", "balanced": "yes"}},
+        [
+            "`spec.dataCurve.sampleSizes[2]` must be a whole number from 1 to 1000000000, got 0",
+            "`spec.dataCurve.sampleSizes[3]` must be a whole number from 1 to 1000000000, got 'many'",
+            "`spec.dataCurve.sampleSizes` must ascend, got [400, 200]",
+            "`spec.dataCurve.seeds` must be a whole number from 1 to 10, got 11",
+            "`spec.dataCurve.arm` must be one of Winner, Baseline, got 'Best'",
+            "`spec.dataCurve.balanced` must be true or false, got 'yes'",
+        ],
+        id="a data curve that is wrong all over",
+    ),
+    pytest.param(
+        {"spec.dataCurve": {"sampleSizes": [200, 200]}},
+        ["`spec.dataCurve.sampleSizes` must ascend, got [200, 200]"],
+        id="a size twice",
+    ),
+    pytest.param(
+        {"spec.dataCurve": {"sampleSizes": [200], "arm": "Baseline"}, "spec.baseline": None},
+        ["`spec.dataCurve.arm` must be 'Winner' where there is no spec.baseline, got 'Baseline'"],
+        id="the curve of a baseline that is not given",
+    ),
+    pytest.param(
+        {"spec.dataCurve": {"sampleSizes": list(range(1, 21)), "seeds": 10}, "spec.numTrials": 301},
+        ["`spec.numTrials` must be at most 300 with 1 early rungs, beside 200 runs of the data curve, got 301"],
+        id="more trials and runs than a status holds",
+    ),
+    pytest.param(
         {"spec.ttlSecondsAfterFinished": -1},
         ["`spec.ttlSecondsAfterFinished` must be a whole number from 0 to 2147483647, got -1"],
         id="a wait of less than nothing",
@@ -854,6 +883,12 @@ def test_rungs_are_read_and_a_third_is_promoted_from_each_but_the_last() -> None
     assert study.promotion.promoted_percents == (33, 33)
     given = parse_study(a_manifest(changes | {"spec.promotion.promotedPercents": [50, 40]}))
     assert given.promotion.promoted_percents == (50, 40)
+
+
+def test_a_data_curve_is_read_with_its_defaults() -> None:
+    study = parse_study(a_manifest({"spec.dataCurve": {"sampleSizes": [200, 400]}}))
+    assert study.data_curve == DataCurve(sample_sizes=(200, 400), seeds=3, arm=CurveArm.WINNER, balanced=False)
+    assert parse_study(a_manifest()).data_curve is None
 
 
 def test_one_rung_is_what_its_short_form_says() -> None:
