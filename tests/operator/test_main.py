@@ -187,6 +187,7 @@ def test_a_study_measures_its_data_curve_before_the_test_set_is_read(bench):
     assert [point["samples"] for point in curve["points"]] == [40, 160]
     means = [point["validation"]["mean"] for point in curve["points"]]
     assert means[1] - means[0] == pytest.approx(4 / 40 - 4 / 160)
+    assert [point["test"] for point in curve["points"]] == [{"mean": 0.4, "values": [0.4, 0.4], "n": 140}] * 2
     assert "<h2>Data curve</h2>" in (prefix / "report" / "index.html").read_text()
     assert [run["seed"] for run in bench.status()["dataCurve"]] == [0, 1, 0, 1]
 

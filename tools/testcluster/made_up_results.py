@@ -118,6 +118,7 @@ def make_final_evaluation(config: contract.FinalEvaluationConfig, *, rules: floa
         study=config.study,
         winner=config.winner.trial,
         predictors={name: _scores(value) for name, value in values.items()},
+        curve={run.trial: _scores(0.4) for run in config.curve},
         gains=gains,
         seconds={"winner": 1.0},
         digest=config.digest,

@@ -311,7 +311,7 @@ class Candidate:
 
 @dataclass(frozen=True, kw_only=True)
 class FinalEvaluationConfig:
-    """Read the test set once: for the winner, the baseline and the untrained model."""
+    """Read the test set once: for the winner, the baseline, the untrained model, and the runs of the data curve."""
 
     study: str
     winner: Candidate
@@ -320,6 +320,8 @@ class FinalEvaluationConfig:
     dataset: str
     output: str
     trainer: TrainerSettings
+    curve: tuple[Candidate, ...] = ()
+    """Runs of the data curve, of which only scores are kept."""
     dataset_fingerprint: str = ""
     """The dataset's, as its summary has it: another dataset at that place is refused. Empty: any will do."""
     digest: str = ""
@@ -357,6 +359,16 @@ class Metric:
 
 
 @dataclass(frozen=True, kw_only=True)
+class SiteSum:
+    """What one site, or one group of sites, adds to a metric that is a weighted mean over questions."""
+
+    total: Measured
+    """The weighted sum over its questions."""
+    weight: Annotated[Measured, at_least(0)]
+    """The sum of their weights. Over all sites the weights add up to the number of questions."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class RungMeasurement:
     """What one rung of one trial measured. That it exists means that its checkpoint is whole."""
 
@@ -379,6 +391,9 @@ class RungMeasurement:
     trained_steps: Count | None = None
     """Optimizer steps of the last attempt, which its seconds of training are of; None: all since the rung began."""
     versions: Mapping[str, str] = field(default_factory=dict)
+    by_site: Mapping[str, Mapping[str, SiteSum]] = field(default_factory=dict)
+    """Of a run of the data curve: ``accuracy`` and ``validation_loss``, where it has them, by site. From these the
+    curve's intervals are resampled; of more than 1,000 sites it tells that many groups of them."""
     digest: str = ""
     """The configuration's."""
     contract_version: Count = VERSION
@@ -566,6 +581,8 @@ class FinalEvaluation:
     """``<measure>/winner-<other>``, for those of the measures ``hand_labelled`` and ``all_asked`` that any question of
     the test set has."""
     seconds: Mapping[str, float]
+    curve: Mapping[str, PredictorScores] = field(default_factory=dict)
+    """By name of the trial: the runs of the data curve."""
     digest: str = ""
     """The configuration's."""
     contract_version: Count = VERSION
@@ -595,6 +612,8 @@ def digest_of(config: TrialConfig | PrepareConfig | FinalEvaluationConfig) -> st
 
 
 def _deciding(value: Any) -> Any:
+    if isinstance(value, tuple):
+        return [_deciding(part) for part in value]
     if not dataclasses.is_dataclass(value):
         return value
     found = {f.name: (getattr(value, f.name), f.default) for f in dataclasses.fields(value) if f.name not in _PLACES}

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 from study_operator import names
 from study_operator.ledger.ranking import find_finished_baseline
-from study_operator.ledger.trial import Ledger, Trial
+from study_operator.ledger.trial import Ledger, Trial, TrialState
 from study_operator.reconcile.runner import JobKind, JobSpec
 from study_operator.spec.study import Arm, Study, complete_arm, step_at
 from trial_trainer.artifacts import join
@@ -115,8 +116,18 @@ def build_trial_job(study: Study, trial: Trial, fingerprint: str) -> JobSpec:
     return replace(job, trial=trial.name, rung=trial.rung, processes=study.trainer.processes)
 
 
-def build_final_evaluation_job(study: Study, winner: Trial, baseline: Trial | None, fingerprint: str) -> JobSpec:
-    """Build the job that reads the test set; a winner that is the baseline is not read twice."""
+def build_final_evaluation_job(
+    study: Study, winner: Trial, baseline: Trial | None, fingerprint: str, curve: Sequence[Trial] = ()
+) -> JobSpec:
+    """Build the job that reads the test set; a winner that is the baseline is not read twice.
+
+    Args:
+        study: the study.
+        winner: that validation chose.
+        baseline: with its full-length adapter; None where it has none.
+        fingerprint: of the dataset.
+        curve: the runs of the data curve that have an adapter.
+    """
 
     def candidate(trial: Trial) -> Candidate:
         digest = build_trial_job(study, trial, fingerprint).digest
@@ -131,6 +142,7 @@ def build_final_evaluation_job(study: Study, winner: Trial, baseline: Trial | No
         dataset=join(artifacts_uri(study), names.DATASET),
         output=join(artifacts_uri(study), names.FINAL_EVALUATION),
         trainer=study.trainer,
+        curve=tuple(map(candidate, curve)),
         dataset_fingerprint=fingerprint,
     )
     return _spec(names.final_evaluation_job(study.name), JobKind.FINAL_EVALUATION, config)
@@ -151,7 +163,8 @@ def build_job_of(study: Study, ledger: Ledger, of: Trial | JobKind) -> JobSpec:
         case JobKind.FINAL_EVALUATION:
             winner = ledger.trials[ledger.winner or 0]
             baseline = find_finished_baseline(study, ledger.trials)
-            return build_final_evaluation_job(study, winner, baseline, fingerprint)
+            curve = [run for run in ledger.curve if run.state is TrialState.COMPLETED and not run.has_diverged]
+            return build_final_evaluation_job(study, winner, baseline, fingerprint, curve)
         case Trial():
             return build_trial_job(study, of, fingerprint)
         case _:

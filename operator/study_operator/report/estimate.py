@@ -104,7 +104,8 @@ def build_plan(study: Study, summary: DatasetSummary | None, calibration: Calibr
     ):
         extra = sum(begin < percent < end for percent in study.early_evaluation.extra_percents)
         rungs.append(costs.phase(name, jobs, (end - begin) / 100 * epochs, 1 + extra, 0))
-    curve = _plan_curve(study, summary, costs)
+    curve = list(_plan_curve(study, summary, costs))
+    predictors += sum(phase.jobs for phase in curve)
     phases = (*rungs, *curve, costs.phase("final evaluation", 1, 0.0, 0, predictors))
     measurements = 1 + len(study.early_evaluation.extra_percents)
     full, evaluating = costs.phase("full length", trials, epochs, measurements, 0).seconds, phases[-1].seconds

@@ -540,7 +540,7 @@ def _final_evaluation_as_json(final_evaluation: FinalEvaluation | None) -> dict[
     if final_evaluation is None:
         return None
     values = asdict(final_evaluation)
-    for scores in values["predictors"].values():
+    for scores in (*values["predictors"].values(), *values["curve"].values()):
         scores["by_attribute"] = {a: m if m["n"] else None for a, m in scores["by_attribute"].items()}
         scores |= {name: None for name, m in scores.items() if name != "by_attribute" and not (m and m["n"])}
     values["gains"] = {name: gain for name, gain in values["gains"].items() if gain["n"]}

@@ -23,7 +23,7 @@ from study_operator.reconcile.job_specs import adapter_uri
 from study_operator.reconcile.tick import TickResult, read_result, report_key
 from study_operator.report.data_curve import CurveReport, list_points
 from study_operator.report.page import render_page
-from study_operator.report.report import Report, render_json
+from study_operator.report.report import HAND_LABELLED, Report, find_mean, render_json
 from study_operator.spec.study import Study
 from trial_trainer.artifacts import ArtifactError, ArtifactStore
 from trial_trainer.contract import FINAL_EVALUATION, SUMMARY, DatasetSummary, FinalEvaluation
@@ -67,7 +67,9 @@ def build_report(study: Study, recorded: Recorded, artifacts: ArtifactStore) -> 
     usage: Mapping[str, str | None] = raw.get("usage") or {}
     agreement: Mapping[str, Any] = raw.get("agreement") or {}
     complete = recorded.conditions.get("Complete")
-    is_evaluated = ledger.final_evaluation.state is StageState.COMPLETED
+    final_evaluation = None
+    if ledger.final_evaluation.state is StageState.COMPLETED:
+        final_evaluation = read_result(FinalEvaluation, artifacts, f"{names.FINAL_EVALUATION}/{FINAL_EVALUATION}")
     return Report(
         study=study,
         stage=name_stage(study, ledger),
@@ -76,20 +78,23 @@ def build_report(study: Study, recorded: Recorded, artifacts: ArtifactStore) -> 
         winner=winner.name if winner is not None else None,
         adapter=adapter_uri(study, winner) if winner is not None else None,
         summary=read_result(DatasetSummary, artifacts, f"{names.DATASET}/{SUMMARY}"),
-        final_evaluation=read_result(FinalEvaluation, artifacts, f"{names.FINAL_EVALUATION}/{FINAL_EVALUATION}")
-        if is_evaluated
-        else None,
+        final_evaluation=final_evaluation,
         agreement=tuple(agreement.get("sentences", ())),
         spent_hours=float(usage.get("acceleratorHours") or 0),
         saved_hours=float(saved) if (saved := usage.get("savedAcceleratorHours", "0")) is not None else None,
         written_at=datetime.now(UTC),
         gain=find_gain(study, ledger),
-        curve=_build_curve(study, ledger),
+        curve=_build_curve(study, ledger, final_evaluation),
     )
 
 
-def _build_curve(study: Study, ledger: Ledger) -> CurveReport | None:
+def _build_curve(study: Study, ledger: Ledger, final_evaluation: FinalEvaluation | None) -> CurveReport | None:
     trial = find_curve_trial(study, ledger)
     if trial is None or not ledger.curve:
         return None
-    return CurveReport(of=trial.name, points=list_points(study, ledger.curve), message=ledger.curve_message)
+    mean = find_mean(final_evaluation) if final_evaluation is not None else None
+    test = {
+        name: scores.hand_labelled if mean == HAND_LABELLED else scores.all_asked
+        for name, scores in (final_evaluation.curve if final_evaluation is not None else {}).items()
+    }
+    return CurveReport(of=trial.name, points=list_points(study, ledger.curve, test), message=ledger.curve_message)

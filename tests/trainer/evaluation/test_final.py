@@ -182,6 +182,19 @@ def test_each_model_is_asked_once(tmp_path, pages, baseline, asked) -> None:
     assert models.asked == asked
 
 
+def test_runs_of_the_data_curve_are_scored_beside_the_others_and_their_answers_forgotten(tmp_path, pages) -> None:
+    write_dataset(tmp_path, pages)
+    runs = tuple(Candidate(trial=name, adapter=f"runs/{name}/adapter") for name in ("t004", "t005"))
+    models = Models({"t003": "Kettle", "t000": "Smeg", None: "", "t004": "Kettle", "t005": "Smeg"})
+    found = run_final_evaluation(a_config(tmp_path, curve=runs), answer=models)
+    assert models.asked == ["t003", "t000", None, "t004", "t005"]
+    assert found.curve["t004"] == found.predictors["winner"]
+    assert found.curve["t005"] == found.predictors["baseline"]
+    assert set(found.predictors) == {"winner", "baseline", "untrained", "rule_based", "constant"}
+    assert set(read_lines(tmp_path)[0]["answers"]) == set(found.predictors)
+    assert set(found.seconds) == {"winner", "baseline", "untrained", "t004", "t005"}
+
+
 def test_a_baseline_that_won_has_the_winners_numbers_and_no_gain(tmp_path, pages) -> None:
     final_evaluation = run_final_evaluation(a_config(tmp_path, baseline=WINNER), answer=Models())
     assert final_evaluation.predictors["baseline"] == final_evaluation.predictors["winner"]

@@ -9,6 +9,7 @@ import pytest
 from trial_trainer.contract import LEAST_SITES
 from trial_trainer.dataset.store import HAND, MARKUP, Page, Question
 from trial_trainer.evaluation.measure import (
+    MOST_SITES,
     NOTHING_ASKED,
     WORST_LOSS,
     Prediction,
@@ -20,6 +21,7 @@ from trial_trainer.evaluation.measure import (
     invalid_output_rate,
     measure,
     paired_gain,
+    sum_by_site,
     validation_loss,
 )
 
@@ -296,3 +298,41 @@ def test_answers_that_were_cut_off_are_counted() -> None:
     predictions = [a_prediction(), a_prediction(finished=False), a_prediction(), a_prediction()]
     assert measure(predictions)["cut_answer_rate"].value == 0.25
     assert measure(predictions)["accuracy"].value == 0.75
+
+
+# By site ---------------------------------------------------------------------------------------------------------
+
+
+def totals(sums) -> tuple[float, float]:
+    return sum(s.total for s in sums.values()), sum(s.weight for s in sums.values())
+
+
+def test_the_sums_of_sites_make_up_the_metric_however_attributes_are_spread() -> None:
+    predictions = [
+        *some_predictions({"a": [1, 1, 0], "b": [0], "c": [1]}, loss=0.5),
+        *some_predictions({"a": [0], "b": [1, 1]}, attribute="brand", loss=2.0),
+        a_prediction(gold=None, site="d"),
+    ]
+    found = sum_by_site(predictions)
+    total, weight = totals(found["accuracy"])
+    assert weight == pytest.approx(8)
+    assert total / weight == pytest.approx(all_asked(predictions).value)
+    # Half of the weight is name's, of 5 questions, and half brand's, of 3: 3 × 4/5 + 1 × 4/3, 2 × 4/5 of it right.
+    assert found["accuracy"]["a"].weight == pytest.approx(3 * 4 / 5 + 4 / 3)
+    assert found["accuracy"]["a"].total == pytest.approx(2 * 4 / 5)
+    assert set(found["accuracy"]) == {"a", "b", "c"}
+    total, weight = totals(found["validation_loss"])
+    assert total / weight == pytest.approx(validation_loss(predictions).value)
+
+
+def test_of_many_sites_groups_are_told_that_add_up_to_the_same() -> None:
+    predictions = some_predictions({f"s{i}": [i % 3 == 0] for i in range(3 * MOST_SITES)})
+    (sums,) = sum_by_site(predictions).values()
+    assert len(sums) <= MOST_SITES
+    total, weight = totals(sums)
+    assert total / weight == pytest.approx(all_asked(predictions).value)
+    assert sum_by_site(predictions[::-1])["accuracy"].keys() == sums.keys()
+
+
+def test_nothing_asked_adds_nothing() -> None:
+    assert sum_by_site([a_prediction(gold=None)]) == {}

@@ -3,7 +3,8 @@
 Called by ``python -m trial_trainer final-evaluation`` after the winner was chosen by validation alone. How a model is
 loaded and asked is handed in, so nothing here knows torch. Under its output prefix lie
 
-* ``predictions.jsonl``: a line for each question, with its gold values and the answer of every predictor;
+* ``predictions.jsonl``: a line for each question, with its gold values and the answer of every predictor, but not
+  of the data curve's runs;
 * ``final-evaluation.json``: the contract's `FinalEvaluation`, written last and once. Where there is one already, it
   stands, unless it is of another winner's arm, data or model.
 """
@@ -81,6 +82,16 @@ def run_final_evaluation(
     if config.baseline is not None and BASELINE not in predictions:
         predictions[BASELINE] = predictions[WINNER]
 
+    # The data curve's: their answers are scored and forgotten, as there may be hundreds of runs.
+    curve: dict[str, PredictorScores] = {}
+    for candidate in config.curve:
+        _check_adapter(candidate)
+        started = clock()
+        given = answer(candidate, pages, index)
+        seconds[candidate.trial] = clock() - started
+        _check_complete(candidate.trial, given, pages)
+        curve[candidate.trial] = _score(candidate.trial, given)
+
     # Their baselines, whose answers came with the dataset.
     for name, say in _BASELINES.items():
         given = _predict(pages, say)
@@ -94,6 +105,7 @@ def run_final_evaluation(
         predictors={name: _score(name, given) for name, given in predictions.items()},
         gains=_measure_gains(predictions),
         seconds=seconds,
+        curve=curve,
         digest=config.digest,
     )
     store.write(PREDICTIONS, _render_predictions(predictions).encode())

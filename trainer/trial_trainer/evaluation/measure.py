@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 import re
+import zlib
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -21,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trial_trainer import intervals
-from trial_trainer.contract import Interval, Metric
+from trial_trainer.contract import Interval, Metric, SiteSum
 from trial_trainer.dataset.store import HAND, Page, Question
 from trial_trainer.pages import answers
 
@@ -166,6 +167,36 @@ def validation_loss(predictions: Sequence[Prediction]) -> Metric:
     return _build_metric(table, intervals.estimate_mean) if table.sites else NOTHING_ASKED
 
 
+def sum_by_site(predictions: Sequence[Prediction]) -> dict[str, dict[str, SiteSum]]:
+    """Return what each site adds to accuracy and loss: ``metric`` to ``site`` to its weighted sum and weight.
+
+    A question weighs so much that the weighted mean over all is the metric: in accuracy each attribute weighs the same.
+    """
+    tables = {ACCURACY: _tabulate(_with_value(predictions), is_right)}
+    if any(p.loss is not None for p in predictions):
+        tables[VALIDATION_LOSS] = _tabulate(
+            [p for p in predictions if p.loss is not None], _bounded_loss, by_attribute=False
+        )
+    return {metric: _sum_by_site(table) for metric, table in tables.items() if table.sites}
+
+
+MOST_SITES = 1_000
+"""So many sums tell an interval as well as any, and a measurement stays small."""
+
+
+def _sum_by_site(table: _Table) -> dict[str, SiteSum]:
+    asked = table.count.sum(axis=0)
+    weights = asked.sum() / len(asked) / asked
+    sums: dict[str, SiteSum] = {}
+    for i, site in enumerate(table.names):
+        name = site if table.sites <= MOST_SITES else f"group {zlib.crc32(site.encode()) % MOST_SITES}"
+        before = sums.get(name, SiteSum(total=0.0, weight=0.0))
+        sums[name] = SiteSum(
+            total=before.total + float(table.total[i] @ weights), weight=before.weight + float(table.count[i] @ weights)
+        )
+    return sums
+
+
 def paired_gain(a: Sequence[Prediction], b: Sequence[Prediction], *, measure: Mean) -> Interval | None:
     """Estimate how much better ``a`` does than ``b`` on the same questions; None where none has a value.
 
@@ -237,6 +268,8 @@ class _Table:
 
     total: Array
     count: Array
+    names: tuple[str, ...]
+    """Of the sites."""
 
     @property
     def sites(self) -> int:
@@ -254,7 +287,7 @@ def _tabulate(
         cell = row[p.site], column.get(p.attribute, 0)
         total[cell] += quantity(p)
         count[cell] += 1
-    return _Table(total=total, count=count)
+    return _Table(total=total, count=count, names=tuple(row))
 
 
 def _measure_share(table: _Table) -> Metric:

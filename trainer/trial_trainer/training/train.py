@@ -53,6 +53,7 @@ from trial_trainer.contract import (
     Metric,
     Progress,
     RungMeasurement,
+    SiteSum,
     TrialConfig,
     to_json,
 )
@@ -68,7 +69,7 @@ from trial_trainer.dataset.store import (
 )
 from trial_trainer.dataset.subset import take_samples
 from trial_trainer.errors import ArmError, Diverged, StudyError
-from trial_trainer.evaluation.measure import Prediction, measure
+from trial_trainer.evaluation.measure import Prediction, measure, sum_by_site
 from trial_trainer.evaluation.predict import predict
 from trial_trainer.model.load import (
     LoadedModel,
@@ -449,7 +450,8 @@ class _Run:
                 lines = "".join(to_json(prediction) + "\n" for prediction in predictions)
                 self.store.write(PREDICTIONS, lines.encode())
                 self.store.write(TRAINING_LOSSES, json.dumps(self.losses).encode())
-        measurement = self._measurement(metrics)
+        by_site = sum_by_site(predictions) if self.config.train_samples is not None else {}
+        measurement = self._measurement(metrics, by_site)
         self.tell_progress(force=True)
         if not write_once(self.store, key, measurement):
             log.info("another attempt wrote %s first", key)
@@ -475,7 +477,9 @@ class _Run:
             for path in sorted(Path(name).iterdir()):
                 self.store.upload(f"{ADAPTER}/{path.name}", path)
 
-    def _measurement(self, metrics: Mapping[str, Metric]) -> RungMeasurement:
+    def _measurement(
+        self, metrics: Mapping[str, Metric], by_site: Mapping[str, Mapping[str, SiteSum]]
+    ) -> RungMeasurement:
         config = self.config
         return RungMeasurement(
             study=config.study,
@@ -491,6 +495,7 @@ class _Run:
             seconds=dict(self.clock.seconds),
             trained_steps=self.step - self.started_at_step,
             versions=versions(),
+            by_site=by_site,
             digest=config.digest,
         )
 

@@ -1,0 +1,74 @@
+"""The data curve in tables, on the page and for programs."""
+
+import json
+from dataclasses import replace
+
+from rich.console import Console
+
+from builders.ledgers import a_measurement, a_study, a_trial
+from builders.some_studies import a_final_evaluation, a_report, a_row
+from study_operator.ledger.trial import Origin, Trial, TrialState
+from study_operator.report.data_curve import CurveReport, list_points, list_rows
+from study_operator.report.page import render_page
+from study_operator.report.report import render_json, render_summary
+
+
+def a_run(index: int, samples: int, value: float | None, *, diverged: bool = False) -> Trial:
+    run = a_trial(index, origin=Origin.DATA_CURVE, rung=1, train_samples=samples, seed=index)
+    if value is None:
+        return replace(run, state=TrialState.FAILED, message="the environment ended 4 attempts")
+    measurement = a_measurement(1, value, diverged=diverged)
+    return replace(run, state=TrialState.COMPLETED, measurements=(measurement,))
+
+
+RUNS = (
+    a_run(4, 200, 0.5),
+    a_run(5, 200, 0.6),
+    a_run(6, 400, 0.8),
+    a_run(7, 400, 0.0, diverged=True),
+    a_run(8, 800, None),
+)
+TEST = {name: a_row(value).all_asked for name, value in (("t004", 0.4), ("t005", 0.5), ("t006", 0.7))}
+CURVE = CurveReport(
+    of="t002", points=list_points(a_study(), RUNS, TEST), message="3 of 5 runs of the data curve were measured"
+)
+
+
+def test_each_size_has_mean_range_n_and_what_it_lacks() -> None:
+    assert list(list_rows(a_study(), CURVE)) == [
+        ["200", "2", "55.0 %", "50.0 % to 60.0 %", "100", "45.0 %", "40.0 % to 50.0 %", "140", ""],
+        ["400", "1", "80.0 %", "–", "100", "70.0 %", "–", "140", "1 diverged"],
+        ["800", "0", "–", "–", "–", "–", "–", "–", "1 not measured"],
+    ]
+
+
+def test_every_form_of_the_report_tells_the_curve_and_whose_it_is() -> None:
+    report = a_report(curve=CURVE)
+    console = Console(width=200)
+    with console.capture() as captured:
+        console.print(render_summary(report))
+    title = "Data curve: accuracy by training samples, with the arm of t002"
+    assert title in captured.get()
+    assert "Data curve: 3 of 5 runs of the data curve were measured." in captured.get()
+    page = render_page(report)
+    assert title in page and "50.0 % to 60.0 %" in page
+    told = json.loads(json.dumps(render_json(report), allow_nan=False))["dataCurve"]
+    assert told["trial"] == "t002"
+    assert told["points"][0] == {
+        "samples": 200,
+        "validation": {"mean": 0.55, "values": [0.5, 0.6], "n": 100},
+        "test": {"mean": 0.45, "values": [0.4, 0.5], "n": 140},
+        "diverged": 0,
+        "lacking": 0,
+    }
+
+
+def test_a_study_without_a_curve_says_nothing_of_one() -> None:
+    report = a_report()
+    assert render_json(report)["dataCurve"] is None
+    assert "Data curve" not in render_page(report)
+
+
+def test_scores_of_runs_on_the_test_set_are_told_with_the_final_evaluation() -> None:
+    report = a_report(final_evaluation=replace(a_final_evaluation(), curve={"t004": a_row(0.4)}))
+    assert render_json(report)["finalEvaluation"]["curve"]["t004"]["all_asked"]["value"] == 0.4
