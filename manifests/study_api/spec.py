@@ -30,7 +30,7 @@ from study_operator.spec import limits
 from study_operator.spec.fields import ATTRIBUTE, BASE_URL, DATA_KEY, ENDPOINT, NUMBER, REGION
 from study_operator.spec.metrics import KNOWN_ATTRIBUTES, METRICS, Direction
 from study_operator.spec.parse import PARAMETERS
-from study_operator.spec.study import AddressingStyle, CaBundle, CurveArm, DeletionPolicy, RankBy, Teacher
+from study_operator.spec.study import AddressingStyle, CaBundle, CurveArm, DataCurve, DeletionPolicy, RankBy, Teacher
 from trial_trainer.contract import AnswerFormat, Edit, LabelSource, MissingLabel, OutOfTokens, Precision, SplitBy
 
 MUTABLE = ("suspend", "parallelTrials", "numTrials", "budget", "ttlSecondsAfterFinished")
@@ -743,6 +743,11 @@ def build_spec() -> Schema:
                     "balanced": flag(
                         "Whether each part takes from all attributes in turn, so that they have as many samples each.",
                         default=False,
+                    ),
+                    "leastGain": number(
+                        "In the objective's unit: the curve is called saturated where doubling the data gains less; "
+                        f"more than 0. Where it is not given, {DataCurve.least_gain:g}.",
+                        **rules(rule(f"!({_are_numbers('[self]')}) || double(self) > 0.0", "must be greater than 0")),
                     ),
                 },
                 ("sampleSizes",),

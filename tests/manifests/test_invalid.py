@@ -247,6 +247,7 @@ REFUSED_BY_THE_SERVER: list[tuple[str, Changes, str]] = [
     too_many("spec.earlyEvaluation.rungs", [1, 2, 3, 4, 5]),
     ("a data curve of no sizes", {"spec.dataCurve": {"sampleSizes": []}}, "should have at least 1 items"),
     ("sizes that descend", {"spec.dataCurve": {"sampleSizes": [400, 200]}}, "must ascend"),
+    ("a gain of nothing", {"spec.dataCurve": {"sampleSizes": [200], "leastGain": "0"}}, "must be greater than 0"),
     ("a size twice", {"spec.dataCurve": {"sampleSizes": [200, 200]}}, "must ascend"),
     (
         "more trials and runs than a status holds",

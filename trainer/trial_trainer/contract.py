@@ -393,7 +393,7 @@ class RungMeasurement:
     versions: Mapping[str, str] = field(default_factory=dict)
     by_site: Mapping[str, Mapping[str, SiteSum]] = field(default_factory=dict)
     """Of a run of the data curve: ``accuracy`` and ``validation_loss``, where it has them, by site. From these the
-    curve's intervals are resampled; of more than 1,000 sites it tells that many groups of them."""
+    curve's intervals are resampled; of more than 100 sites it tells that many groups of them."""
     digest: str = ""
     """The configuration's."""
     contract_version: Count = VERSION

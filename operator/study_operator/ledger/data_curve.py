@@ -59,8 +59,9 @@ class SizeRun:
 
     samples: int
     seed: int
-    sites: Mapping[str, tuple[float, int]]
-    """Sum of the metric over a site's validation questions, and their number. One site where none are known."""
+    sites: Mapping[str, tuple[float, float]]
+    """Sum of the metric over a site's validation questions, and their number, or both weighted. One site where none are
+    known."""
 
     @property
     def value(self) -> float:
@@ -367,7 +368,7 @@ def _draw_weights(chance: random.Random, sites: Sequence[str]) -> Mapping[str, i
 
 
 def _weighted(run: SizeRun, weights: Mapping[str, int]) -> float:
-    total, count = 0.0, 0
+    total = count = 0.0
     for site, (part, n) in run.sites.items():
         total += weights[site] * part
         count += weights[site] * n

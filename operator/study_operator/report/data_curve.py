@@ -6,15 +6,17 @@ Made from the runs in the ledger; called by `report.py` and `page.py`. It decide
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from statistics import fmean
-from typing import Any
+from typing import Any, assert_never
 
 from rich.table import Table
 from rich.text import Text
 
+from study_operator.ledger.data_curve import CONFIDENCE, DataCurve, Shape
 from study_operator.ledger.trial import Trial
 from study_operator.report.numbers import describe_value
+from study_operator.spec.metrics import is_share
 from study_operator.spec.study import Study
 from trial_trainer.contract import Metric
 
@@ -45,6 +47,8 @@ class CurveReport:
     points: Sequence[CurvePoint]
     message: str
     """What it has and lacks, once it has ended."""
+    fit: DataCurve | None = None
+    """Of the objective on validation; None before the end, and where nothing was measured."""
 
 
 def list_points(study: Study, runs: Sequence[Trial], test: Mapping[str, Metric]) -> tuple[CurvePoint, ...]:
@@ -79,6 +83,7 @@ HEADER = (
     "training samples",
     "seeds",
     "validation, mean over seeds",
+    f"{CONFIDENCE * 100:.0f} % interval",
     "lowest to highest",
     "n",
     "test accuracy, mean over seeds",
@@ -97,18 +102,70 @@ def list_rows(study: Study, curve: CurveReport) -> Iterator[list[str]]:
         yield [
             f"{point.samples}",
             f"{len(point.validation)}",
-            *_describe_values(metric, point.validation, point.n),
+            *_describe_values(metric, point.validation, point.n, [_describe_interval(study, curve, point)]),
             *_describe_values("accuracy", point.test, point.test_n),
             ", ".join(lost),
         ]
 
 
-def _describe_values(metric: str, values: Sequence[float], n: int) -> list[str]:
-    """Return mean, range and what each value is a mean of."""
+def _describe_values(metric: str, values: Sequence[float], n: int, interval: Sequence[str] = ()) -> list[str]:
+    """Return mean, interval where one is given, range, and what each value is a mean of."""
     if not values:
-        return ["–", "–", "–"]
+        return ["–"] * (3 + len(interval))
     lowest, highest = (describe_value(metric, value, None) for value in (min(values), max(values)))
-    return [describe_value(metric, fmean(values), None), f"{lowest} to {highest}" if len(values) > 1 else "–", f"{n}"]
+    ends = f"{lowest} to {highest}" if len(values) > 1 else "–"
+    return [describe_value(metric, fmean(values), None), *interval, ends, f"{n}"]
+
+
+def _describe_interval(study: Study, curve: CurveReport, point: CurvePoint) -> str:
+    """Return the interval of a size's mean over sites and seeds."""
+    sizes = curve.fit.sizes if curve.fit is not None else ()
+    found = next((size for size in sizes if size.samples == point.samples), None)
+    if found is None or found.low is None or found.high is None:
+        return "–"
+    low, high = (describe_value(study.objective.metric, value, None) for value in (found.low, found.high))
+    return f"{low} to {high}"
+
+
+def describe_fit(study: Study, curve: CurveReport) -> Iterator[str]:
+    """Yield what the curve says in sentences: where it saturates, or that nobody can tell."""
+    if curve.fit is None:
+        return
+    saturation, metric = curve.fit.saturation, study.objective.metric
+    gain = f"{saturation.least_gain:g}"
+    if is_share(metric):
+        gain = f"{saturation.least_gain * 100:g} point{'' if saturation.least_gain == 0.01 else 's'}"
+    match saturation.shape:
+        case Shape.SATURATES:
+            low = f"{saturation.low:,.0f}" if saturation.low is not None else "less"
+            high = f"{saturation.high:,.0f}" if saturation.high is not None else "more"
+            interval = f"{CONFIDENCE * 100:.0f} % interval {low} to {high}"
+            yield (
+                f"{metric} saturates near {saturation.samples:,.0f} training samples ({interval}): beyond, doubling "
+                f"the data gains less than {gain}."
+            )
+        case Shape.STILL_GAINS:
+            largest = f"{curve.fit.sizes[-1].samples:,} training samples"
+            yield f"{metric} is not saturated: at {largest} doubling the data still gains {gain} or more."
+        case Shape.TURNS_DOWN:
+            yield f"{metric} turns down: {saturation.message}, and no curve is fitted."
+        case Shape.NOT_IDENTIFIABLE:
+            yield f"Where {metric} saturates is {saturation.message}."
+        case _:
+            assert_never(saturation.shape)
+
+
+def _fit_as_json(fit: DataCurve) -> dict[str, Any]:
+    """Return a fit without its replicates."""
+    return {
+        "confidence": CONFIDENCE,
+        "sizes": [asdict(size) for size in fit.sizes],
+        "curve": None if fit.curve is None else {"form": FORM, **asdict(fit.curve)},
+        "saturation": asdict(fit.saturation),
+    }
+
+
+FORM = "merit = limit - gap / (delay + samples ** exponent); of a loss, merit is its negative"
 
 
 def describe_title(study: Study, curve: CurveReport) -> str:
@@ -138,7 +195,8 @@ def render_curve_json(curve: CurveReport) -> dict[str, Any]:
         }
         for point in curve.points
     ]
-    return {"trial": curve.of, "points": points, "message": curve.message}
+    fit = None if curve.fit is None else _fit_as_json(curve.fit)
+    return {"trial": curve.of, "points": points, "fit": fit, "message": curve.message}
 
 
 def _values_as_json(values: Sequence[float], n: int) -> dict[str, Any]:

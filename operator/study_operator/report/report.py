@@ -22,7 +22,7 @@ from study_operator.ledger.gain import Gain, measure_validation_gain
 from study_operator.ledger.merit import name_metric
 from study_operator.ledger.ranking import rank
 from study_operator.ledger.trial import Measurement, Trial, TrialState
-from study_operator.report.data_curve import CurveReport, render_curve_json, render_data_curve
+from study_operator.report.data_curve import CurveReport, describe_fit, render_curve_json, render_data_curve
 from study_operator.report.labels import describe_labels
 from study_operator.report.numbers import describe_value, percent
 from study_operator.spec.metrics import is_share
@@ -177,6 +177,7 @@ def lines_of(report: Report) -> list[str]:
         lines += _describe_test(report.final_evaluation, report.study.data.labels_from)
     lines += report.agreement
     if report.curve is not None and report.curve.message:
+        lines += [f"Data curve: {sentence}" for sentence in describe_fit(report.study, report.curve)]
         lines.append(f"Data curve: {report.curve.message}.")
     lines.append(f"Accelerator time: {_hours(report.spent_hours)} spent, {_describe_saved(report.saved_hours)}.")
     if report.summary is not None:

@@ -16,6 +16,7 @@ from study_operator import names
 from study_operator.ledger.bucket_copy import render_copy
 from study_operator.ledger.conditions import name_stage
 from study_operator.ledger.curve_runs import find_curve_trial
+from study_operator.ledger.data_curve import DataCurve, SizeRun, fit_data_curve
 from study_operator.ledger.gain import find_gain
 from study_operator.ledger.status import Recorded, parse_status
 from study_operator.ledger.trial import Ledger, StageState
@@ -24,9 +25,17 @@ from study_operator.reconcile.tick import TickResult, read_result, report_key
 from study_operator.report.data_curve import CurveReport, list_points
 from study_operator.report.page import render_page
 from study_operator.report.report import HAND_LABELLED, Report, find_mean, render_json
+from study_operator.spec.metrics import is_share
 from study_operator.spec.study import Study
 from trial_trainer.artifacts import ArtifactError, ArtifactStore
-from trial_trainer.contract import FINAL_EVALUATION, SUMMARY, DatasetSummary, FinalEvaluation
+from trial_trainer.contract import (
+    FINAL_EVALUATION,
+    MEASUREMENT,
+    SUMMARY,
+    DatasetSummary,
+    FinalEvaluation,
+    RungMeasurement,
+)
 
 log = logging.getLogger(__name__)
 
@@ -50,6 +59,7 @@ class LedgerKeeper:
         """Write the ledger that a tick has recorded. One that cannot be written now is written after the next news."""
         ledger = result.ledger
         key = f"{ledger.prepare.state}/{len(ledger.runs)}/{report_key(ledger)}/{ledger.winner}/{ledger.cleaned_at}"
+        key += f"/{ledger.curve_end}"
         if result.is_idle or result.is_dropped or result.refusal or ledger == Ledger() or key == self.key:
             return
         try:
@@ -84,11 +94,13 @@ def build_report(study: Study, recorded: Recorded, artifacts: ArtifactStore) -> 
         saved_hours=float(saved) if (saved := usage.get("savedAcceleratorHours", "0")) is not None else None,
         written_at=datetime.now(UTC),
         gain=find_gain(study, ledger),
-        curve=_build_curve(study, ledger, final_evaluation),
+        curve=_build_curve(study, ledger, final_evaluation, artifacts),
     )
 
 
-def _build_curve(study: Study, ledger: Ledger, final_evaluation: FinalEvaluation | None) -> CurveReport | None:
+def _build_curve(
+    study: Study, ledger: Ledger, final_evaluation: FinalEvaluation | None, artifacts: ArtifactStore
+) -> CurveReport | None:
     trial = find_curve_trial(study, ledger)
     if trial is None or not ledger.curve:
         return None
@@ -97,4 +109,33 @@ def _build_curve(study: Study, ledger: Ledger, final_evaluation: FinalEvaluation
         name: scores.hand_labelled if mean == HAND_LABELLED else scores.all_asked
         for name, scores in (final_evaluation.curve if final_evaluation is not None else {}).items()
     }
-    return CurveReport(of=trial.name, points=list_points(study, ledger.curve, test), message=ledger.curve_message)
+    return CurveReport(
+        of=trial.name,
+        points=list_points(study, ledger.curve, test),
+        message=ledger.curve_message,
+        # Fitted once, at the end: it takes a document from each run.
+        fit=_fit_curve(study, ledger, artifacts) if ledger.curve_end is not None else None,
+    )
+
+
+def _fit_curve(study: Study, ledger: Ledger, artifacts: ArtifactStore) -> DataCurve | None:
+    """Fit the curve of what the runs measured on validation; None where none did."""
+    metric, runs = study.objective.metric, list[SizeRun]()
+    for run in ledger.curve:
+        measured = run.measurement(study.last_rung)
+        if measured is None or measured.diverged or not measured.n or run.train_samples is None:
+            continue
+        result = read_result(RungMeasurement, artifacts, f"{names.rung_key(run.name, run.rung)}/{MEASUREMENT}")
+        by_site = result.by_site.get(metric, {}) if result is not None else {}
+        whole = {"": (measured.value * measured.n, float(measured.n))}
+        sites = {site: (s.total, s.weight) for site, s in by_site.items()} or whole
+        runs.append(SizeRun(samples=run.train_samples, seed=run.seed or 0, sites=sites))
+    if not runs or study.data_curve is None:
+        return None
+    return fit_data_curve(
+        runs,
+        direction=study.objective.direction,
+        is_share=is_share(metric),
+        least_gain=study.data_curve.least_gain,
+        seed=study.seed,
+    )

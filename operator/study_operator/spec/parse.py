@@ -482,11 +482,15 @@ def _parse_data_curve(fields: Fields) -> DataCurve:
             fields.refuse(f"sampleSizes[{i}]", f"must be {limits.SAMPLE_SIZE.says()}", item)
     if sizes != sorted(set(sizes)):
         fields.refuse("sampleSizes", "must ascend", sizes)
+    least_gain = fields.number("leastGain", DataCurve.least_gain)
+    if least_gain is not None and least_gain <= 0:
+        fields.refuse("leastGain", "must be greater than 0")
     curve = DataCurve(
         sample_sizes=tuple(sizes),
         seeds=fields.whole("seeds", limits.CURVE_SEEDS),
         arm=fields.choice("arm", CurveArm, CurveArm.WINNER),
         balanced=fields.flag("balanced", False),
+        least_gain=least_gain or DataCurve.least_gain,
     )
     fields.done()
     return curve

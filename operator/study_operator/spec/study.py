@@ -129,6 +129,8 @@ class DataCurve:
     arm: CurveArm = CurveArm.WINNER
     balanced: bool = False
     """Whether parts take from all attributes in turn."""
+    least_gain: float = 0.01
+    """In the objective's unit. Where doubling the data gains less, the curve is called saturated."""
 
     @property
     def runs(self) -> int:

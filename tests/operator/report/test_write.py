@@ -3,24 +3,36 @@
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
+
+import pytest
 
 from builders.desk import a_desk, a_proposal, run
 from builders.ledgers import (
     a_job,
     a_ledger,
+    a_measurement,
     a_rung_measurement,
     a_study,
     a_trial,
+    continued,
     ended,
+    paused,
 )
 from study_operator.ledger.bucket_copy import parse_copy
+from study_operator.ledger.status import parse_status
 from study_operator.ledger.trial import (
+    CurveEnd,
+    Ledger,
+    Origin,
     Trial,
     TrialState,
 )
-from study_operator.report.write import LedgerKeeper
+from study_operator.report.write import LedgerKeeper, build_report
+from study_operator.spec.study import DataCurve
 from trial_trainer.artifacts import DirectoryStore
 from trial_trainer.contract import (
+    SiteSum,
     to_json,
 )
 
@@ -50,3 +62,48 @@ def test_the_ledger_copy_is_written_only_after_a_new_trial_or_measurement(tmp_pa
     desk.statuses = [ended(0), a_job("s1-t001-r0")]
     keeper.keep(a_study(), run(desk), store)
     assert [len(t.measurements) for t in kept()] == [1, 0, 0]
+
+
+def a_curve_ledger(store: DirectoryStore, **changes: Any) -> Ledger:
+    """Return a ledger with a data curve of five sizes and two seeds, whose measurements are in the store."""
+    trials = (continued(paused(0, 0.3), 0.4), continued(paused(1, 0.5), 0.6))
+    runs = []
+    for size in SIZES:
+        for seed in range(2):
+            value = 0.9 - 20 / size + 0.002 * seed
+            run = a_trial(len(trials) + len(runs), origin=Origin.DATA_CURVE, rung=1, train_samples=size, seed=seed)
+            # As they are when sites differ in how many questions they have.
+            by_site = {f"s{i}": SiteSum(total=value * (i + 1), weight=i + 1) for i in range(10)}
+            document = replace(a_rung_measurement(run, 1, accuracy=value), by_site={"accuracy": by_site})
+            store.write(f"trials/{run.name}/rungs/1/measurement.json", to_json(document).encode())
+            runs.append(replace(run, state=TrialState.COMPLETED, measurements=(a_measurement(1, value, n=55),)))
+    return a_ledger(*trials, winner=1, curve=tuple(runs), **changes)
+
+
+SIZES = (100, 200, 400, 800, 1600)
+
+
+def test_the_curve_is_fitted_once_it_has_ended_from_what_each_site_added(tmp_path: Path) -> None:
+    study = a_study(data_curve=DataCurve(sample_sizes=SIZES, seeds=2))
+    store = DirectoryStore(str(tmp_path))
+    ledger = a_curve_ledger(store)
+    before = build_report(study, replace(parse_status(None), ledger=ledger), store).curve
+    assert before is not None and before.fit is None
+    assert [p.validation for p in before.points] == [pytest.approx((0.9 - 20 / n, 0.902 - 20 / n)) for n in SIZES]
+
+    ledger = replace(ledger, curve_end=CurveEnd.ALL_RUNS_ENDED, curve_message="10 of 10")
+    curve = build_report(study, replace(parse_status(None), ledger=ledger), store).curve
+    assert curve is not None and curve.fit is not None
+    assert [size.mean for size in curve.fit.sizes] == pytest.approx([0.901 - 20 / n for n in SIZES])
+    assert all(size.low is not None for size in curve.fit.sizes)
+    # Doubling gains 10 / n.
+    assert curve.fit.saturation.samples == pytest.approx(1000, rel=0.1)
+
+
+def test_a_measurement_that_tells_no_sites_counts_as_one(tmp_path: Path) -> None:
+    study = a_study(data_curve=DataCurve(sample_sizes=SIZES, seeds=2))
+    elsewhere, empty = (DirectoryStore(str(tmp_path / name)) for name in ("elsewhere", "empty"))
+    ledger = a_curve_ledger(elsewhere, curve_end=CurveEnd.ALL_RUNS_ENDED)
+    curve = build_report(study, replace(parse_status(None), ledger=ledger), empty).curve
+    assert curve is not None and curve.fit is not None
+    assert curve.fit.sizes[0].mean == pytest.approx(0.701)

@@ -660,11 +660,20 @@ WRONG_MANIFESTS = [
         id="a data curve of no sizes",
     ),
     pytest.param(
-        {"spec.dataCurve": {"sampleSizes": [400, 200, 0, "many"], "seeds": 11, "arm": "Best", "balanced": "yes"}},
+        {
+            "spec.dataCurve": {
+                "sampleSizes": [400, 200, 0, "many"],
+                "seeds": 11,
+                "arm": "Best",
+                "balanced": "yes",
+                "leastGain": "0",
+            }
+        },
         [
             "`spec.dataCurve.sampleSizes[2]` must be a whole number from 1 to 1000000000, got 0",
             "`spec.dataCurve.sampleSizes[3]` must be a whole number from 1 to 1000000000, got 'many'",
             "`spec.dataCurve.sampleSizes` must ascend, got [400, 200]",
+            "`spec.dataCurve.leastGain` must be greater than 0, got '0'",
             "`spec.dataCurve.seeds` must be a whole number from 1 to 10, got 11",
             "`spec.dataCurve.arm` must be one of Winner, Baseline, got 'Best'",
             "`spec.dataCurve.balanced` must be true or false, got 'yes'",
@@ -887,7 +896,9 @@ def test_rungs_are_read_and_a_third_is_promoted_from_each_but_the_last() -> None
 
 def test_a_data_curve_is_read_with_its_defaults() -> None:
     study = parse_study(a_manifest({"spec.dataCurve": {"sampleSizes": [200, 400]}}))
-    assert study.data_curve == DataCurve(sample_sizes=(200, 400), seeds=3, arm=CurveArm.WINNER, balanced=False)
+    assert study.data_curve == DataCurve(
+        sample_sizes=(200, 400), seeds=3, arm=CurveArm.WINNER, balanced=False, least_gain=0.01
+    )
     assert parse_study(a_manifest()).data_curve is None
 
 

@@ -180,7 +180,7 @@ def sum_by_site(predictions: Sequence[Prediction]) -> dict[str, dict[str, SiteSu
     return {metric: _sum_by_site(table) for metric, table in tables.items() if table.sites}
 
 
-MOST_SITES = 1_000
+MOST_SITES = 100
 """So many sums tell an interval as well as any, and a measurement stays small."""
 
 
