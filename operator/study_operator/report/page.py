@@ -6,11 +6,14 @@ says how it looks, and escapes all text.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from statistics import fmean
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from study_operator.ledger.data_curve import DataCurve
 from study_operator.ledger.trial import Measurement, Origin, Trial
 from study_operator.report.data_curve import HEADER, CurveReport, describe_title, list_rows
 from study_operator.report.labels import label_rows
@@ -88,6 +91,7 @@ def render_page(report: Report) -> str:
         has_agreement=sum(trial.measurement(report.study.last_rung) is not None for trial in report.trials) >= 2,
         agreement=_agreement_chart(report),
         curve=_curve_table(report.study, report.curve) if report.curve is not None else None,
+        curve_chart=_curve_chart(report.study, report.curve) if report.curve is not None else None,
         curve_title=describe_title(report.study, report.curve) if report.curve is not None else "",
         splits=_splits_table(summary) if summary is not None else None,
         labels=_labels_table(summary.audit) if summary is not None and summary.audit is not None else None,
@@ -223,6 +227,39 @@ def _agreement_chart(report: Report) -> _Chart | None:
         marks.append(_circle(x, y, "baseline" if trial.origin is Origin.BASELINE else "full"))
         marks.append(_text(x + 8, y - 6, trial.name))
     return _Chart(title="early against final", width=480, height=340, marks=marks)
+
+
+def _curve_chart(study: Study, curve: CurveReport) -> _Chart | None:
+    """Training samples across, on a log scale, the objective on validation up: runs (open), means, and the fit."""
+    points = [point for point in curve.points if point.validation]
+    if len(points) < 2:
+        return None
+    values = [value for point in points for value in point.validation]
+    margin = (max(values) - min(values)) * 0.1 or 0.05
+    up = _Axis(low=min(values) - margin, high=max(values) + margin, start=310, end=20)
+    ends = [math.log(points[0].samples), math.log(points[-1].samples)]
+    across = _Axis(low=ends[0], high=ends[1], start=90, end=660)
+    metric = study.objective.metric
+    marks = [mark for p in points for mark in _upright(across.at(math.log(p.samples)), 20, 310, f"{p.samples:,}")]
+    for tick in up.ticks():
+        y = up.at(tick)
+        marks.append(_line(70, y, 680, y))
+        marks.append(_text(64, y + 4, _label(metric, tick), {"class": "soft", "text-anchor": "end"}))
+    if curve.fit is not None and curve.fit.curve is not None:
+        marks.append(_fit_line(curve.fit, across, up))
+    for point in points:
+        x = across.at(math.log(point.samples))
+        marks += [_circle(x, up.at(value), "early") for value in point.validation]
+        title = f"{point.samples} samples: {_label(metric, fmean(point.validation))}"
+        marks.append(_circle(x, up.at(fmean(point.validation)), "full", title))
+    return _Chart(title=f"{metric} by training samples", width=700, height=340, marks=marks)
+
+
+def _fit_line(fit: DataCurve, across: _Axis, up: _Axis) -> _Mark:
+    at = [across.low + (across.high - across.low) * i / 40 for i in range(41)]
+    found = [(across.at(x), up.at(p.value)) for x in at if (p := fit.predict(math.exp(x))) is not None]
+    path = " L ".join(f"{x:.1f} {y:.1f}" for x, y in found)
+    return _Mark(tag="path", attributes={"class": "early", "d": f"M {path}"})
 
 
 def _label(metric: str, value: float) -> str:

@@ -10,7 +10,7 @@ import pytest
 
 from builders import simulated_cluster
 from builders.simulated_cluster import CALM, RESTORING, STORMY, Broken, Weather, run_study
-from study_operator.ledger import ranking
+from study_operator.ledger import curve_runs, ranking
 from study_operator.ledger.trial import Attempt, Trial, TrialState
 from study_operator.reasons import EndReason
 from study_operator.reconcile import act, actions, planner, settle, tick
@@ -105,6 +105,13 @@ _close, _rank = settle._close, ranking.rank
             _choose_any,
             "the winner is",
             id="a winner by chance",
+        ),
+        pytest.param(
+            planner,
+            "list_curve_runs",
+            lambda *arguments: curve_runs.list_curve_runs(*arguments)[::-1],
+            "the data curve has",
+            id="a data curve that begins with the largest size",
         ),
         pytest.param(planner, "_find_kept", lambda *_: (), "checkpoints are left", id="a broom that spares none"),
     ],

@@ -115,6 +115,18 @@ def test_the_curve_says_where_it_saturates_or_that_nobody_can_tell(curve: CurveR
     assert rendered["saturation"]["shape"] == curve.fit.saturation.shape
 
 
+def test_the_page_draws_each_run_the_means_and_the_fit_where_there_is_one() -> None:
+    def draw(curve: CurveReport) -> str:
+        return render_page(a_report(curve=curve, trials=())).partition("<h2>Data curve</h2>")[2]
+
+    page = draw(fitted({n: 0.9 - 20 / n for n in SIZES}))
+    assert page.count('<circle class="early"') == 2 * len(SIZES)
+    assert page.count('<circle class="full"') == len(SIZES)
+    assert page.count("<path") == 1
+    assert "<path" not in draw(fitted({100: 0.5, 200: 0.6}))
+    assert "<svg" not in draw(fitted({100: 0.5}))
+
+
 def test_each_mean_stands_beside_its_interval() -> None:
     curve = fitted({n: 0.9 - 20 / n for n in SIZES})
     row = next(list_rows(a_study(), curve))
