@@ -460,6 +460,7 @@ def taught(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> Iterator[OddTeacher
         yield server
 
 
+@pytest.mark.slow
 def test_a_teachers_key_reaches_preparing_alone_and_is_written_nowhere(bench, taught):
     code, output, errors = bench.call()
 
@@ -478,6 +479,7 @@ def test_a_teachers_key_reaches_preparing_alone_and_is_written_nowhere(bench, ta
     assert "teacher large: 50 of 50 pages are labelled" in bench.call("plan")[1]
 
 
+@pytest.mark.slow
 def test_an_error_that_repeats_the_key_does_not_bring_it_into_the_status(bench, taught):
     taught.always = Fault.UNAUTHORIZED
     manifest = with_teacher(taught.endpoint)
@@ -495,6 +497,7 @@ def test_an_error_that_repeats_the_key_does_not_bring_it_into_the_status(bench, 
     assert KEY not in everything
 
 
+@pytest.mark.slow
 def test_a_second_study_asks_the_teacher_nothing_twice(bench, taught):
     assert bench.call()[0] == 0
     asked = len(taught.requests)
