@@ -768,7 +768,8 @@ def _check_promotions_from(study: Study, trials: Sequence[Trial], rung: int, cou
             expected.add(trial.index)
             after = trial.measurement(rung + 1)
             is_given_up = trial.rung == rung + 1 and trial.state in (TrialState.FAILED, TrialState.ABANDONED)
-            lacking -= not (is_given_up or (after is not None and after.diverged))
+            breaks = rung + 1 < study.last_rung and _breaks_constraints(study, trial, rung + 1)
+            lacking -= not (is_given_up or breaks or (after is not None and after.diverged))
     promoted = {t.index for t in others if t.rung > rung and t not in audited}
     if promoted != expected:
         raise Broken(f"promoted from rung {rung} are {sorted(promoted)}, and should be {sorted(expected)}")

@@ -63,11 +63,12 @@ def choose(study: Study, trials: Sequence[Trial], rung: int) -> list[Choice]:
 
 
 def choose_replacements(study: Study, trials: Sequence[Trial], rung: int) -> list[Choice]:
-    """Return the next best of an early rung whose promotion is decided, for those promoted from it that left no model.
+    """Return the next best of an early rung whose promotion is decided, for those promoted from it that are lost: they
+    left no model, or broke a constraint on the next early rung.
 
     Called as long as nobody was promoted from the rung after it.
     """
-    alive = sum(t.continuation is Continuation.PROMOTED and t.rung > rung and not _is_lost(t) for t in trials)
+    alive = sum(t.continuation is Continuation.PROMOTED and t.rung > rung and not _is_lost(study, t) for t in trials)
     lacking = study.count_promoted(len(trials))[rung] - alive
     able = [t for t in trials if t.rung == rung and t.state is TrialState.STOPPED and not _diverged(t, rung)]
     others = [t for t in able if t.origin is not Origin.BASELINE]
@@ -120,8 +121,11 @@ def draw(indexes: Iterable[int], count: int, seed: int | str) -> list[int]:
     return sorted(sorted(indexes, key=key)[:count])
 
 
-def _is_lost(trial: Trial) -> bool:
-    return trial.has_diverged or trial.state in (TrialState.FAILED, TrialState.ABANDONED)
+def _is_lost(study: Study, trial: Trial) -> bool:
+    """Say whether a trial cannot be promoted any further, or leaves no model."""
+    measurement = trial.measurement(trial.rung) if trial.rung < study.last_rung else None
+    breaks = measurement is not None and not satisfies_constraints(study, measurement)
+    return breaks or trial.has_diverged or trial.state in (TrialState.FAILED, TrialState.ABANDONED)
 
 
 def _diverged(trial: Trial, rung: int) -> bool:

@@ -210,6 +210,16 @@ def test_who_left_no_model_on_the_next_rung_is_replaced_from_the_one_before() ->
     ]
 
 
+def test_who_breaks_a_constraint_on_the_next_early_rung_is_replaced_too() -> None:
+    constraint = OutcomeConstraint(metric="invalid_output_rate", is_upper=True, bound=0.2)
+    study = of_three_rungs(a_study(outcome_constraints=(constraint,)), promoted_percents=(50,))
+    trials = [on_the_second_rung(i, 0.5) for i in (4, 5, 6)] + [stopped(i, i / 10) for i in (1, 2, 3)]
+    assert choose_replacements(study, trials, 0) == []
+    first, second = trials[0].measurements
+    breaking = replace(trials[0], measurements=(first, replace(second, metrics={"invalid_output_rate": 0.5})))
+    assert [c.index for c in choose_replacements(study, [breaking, *trials[1:]], 0)] == [3]
+
+
 def test_each_early_rung_draws_its_own_audits() -> None:
     drawn = [(draw(range(20), 3, "7"), draw(range(20), 3, f"7/{rung}")) for rung in (1, 2)]
     assert len({tuple(indexes) for pair in drawn for indexes in pair}) == 3
