@@ -12,6 +12,7 @@ See the package `search` for how it is done.
 from __future__ import annotations
 
 import argparse
+import logging
 import math
 import os
 import sys
@@ -173,6 +174,8 @@ def main() -> None:
     options.add_argument("--results", type=Path, default=RESULTS, help="file of what was run, which is added to")
     options.add_argument("--minutes", type=float, default=math.inf, help="of CPU time, after which nothing is begun")
     arguments = options.parse_args()
+    # What happens to each trial is a warning or a line of progress for people.
+    logging.getLogger("study_operator").setLevel(logging.ERROR)
 
     tables = read_tables(arguments.tables)
     known = {(c.table, c.method, c.slots, c.seed) for c in read_cells(arguments.results)}

@@ -7,7 +7,6 @@ that whatever rungs a study has are taken as they are; a trial that continues pa
 from __future__ import annotations
 
 import json
-import logging
 import math
 import random
 from collections.abc import Hashable, Iterator, Mapping, Sequence
@@ -84,8 +83,6 @@ def run_study(table: RecordedArms, study: Study, designer: Designer) -> Trace:
     Raises:
         RuntimeError: where it fails, or does not end.
     """
-    # What happens to each trial is a warning or a line of progress for people.
-    logging.getLogger("study_operator").setLevel(logging.ERROR)
     cluster = _Cluster(table=table, study=study)
     for _ in range(MOST_TICKS):
         result = tick(

@@ -10,6 +10,7 @@
     ├── LedgerRefusedError         LedgerRefused         the bucket's copy is another study's (ledger.bucket_copy)
     ├── LaunchRefusedError         (the environment's)   a job is not taken: said in a condition, tried again
     ├── IllegalMoveError           IllegalMove           a trial was moved as the table does not know: a bug
+    ├── DataCurveError             DataCurveUnusable     what was measured is no data curve  (ledger.data_curve)
     ├── StorageRefusedError        StorageRefused        the bucket may not be used so       (cluster.buckets)
     ├── DesignerError              OptimizerFailed       no arm is proposed                  (optimizer.designer)
     ├── ProposalPendingError       ProposalPending       … yet: it will be                   (optimizer.designer)

@@ -50,6 +50,8 @@ def values_of(kind: Any, name: str = "") -> st.SearchStrategy[Any]:
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
     if name == "contract_version":
         return st.just(contract.VERSION)
+    if name == "temperature":
+        return st.none() | st.floats(0, 2)
     if dataclasses.is_dataclass(kind):
         return instances_of(kind)
     if origin is tuple:

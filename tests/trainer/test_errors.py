@@ -20,6 +20,8 @@ EXIT_CODES = {
     "DatasetError": 12,
     "PrepareError": 12,
     "PromptError": 12,
+    "TeacherError": 12,
+    "TeacherUnavailableError": 1,
     "UnsupportedAttentionError": 1,
 }
 
@@ -65,5 +67,11 @@ def test_no_other_module_defines_an_error_of_its_own() -> None:
             if isinstance(value, type) and issubclass(value, Exception) and value.__module__ == module.name:
                 elsewhere.add((module.name.rpartition(".")[2], value.__name__))
     found = {(module, name) for module, name in elsewhere if module != "errors"}
-    # The store's and the contract's are the operator's, too; a refused address is one of the system's errors.
-    assert found == {("artifacts", "ArtifactError"), ("contract", "ContractError"), ("s3_guard", "AddressRefusedError")}
+    # The store's and the contract's are the operator's, too; a refused address is one of the system's errors; how a
+    # request to the teacher ended never leaves its module.
+    assert found == {
+        ("artifacts", "ArtifactError"),
+        ("contract", "ContractError"),
+        ("s3_guard", "AddressRefusedError"),
+        ("teacher", "_FailedRequestError"),
+    }

@@ -18,8 +18,8 @@ from study_operator.spec.study import Study
 
 
 @pytest.fixture(autouse=True)
-def _quiet() -> None:
-    logging.getLogger("study_operator").setLevel(logging.ERROR)
+def _quiet(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.ERROR, logger="study_operator")
 
 
 def test_without_faults_every_study_completes_with_all_its_trials() -> None:
