@@ -1,6 +1,7 @@
 """What people see of the CRD: that it is taken, its columns, its explanations; and that its files are up to date."""
 
 import itertools
+import json
 import re
 import subprocess
 import sys
@@ -89,7 +90,9 @@ def test_the_api_server_has_it_as_it_is_written(studies: Studies) -> None:
 
 
 def test_it_can_be_applied_on_the_client_and_on_the_server(studies: Studies) -> None:
-    assert len(CRD_FILE.read_bytes()) < CLIENT_SIDE_BYTES / 2
+    # `kubectl apply` keeps a copy as JSON in an annotation; a second version of the API must fit beside this one.
+    copy = json.dumps(yaml.safe_load(CRD_FILE.read_text()), separators=(",", ":"))
+    assert len(copy.encode()) < CLIENT_SIDE_BYTES / 2
     for how in ([], ["--server-side"]):
         studies.cluster.kubectl("apply", *how, "--dry-run=server", "-f", str(CRD_FILE))
 

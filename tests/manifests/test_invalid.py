@@ -446,7 +446,10 @@ REFUSED_BY_THE_SERVER: list[tuple[str, Changes, str]] = [
     (
         "fewer trials than must run to the end",
         {"spec.numTrials": 3},
-        "spec.numTrials: Invalid value: must be at least the number of promoted and audited trials and the baseline",
+        (
+            "spec.numTrials: Invalid value: must be at least the number of promoted trials, of audited ones of each "
+            "early rung, and the baseline"
+        ),
     ),
     (
         "fewer trials than arms to begin with",
