@@ -1,4 +1,4 @@
-"""Record real LoRA arms: train each to its full length, and keep what every reading on the way would have said.
+"""Record real LoRA arms: train each to its full length, and keep what every measurement on the way would have said.
 
     python benchmarks/record_arms.py bookings --runs 72 --minutes 120
     python benchmarks/record_arms.py pages --runs 24 --minutes 120
@@ -21,7 +21,6 @@ import json
 import multiprocessing
 import os
 import shutil
-import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -226,7 +225,7 @@ def _build_arm(batch_sizes: Sequence[int], point: Sequence[float]) -> dict[str, 
 
 
 def record(recording: Recording, run: Run) -> None:
-    """Train a run from reading to reading, each a rung of the trainer's own, and write `done.json` last."""
+    """Train a run from measurement to measurement, each a rung of the trainer's own, and write `done.json` last."""
     from trial_trainer.stop import StopRequest
     from trial_trainer.training.train import train
 
@@ -257,7 +256,7 @@ def record(recording: Recording, run: Run) -> None:
             fate = f"{type(error).__name__} before {percent} %: {error}"
             break
         _read_test_set(recording, config)
-        # The next reading goes on from this one's checkpoint; nobody needs its adapter.
+        # The next one goes on from this one's checkpoint; nobody needs its adapter.
         shutil.rmtree(directory / str(percent) / contract.ADAPTER, ignore_errors=True)
         if place:
             shutil.rmtree(directory / str(recording.percents[place - 1]) / contract.CHECKPOINTS, ignore_errors=True)
@@ -269,19 +268,13 @@ def record(recording: Recording, run: Run) -> None:
 
 def _read_test_set(recording: Recording, config: TrialConfig) -> None:
     from trial_trainer.dataset.store import TEST, read_index, read_split
-    from trial_trainer.evaluation.predict import predict
-    from trial_trainer.model.load import choose_device, load_adapter, load_base
+    from trial_trainer.evaluation.with_models import ask_model
 
     output = open_store(config.output)
     if output.read("test.jsonl") is not None:
         return
-    store = open_store(recording.dataset)
-    test, index = read_split(store, TEST), read_index(store)
-    page = max(test, key=lambda page: len(page.questions))
-    loaded = load_base(MODEL, recording.trainer, choose_device(), page)
-    with tempfile.TemporaryDirectory() as directory:
-        loaded = load_adapter(loaded, f"{config.output}/{contract.ADAPTER}", Path(directory))
-        predictions = predict(loaded, test, index, MODEL)
+    store, adapter = open_store(recording.dataset), f"{config.output}/{contract.ADAPTER}"
+    predictions = ask_model(MODEL, recording.trainer, adapter, read_split(store, TEST), read_index(store))
     output.write("test.jsonl", "".join(contract.to_json(p) + "\n" for p in predictions).encode())
 
 
@@ -333,7 +326,7 @@ def collect(recording: Recording, runs: Sequence[Run]) -> None:
     from trial_trainer.evaluation.measure import Prediction, is_right
 
     tables: dict[str, list[dict[str, Any]]] = {
-        name: _read_table(recording, name) for name in ("arms", "readings", "answers", "losses")
+        name: _read_table(recording, name) for name in ("arms", "measurements", "answers", "losses")
     }
     known = {_key(row) for row in tables["arms"]}
     for run in runs:
@@ -348,7 +341,7 @@ def collect(recording: Recording, runs: Sequence[Run]) -> None:
             if not (output / "test.jsonl").exists():
                 break
             measured = from_json(RungMeasurement, (output / contract.MEASUREMENT).read_bytes())
-            tables["readings"].append(
+            tables["measurements"].append(
                 key
                 | {"percent": percent, "step": measured.step, "tokens_per_second": measured.tokens_per_second}
                 | {f"{phase}_seconds": seconds for phase, seconds in measured.seconds.items()}

@@ -300,7 +300,7 @@ def read_lora(recording: str, folder: Path = DATA / "lora-arms") -> RecordedArms
         return [row for row in read if row["seed"] == 0]
 
     measured: dict[int, list[Mapping[str, Any]]] = {}
-    for row in sorted(rows("readings"), key=lambda row: row["percent"]):
+    for row in sorted(rows("measurements"), key=lambda row: row["percent"]):
         measured.setdefault(row["arm"], []).append(row)
     answers: dict[int, list[bool]] = {}
     for row in rows("answers"):

@@ -138,7 +138,7 @@ def test_lora_arms_are_read_from_the_tables_that_were_recorded(tmp_path: Path) -
             measured.append(key | {"percent": percent, "accuracy": percent / 200 + seed} | seconds)
             for split, right in (("validation", 1), ("test", 3)):
                 answers += [key | {"percent": percent, "split": split, "is_right": i < right} for i in range(4)]
-    for name, rows in {"arms": arms, "readings": measured, "answers": answers}.items():
+    for name, rows in {"arms": arms, "measurements": measured, "answers": answers}.items():
         pyarrow.parquet.write_table(pa.Table.from_pylist(rows), tmp_path / f"bookings-{name}.parquet")
     table = read_lora("bookings", tmp_path)
     trained, diverged = table.runs

@@ -7,6 +7,7 @@ from builders.some_studies import a_final_evaluation, a_report, a_study, a_summa
 from study_operator.report.labels import describe_labels
 from study_operator.report.page import render_page
 from study_operator.report.report import headline, lines_of, render_json
+from study_operator.spec.study import Study
 from trial_trainer.contract import DatasetSummary, LabelSource, from_json, to_json
 
 
@@ -48,26 +49,27 @@ def test_every_form_of_the_report_tells_of_the_labels() -> None:
     assert "<h2>Labels</h2>" not in render_page(a_report())
 
 
-def test_rules_are_an_independent_baseline_where_a_teacher_labelled_the_test_set() -> None:
+def a_taught_study() -> Study:
     study = a_study()
-    taught = replace(study, data=replace(study.data, labels_from=LabelSource.TEACHER))
+    return replace(study, data=replace(study.data, labels_from=LabelSource.TEACHER))
+
+
+def test_rules_are_an_independent_baseline_where_a_teacher_labelled_the_test_set() -> None:
     scores = {
         name: replace(row, hand_labelled=replace(row.hand_labelled, n=0))
         for name, row in a_final_evaluation().predictors.items()
     }
     final_evaluation = replace(a_final_evaluation(), predictors=scores)
     assert "reads the same markup" in headline(a_report(final_evaluation=final_evaluation))
-    sentence = headline(a_report(study=taught, final_evaluation=final_evaluation))
+    sentence = headline(a_report(study=a_taught_study(), final_evaluation=final_evaluation))
     assert "the rule extractor" in sentence
     assert "reads the same markup" not in sentence
 
 
 def test_labels_of_the_teacher_in_the_other_mean_are_said_to_be_its() -> None:
-    study = a_study()
-    taught = replace(study, data=replace(study.data, labels_from=LabelSource.TEACHER))
     more = {
         name: replace(row, all_asked=replace(row.all_asked, n=200))
         for name, row in a_final_evaluation().predictors.items()
     }
-    report = a_report(study=taught, final_evaluation=replace(a_final_evaluation(), predictors=more))
+    report = a_report(study=a_taught_study(), final_evaluation=replace(a_final_evaluation(), predictors=more))
     assert "In the mean of all asked attributes, 60 of 200 labels are the teacher's." in lines_of(report)

@@ -23,7 +23,7 @@ import numpy as np
 
 from trial_trainer import intervals
 from trial_trainer.contract import CeilingBasis, LabelAgreement, LabelAudit, LabelCeiling, LabelOrigin, Metric
-from trial_trainer.dataset.splits import rank
+from trial_trainer.dataset.shuffling import rank
 from trial_trainer.pages.confirm import contradicts
 
 MOST_SITES = 1000

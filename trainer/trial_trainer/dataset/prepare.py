@@ -42,6 +42,7 @@ from trial_trainer.contract import (
 from trial_trainer.dataset.audit import Pair, agree, audit
 from trial_trainer.dataset.augment import Augmenter
 from trial_trainer.dataset.prompts import SYSTEM, Encoded, Message, Prompter
+from trial_trainer.dataset.shuffling import rank
 from trial_trainer.dataset.sources import Problems, RawPage, ReadySample, iterate_pages, read_samples
 from trial_trainer.dataset.splits import (
     LEAST_VALIDATION_VALUES,
@@ -54,7 +55,6 @@ from trial_trainer.dataset.splits import (
     has_host,
     host_of,
     join_groups,
-    rank,
     site_of,
 )
 from trial_trainer.dataset.store import (
@@ -1189,8 +1189,7 @@ def _encode_variants(
 
 def _vary(augmenter: Augmenter, draft: Draft, copy: int) -> Draft | None:
     """Return a variant of a page; None where it would be the page itself, or an answer no longer follows from it."""
-    values = {asked.attribute: asked.answer for asked in draft.asked if asked.answer is not None and asked.gold}
-    variant = augmenter.vary(draft.id, draft.text, values, copy)
+    variant = augmenter.vary(draft.id, draft.text, _values_of(draft), copy)
     country = country_of(draft.url)
     if variant.text == draft.text or any(
         answers.target(name, value, variant.text, country) is None for name, value in variant.values.items()
@@ -1210,12 +1209,17 @@ def _collect_values(drafts: Sequence[Draft]) -> dict[str, list[str]]:
     """Collect the values that may stand for others: those that say nothing of a second attribute in their own page."""
     found: dict[str, dict[str, None]] = defaultdict(dict)
     for draft in drafts:
-        values = {asked.attribute: asked.answer for asked in draft.asked if asked.answer is not None and asked.gold}
+        values = _values_of(draft)
         for name, value in values.items():
             others = [other.casefold() for attribute, other in values.items() if attribute != name]
             if all(other not in value.casefold() and value.casefold() not in other for other in others):
                 found[name][value] = None
     return {name: list(values) for name, values in found.items()}
+
+
+def _values_of(draft: Draft) -> dict[str, str]:
+    """Return the answers of a training page by attribute, without those that say that there is none."""
+    return {asked.attribute: asked.answer for asked in draft.asked if asked.answer is not None and asked.gold}
 
 
 def _draft_of(asked: Asked) -> str:

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from trial_trainer.artifacts import ArtifactError, ArtifactStore, DirectoryStore, open_object, open_store
-from trial_trainer.dataset.splits import rank
+from trial_trainer.dataset.shuffling import rank
 
 PAGE_SUFFIXES = (".html", ".htm")
 RECORD_SUFFIXES = (".jsonl", ".jsonl.gz", ".parquet")

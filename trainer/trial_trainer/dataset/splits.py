@@ -19,6 +19,7 @@ import idna
 import tldextract
 
 from trial_trainer.contract import Split
+from trial_trainer.dataset.shuffling import rank
 from trial_trainer.dataset.store import TEST, TRAIN, VALIDATION
 
 LEAST_VALIDATION_VALUES = 8
@@ -42,11 +43,6 @@ class Candidate:
     """What must not be in two splits: the site, or the page itself."""
     attributes: tuple[str, ...]
     """Attributes that the page would have a validation value of."""
-
-
-def rank(seed: int, *names: str) -> bytes:
-    """Return a sort key that shuffles names by the seed alone, whatever their order and number."""
-    return hashlib.sha256("\x1f".join((str(seed), *names)).encode()).digest()
 
 
 def host_of(url_or_host: str) -> str:

@@ -7,12 +7,12 @@ part has more sites, as more data would.
 
 from __future__ import annotations
 
-import hashlib
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import chain, zip_longest
 
+from trial_trainer.dataset.shuffling import rank
 from trial_trainer.dataset.store import Page, count_samples
 from trial_trainer.errors import StudyError
 
@@ -32,7 +32,7 @@ def take_samples(pages: Sequence[Page], samples: int, *, seed: int, balanced: bo
     if not 0 < samples <= count_samples(pages):
         raise StudyError(f"train_samples must be from 1 to the {count_samples(pages)} training samples, got {samples}")
     order = sorted(
-        range(len(pages)), key=lambda i: (_draw(seed, pages[i].site), pages[i].site, _draw(seed, pages[i].id), i)
+        range(len(pages)), key=lambda i: (rank(seed, "site", pages[i].site), rank(seed, "page", pages[i].id))
     )
     sequence = [(page, question) for page in order for question in range(len(pages[page].questions))]
     if balanced:
@@ -52,7 +52,3 @@ def _take_in_turn(pages: Sequence[Page], sequence: Sequence[tuple[int, int]]) ->
         by_attribute[pages[page].questions[question].attribute].append((page, question))
     rounds = zip_longest(*(by_attribute[name] for name in sorted(by_attribute)))
     return [sample for sample in chain.from_iterable(rounds) if sample is not None]
-
-
-def _draw(seed: int, name: str) -> str:
-    return hashlib.sha256(f"{seed}/{name}".encode()).hexdigest()

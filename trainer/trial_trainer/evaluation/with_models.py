@@ -1,4 +1,4 @@
-"""The final evaluation with real models; `final` itself knows no torch."""
+"""Questions put to real models, and the final evaluation with them; `final` itself knows no torch."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from trial_trainer.contract import Candidate, FinalEvaluationConfig
+from trial_trainer.contract import BaseModel, Candidate, FinalEvaluationConfig, TrainerSettings
 from trial_trainer.dataset.store import DatasetIndex, Page
 from trial_trainer.evaluation.final import run_final_evaluation
 from trial_trainer.evaluation.measure import Prediction
@@ -19,12 +19,20 @@ def evaluate_with_models(config: FinalEvaluationConfig) -> None:
     """Read the test set once and write the final evaluation."""
 
     def answer(candidate: Candidate | None, pages: Sequence[Page], index: DatasetIndex) -> list[Prediction]:
-        page = max(pages, key=lambda page: len(page.questions))
-        with must_fit("the base model"):
-            loaded = load_base(config.base_model, config.trainer, choose_device(), page)
-        if candidate is None:
-            return predict(loaded, pages, index, config.base_model)
-        with tempfile.TemporaryDirectory() as directory:
-            return predict(load_adapter(loaded, candidate.adapter, Path(directory)), pages, index, config.base_model)
+        adapter = None if candidate is None else candidate.adapter
+        return ask_model(config.base_model, config.trainer, adapter, pages, index)
 
     run_final_evaluation(config, answer=answer)
+
+
+def ask_model(
+    base_model: BaseModel, settings: TrainerSettings, adapter: str | None, pages: Sequence[Page], index: DatasetIndex
+) -> list[Prediction]:
+    """Load a model, with the adapter at a URI or untrained, and answer every question of the pages."""
+    page = max(pages, key=lambda page: len(page.questions))
+    with must_fit("the base model"):
+        loaded = load_base(base_model, settings, choose_device(), page)
+    if adapter is None:
+        return predict(loaded, pages, index, base_model)
+    with tempfile.TemporaryDirectory() as directory:
+        return predict(load_adapter(loaded, adapter, Path(directory)), pages, index, base_model)

@@ -87,20 +87,20 @@ def step_groups(
     groups: dict[int, list[int]] = {}
     for page_index, question_index in chosen:
         groups.setdefault(page_index, []).append(question_index)
-    found = []
-    for page_index, question_indices in groups.items():
-        page = pages[page_index]
-        read = _draw_variant(page, variants.get(page.id, ()), f"{seed}/{epoch}")
-        by_attribute = {question.attribute: question for question in read.questions}
-        asked = [page.questions[index] for index in question_indices]
-        found.append(
-            Group(page=read, questions=tuple(by_attribute[q.attribute] if read is not page else q for q in asked))
-        )
-    return found
+    return [
+        _build_group(pages[page], questions, variants.get(pages[page].id, ()), f"{seed}/{epoch}")
+        for page, questions in groups.items()
+    ]
 
 
-def _draw_variant(page: Page, variants: Sequence[Page], seed: str) -> Page:
-    return random.Random(f"variant/{seed}/{page.id}").choice((page, *variants)) if variants else page
+def _build_group(page: Page, questions: Sequence[int], variants: Sequence[Page], seed: str) -> Group:
+    """Return samples of a page, read in the page or in one of its variants."""
+    asked = tuple(page.questions[question] for question in questions)
+    if not variants:
+        return Group(page=page, questions=asked)
+    read = random.Random(f"variant/{seed}/{page.id}").choice((page, *variants))
+    by_attribute = {question.attribute: question for question in read.questions}
+    return Group(page=read, questions=tuple(by_attribute[question.attribute] for question in asked))
 
 
 def _epoch_order(pages: Sequence[Page], seed: int, epoch: int) -> list[tuple[int, int]]:

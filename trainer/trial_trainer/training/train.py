@@ -362,7 +362,7 @@ class _Run:
         self.losses.append(loss)
         if not math.isfinite(loss):
             raise Diverged(f"the loss of step {self.step + 1} is {loss}")
-        recent = self.losses[-LOSS_WINDOW_STEPS:]
+        recent = self.recent_losses
         mean = sum(recent) / len(recent)
         limit = exploded_loss(self.untrained, self.batch_size)
         if len(recent) == LOSS_WINDOW_STEPS and mean > limit:
@@ -500,6 +500,11 @@ class _Run:
         )
 
     @property
+    def recent_losses(self) -> list[float]:
+        """Of the last steps, by which divergence is told."""
+        return self.losses[-LOSS_WINDOW_STEPS:]
+
+    @property
     def is_first(self) -> bool:
         """Whether this rank writes."""
         return bool(self.accelerator.is_main_process)
@@ -512,7 +517,7 @@ class _Run:
         self.told_at = now
         done = self.step - self.started_at_step
         eta = (now - self.started_at) / done * (self.config.stop_step - self.step) if done else None
-        losses = self.losses[-LOSS_WINDOW_STEPS:]
+        losses = self.recent_losses
         progress = Progress(
             step=self.step,
             stop_step=self.config.stop_step,
