@@ -3,13 +3,15 @@
     python benchmarks/record_arms.py bookings --runs 72 --minutes 120
     python benchmarks/record_arms.py pages --runs 24 --minutes 120
     python benchmarks/record_arms.py data-curve --minutes 120
+    python benchmarks/record_arms.py augmentation --minutes 120
     python benchmarks/record_arms.py bookings --collect
 
 Arm after arm is trained by the trainer itself, one core each, and read at `PERCENTS` of its length: every question of
 the validation and of the test set, with the answer's rightness and loss. What is done is never done again: a call goes
 on where the last one ended, on this machine from `runs/recorded`, on another one from the tables in `benchmarks/data`,
 to which `--collect` adds the new arms. `benchmarks/data/lora-arms/README.md` says what the tables hold. The data curve
-is one arm on growing parts of the training set, which is read at its end alone.
+is one arm on growing parts of the training set, read at its end alone; so is that of augmentation, without variants of
+the messages and with them.
 """
 
 from __future__ import annotations
@@ -38,6 +40,7 @@ from scipy.stats import qmc
 from trial_trainer import contract
 from trial_trainer.artifacts import open_store
 from trial_trainer.contract import (
+    Augmentation,
     BaseModel,
     LabelSource,
     MissingLabel,
@@ -61,16 +64,20 @@ TABLES = DATA / "lora-arms"
 PERCENTS = (2, 5, 10, 15, 20, 25, 35, 50, 70, 100)
 SEEDED_ARMS, SEEDS, MOST_ARMS = 6, 3, 256
 """The first arms are trained of three seeds."""
-CURVE_SIZES, CURVE_SEEDS = (200, 400, 800, 1600, 3200, 6400), 3
+CURVE_SIZES, CURVE_SEEDS = (200, 400, 800, 1600, 3200, 8000), 3
+AUGMENTED_SIZES, AUGMENTED_COPIES = (100, 200, 400, 800, 1600), 2
 CURVE_ARM: Mapping[str, ParameterValue] = {
     "learning_rate": 1e-3,
     "lora_rank": 16,
     "lora_alpha": 32,
     "lora_dropout": 0.0,
-    "batch_size": 8,
+    "batch_size": 5,
 }
-LEAST_VALUES, TEST_MESSAGES = 2, 240
-"""Of the bookings: how many values a message says at least, and how many messages of the test set are asked about."""
+"""A step is one message with its five questions."""
+KEY = ("arm", "seed", "train_samples", "is_augmented")
+"""Of a run, in every table."""
+TEST_MESSAGES = 240
+"""Of the bookings: how many messages of the test set are asked about."""
 
 LEARNING_RATES = (1e-5, 1e-2)
 RANKS = (4, 8, 16, 32, 64)
@@ -88,12 +95,13 @@ class Run:
     parameters: Mapping[str, ParameterValue]
     train_samples: int | None = None
     """None: all."""
+    is_augmented: bool = False
 
     @property
     def name(self) -> str:
         """The folder's."""
         of = "" if self.train_samples is None else f"-samples-{self.train_samples}"
-        return f"arm-{self.arm:03d}{of}-seed-{self.seed}"
+        return f"arm-{self.arm:03d}{of}{'-augmented' if self.is_augmented else ''}-seed-{self.seed}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,6 +114,8 @@ class Recording:
     runs: tuple[Run, ...]
     """In the order in which they are recorded."""
     percents: tuple[int, ...] = PERCENTS
+    least_values: int = 2
+    """Of the bookings: how many values a message says at least."""
 
     @property
     def dataset(self) -> str:
@@ -125,16 +135,36 @@ def record_bookings() -> Recording:
 
 
 def record_data_curve() -> Recording:
-    """One arm on growing parts of the bookings: the largest parts come last, and seed by seed."""
+    """One arm on growing parts of the bookings that say anything: the largest parts come last, and seed by seed."""
     trainer = TrainerSettings(epochs=1, max_length_tokens=256)
     arm = Run(arm=0, seed=0, parameters=CURVE_ARM)
     return Recording(
         name="data-curve",
-        prepare=replace(_prepare_bookings("data-curve", trainer), split=_split_pages(5), max_pages=None),
+        prepare=replace(_prepare_bookings("data-curve", trainer), split=_split_pages(3), max_pages=None),
         trainer=trainer,
         runs=tuple(replace(arm, train_samples=size, seed=seed) for size in CURVE_SIZES for seed in range(CURVE_SEEDS)),
         percents=(100,),
+        least_values=1,
     )
+
+
+def record_augmentation() -> Recording:
+    """One arm on growing parts of the bookings, each part without and with variants of its messages."""
+    trainer = TrainerSettings(epochs=3, max_length_tokens=256)
+    prepare = replace(
+        _prepare_bookings("augmentation", trainer),
+        split=_split_pages(10),
+        max_pages=None,
+        augment=Augmentation(copies=AUGMENTED_COPIES),
+    )
+    arm = Run(arm=0, seed=0, parameters=CURVE_ARM)
+    runs = tuple(
+        replace(arm, train_samples=size, seed=seed, is_augmented=is_augmented)
+        for size in AUGMENTED_SIZES
+        for seed in range(CURVE_SEEDS)
+        for is_augmented in (False, True)
+    )
+    return Recording(name="augmentation", prepare=prepare, trainer=trainer, runs=runs, percents=(100,))
 
 
 def record_pages() -> Recording:
@@ -160,14 +190,19 @@ def record_pages() -> Recording:
     )
 
 
-RECORDINGS = {"bookings": record_bookings, "pages": record_pages, "data-curve": record_data_curve}
+RECORDINGS = {
+    "bookings": record_bookings,
+    "pages": record_pages,
+    "data-curve": record_data_curve,
+    "augmentation": record_augmentation,
+}
 
 
 def _prepare_bookings(name: str, trainer: TrainerSettings) -> PrepareConfig:
     return PrepareConfig(
         study=name,
-        source=str(RAW / "bookings-source" / "train.jsonl"),
-        test_source=str(RAW / "bookings-source" / "test.jsonl"),
+        source=str(RAW / name / "source" / "train.jsonl"),
+        test_source=str(RAW / name / "source" / "test.jsonl"),
         attributes=("people", "date", "time", "first_name", "last_name"),
         labels_from=LabelSource.GIVEN,
         missing_labels=MissingLabel.ABSENT,
@@ -183,15 +218,16 @@ def _split_pages(validation_percent: int) -> Split:
     return Split(by=SplitBy.PAGE, validation_percent=validation_percent, test_percent=0)
 
 
-def write_bookings() -> None:
-    """Write the messages that say at least `LEAST_VALUES` values; of the test set, the first by their digests."""
-    (RAW / "bookings-source").mkdir(parents=True, exist_ok=True)
+def write_bookings(recording: Recording) -> None:
+    """Write the messages that say so many values; of the test set, the first by their digests."""
+    source = RAW / recording.name / "source"
+    source.mkdir(parents=True, exist_ok=True)
     for part, most in (("train", None), ("test", TEST_MESSAGES)):
         lines = gzip.decompress((DATA / "restaurant8k" / f"{part}.jsonl.gz").read_bytes()).splitlines()
-        rows = {row["id"]: row for row in map(json.loads, lines) if len(row["labels"]) >= LEAST_VALUES}
+        rows = {row["id"]: row for row in map(json.loads, lines) if len(row["labels"]) >= recording.least_values}
         chosen = sorted(rows, key=lambda name: hashlib.sha256(name.encode()).hexdigest())[:most]
         text = "".join(json.dumps(rows[name]) + "\n" for name in sorted(chosen))
-        (RAW / "bookings-source" / f"{part}.jsonl").write_text(text)
+        (source / f"{part}.jsonl").write_text(text)
 
 
 def _draw_runs(batch_sizes: Sequence[int]) -> tuple[Run, ...]:
@@ -248,6 +284,7 @@ def record(recording: Recording, run: Run) -> None:
             stop_step=max(1, round(total * percent / 100)),
             trainer=recording.trainer,
             train_samples=run.train_samples,
+            is_augmented=run.is_augmented,
             resume_from=str(directory / str(recording.percents[place - 1])) if place else None,
         )
         try:
@@ -286,7 +323,7 @@ def record_all(recording: Recording, runs: Sequence[Run], *, minutes: float, wor
     if not Path(recording.dataset, contract.SUMMARY).exists():
         from trial_trainer.dataset.prepare import prepare
 
-        write_bookings()
+        write_bookings(recording)
         prepare(recording.prepare)
     known = {_key(row) for row in _read_table(recording, "arms")}
     missing = [r for r in runs if _key(vars(r)) not in known and not _done(recording, r).exists()]
@@ -332,7 +369,7 @@ def collect(recording: Recording, runs: Sequence[Run]) -> None:
     for run in runs:
         if _key(vars(run)) in known or not _done(recording, run).exists():
             continue
-        key = {"arm": run.arm, "seed": run.seed, "train_samples": run.train_samples}
+        key = dict(zip(KEY, _key(vars(run)), strict=True))
         done = json.loads(_done(recording, run).read_text())
         tables["arms"].append(key | run.parameters | {"total_steps": done["total_steps"], "fate": done["fate"]})
         losses: list[float] = []
@@ -373,7 +410,7 @@ def collect(recording: Recording, runs: Sequence[Run]) -> None:
 
 
 def _key(row: Mapping[str, Any]) -> tuple[Any, ...]:
-    return row["arm"], row["seed"], row["train_samples"]
+    return tuple(row[name] for name in KEY)
 
 
 def _pack(rows: list[dict[str, Any]]) -> pa.Table:
