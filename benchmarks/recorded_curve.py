@@ -1,0 +1,117 @@
+"""How accuracy grows with the training data on the bookings, and what augmentation does to that: recorded runs, fitted.
+
+    PYTHONPATH=operator:trainer python benchmarks/recorded_curve.py
+
+The runs are those of `record_arms.py`, `data-curve` and `augmentation`: one arm on nested parts, of several seeds. All
+of them answer the same questions, those of the validation set and of the test set, and nothing was chosen by either.
+Accuracy is the product's: the mean over attributes of the share of their values that were answered right. Fitted and
+compared by the product's own code. Prints Markdown tables.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import pyarrow.parquet as pq
+
+from study_operator.ledger.data_curve import CONFIDENCE, DataCurve, SizeRun, fit_data_curve
+from study_operator.spec.metrics import Direction
+
+TABLES = Path(__file__).resolve().parent / "data" / "lora-arms"
+LEAST_GAINS = (0.01, 0.02)
+"""Of a doubling: one and two points of accuracy."""
+
+Row = Mapping[str, Any]
+
+
+def main() -> None:
+    """Print what there is."""
+    for recording in ("data-curve", "augmentation"):
+        path = TABLES / f"{recording}-answers.parquet"
+        if not path.exists():
+            print(f"{recording}: not recorded yet")
+            continue
+        rows: list[Row] = pq.read_table(path).to_pylist()
+        for is_augmented in sorted({row["is_augmented"] for row in rows}):
+            print(f"\n{recording}{', with variants' if is_augmented else ''}\n")
+            print_curve([row for row in rows if row["is_augmented"] == is_augmented])
+
+
+def print_curve(rows: Sequence[Row]) -> None:
+    """Print a curve's sizes, where it saturates, and what its smaller sizes say of its largest."""
+    runs = read_runs(rows)
+    fits = [fit(runs, least_gain) for least_gain in LEAST_GAINS]
+    attributes = sorted({row["attribute"] for row in rows})
+    interval = f"{CONFIDENCE:.0%} interval"
+    print(f"| samples | seeds | accuracy | {interval} | lowest to highest | false values | {' | '.join(attributes)} |")
+    print("|---" * (6 + len(attributes)) + "|")
+    for size in fits[0].sizes:
+        of_size = [row for row in rows if row["train_samples"] == size.samples]
+        values = [run.value for run in runs if run.samples == size.samples]
+        ends = "–" if size.low is None or size.high is None else f"{size.low:.1%} to {size.high:.1%}"
+        false = share(not row["is_right"] for row in of_size if not row["has_value"])
+        cells = [share(r["is_right"] for r in of_size if r["has_value"] and r["attribute"] == a) for a in attributes]
+        print(
+            f"| {size.samples:,} | {size.runs} | {size.mean:.1%} | {ends} | {min(values):.1%} to {max(values):.1%} "
+            f"| {false} | {' | '.join(cells)} |"
+        )
+    print()
+    for found, least_gain in zip(fits, LEAST_GAINS, strict=True):
+        print(f"Saturation at {least_gain:g} a doubling: {describe(found)}")
+    print_extrapolation(runs)
+
+
+def print_extrapolation(runs: Sequence[SizeRun]) -> None:
+    """Print what a fit without the largest size says of it."""
+    largest = max(run.samples for run in runs)
+    said = fit([run for run in runs if run.samples < largest], LEAST_GAINS[0]).predict(largest)
+    measured = fmean(run.value for run in runs if run.samples == largest)
+    if said is not None:
+        ends = f"{said.low:.1%} to {said.high:.1%}"
+        print(f"Fitted without {largest:,}: {said.value:.1%} ({ends}) there, and {measured:.1%} was measured.")
+
+
+def read_runs(rows: Sequence[Row]) -> list[SizeRun]:
+    """Return each run with what every message adds to its accuracy, in which each attribute weighs the same."""
+    by_run: dict[tuple[int, int], list[Row]] = defaultdict(list)
+    for row in rows:
+        if row["has_value"]:
+            by_run[row["train_samples"], row["seed"]].append(row)
+    runs = []
+    for (samples, seed), asked in by_run.items():
+        counts = Counter(row["attribute"] for row in asked)
+        sites: dict[str, tuple[float, float]] = defaultdict(lambda: (0.0, 0.0))
+        for row in asked:
+            weight = len(asked) / len(counts) / counts[row["attribute"]]
+            total, before = sites[row["site"]]
+            sites[row["site"]] = total + weight * row["is_right"], before + weight
+        runs.append(SizeRun(samples=samples, seed=seed, sites=dict(sites)))
+    return runs
+
+
+def fit(runs: Sequence[SizeRun], least_gain: float) -> DataCurve:
+    """Fit accuracy."""
+    return fit_data_curve(runs, direction=Direction.MAXIMIZE, is_share=True, least_gain=least_gain)
+
+
+def describe(found: DataCurve) -> str:
+    """Return the saturation point with its interval, or why there is none."""
+    saturation = found.saturation
+    if saturation.samples is None:
+        return f"{saturation.shape}: {saturation.message}"
+    high = "more" if saturation.high is None else f"{saturation.high:,.0f}"
+    return f"{saturation.samples:,.0f} ({saturation.low or 0:,.0f} to {high})"
+
+
+def share(rights: Any) -> str:
+    """Return how many are true."""
+    found = list(rights)
+    return f"{fmean(found):.1%}" if found else "–"
+
+
+if __name__ == "__main__":
+    main()
