@@ -68,11 +68,11 @@ def print_curve(rows: Sequence[Row]) -> None:
 def print_extrapolation(runs: Sequence[SizeRun]) -> None:
     """Print what a fit without the largest size says of it."""
     largest = max(run.samples for run in runs)
-    said = fit([run for run in runs if run.samples < largest], LEAST_GAINS[0]).predict(largest)
+    predicted = fit([run for run in runs if run.samples < largest], LEAST_GAINS[0]).predict(largest)
     measured = fmean(run.value for run in runs if run.samples == largest)
-    if said is not None:
-        ends = f"{said.low:.1%} to {said.high:.1%}"
-        print(f"Fitted without {largest:,}: {said.value:.1%} ({ends}) there, and {measured:.1%} was measured.")
+    if predicted is not None:
+        ends = f"{predicted.low:.1%} to {predicted.high:.1%}"
+        print(f"Fitted without {largest:,}: {predicted.value:.1%} ({ends}) there, and {measured:.1%} was measured.")
 
 
 def read_runs(rows: Sequence[Row]) -> list[SizeRun]:
