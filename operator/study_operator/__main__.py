@@ -229,7 +229,11 @@ def _plan(opened: Opened, output: Console, trainer: Sequence[str], *, is_calibra
         _print_plan(output, opened, *session.calibrate(opened, trainer=trainer))
     else:
         _print_plan(output, opened, session.read_summary(opened), None)
-    return COMPLETE
+    # The arithmetic needs none of them, but `run` would refuse the study.
+    missing = session.name_missing_paths(opened)
+    for sentence in missing:
+        print(f"finetune-study: {sentence}", file=sys.stderr)
+    return UNUSABLE if missing and not session.may_be_for_pods(opened.study) else COMPLETE
 
 
 def _print_plan(

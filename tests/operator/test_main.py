@@ -28,6 +28,7 @@ from trial_trainer.contract import TEACHER_API_KEY
 COMMAND = (sys.executable, study_command.__file__)
 PATIENCE_SECONDS = 120.0
 """How long a test that hangs takes to fail."""
+RELATIVE = "(a relative path is relative to the manifest's directory)"
 
 
 def a_manifest() -> dict[str, Any]:
@@ -415,6 +416,37 @@ def test_the_plan_says_the_arithmetic_before_anything_runs(bench):
     assert not (bench.directory / "runs").exists()
 
 
+def with_places(storage: str, source: str, test_source: str, model: str) -> dict[str, Any]:
+    manifest = a_manifest()
+    manifest["spec"]["data"] = {"source": source, "testSource": test_source, "attributes": ["name"]}
+    manifest["spec"]["trainer"]["baseModel"]["uri"] = model
+    manifest["spec"]["storage"] = {"uri": storage}
+    return manifest
+
+
+def test_the_plan_names_each_path_that_is_not_there(bench, capsys):
+    bench.write(with_places("runs", "gone.jsonl", "pages.jsonl", "hf://owner/model"))
+    assert main(["plan", str(bench.manifest)]) == 2
+    output, errors = capsys.readouterr()
+    # What it costs is told all the same.
+    assert "toy: 6 trials to 20 % of 3 epochs" in output
+    assert errors == f"finetune-study: `spec.data.source` must exist, got '{bench.directory}/gone.jsonl' {RELATIVE}\n"
+
+    bench.write(with_places("runs", f"file://{bench.directory}/pages.jsonl", "s3://there/test.jsonl", "nowhere"))
+    assert main(["plan", str(bench.manifest)]) == 2
+    assert [line.split("`")[1] for line in capsys.readouterr().err.splitlines()] == ["spec.trainer.baseModel.uri"]
+
+
+def test_a_path_of_a_study_in_a_bucket_may_be_of_a_volume_of_a_cluster(bench, capsys):
+    bench.write(with_places("s3://studies/toy", "s3://there/pages.jsonl", "s3://there/test.jsonl", "/models/base"))
+
+    assert main(["plan", str(bench.manifest)]) == 0
+    assert capsys.readouterr().err == (
+        "finetune-study: `spec.trainer.baseModel.uri` must exist, got '/models/base' "
+        f"{RELATIVE}; on a cluster a volume may hold it\n"
+    )
+
+
 @pytest.mark.slow
 def test_a_calibrated_plan_prepares_the_data_once(bench):
     code, output, _ = bench.call("plan", "--calibrate")
@@ -543,7 +575,7 @@ def test_the_plan_bounds_what_a_teacher_may_cost(bench, taught):
         ),
         pytest.param(
             changed(data={"source": "gone", "attributes": ["price"], "split": {"testPercent": 10}}),
-            ["`spec.data.source` must exist, got '{directory}/gone'"],
+            ["`spec.data.source` must exist, got '{directory}/gone' " + RELATIVE],
             id="no such pages",
         ),
         pytest.param(
@@ -551,8 +583,8 @@ def test_the_plan_bounds_what_a_teacher_may_cost(bench, taught):
                 trainer={"baseModel": {"uri": "nowhere"}, "epochs": 1}, data={"source": "x", "attributes": ["sku"]}
             ),
             [
-                "`spec.trainer.baseModel.uri` must exist, got '{directory}/nowhere'",
-                "`spec.data.source` must exist, got '{directory}/x'",
+                "`spec.trainer.baseModel.uri` must exist, got '{directory}/nowhere' " + RELATIVE,
+                "`spec.data.source` must exist, got '{directory}/x' " + RELATIVE,
             ],
             id="no such model and no such pages",
         ),

@@ -208,16 +208,8 @@ def _accept(opened: Opened, trainer: Sequence[str]) -> Study:
     study, workspace = opened.study, opened.workspace
     if study.nodes > 1:
         raise UsageError(f"`spec.trainer.nodes` must be 1 on one machine, got {study.nodes}")
-    status, _ = workspace.status.read()
-    is_prepared = bool(status and status.get("dataset"))
-    places = {"spec.trainer.baseModel.uri": study.base_model.uri}
-    if not is_prepared:
-        places |= {"spec.data.source": study.data.source, "spec.data.testSource": study.data.test_source or ""}
-    missing = [
-        f"`{field}` must exist, got {place!r}"
-        for field, place in places.items()
-        if place and (path := _as_path(place)) is not None and not path.exists()
-    ]
+    is_prepared = _is_prepared(workspace)
+    missing = name_missing_paths(opened)
     teacher = study.data.teacher
     if not is_prepared and teacher is not None and teacher.secret_name and not os.environ.get(contract.TEACHER_API_KEY):
         needs = f"`spec.data.labels.teacher.secretName` ({teacher.secret_name!r}) says that the teacher wants a key"
@@ -231,6 +223,31 @@ def _accept(opened: Opened, trainer: Sequence[str]) -> Study:
             f"{error}\nto try another study, give it another metadata.name; to begin anew, delete {workspace.directory}"
         ) from None
     return replace(study, uid=uid)
+
+
+def name_missing_paths(opened: Opened) -> list[str]:
+    """Return a sentence for each path that the study still needs and that does not exist; URIs are not looked up."""
+    study = opened.study
+    places = {"spec.trainer.baseModel.uri": study.base_model.uri}
+    with sentences(opened.workspace):
+        if not _is_prepared(opened.workspace):
+            places |= {"spec.data.source": study.data.source, "spec.data.testSource": study.data.test_source or ""}
+    note = "; on a cluster a volume may hold it" if may_be_for_pods(study) else ""
+    return [
+        f"`{field}` must exist, got {place!r} (a relative path is relative to the manifest's directory){note}"
+        for field, place in places.items()
+        if place and (path := _as_path(place)) is not None and not path.exists()
+    ]
+
+
+def may_be_for_pods(study: Study) -> bool:
+    """Say whether pods can run it, too: it lies in a bucket, and its paths may be those of volumes."""
+    return _as_path(study.storage.uri) is None
+
+
+def _is_prepared(workspace: Workspace) -> bool:
+    status, _ = workspace.status.read()
+    return bool(status and status.get("dataset"))
 
 
 def _as_path(place: str) -> Path | None:
