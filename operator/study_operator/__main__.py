@@ -42,7 +42,7 @@ from study_operator.report.estimate import (
     describe_teacher,
 )
 from study_operator.report.live import Snapshot, duration, lines_of_progress, render_live
-from study_operator.report.report import print_report, render_json, render_trials
+from study_operator.report.report import describe_hours, describe_saved, print_report, render_json, render_trials
 from trial_trainer.contract import DatasetSummary
 
 COMPLETE, FAILED, UNUSABLE, INTERRUPTED = 0, 1, 2, 130
@@ -245,10 +245,11 @@ def _print_plan(
     for line in describe_first_arms(study):
         _say(output, line)
     output.print(_plan_table(plan))
+    again = sum(study.count_continuing(study.num_trials))
     _say(
         output,
-        f"training: {plan.training_passes:g} passes over the training set instead of {plan.full_passes:g} "
-        f"({plan.saved_share:.0%} saved)",
+        f"training alone: {plan.training_passes:g} passes over the training set instead of {plan.full_passes:g} "
+        f"({plan.saved_training_share:.0%} less); less time is saved, because {again} trials start and evaluate again",
     )
     for line in describe_teacher(study, summary, session.count_records(opened)):
         _say(output, line)
@@ -257,17 +258,23 @@ def _print_plan(
     if summary is not None:
         for line in describe_steps(study, summary):
             _say(output, line)
-    if plan.seconds is None or plan.full_seconds is None or plan.wall_seconds is None:
+    if plan.seconds is None or plan.wall_seconds is None:
         _say(output, "how long that takes on this machine: `finetune-study plan --calibrate` measures it")
         return
     for phase in plan.phases:
         _say(output, f"{phase.name}: {phase.arithmetic} = {duration(phase.seconds or 0)}")
-    hours, full_hours = (seconds * study.accelerators / 3600 for seconds in (plan.seconds, plan.full_seconds))
+    hours = plan.seconds * study.accelerators / 3600
     _say(
         output,
-        f"in all about {duration(plan.wall_seconds)}, {hours:.2f} accelerator-hours, after the data is prepared; "
-        f"full-length runs of every trial would take {full_hours:.2f}",
+        f"in all about {duration(plan.wall_seconds)}, {hours:.2f} accelerator-hours, after the data is prepared",
     )
+    if plan.spent_seconds is not None and plan.saved_seconds is not None:
+        spent, saved = (seconds * study.accelerators / 3600 for seconds in (plan.spent_seconds, plan.saved_seconds))
+        _say(
+            output,
+            f"as the report counts, before the final evaluation: {describe_hours(spent)} spent, "
+            f"{describe_saved(saved)}",
+        )
     limit = study.budget.accelerator_hours
     if limit is not None and hours > limit:
         fewer = "fewer trials or runs of the data curve" if study.data_curve is not None else "fewer trials"

@@ -411,7 +411,8 @@ def test_the_plan_says_the_arithmetic_before_anything_runs(bench):
 
     assert code == 0
     assert "toy: 6 trials to 20 % of 3 epochs, then 4 to the end (2 promoted, 1 audited, the baseline)" in output
-    assert "training: 13.2 passes over the training set instead of 18 (27% saved)" in output
+    assert "training alone: 13.2 passes over the training set instead of 18 (27% less); less time is saved, " in output
+    assert "because 4 trials start and evaluate again" in output
     assert "`finetune-study plan --calibrate` measures it" in output
     assert not (bench.directory / "runs").exists()
 
@@ -454,8 +455,8 @@ def test_a_calibrated_plan_prepares_the_data_once(bench):
     assert code == 0
     # 6 × (10 + 0.6 × 80 × 2 + 40 × 0.5) + 4 × (10 + 2.4 × 80 × 2 + 40 × 0.5) + 10 + 3 × 140 × 0.5 seconds.
     assert "0.73 accelerator-hours" in output
-    # 6 × (10 + 3 × 80 × 2 + 40 × 0.5) + 10 + 3 × 140 × 0.5 seconds.
-    assert "full-length runs of every trial would take 0.91" in output
+    # Four trials start and evaluate once more for 10 + 40 × 0.5 seconds, and two do not train 2.4 × 80 × 2 seconds.
+    assert "final evaluation: 40.2 minutes spent, 10.8 minutes saved against running every measured" in output
     assert "batch size 16: 3 epochs × ⌊320 / 16⌋ = 60 steps, the first measurement after 12" in output
     assert bench.call()[0] == 0
     assert Counter(bench.lines("start"))["prepare"] == 1

@@ -46,8 +46,8 @@ class Phase:
     seconds: float | None
     """Of accelerator time; None where nothing was measured."""
     arithmetic: str
-    is_curve: bool = False
-    """Whether its jobs are runs of the data curve, of which there is no early stopping."""
+    is_rung: bool = False
+    """Whether its jobs are a rung of the trials, of which some are stopped; no runs of the data curve are."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,16 +55,17 @@ class Plan:
     """The budget of a study."""
 
     phases: tuple[Phase, ...]
+    """In their order; the final evaluation is the last."""
     full_passes: float
     """Training passes if every trial ran to its full length."""
     full_seconds: float | None
-    """Accelerator time if every trial ran to its full length in one go, and the test set was read as now."""
+    """Accelerator time of all trials if each ran to its full length in one go."""
     wall_seconds: float | None
 
     @property
     def training_passes(self) -> float:
         """Training passes of all trials."""
-        return sum(phase.training_passes or 0.0 for phase in self.phases if not phase.is_curve)
+        return sum(phase.training_passes or 0.0 for phase in self.phases if phase.is_rung)
 
     @property
     def seconds(self) -> float | None:
@@ -73,9 +74,24 @@ class Plan:
         return sum(known) if len(known) == len(self.phases) else None
 
     @property
-    def saved_share(self) -> float:
-        """Share of the training that stopping early saves."""
+    def saved_training_share(self) -> float:
+        """Share of the training that stopping early saves; later rungs' starts and evaluations are no training."""
         return 1 - self.training_passes / self.full_passes
+
+    @property
+    def spent_seconds(self) -> float | None:
+        """Accelerator time of trials and data curve: what `ledger.usage` counts as spent of a study that ran."""
+        return None if self.seconds is None else self.seconds - (self.phases[-1].seconds or 0.0)
+
+    @property
+    def saved_seconds(self) -> float | None:
+        """What full-length runs of every trial would take more, as `ledger.usage` counts it.
+
+        Less than nothing where starting and evaluating again costs more than stopping early spares.
+        """
+        if self.seconds is None or self.full_seconds is None:
+            return None
+        return self.full_seconds - sum(phase.seconds or 0.0 for phase in self.phases if phase.is_rung)
 
 
 def parse_calibration(text: str) -> Calibration:
@@ -103,16 +119,15 @@ def build_plan(study: Study, summary: DatasetSummary | None, calibration: Calibr
         names, (trials, *study.count_continuing(trials)), ends[:-1], ends[1:], strict=True
     ):
         extra = sum(begin < percent < end for percent in study.early_evaluation.extra_percents)
-        rungs.append(costs.phase(name, jobs, (end - begin) / 100 * epochs, 1 + extra, 0))
+        rungs.append(replace(costs.phase(name, jobs, (end - begin) / 100 * epochs, 1 + extra, 0), is_rung=True))
     curve = list(_plan_curve(study, summary, costs))
     predictors += sum(phase.jobs for phase in curve)
     phases = (*rungs, *curve, costs.phase("final evaluation", 1, 0.0, 0, predictors))
     measurements = 1 + len(study.early_evaluation.extra_percents)
-    full, evaluating = costs.phase("full length", trials, epochs, measurements, 0).seconds, phases[-1].seconds
     return Plan(
         phases=phases,
         full_passes=float(trials * epochs),
-        full_seconds=None if full is None or evaluating is None else full + evaluating,
+        full_seconds=costs.phase("full length", trials, epochs, measurements, 0).seconds,
         wall_seconds=_wall(study, phases),
     )
 
@@ -126,7 +141,7 @@ def _plan_curve(study: Study, summary: DatasetSummary | None, costs: _Costs) -> 
         if most is None or size <= most:
             passes = size / most * study.trainer.epochs if most is not None else 0.0
             phase = costs.phase(f"data curve, {size} samples", study.data_curve.seeds, passes, 1, 0)
-            yield replace(phase, is_curve=True, training_passes=None if most is None else phase.training_passes)
+            yield replace(phase, training_passes=None if most is None else phase.training_passes)
 
 
 @dataclass(frozen=True)

@@ -50,6 +50,7 @@ PREDICTOR_NAMES = {
 }
 
 
+FULL_LENGTH_RUNS = "running every measured trial to its full length"
 SHARED_MARKUP = "The rule extractor reads the same markup as the labels, so it is no independent baseline here."
 
 
@@ -179,7 +180,9 @@ def lines_of(report: Report) -> list[str]:
     if report.curve is not None and report.curve.message:
         lines += [f"Data curve: {sentence}" for sentence in describe_fit(report.study, report.curve)]
         lines.append(f"Data curve: {report.curve.message}.")
-    lines.append(f"Accelerator time: {_hours(report.spent_hours)} spent, {_describe_saved(report.saved_hours)}.")
+    lines.append(
+        f"Accelerator time: {describe_hours(report.spent_hours)} spent, {_describe_saved(report.saved_hours)}."
+    )
     if report.summary is not None:
         lines += [f"Labels: {sentence}" for sentence in describe_labels(report.summary)]
         lines += [f"Data: {warning}" for warning in report.summary.warnings]
@@ -564,15 +567,21 @@ def _trial_as_json(trial: Trial) -> dict[str, Any]:
     }
 
 
-def _hours(hours: float) -> str:
+def describe_hours(hours: float) -> str:
+    """Return accelerator-hours as a person says them."""
     return f"{hours * 60:.1f} minutes" if hours < 2 else f"{hours:.1f} hours"
 
 
 def _describe_saved(hours: float | None) -> str:
-    rival = "running every measured trial to its full length"
     if hours is None:
-        return f"what was saved against {rival} is not known: the trainer tells no seconds of training"
-    return f"{_hours(hours)} saved against {rival}" if hours >= 0 else f"{_hours(-hours)} more than {rival}"
+        return f"what was saved against {FULL_LENGTH_RUNS} is not known: the trainer tells no seconds of training"
+    return describe_saved(hours)
+
+
+def describe_saved(hours: float) -> str:
+    """Return what stopping early saved, or cost where starting and evaluating again took more."""
+    amount = describe_hours(abs(hours))
+    return f"{amount} saved against {FULL_LENGTH_RUNS}" if hours >= 0 else f"{amount} more than {FULL_LENGTH_RUNS}"
 
 
 def _short(value: float | int | str) -> str:

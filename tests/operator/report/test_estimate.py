@@ -26,8 +26,8 @@ def test_the_training_that_stopping_early_saves_needs_no_measurement():
 
     assert plan.training_passes == pytest.approx(8 * 0.6 + 4 * 2.4)
     assert plan.full_passes == 24
-    assert plan.saved_share == pytest.approx(1 - 14.4 / 24)
-    assert plan.seconds is None and plan.wall_seconds is None
+    assert plan.saved_training_share == pytest.approx(1 - 14.4 / 24)
+    assert plan.seconds is None and plan.wall_seconds is None and plan.saved_seconds is None
 
 
 def test_seconds_follow_from_pages_and_a_calibration():
@@ -40,7 +40,9 @@ def test_seconds_follow_from_pages_and_a_calibration():
     assert final_evaluation.seconds == pytest.approx(10 + 3 * 140 * 0.5)
     assert plan.seconds == pytest.approx(sum(phase.seconds for phase in plan.phases))
     # Every trial in one go: one start, one evaluation, and three epochs.
-    assert plan.full_seconds == pytest.approx(8 * (10 + 3 * 80 * 2 + 40 * 0.5) + final_evaluation.seconds)
+    assert plan.full_seconds == pytest.approx(8 * (10 + 3 * 80 * 2 + 40 * 0.5))
+    # Four arms do not train 80 %; four start and evaluate once more.
+    assert plan.saved_seconds == pytest.approx(4 * 2.4 * 80 * 2 - 4 * (10 + 40 * 0.5))
     assert plan.wall_seconds == pytest.approx(plan.seconds)
     assert explore.arithmetic == (
         "8 × (10.0 s to start + 0.6 × 80 pages trained × 2.00 s + 1 × 40 pages read × 0.50 s)"
@@ -135,18 +137,22 @@ def test_the_data_curve_has_a_row_for_each_size_and_saves_nothing():
     before, after = build_plan(study, None, None), build_plan(study, a_summary(), CALIBRATION)
 
     # Without a dataset nobody knows what part of a pass a size is; with 320 training samples 5000 are left out.
-    assert [(p.name, p.jobs, p.training_passes) for p in before.phases if p.is_curve] == [
+    assert [(p.name, p.jobs, p.training_passes) for p in before.phases if p.name.startswith("data curve")] == [
         ("data curve, 80 samples", 2, None),
         ("data curve, 160 samples", 2, None),
         ("data curve, 5000 samples", 2, None),
     ]
-    assert [(p.name, p.training_passes, p.validation_passes) for p in after.phases if p.is_curve] == [
+    assert [
+        (p.name, p.training_passes, p.validation_passes) for p in after.phases if p.name.startswith("data curve")
+    ] == [
         ("data curve, 80 samples", 2 * 0.25 * 3, 2),
         ("data curve, 160 samples", 2 * 0.5 * 3, 2),
     ]
-    assert after.saved_share == before.saved_share == build_plan(a_study(), None, None).saved_share
+    alone = build_plan(a_study(), a_summary(), CALIBRATION)
+    assert after.saved_training_share == before.saved_training_share == alone.saved_training_share
+    assert after.saved_seconds == alone.saved_seconds
     assert after.seconds == pytest.approx(
-        build_plan(a_study(), a_summary(), CALIBRATION).seconds
+        alone.seconds
         + 2 * (2 * 10 + 0.75 * 3 * 80 * 2 + 2 * 40 * 0.5)
         # Four adapters more on the test set.
         + 4 * 140 * 0.5
