@@ -50,6 +50,8 @@ PREDICTOR_NAMES = {
 }
 
 
+LOWER = "(lower is better)"
+"""What a row of the test set's table is marked with that is no share of right values."""
 FULL_LENGTH_RUNS = "running every measured trial to its full length"
 SHARED_MARKUP = "The rule extractor reads the same markup as the labels, so it is no independent baseline here."
 
@@ -262,7 +264,7 @@ def render_final_evaluation(final_evaluation: FinalEvaluation) -> Table:
 
 
 def final_evaluation_rows(final_evaluation: FinalEvaluation) -> Iterator[tuple[str, dict[str, Metric]]]:
-    """Yield the rows of the test set's table that any question was asked for: two means, each attribute, two rates."""
+    """Yield the rows of the test set's table that any question was asked for: two means, each attribute, errors."""
     predictors = final_evaluation.predictors
     attributes = dict.fromkeys(a for scores in predictors.values() for a in scores.by_attribute)
     missing = Metric(value=float("nan"), standard_error=None, n=0)
@@ -270,9 +272,9 @@ def final_evaluation_rows(final_evaluation: FinalEvaluation) -> Iterator[tuple[s
         "mean of hand-labelled": {name: scores.hand_labelled for name, scores in predictors.items()},
         "mean of all asked": {name: scores.all_asked for name, scores in predictors.items()},
         **{a: {name: scores.by_attribute.get(a, missing) for name, scores in predictors.items()} for a in attributes},
-        "a value where there is none": {name: scores.false_value_rate for name, scores in predictors.items()},
-        "invalid output": {name: scores.invalid_output_rate for name, scores in predictors.items()},
-        "answers cut at the limit": {name: scores.cut_answer_rate or missing for name, scores in predictors.items()},
+        f"a value where there is none {LOWER}": {name: scores.false_value_rate for name, scores in predictors.items()},
+        f"invalid output {LOWER}": {name: scores.invalid_output_rate for name, scores in predictors.items()},
+        f"answers cut at the limit {LOWER}": {n: scores.cut_answer_rate or missing for n, scores in predictors.items()},
     }
     for label, metrics in rows.items():
         if any(metric.n for metric in metrics.values()):
@@ -350,7 +352,7 @@ def describe_cells(final_evaluation: FinalEvaluation) -> str:
     """Return what stands in the cells of the test set's table, and why some have no interval."""
     metrics = [metric for _, row in final_evaluation_rows(final_evaluation) for metric in row.values() if metric.n]
     too_few = sorted({m.sites for m in metrics if m.low is None and m.sites is not None})
-    message = ["share of right values"]
+    message = ["share of right values, and of errors where lower is better"]
     if any(metric.low is not None for metric in metrics):
         message.append("95 % interval in parentheses, clustered by site")
     if any(metric.low is None and metric.standard_error for metric in metrics):

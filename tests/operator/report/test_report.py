@@ -19,6 +19,7 @@ from study_operator.report.report import (
     describe_cells,
     describe_metric,
     describe_value,
+    final_evaluation_rows,
     headline,
     lines_of,
     loading_lines,
@@ -238,16 +239,30 @@ def test_what_the_figures_mean_stands_above_them() -> None:
     with_few = {
         name: replace(scores, by_attribute={"price": few}) for name, scores in final_evaluation.predictors.items()
     }
-    words = "share of right values; 95 % interval in parentheses, clustered by site"
+    words = (
+        "share of right values, and of errors where lower is better; 95 % interval in parentheses, clustered by site"
+    )
     assert describe_cells(final_evaluation) == words
     assert describe_cells(replace(final_evaluation, predictors=with_few)) == (
         f"{words}; no interval where 3 sites are too few, 5 are needed"
     )
     earlier = {name: replace(j, **dict.fromkeys(FIELDS, EARLIER)) for name, j in with_few.items()}
     assert describe_cells(replace(final_evaluation, predictors=earlier)) == (
-        "share of right values; ± one standard error, clustered by site; "
+        "share of right values, and of errors where lower is better; ± one standard error, clustered by site; "
         "no interval where 3 sites are too few, 5 are needed"
     )
+
+
+def test_a_row_of_the_test_set_that_is_better_when_it_is_lower_says_so() -> None:
+    scores = a_final_evaluation().predictors["winner"]
+    whole = replace(scores, false_value_rate=EARLIER, cut_answer_rate=EARLIER)
+    labels = [label for label, _ in final_evaluation_rows(replace(a_final_evaluation(), predictors={"winner": whole}))]
+    assert [label for label in labels if label.endswith(" (lower is better)")] == labels[-3:]
+    assert labels[-3:] == [
+        "a value where there is none (lower is better)",
+        "invalid output (lower is better)",
+        "answers cut at the limit (lower is better)",
+    ]
 
 
 FIELDS = ("hand_labelled", "all_asked", "invalid_output_rate", "false_value_rate")
