@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import yaml
 
-from builders.some_studies import a_report, a_trial
+from builders.some_studies import a_report, a_summary, a_trial
 from study_operator.__main__ import _parser
 from study_operator.errors import StudyInvalidError
 from study_operator.reconcile.job_specs import adapter_uri
@@ -31,6 +31,7 @@ STUDY_PAGE = (REPOSITORY / "docs/study.md").read_text()
 CONTRACT_PAGE = (REPOSITORY / "docs/trial-contract.md").read_text()
 BENCHMARKS_PAGE = (REPOSITORY / "docs/benchmarks.md").read_text()
 ADAPTER_PAGE = (REPOSITORY / "docs/adapter.md").read_text()
+DEMO_PAGE = (REPOSITORY / "docs/demo.md").read_text()
 METHOD_PAGE = (REPOSITORY / "docs/method.md").read_text()
 PAGES = [README, ADAPTER_PAGE, METHOD_PAGE, STUDY_PAGE, CONTRACT_PAGE, BENCHMARKS_PAGE]
 SAMPLES = REPOSITORY / "manifests/samples"
@@ -382,10 +383,10 @@ def test_the_contract_page_names_the_files_of_a_rung():
 
 
 def shown_study() -> tuple[Study, int]:
-    """Return the study whose adapter the README loads, with relative paths, and the index of the trial."""
-    found = re.search(r"runs/default/laptop-([0-9a-f]{8})/trials/t(\d{3})/", block("loading"))
+    """Return the study whose adapter the page loads, with relative paths, and the index of the trial."""
+    found = re.search(r"runs/default/bookings-([0-9a-f]{8})/trials/t(\d{3})/", block("loading"))
     assert found is not None
-    study = parse_study(read_manifest(SAMPLES / "laptop.yaml"))
+    study = parse_study(read_manifest(SAMPLES / "bookings.yaml"))
     return replace(
         study,
         uid=found[1],
@@ -399,10 +400,13 @@ def test_the_loading_lines_are_those_that_the_report_prints():
     report = a_report(study=study, adapter=adapter_uri(study, a_trial(index)))
 
     assert block("loading") == loading_lines(report)
+    assert block("loading") in DEMO_PAGE
 
 
 def test_the_asking_lines_are_those_that_the_report_prints():
     study, index = shown_study()
-    report = a_report(study=study, adapter=adapter_uri(study, a_trial(index)))
+    summary = replace(a_summary(), records={"Text": 700})
+    report = a_report(study=study, adapter=adapter_uri(study, a_trial(index)), summary=summary)
 
     assert block("asking") == asking_lines(report)
+    assert block("asking") in DEMO_PAGE

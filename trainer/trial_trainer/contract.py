@@ -539,6 +539,9 @@ class DatasetSummary:
     """None where the labels are not a teacher's."""
     audit: LabelAudit | None = None
     """None where no attribute of a page has two labels."""
+    records: Mapping[str, int] = field(default_factory=dict)
+    """Records of all splits by what is asked about: ``Page`` or ``Text``. Empty of ready samples, and in summaries of
+    earlier versions."""
     digest: str = ""
     """The configuration's."""
     contract_version: Count = VERSION

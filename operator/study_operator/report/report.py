@@ -50,6 +50,11 @@ PREDICTOR_NAMES = {
 }
 
 
+ASKING = {
+    "Page": 'print(extractor.ask(html=open("page.html", "rb").read()))',
+    "Text": 'print(extractor.ask(text=open("text.txt").read()))',
+}
+"""How an adapter is asked, by what the study's records were."""
 LOWER = "(lower is better)"
 """What a row of the test set's table is marked with that is no share of right values."""
 FULL_LENGTH_RUNS = "running every measured trial to its full length"
@@ -375,12 +380,15 @@ def asking_lines(report: Report) -> str:
     """Return the lines of Python that ask the winner's adapter as the study did: page or text in, values out."""
     precision = report.study.trainer.precision
     flags = "" if precision is Precision.BFLOAT16 else f", precision={_python(precision)}"
+    # Trainers of earlier versions do not tell what the records were: then both are shown, as where there were both.
+    kinds = {kind for kind, count in (report.summary.records if report.summary else {}).items() if count}
+    asked = [line for kind, line in ASKING.items() if kind in kinds] or list(ASKING.values())
     return "\n".join(
         [
             "from trial_trainer.extractor import Extractor",
             "",
             f"extractor = Extractor.load({_python(report.adapter or '')}{flags})",
-            'print(extractor.ask(html=open("FILE", "rb").read()))  # of a text: ask(text="…")',
+            *asked,
         ]
     )
 

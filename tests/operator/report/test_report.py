@@ -16,6 +16,7 @@ from study_operator.ledger.trial import TrialState
 from study_operator.report.page import render_page
 from study_operator.report.report import (
     PREDICTORS,
+    asking_lines,
     describe_cells,
     describe_metric,
     describe_value,
@@ -393,6 +394,22 @@ def test_the_lines_that_load_the_adapter_are_python():
     compile(loading_lines(report), "loading", "exec")
     assert 'PeftModel.from_pretrained(model, "/runs/t002/adapter")' in loading_lines(report)
     assert 'AutoTokenizer.from_pretrained("owner/model", revision="abc")' in loading_lines(replace(report, study=study))
+
+
+@pytest.mark.parametrize(
+    ("records", "asked"),
+    [
+        pytest.param({"Page": 260}, ["html"], id="pages"),
+        pytest.param({"Text": 260}, ["text"], id="texts"),
+        pytest.param({"Page": 1, "Text": 259}, ["html", "text"], id="both"),
+        pytest.param({}, ["html", "text"], id="a trainer that does not tell"),
+    ],
+)
+def test_the_asking_lines_ask_about_what_the_study_was_of(records, asked):
+    lines = asking_lines(a_report(summary=replace(a_summary(), records=records)))
+    compile(lines, "asking", "exec")
+    assert re.findall(r"ask\((\w+)=", lines) == asked
+    assert asking_lines(a_report(summary=None)).count("extractor.ask(") == 2
 
 
 @pytest.mark.parametrize(

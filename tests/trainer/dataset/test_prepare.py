@@ -120,6 +120,7 @@ def test_pages_become_questions_with_their_answers(config) -> None:
     splits = read_all(config)
     assert set(splits) == {TRAIN, VALIDATION}
     assert {name: split.pages for name, split in summary.splits.items()} == {TRAIN: 18, VALIDATION: 12}
+    assert summary.records == {"Page": 30}
     assert summary.splits[TRAIN].samples_by_attribute == {"name": 18, "price": 18}
     assert read_summary(open_store(config.dataset)) == summary
     tokenizer = build_tokenizer()
@@ -1526,6 +1527,7 @@ def test_a_text_is_asked_for_each_attribute_after_tokens_that_its_questions_shar
     write_records(of_texts, some_texts())
     summary = prepare(of_texts)
     assert summary.splits[TRAIN].samples_by_attribute == {"last_name": 18, "people": 18, "time": 18}
+    assert summary.records == {"Text": 30}
     page = read_all(of_texts)[TRAIN][0]
     number = int(page.id[1:])
     tokenizer = build_tokenizer()
@@ -1648,7 +1650,8 @@ def test_a_long_text_keeps_its_beginning_and_is_named(of_texts) -> None:
 def test_a_text_beside_a_page_is_read_in_place_of_the_page(config) -> None:
     records = some_pages(text="Only this is read: Kettle", markup=..., labels={"name": "Kettle"})
     write_records(config, [record | {"text": f"{record['text']} {n}"} for n, record in enumerate(records)])
-    prepare(replace(config, labels_from=LabelSource.GIVEN, attributes=("name",)))
+    # It is asked in the words of a page.
+    assert prepare(replace(config, labels_from=LabelSource.GIVEN, attributes=("name",))).records == {"Page": 30}
     page = read_all(config)[TRAIN][0]
     asked = build_tokenizer().decode((*page.prefix, *page.questions[0].prompt))
     assert SYSTEM in asked
@@ -1664,7 +1667,7 @@ def test_pages_and_texts_may_stand_in_one_source_and_pages_are_read_as_ever(of_t
     alone = {page.id: page for split in read_all(pages).values() for page in split}
     both = replace(pages, dataset=str(tmp_path / "both"))
     write_records(both, [*labelled, *some_texts(labels={"name": "table"})])
-    prepare(both)
+    assert prepare(both).records == {"Page": 30, "Text": 30}
     together = {page.id: page for split in read_all(both).values() for page in split}
     assert len(together) == 60
     assert all(together[name].questions[0].prompt == page.questions[0].prompt for name, page in alone.items())

@@ -153,6 +153,8 @@ class Draft:
     """What a teacher labels it by; None where there is none."""
     text: str = ""
     """What the model sees of a page."""
+    is_page: bool = True
+    """Whether it was asked about as a page; a text that is of none is asked about in other words."""
 
 
 def prepare(config: PrepareConfig, *, wait: Callable[[float], None] = time.sleep) -> DatasetSummary:
@@ -277,6 +279,7 @@ def prepare(config: PrepareConfig, *, wait: Callable[[float], None] = time.sleep
         teacher=taught,
         audit=audit(reader.pairs, LabelOrigin(config.labels_from), _noisy_shares(pages[VALIDATION])),
         variants=len(variants),
+        records=_count_records(config, by_split),
         warnings=tuple(warnings),
         fingerprint=_fingerprint(digest, digests),
         digest=config.digest,
@@ -496,6 +499,7 @@ class _Reader:
             # The page itself is read, and may be large.
             read=replace(seen, page=replace(page, html=page.html and "")) if is_taught else None,
             text=text,
+            is_page=page.html is not None,
         )
 
     def label(self, draft: Draft, taught: Labelled) -> Draft:
@@ -1278,6 +1282,12 @@ def _answer_tokens(pages: Mapping[str, list[Page]], prompter: Prompter) -> dict[
         longest = max(prompter.count_tokens(sorted(texts)), default=0) + 2
         limits[attribute] = max(limits[attribute], longest)
     return dict(sorted(limits.items()))
+
+
+def _count_records(config: PrepareConfig, by_split: Mapping[str, Sequence[Draft]]) -> dict[str, int]:
+    if not config.attributes:
+        return {}
+    return dict(Counter("Page" if draft.is_page else "Text" for drafts in by_split.values() for draft in drafts))
 
 
 def _summarise(pages: Sequence[Page]) -> SplitSummary:
