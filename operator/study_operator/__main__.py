@@ -311,7 +311,20 @@ def _show_trials(opened: Opened, output: Console, form: str) -> int:
 
 
 def _ask(opened: Opened, output: Console, arguments: argparse.Namespace, trainer: Sequence[str]) -> int:
-    found = session.ask(opened, arguments.files, attributes=arguments.attribute, url=arguments.url, trainer=trainer)
+    def say(sentence: str) -> None:
+        # For somebody who waits; a program does not read it.
+        if sys.stderr.isatty():
+            print(sentence, file=sys.stderr, flush=True)
+
+    answered = session.ask(
+        opened, arguments.files, attributes=arguments.attribute, url=arguments.url, say=say, trainer=trainer
+    )
+    limit = f"`spec.trainer.maxLengthTokens` ({opened.study.trainer.max_length_tokens})"
+    for name, answer in answered.items():
+        if answer.is_cut:
+            sentence = f"warning: {name} is longer than {limit} allows; only a part of it was read"
+            print(f"finetune-study: {sentence}", file=sys.stderr)
+    found = {name: answer.values for name, answer in answered.items()}
     if arguments.format == "json":
         print(json.dumps(found, ensure_ascii=False, indent=2))
         return COMPLETE

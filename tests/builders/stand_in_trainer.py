@@ -1,6 +1,6 @@
 """A trainer that keeps the trial contract and trains nothing, so that whole studies run in seconds.
 
-    python stand_in_trainer.py [prepare|final-evaluation]
+    python stand_in_trainer.py [prepare|final-evaluation|ask]
 
 `STAND_IN` holds a JSON object that says how it behaves: `seconds` a rung takes, `ends`, an exit code by trial (or by
 `prepare`), `is_deaf`, whether it ignores SIGTERM, `starts`, a file to which every start and end of a job is appended,
@@ -39,6 +39,11 @@ def main(argv: list[str]) -> int:
         case ["calibrate"]:
             print("one line of talk before the figures")
             print(json.dumps({"train_seconds_per_page": 2.0, "evaluate_seconds_per_page": 0.5, "start_seconds": 10.0}))
+            return 0
+        case ["ask", *flags]:
+            for file in flags[flags.index("--") + 2 :]:
+                text = Path(file).read_text()
+                print(json.dumps({"file": file, "answers": {"name": text[:10]}, "is_cut": len(text) > 10}))
             return 0
         case _:
             return train(contract.from_json(contract.TrialConfig, os.environ[contract.TRIAL_CONFIG]))

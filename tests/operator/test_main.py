@@ -361,6 +361,30 @@ def test_a_finished_study_is_read_in_both_formats(bench):
     assert "rule extractor" in table
 
 
+def test_whoever_asks_is_told_what_takes_long_and_what_was_not_read(bench, capsys, monkeypatch):
+    bench.call()
+    short, long = bench.directory / "short.txt", bench.directory / "long.txt"
+    short.write_text("a kettle")
+    long.write_text("a kettle, and much more")
+    command = ["ask", str(bench.manifest), str(short), str(long), "--format", "json"]
+    trainer = (sys.executable, str(study_command.STAND_IN_TRAINER))
+    cut = (
+        f"finetune-study: warning: {long} is longer than `spec.trainer.maxLengthTokens` (512) allows; "
+        "only a part of it was read\n"
+    )
+
+    assert main(command, trainer=trainer) == 0
+    output, errors = capsys.readouterr()
+    assert json.loads(output) == {str(short): {"name": "a kettle"}, str(long): {"name": "a kettle, "}}
+    assert errors == cut
+
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    assert main(command, trainer=trainer) == 0
+    first, *rest = capsys.readouterr().err.splitlines(keepends=True)
+    assert first.startswith(f"loading {bench.directory / 'model'} with ") and first.endswith("/adapter …\n")
+    assert rest == [cut]
+
+
 def test_a_suspended_study_runs_nothing(bench):
     manifest = a_manifest()
     manifest["spec"]["suspend"] = True

@@ -139,6 +139,20 @@ def test_a_text_is_asked_as_a_text(extractor: Extractor) -> None:
     assert extractor.build_prompt(Record(text=text), "price") != extractor.build_prompt(Record(html=page), "price")
 
 
+def test_an_answer_tells_whether_the_page_or_text_was_cut(extractor: Extractor) -> None:
+    lines = [f"Kettle {number} boils water for {number}.50." for number in range(200)]
+    page = "<html><body><h1>Kettle</h1>{}</body></html>"
+    records = [
+        Record(text="\n".join(lines)),
+        Record(text=lines[0]),
+        Record(html=page.format("".join(f"<p>{line}</p>" for line in lines))),
+        Record(html=page.format("<p>Boils water, made of steel, for 12.50 and no more.</p>")),
+    ]
+    found = extractor.ask_all(records, attributes=["price"])
+    assert [answers.is_cut for answers in found] == [True, False, True, False]
+    assert extractor.ask(text="\n".join(lines), attributes=["price"]).is_cut
+
+
 @pytest.mark.parametrize(
     ("asked", "sentence"),
     [
@@ -236,8 +250,8 @@ def test_the_command_answers_about_files_and_stdin(
     assert ended.returncode == 0, ended.stderr
     lines = [json.loads(line) for line in ended.stdout.splitlines()]
     assert lines == [
-        {"file": str(page), "answers": extractor.ask(html=records["p3"]["html"])},
-        {"file": "-", "answers": extractor.ask(text="A kettle for 12.50")},
+        {"file": str(page), "answers": extractor.ask(html=records["p3"]["html"]), "is_cut": False},
+        {"file": "-", "answers": extractor.ask(text="A kettle for 12.50"), "is_cut": False},
     ]
 
 

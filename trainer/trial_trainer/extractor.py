@@ -2,7 +2,7 @@
 
     from trial_trainer.extractor import Extractor
 
-    extractor = Extractor.load("runs/default/laptop-83a902a7/trials/t002/rungs/1/adapter")
+    extractor = Extractor.load("runs/default/laptop-e4267bc2/trials/t001/rungs/1/adapter")
     print(extractor.ask(html=page, url="https://shop.example/kettle"))      # {'name': 'Kettle', 'price': '19.90'}
 
 The page is cut, the prompt is built and the answer is decoded by the code that prepared the study's data and evaluated
@@ -19,7 +19,7 @@ import json
 import re
 import sys
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,7 @@ from trial_trainer.artifacts import open_store
 from trial_trainer.base_model import load_tokenizer
 from trial_trainer.contract import BaseModel, Precision, TrainerSettings
 from trial_trainer.dataset.prepare import count_shared_tokens
-from trial_trainer.dataset.prompts import Message, Prompter
+from trial_trainer.dataset.prompts import Prompter
 from trial_trainer.dataset.sources import find_canonical_url
 from trial_trainer.dataset.store import DatasetIndex, Page, Question, read_index
 from trial_trainer.errors import StudyError
@@ -53,6 +53,24 @@ class Record:
     """Of no page; or, beside ``html``, what is read of that page."""
     url: str | None = None
     """The page's address, which tells its country apart."""
+
+
+class Answers(dict[str, str | None]):
+    """The value of each asked attribute; None where the answer is that there is none."""
+
+    def __init__(self, values: Mapping[str, str | None], *, is_cut: bool) -> None:
+        super().__init__(values)
+        self.is_cut = is_cut
+        """Whether the page or text is longer than the study reads them, so that a part of it was not asked about."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Seen:
+    """What the model sees of a record."""
+
+    text: str
+    is_of_page: bool
+    is_cut: bool
 
 
 class Extractor:
@@ -111,8 +129,8 @@ class Extractor:
         text: str | None = None,
         url: str | None = None,
         attributes: Sequence[str] | None = None,
-    ) -> dict[str, str | None]:
-        """Return the value of each attribute; None where the answer is that there is none.
+    ) -> Answers:
+        """Return the value of each attribute, None where the answer is that there is none, and `Answers.is_cut`.
 
         Args:
             html: a page; or
@@ -125,21 +143,20 @@ class Extractor:
         """
         return self.ask_all([Record(html=html, text=text, url=url)], attributes=attributes)[0]
 
-    def ask_all(
-        self, records: Iterable[Record], *, attributes: Sequence[str] | None = None
-    ) -> list[dict[str, str | None]]:
+    def ask_all(self, records: Iterable[Record], *, attributes: Sequence[str] | None = None) -> list[Answers]:
         """Return `ask`'s answers for each of many records, which are computed together."""
         asked = self.attributes if attributes is None else tuple(attributes)
         unknown = sorted(set(asked) - set(self.attributes))
         if unknown or not asked:
             raise ValueError(f"attributes must be some of {', '.join(self.attributes)}, got {', '.join(unknown)!r}")
+        seen = [self._read(record) for record in records]
         pages = [
             _build_page(
-                [(attribute, self.build_prompt(record, attribute)) for attribute in asked], self._prompter.end_of_turn
+                [(attribute, self._build_prompt(one, attribute)) for attribute in asked], self._prompter.end_of_turn
             )
-            for record in records
+            for one in seen
         ]
-        found: list[dict[str, str | None]] = [dict.fromkeys(asked) for _ in pages]
+        found = [Answers(dict.fromkeys(asked), is_cut=one.is_cut) for one in seen]
         for answered in answer_pages(self._loaded, pages, self._index):
             answer = self._tokenizer.decode(answered.tokens, skip_special_tokens=True).strip()
             if answer and not answers.is_absent(answer):
@@ -152,34 +169,42 @@ class Extractor:
         Raises:
             ValueError: where the page or text cannot be read.
         """
+        return self._build_prompt(self._read(record), attribute)
+
+    def _read(self, record: Record) -> _Seen:
         if record.html is None and record.text is None:
             raise ValueError("a record must have html or text")
         if record.text is not None:
-            messages = self._ask_text(record.text, attribute, is_of_page=record.html is not None)
-        else:
-            messages = self._ask_page(record.html or "", record.url, attribute)
-        return self._prompter.encode_prompts([messages])[0]
+            return self._read_text(record.text, is_of_page=record.html is not None)
+        return self._read_page(record.html or "", record.url)
 
-    def _ask_page(self, html: str | bytes, url: str | None, attribute: str) -> list[Message]:
+    def _read_page(self, html: str | bytes, url: str | None) -> _Seen:
         # The address is the first line of a page, and tells its country apart.
         document = documents.extract(html, url=url or find_canonical_url(html))
         if isinstance(document, Skip):
             raise ValueError(f"the page cannot be read: {document}")  # noqa: TRY004 (the page's fault, not its type's)
         lines = tuple(replace(line, text=self._prompter.clean(line.text)) for line in document.lines)
-        page = replace(document, lines=lines).cut(self._index.page_tokens, self._prompter.count_tokens)
-        return self._prompter.ask(page, answers.question(attribute))
+        whole = replace(document, lines=lines)
+        text = whole.cut(self._index.page_tokens, self._prompter.count_tokens)
+        return _Seen(text=text, is_of_page=True, is_cut=text != whole.text)
 
-    def _ask_text(self, given: str, attribute: str, *, is_of_page: bool) -> list[Message]:
+    def _read_text(self, given: str, *, is_of_page: bool) -> _Seen:
         seen = plain_text.read_plain_text(given)
         if isinstance(seen, Skip):
             raise ValueError(f"the text cannot be read: {seen}")  # noqa: TRY004 (the text's fault, not its type's)
         budget = self._index.page_tokens if is_of_page else self._index.text_tokens
         if budget == 0:
             raise StudyError("the dataset must say how texts are cut, and was prepared before it did: prepare it again")
-        text = plain_text.cut_text(self._prompter.clean(seen), budget, self._prompter.count_tokens)
-        if is_of_page:
-            return self._prompter.ask(text, answers.question(attribute))
-        return self._prompter.ask_text(text, answers.question_of_text(attribute))
+        whole = self._prompter.clean(seen)
+        text = plain_text.cut_text(whole, budget, self._prompter.count_tokens)
+        return _Seen(text=text, is_of_page=is_of_page, is_cut=text != whole)
+
+    def _build_prompt(self, seen: _Seen, attribute: str) -> tuple[int, ...]:
+        if seen.is_of_page:
+            messages = self._prompter.ask(seen.text, answers.question(attribute))
+        else:
+            messages = self._prompter.ask_text(seen.text, answers.question_of_text(attribute))
+        return self._prompter.encode_prompts([messages])[0]
 
 
 def _build_page(asked: Sequence[tuple[str, tuple[int, ...]]], end_of_turn: int) -> Page:
@@ -244,7 +269,7 @@ def main(arguments: Sequence[str]) -> None:
         raise StudyError(f"{', '.join(given.files)}: {error}") from error
     for name, values in zip(given.files, found, strict=True):
         # In ASCII: what a model answers, and what a file is called, may hold any character.
-        print(json.dumps({"file": name, "answers": values}), flush=True)
+        print(json.dumps({"file": name, "answers": values, "is_cut": values.is_cut}), flush=True)
 
 
 def _read_record(name: str, url: str | None) -> Record:

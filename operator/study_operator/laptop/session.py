@@ -475,18 +475,37 @@ def calibrate(opened: Opened, *, trainer: Sequence[str] = TRAINER) -> tuple[Data
         return summary, _measure(study, summary, trainer)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Answered:
+    """What the winner's adapter answered about one file."""
+
+    values: Mapping[str, str | None]
+    """By attribute; None where the answer is that there is none."""
+    is_cut: bool
+    """Whether the file is longer than the study reads its records."""
+
+
 def ask(
     opened: Opened,
     files: Sequence[str],
     *,
     attributes: Sequence[str] = (),
     url: str | None = None,
+    say: Callable[[str], None],
     trainer: Sequence[str] = TRAINER,
-) -> dict[str, dict[str, str | None]]:
+) -> dict[str, Answered]:
     """Ask the winner's adapter about files; ``-`` is stdin.
 
+    Args:
+        opened: the study.
+        files: pages or texts.
+        attributes: some of the study's; all where there are none.
+        url: the page's address, where there is one file.
+        say: is told what takes seconds.
+        trainer: the command that asks.
+
     Returns:
-        By file and attribute the answer; None where it is that there is none.
+        By file the answers.
 
     Raises:
         UsageError: where there is no winner yet, or the files cannot be asked about, with what was said.
@@ -501,11 +520,12 @@ def ask(
     flags += [flag for attribute in attributes for flag in ("--attribute", attribute)]
     flags += ["--url", url] if url else []
     command = [*trainer, "ask", *flags, "--", adapter, *files]
+    say(f"loading {study.base_model.uri} with {adapter} …")
     done = subprocess.run(command, env=environment_of(None), capture_output=True, check=False)
     if done.returncode != 0:
         raise UsageError(done.stderr.decode(errors="replace").strip().rpartition("\n")[2] or "the trainer said nothing")
     lines = map(json.loads, done.stdout.split(b"\n")[:-1])
-    return {line["file"]: line["answers"] for line in lines}
+    return {line["file"]: Answered(values=line["answers"], is_cut=line["is_cut"]) for line in lines}
 
 
 def _prepare(study: Study, workspace: Workspace, trainer: Sequence[str]) -> DatasetSummary:
