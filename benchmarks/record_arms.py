@@ -65,7 +65,7 @@ PERCENTS = (2, 5, 10, 15, 20, 25, 35, 50, 70, 100)
 SEEDED_ARMS, SEEDS, MOST_ARMS = 6, 3, 256
 """The first arms are trained of three seeds."""
 CURVE_SIZES, CURVE_SEEDS = (200, 400, 800, 1600, 3200, 8000), 3
-AUGMENTED_SIZES, AUGMENTED_COPIES = (100, 200, 400, 800, 1600), 2
+AUGMENTED_SIZES, AUGMENTED_COPIES = (50, 100, 200, 400, 800), 2
 CURVE_ARM: Mapping[str, ParameterValue] = {
     "learning_rate": 1e-3,
     "lora_rank": 16,
@@ -140,7 +140,7 @@ def record_data_curve() -> Recording:
     arm = Run(arm=0, seed=0, parameters=CURVE_ARM)
     return Recording(
         name="data-curve",
-        prepare=replace(_prepare_bookings("data-curve", trainer), split=_split_pages(3), max_pages=None),
+        prepare=replace(_prepare_bookings("data-curve", trainer), split=_split_pages(2), max_pages=None),
         trainer=trainer,
         runs=tuple(replace(arm, train_samples=size, seed=seed) for size in CURVE_SIZES for seed in range(CURVE_SEEDS)),
         percents=(100,),
@@ -153,7 +153,7 @@ def record_augmentation() -> Recording:
     trainer = TrainerSettings(epochs=3, max_length_tokens=256)
     prepare = replace(
         _prepare_bookings("augmentation", trainer),
-        split=_split_pages(10),
+        split=_split_pages(5),
         max_pages=None,
         augment=Augmentation(copies=AUGMENTED_COPIES),
     )
