@@ -16,6 +16,7 @@ TRIALS = "trials"
 LEDGER = "ledger.json"
 PROBE = "write-test"
 """Written where trials have left nothing, to find out whether anybody may write."""
+FINAL_EVALUATION_PROGRESS = f"{FINAL_EVALUATION}/progress.json"
 REPORT = "report/report.json"
 REPORT_PAGE = "report/index.html"
 

@@ -2,11 +2,11 @@
 
     python stand_in_trainer.py [prepare|final-evaluation|ask]
 
-`STAND_IN` holds a JSON object that says how it behaves: `seconds` a rung takes, `ends`, an exit code by trial (or by
-`prepare`), `is_deaf`, whether it ignores SIGTERM, `starts`, a file to which every start and end of a job is appended,
-`environments`, a directory where each job leaves the environment that it was given, `prepares`, whether the data is
-prepared as the trainer does it. A trial's accuracy is a smooth function of its arm, so that a search has something to
-find.
+`STAND_IN` holds a JSON object that says how it behaves: `seconds` a rung takes, `evaluation_seconds` the final
+evaluation takes, `ends`, an exit code by trial (or by `prepare`), `is_deaf`, whether it ignores SIGTERM, `starts`, a
+file to which every start and end of a job is appended, `environments`, a directory where each job leaves the
+environment that it was given, `prepares`, whether the data is prepared as the trainer does it. A trial's accuracy is a
+smooth function of its arm, so that a search has something to find.
 """
 
 import json
@@ -101,6 +101,10 @@ def train(config: contract.TrialConfig) -> int:
 def run_final_evaluation(config: contract.FinalEvaluationConfig) -> int:
     """Read a test set that does not exist."""
     note("final-evaluation", "start")
+    if config.progress is not None:
+        store, key = open_object(config.progress)
+        store.write(key, contract.to_json(made_up_results.make_evaluation_progress(config)).encode())
+    time.sleep(float(BEHAVIOUR.get("evaluation_seconds", 0)))
     final_evaluation = made_up_results.make_final_evaluation(config, rules=BEHAVIOUR.get("rules", 0.47))
     open_store(config.output).write(contract.FINAL_EVALUATION, contract.to_json(final_evaluation).encode())
     note("final-evaluation", "end")

@@ -349,6 +349,19 @@ def test_a_running_study_can_be_read_and_not_run_twice(bench):
     assert process.returncode == 130
 
 
+def test_a_final_evaluation_shows_how_far_it_is(bench):
+    bench.behaviour["evaluation_seconds"] = 600
+    process = bench.start()
+    bench.until("progress", lambda: list(bench.directory.glob("runs/default/*/final-evaluation/progress.json")))
+
+    output = bench.call("trials")[1]
+    assert "toy: Evaluating, 6 of 6 trials measured" in output
+    assert "final evaluation: winner 120 of 400 questions, 1 min 08 s left" in output
+
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=PATIENCE_SECONDS)
+
+
 @pytest.mark.slow
 def test_a_finished_study_is_read_in_both_formats(bench):
     bench.call()

@@ -101,6 +101,20 @@ def make_progress(config: contract.TrialConfig, step: int) -> Progress:
     )
 
 
+def make_evaluation_progress(config: contract.FinalEvaluationConfig) -> Progress:
+    """Return what a person watches while the test set is read."""
+    return Progress(
+        step=120,
+        stop_step=400,
+        total_steps=1200,
+        loss=None,
+        phase="winner",
+        eta_seconds=68.0,
+        updated_at=datetime.now(UTC).isoformat(),
+        digest=config.digest,
+    )
+
+
 def make_final_evaluation(config: contract.FinalEvaluationConfig, *, rules: float = 0.47) -> FinalEvaluation:
     """Return how a test set was read that does not exist."""
     values = {"winner": 0.52, "untrained": 0.02, "rule_based": rules, "constant": 0.2}

@@ -322,6 +322,8 @@ class FinalEvaluationConfig:
     trainer: TrainerSettings
     curve: tuple[Candidate, ...] = ()
     """Runs of the data curve, of which only scores are kept."""
+    progress: str | None = None
+    """URI of the key that is refreshed while the test set is read."""
     dataset_fingerprint: str = ""
     """The dataset's, as its summary has it: another dataset at that place is refused. Empty: any will do."""
     digest: str = ""
@@ -407,15 +409,18 @@ class RungMeasurement:
 
 @dataclass(frozen=True, kw_only=True)
 class Progress:
-    """How far a running trial is."""
+    """How far a running trial is, or the final evaluation, whose steps are the questions that a model has answered."""
 
     step: Count
     stop_step: Count
+    """The rung's end; of the final evaluation, the questions that this model is asked."""
     total_steps: Count
+    """The full length; of the final evaluation, the questions of all its models together."""
     loss: float | None
     """Mean loss of the last ten steps, nats per token."""
     phase: str
-    """``load``, ``train``, ``evaluate`` or ``save``."""
+    """``load``, ``train``, ``evaluate`` or ``save``; of the final evaluation, the predictor that is asked, or the trial
+    of the data curve."""
     eta_seconds: float | None
     updated_at: str
     """ISO 8601, UTC."""

@@ -28,10 +28,11 @@ from study_operator.laptop.runner import GRACE_SECONDS, LocalRunner, StudyBusyEr
 from study_operator.laptop.state_dir import SpecChangedError, Workspace
 from study_operator.ledger.conditions import name_stage
 from study_operator.ledger.status import Recorded, parse_status
-from study_operator.ledger.trial import Ledger, Origin, Trial, TrialState
+from study_operator.ledger.trial import Ledger, Origin, StageState, Trial, TrialState
 from study_operator.optimizer.designer import Designer, Suggestion
 from study_operator.reasons import ConditionType
 from study_operator.reconcile.job_specs import artifacts_uri, build_prepare_job, build_trial_job, count_steps
+from study_operator.reconcile.runner import JobKind
 from study_operator.reconcile.tick import TickResult, is_of_last_attempt, read_result, tick
 from study_operator.report.estimate import Calibration, parse_calibration
 from study_operator.report.live import Snapshot
@@ -420,6 +421,11 @@ def take_snapshot(study: Study, recorded: Recorded, artifacts: ArtifactStore, el
             # What an earlier rung left behind says nothing of this one.
             if value is not None and is_of_last_attempt(study, ledger, trial, value):
                 progress[trial.name] = value
+    evaluation: Progress | None = None
+    if ledger.final_evaluation.state is StageState.RUNNING:
+        value = read_result(Progress, artifacts, names.FINAL_EVALUATION_PROGRESS)
+        if value is not None and is_of_last_attempt(study, ledger, JobKind.FINAL_EVALUATION, value):
+            evaluation = value
     conditions = recorded.conditions
     storage = conditions.get(ConditionType.STORAGE_READY)
     note = conditions["Complete"].message if "Complete" in conditions else ""
@@ -427,6 +433,7 @@ def take_snapshot(study: Study, recorded: Recorded, artifacts: ArtifactStore, el
         study=study,
         trials=ledger.runs,
         progress=progress,
+        final_evaluation=evaluation,
         stage=name_stage(study, ledger),
         note=storage.message if storage is not None and not storage.is_true else note,
         elapsed_seconds=elapsed_seconds,

@@ -143,6 +143,7 @@ def build_final_evaluation_job(
         output=join(artifacts_uri(study), names.FINAL_EVALUATION),
         trainer=study.trainer,
         curve=tuple(map(candidate, curve)),
+        progress=join(artifacts_uri(study), names.FINAL_EVALUATION_PROGRESS),
         dataset_fingerprint=fingerprint,
     )
     return _spec(names.final_evaluation_job(study.name), JobKind.FINAL_EVALUATION, config)

@@ -18,7 +18,7 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
-from typing import Any, Protocol, TypeVar
+from typing import Any, Literal, Protocol, TypeVar
 
 from study_operator import names
 from study_operator.clocks import read_time
@@ -503,11 +503,14 @@ def _read_progress(study: Study, ledger: Ledger, artifacts: ArtifactStore) -> tu
     return tuple(seen)
 
 
-def is_of_last_attempt(study: Study, ledger: Ledger, trial: Trial, progress: Progress) -> bool:
-    """Say whether a progress was written of this arm, since the trial's last attempt began."""
-    if progress.digest and progress.digest != build_job_of(study, ledger, trial).digest:
+def is_of_last_attempt(
+    study: Study, ledger: Ledger, of: Trial | Literal[JobKind.FINAL_EVALUATION], progress: Progress
+) -> bool:
+    """Say whether a progress was written of this arm or this winner, since the last attempt began."""
+    if progress.digest and progress.digest != build_job_of(study, ledger, of).digest:
         return False
-    started = trial.attempts[-1].started_at if trial.attempts else None
+    attempts = of.attempts if isinstance(of, Trial) else ledger.final_evaluation.attempts
+    started = attempts[-1].started_at if attempts else None
     try:
         return started is None or datetime.fromisoformat(progress.updated_at) >= started
     except (ValueError, TypeError):

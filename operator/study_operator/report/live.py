@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from study_operator.ledger.trial import Origin, Trial, TrialState
-from study_operator.report.report import describe_arm, describe_measurements, name_measurements
+from study_operator.report.report import PREDICTOR_NAMES, describe_arm, describe_measurements, name_measurements
 from study_operator.spec.study import Study
 from trial_trainer.contract import Progress
 
@@ -38,6 +38,8 @@ class Snapshot:
     """And the runs of the data curve."""
     progress: Mapping[str, Progress]
     """By name of the trial; only of those that run."""
+    final_evaluation: Progress | None = None
+    """While it runs."""
     stage: str
     note: str
     """One sentence on what is being waited for; may be empty."""
@@ -67,6 +69,8 @@ def render_live(snapshot: Snapshot) -> RenderableType:
     lines: list[RenderableType] = [Text(head, style="bold")]
     if snapshot.note:
         lines.append(Text(snapshot.note, style="dim"))
+    if snapshot.final_evaluation is not None:
+        lines.append(Text(_describe_evaluation(snapshot.final_evaluation), style="cyan"))
     return Group(*lines, *([table] if snapshot.trials else []))
 
 
@@ -98,15 +102,27 @@ def _style(trial: Trial) -> str:
 
 
 def lines_of_progress(snapshot: Snapshot) -> list[str]:
-    """Return one line for each trial that runs: how far it is."""
+    """Return one line for each trial that runs, and for the final evaluation: how far it is."""
     lines = []
     for trial in snapshot.trials:
         progress = snapshot.progress.get(trial.name)
         if progress is not None:
             loss = "" if progress.loss is None else f", loss {progress.loss:.3f}"
-            eta = "" if progress.eta_seconds is None else f", {duration(progress.eta_seconds)} left"
-            lines.append(f"{trial.name} {progress.phase}: step {progress.step} of {progress.stop_step}{loss}{eta}")
+            step = f"step {progress.step} of {progress.stop_step}"
+            lines.append(f"{trial.name} {progress.phase}: {step}{loss}{_describe_rest(progress)}")
+    if snapshot.final_evaluation is not None:
+        lines.append(_describe_evaluation(snapshot.final_evaluation))
     return lines
+
+
+def _describe_evaluation(progress: Progress) -> str:
+    predictor = PREDICTOR_NAMES.get(progress.phase, progress.phase)
+    questions = f"{progress.step} of {progress.stop_step} questions"
+    return f"final evaluation: {predictor} {questions}{_describe_rest(progress)}"
+
+
+def _describe_rest(progress: Progress) -> str:
+    return "" if progress.eta_seconds is None else f", {duration(progress.eta_seconds)} left"
 
 
 def duration(seconds: float) -> str:

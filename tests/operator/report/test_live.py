@@ -51,6 +51,32 @@ def test_without_a_terminal_a_line_says_how_far_a_trial_is():
 
 
 @pytest.mark.parametrize(
+    ("phase", "eta_seconds", "line"),
+    [
+        ("winner", 68.0, "final evaluation: winner 120 of 400 questions, 1 min 08 s left"),
+        ("untrained", None, "final evaluation: untrained model 120 of 400 questions"),
+        ("t012", None, "final evaluation: t012 120 of 400 questions"),
+    ],
+)
+def test_the_final_evaluation_says_which_model_is_asked_and_how_far_it_is(phase, eta_seconds, line):
+    progress = Progress(
+        step=120, stop_step=400, total_steps=1200, loss=None, phase=phase, eta_seconds=eta_seconds, updated_at="x"
+    )
+    snapshot = Snapshot(
+        study=a_study(),
+        trials=(a_trial(0),),
+        progress={},
+        final_evaluation=progress,
+        stage="Evaluating",
+        note="",
+        elapsed_seconds=1.0,
+    )
+
+    assert lines_of_progress(snapshot) == [line]
+    assert f"{line}\n" in "".join(text.rstrip() + "\n" for text in drawn(render_live(snapshot)).splitlines())
+
+
+@pytest.mark.parametrize(
     ("seconds", "text"),
     [(0.2, "0 s"), (59.4, "59 s"), (60, "1 min 00 s"), (3599, "59 min 59 s"), (7800, "2 h 10 min")],
 )

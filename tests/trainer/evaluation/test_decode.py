@@ -173,7 +173,9 @@ def test_open_pages_that_do_not_fit_are_halved_and_no_answer_changes(tmp_path, m
 
     monkeypatch.setattr(_SteppingAttention, "__init__", limited)
 
-    assert answer_pages(loaded, PAGES, an_index(LIMIT)) == expected
+    counts = []
+    assert answer_pages(loaded, PAGES, an_index(LIMIT), counts.append) == expected
+    assert counts == sorted(counts) and counts[-1] == len(expected)
     assert 1 <= len(caplog.messages) <= 6
     assert caplog.messages[-1].endswith(f"from now on {pages_at_once} open pages at once")
 

@@ -18,6 +18,7 @@ from trial_trainer.contract import (
     DatasetSummary,
     FinalEvaluation,
     FinalEvaluationConfig,
+    Progress,
     TrainerSettings,
     from_json,
 )
@@ -104,11 +105,14 @@ class Models:
         self.word_by_trial = word_by_trial or {"t003": "Kettle", "t000": "Smeg", None: ""}
         self.asked: list[str | None] = []
 
-    def __call__(self, candidate, pages, index):
+    def __call__(self, candidate, pages, index, tell=lambda answered: None):
         trial = candidate.trial if candidate else None
         self.asked.append(trial)
         word = self.word_by_trial[trial]
-        return [build_prediction(page, q, answer=word) for page in pages for q in page.questions]
+        found = [build_prediction(page, q, answer=word) for page in pages for q in page.questions]
+        for answered in range(1, len(found) + 1):
+            tell(answered)
+        return found
 
 
 def read_lines(tmp_path) -> list[dict]:
@@ -249,7 +253,7 @@ def test_every_answer_is_written_beside_its_gold(tmp_path, pages) -> None:
 
 
 def test_answers_that_were_cut_off_are_named(tmp_path, pages) -> None:
-    def answer(candidate, pages, index):
+    def answer(candidate, pages, index, tell):
         return [replace(p, finished=candidate is not None) for p in Models()(candidate, pages, index)]
 
     run_final_evaluation(a_config(tmp_path), answer=answer)
@@ -262,10 +266,38 @@ def test_the_seconds_are_those_of_each_model(tmp_path, pages) -> None:
     assert final_evaluation.seconds == {"winner": 2.5, "baseline": 2.5, "untrained": 2.5}
 
 
+def test_who_waits_is_told_which_model_has_answered_how_many_questions(tmp_path, pages) -> None:
+    seen = []
+
+    class Watched(Models):
+        def __call__(self, candidate, pages, index, tell):
+            def tell_and_look(answered):
+                tell(answered)
+                seen.append(from_json(Progress, (tmp_path / "progress.json").read_bytes()))
+
+            return super().__call__(candidate, pages, index, tell_and_look)
+
+    ticks = count(step=1.0)
+    config = a_config(
+        tmp_path,
+        progress=str(tmp_path / "progress.json"),
+        digest="d",
+        curve=(Candidate(trial="t009", adapter="runs/t009/adapter"),),
+    )
+    models = Watched({"t003": "Kettle", "t000": "Smeg", None: "", "t009": "x"})
+    run_final_evaluation(config, answer=models, clock=lambda: next(ticks))
+    assert {progress.phase for progress in seen} == {"winner", "baseline", "untrained", "t009"}
+    assert {(progress.stop_step, progress.total_steps, progress.digest) for progress in seen} == {(12, 48, "d")}
+    # A clock that ticks at each look: every second answer is old enough to be seen of.
+    assert [progress.step for progress in seen[:6]] == [0, 2, 2, 4, 4, 6]
+    assert seen[0].eta_seconds is None
+    assert seen[1].eta_seconds == pytest.approx(4 / 2 * 46)
+
+
 def test_the_models_get_the_test_pages_and_the_index(tmp_path, pages) -> None:
     seen = []
 
-    def answer(candidate, pages, index):
+    def answer(candidate, pages, index, tell):
         seen.append((list(pages), index))
         return Models()(candidate, pages, index)
 
@@ -291,7 +323,7 @@ def test_the_test_set_is_read_once(tmp_path, pages) -> None:
 def test_who_loses_a_race_returns_what_stands(tmp_path, pages) -> None:
     final_evaluation = []
 
-    def answer(candidate, pages, index):
+    def answer(candidate, pages, index, tell):
         if not final_evaluation:
             final_evaluation.append(None)
             final_evaluation.append(run_final_evaluation(a_config(tmp_path), answer=Models()))
@@ -335,7 +367,7 @@ def test_an_adapter_is_known_by_the_measurement_beside_it(tmp_path, pages) -> No
 
 
 def test_a_model_that_fails_leaves_no_final_evaluation(tmp_path, pages) -> None:
-    def answer(candidate, pages, index):
+    def answer(candidate, pages, index, tell):
         if candidate is None:
             raise MemoryError
         return Models()(candidate, pages, index)

@@ -18,7 +18,7 @@ products. A CPU then adds the same numbers in the same order.
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -175,22 +175,30 @@ def _align(tokens: int) -> int:
 
 
 @torch.no_grad()
-def answer_pages(loaded: LoadedModel, pages: Sequence[Page], index: DatasetIndex) -> list[Answered]:
+def answer_pages(
+    loaded: LoadedModel, pages: Sequence[Page], index: DatasetIndex, tell: Callable[[int], None] | None = None
+) -> list[Answered]:
     """Answer every question of every page, in dataset order.
 
     Args:
         loaded: the model; it is put into evaluation mode.
         pages: with drafts in ``Question.answer``.
         index: says what ends an answer and how long answers may become.
+        tell: takes the number of questions that are answered, each time that some more are.
     """
+    tell = tell or (lambda _: None)
     loaded.module.eval()
     stops = frozenset(index.end_of_turn)
     branches: list[_Branch] = []
     numbers = {id(page): number for number, page in enumerate(pages)}
     groups = [Group(page=page, questions=page.questions) for page in pages if page.questions]
     if not loaded.shares_prefix:
+        separate: list[Answered] = []
         with must_fit("the evaluation of one question"):
-            return [answer for group in groups for answer in _answer_separately(loaded, numbers, group, index, stops)]
+            for group in groups:
+                separate.extend(_answer_separately(loaded, numbers, group, index, stops))
+                tell(len(separate))
+        return separate
     groups.sort(key=lambda group: -group.tokens)
     is_processed = bool(groups) and _has_settings(loaded, groups[0], stops)
     row_tokens, at_once = ROW_TOKENS[loaded.device.type], PAGES_AT_ONCE[loaded.device.type]
@@ -203,6 +211,7 @@ def answer_pages(loaded: LoadedModel, pages: Sequence[Page], index: DatasetIndex
             found = None
         if found is not None:
             branches.extend(found)
+            tell(len(branches))
             groups = groups[len({branch.page for branch in found}) :]
             continue
         # No answer depends on what is computed beside it, so that fewer pages give the same.

@@ -7,6 +7,8 @@ loaded and asked is handed in, so nothing here knows torch. Under its output pre
   of the data curve's runs;
 * ``final-evaluation.json``: the contract's `FinalEvaluation`, written last and once. Where there is one already, it
   stands, unless it is of another winner's arm, data or model.
+
+How far it is lies meanwhile at ``config.progress``.
 """
 
 from __future__ import annotations
@@ -14,8 +16,9 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
 
-from trial_trainer.artifacts import ArtifactStore, open_store
+from trial_trainer.artifacts import ArtifactStore, open_object, open_store
 from trial_trainer.contract import (
     FINAL_EVALUATION,
     MEASUREMENT,
@@ -26,7 +29,9 @@ from trial_trainer.contract import (
     FinalEvaluationConfig,
     Interval,
     PredictorScores,
+    Progress,
     from_json,
+    to_json,
 )
 from trial_trainer.dataset.store import TEST, DatasetIndex, Page, Question, confirm_fingerprint, read_index, read_split
 from trial_trainer.errors import StudyError
@@ -42,8 +47,12 @@ _BASELINES: dict[str, Callable[[Question], str | None]] = {
     CONSTANT: lambda question: question.constant,
 }
 
-Answer = Callable[[Candidate | None, Sequence[Page], DatasetIndex], Sequence[Prediction]]
-"""Ask a model every question of the pages, in dataset order: a candidate's adapter, or None for the untrained model."""
+Answer = Callable[[Candidate | None, Sequence[Page], DatasetIndex, Callable[[int], None]], Sequence[Prediction]]
+"""Ask a model every question of the pages, in dataset order: a candidate's adapter, or None for the untrained model.
+The last argument is to be called with the number of questions that are answered so far."""
+
+PROGRESS_SECONDS = 2.0
+"""The progress object is refreshed at most so often."""
 
 
 def run_final_evaluation(
@@ -71,12 +80,15 @@ def run_final_evaluation(
     pages, index = read_split(dataset, TEST), read_index(dataset)
 
     # The models.
+    candidates = _candidates(config)
+    questions = sum(len(page.questions) for page in pages)
+    teller = _Teller(config, questions, models=len(candidates) + len(config.curve), clock=clock)
     seconds: dict[str, float] = {}
     predictions: dict[str, Sequence[Prediction]] = {}
-    for name, candidate in _candidates(config).items():
+    for name, candidate in candidates.items():
         _check_adapter(candidate)
         started = clock()
-        predictions[name] = answer(candidate, pages, index)
+        predictions[name] = answer(candidate, pages, index, teller.begin(name))
         seconds[name] = clock() - started
         _check_complete(name, predictions[name], pages)
     if config.baseline is not None and BASELINE not in predictions:
@@ -87,7 +99,7 @@ def run_final_evaluation(
     for candidate in config.curve:
         _check_adapter(candidate)
         started = clock()
-        given = answer(candidate, pages, index)
+        given = answer(candidate, pages, index, teller.begin(candidate.trial))
         seconds[candidate.trial] = clock() - started
         _check_complete(candidate.trial, given, pages)
         curve[candidate.trial] = _score(candidate.trial, given)
@@ -126,6 +138,49 @@ def _read_final_evaluation(config: FinalEvaluationConfig, store: ArtifactStore) 
             "set is read once"
         )
     return final_evaluation
+
+
+class _Teller:
+    """Tells how far the final evaluation is, for whoever waits."""
+
+    def __init__(
+        self, config: FinalEvaluationConfig, questions: int, *, models: int, clock: Callable[[], float]
+    ) -> None:
+        self._config = config
+        self._questions = questions
+        self._models = models
+        self._clock = clock
+        self._started = clock()
+        self._told_at = -PROGRESS_SECONDS
+        self._begun = 0
+
+    def begin(self, name: str) -> Callable[[int], None]:
+        """Begin with the next model; return what takes the number of its questions that are answered."""
+        before = self._begun * self._questions
+        self._begun += 1
+        self._tell(name, before, 0)
+        return lambda answered: self._tell(name, before, answered)
+
+    def _tell(self, name: str, before: int, answered: int) -> None:
+        if self._config.progress is None:
+            return
+        now = self._clock()
+        if answered and now - self._told_at < PROGRESS_SECONDS:
+            return
+        self._told_at = now
+        done, total = before + answered, self._models * self._questions
+        progress = Progress(
+            step=answered,
+            stop_step=self._questions,
+            total_steps=total,
+            loss=None,
+            phase=name,
+            eta_seconds=(now - self._started) / done * (total - done) if done else None,
+            updated_at=datetime.now(UTC).isoformat(timespec="seconds"),
+            digest=self._config.digest,
+        )
+        store, key = open_object(self._config.progress)
+        store.write(key, to_json(progress).encode())
 
 
 def _candidates(config: FinalEvaluationConfig) -> dict[str, Candidate | None]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from trial_trainer.base_model import load_tokenizer
@@ -14,11 +14,17 @@ from trial_trainer.evaluation.measure import Prediction, build_prediction
 from trial_trainer.model.load import LoadedModel
 
 
-def predict(loaded: LoadedModel, pages: Sequence[Page], index: DatasetIndex, base_model: BaseModel) -> list[Prediction]:
-    """Answer every question of every page, in dataset order."""
+def predict(
+    loaded: LoadedModel,
+    pages: Sequence[Page],
+    index: DatasetIndex,
+    base_model: BaseModel,
+    tell: Callable[[int], None] | None = None,
+) -> list[Prediction]:
+    """Answer every question of every page, in dataset order; tell now and then how many are answered."""
     tokenizer = _tokenizer(base_model)
     predictions = []
-    for answered in answer_pages(loaded, pages, index):
+    for answered in answer_pages(loaded, pages, index, tell):
         page = pages[answered.page]
         predictions.append(
             build_prediction(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from trial_trainer.contract import BaseModel, Candidate, FinalEvaluationConfig, TrainerSettings
@@ -18,21 +18,28 @@ from trial_trainer.model.memory import must_fit
 def evaluate_with_models(config: FinalEvaluationConfig) -> None:
     """Read the test set once and write the final evaluation."""
 
-    def answer(candidate: Candidate | None, pages: Sequence[Page], index: DatasetIndex) -> list[Prediction]:
+    def answer(
+        candidate: Candidate | None, pages: Sequence[Page], index: DatasetIndex, tell: Callable[[int], None]
+    ) -> list[Prediction]:
         adapter = None if candidate is None else candidate.adapter
-        return ask_model(config.base_model, config.trainer, adapter, pages, index)
+        return ask_model(config.base_model, config.trainer, adapter, pages, index, tell)
 
     run_final_evaluation(config, answer=answer)
 
 
 def ask_model(
-    base_model: BaseModel, settings: TrainerSettings, adapter: str | None, pages: Sequence[Page], index: DatasetIndex
+    base_model: BaseModel,
+    settings: TrainerSettings,
+    adapter: str | None,
+    pages: Sequence[Page],
+    index: DatasetIndex,
+    tell: Callable[[int], None] | None = None,
 ) -> list[Prediction]:
     """Load a model, with the adapter at a URI or untrained, and answer every question of the pages."""
     page = max(pages, key=lambda page: len(page.questions))
     with must_fit("the base model"):
         loaded = load_base(base_model, settings, choose_device(), page)
     if adapter is None:
-        return predict(loaded, pages, index, base_model)
+        return predict(loaded, pages, index, base_model, tell)
     with tempfile.TemporaryDirectory() as directory:
-        return predict(load_adapter(loaded, adapter, Path(directory)), pages, index, base_model)
+        return predict(load_adapter(loaded, adapter, Path(directory)), pages, index, base_model, tell)
