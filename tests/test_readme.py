@@ -62,7 +62,8 @@ spec:
   earlyEvaluation: {checkpointPercent: 20, extraPercents: [10]}
   promotion: {numPromoted: 2, numAudited: 1, rankBy: Objective}
   budget: {acceleratorHours: "2", activeDeadlineSeconds: 3600}
-  dataCurve: {sampleSizes: [100, 200], seeds: 2, arm: Winner, balanced: true, leastGain: "0.02"}
+  dataCurve:
+    {sampleSizes: [100, 200], seeds: 2, arm: Winner, balanced: true, leastGain: "0.02", compareAugmentation: false}
   data:
     source: pages.jsonl
     testSource: test.jsonl

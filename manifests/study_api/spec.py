@@ -559,7 +559,10 @@ def build_spec() -> Schema:
     promoted = f"self.promotion.numPromoted + self.promotion.numAudited * {early} + (has(self.baseline) ? 1 : 0)"
     starting = "(has(self.startingArms) ? size(self.startingArms) : 0) + (has(self.baseline) ? 1 : 0)"
     bounded = "(has(self.outcomeConstraints) ? size(self.outcomeConstraints.filter(c, c.contains('accuracy/'))) : 0)"
-    curve = "(has(self.dataCurve) ? size(self.dataCurve.sampleSizes) * self.dataCurve.seeds : 0)"
+    curve = (
+        "(has(self.dataCurve) ? size(self.dataCurve.sampleSizes) * self.dataCurve.seeds * "
+        "(self.dataCurve.compareAugmentation ? 2 : 1) : 0)"
+    )
     named = "|".join(name for name in METRICS if name != "accuracy")
     term = rf"(?:{NUMBER}(?:\s*\*\s*[a-z_]+)?|[a-z_]+)"
     side = rf"\s*[-+]?\s*{term}(?:\s*[-+]\s*{term})*\s*"
@@ -749,6 +752,12 @@ def build_spec() -> Schema:
                         f"more than 0. Where it is not given, {DataCurve.least_gain:g}.",
                         **rules(rule(f"!({_are_numbers('[self]')}) || double(self) > 0.0", "must be greater than 0")),
                     ),
+                    "compareAugmentation": flag(
+                        "Whether each size and seed is run twice, without the variants of data.augment and with them: "
+                        "the report then has both curves and what the variants gain. Otherwise the runs read variants "
+                        "where the trials do.",
+                        default=False,
+                    ),
                 },
                 ("sampleSizes",),
             ),
@@ -816,6 +825,11 @@ def build_spec() -> Schema:
                 "!has(self.dataCurve) || self.dataCurve.arm != 'Baseline' || has(self.baseline)",
                 "must be Winner where there is no baseline",
                 ".dataCurve.arm",
+            ),
+            rule(
+                "!has(self.dataCurve) || !self.dataCurve.compareAugmentation || has(self.data.augment)",
+                "must be false where there is no data.augment",
+                ".dataCurve.compareAugmentation",
             ),
             rule(
                 f"(self.numTrials + {curve}) * ({early} + 1) <= {limits.LEDGER_MEASUREMENTS}",

@@ -150,6 +150,10 @@ def _trials(about: str, **more: Any) -> Schema:
             "totalSteps": _count("The optimizer steps of its full length."),
             "trainSamples": _count("Of a run of the data curve: the number of training samples that it sees."),
             "seed": _count("Of a run of the data curve: its seed; absent where it is the study's."),
+            "withoutVariants": flag(
+                "Of a run of the data curve: whether it reads no variants of training pages, to be compared with one "
+                "that does; absent where it reads them as the trials do."
+            ),
             "continuation": choice("Why it went on from the rung before; absent on the first one.", Continuation),
             "inclusionProbability": _number("The probability with which it came to be measured at full length."),
             "auditedAt": whole(

@@ -42,7 +42,7 @@ from study_operator.spec.study import (
     Study,
 )
 from trial_trainer.artifacts import ArtifactError
-from trial_trainer.contract import BaseModel, LabelSource, Split, TrainerSettings
+from trial_trainer.contract import Augmentation, BaseModel, LabelSource, Split, TrainerSettings
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 LONGEST_STUDY_TICKS = 5_000
@@ -564,6 +564,7 @@ def a_random_study(chance: random.Random, seed: int) -> Study:
     has_baseline = chance.random() < 0.8
     starting = chance.choice((0, 0, 0, 2))
     least = max(promoted + audited * len(rungs) + has_baseline, starting + has_baseline)
+    curve = _a_random_curve(chance) if has_baseline else None
     return Study(
         name="sim",
         namespace="default",
@@ -586,8 +587,14 @@ def a_random_study(chance: random.Random, seed: int) -> Study:
             promoted_percents=tuple(chance.choice((33, 50, 100)) for _ in rungs[1:]),
         ),
         budget=Budget(accelerator_hours=chance.choice((None, None, None, 0.5))),
-        data_curve=_a_random_curve(chance) if has_baseline else None,
-        data=Data(source="/pages", attributes=("price",), labels_from=LabelSource.MARKUP, split=Split()),
+        data_curve=curve,
+        data=Data(
+            source="/pages",
+            attributes=("price",),
+            labels_from=LabelSource.MARKUP,
+            split=Split(),
+            augment=Augmentation(copies=1) if curve is not None and curve.compare_augmentation else None,
+        ),
         base_model=BaseModel(uri="/model"),
         trainer=TrainerSettings(epochs=3, max_length_tokens=512),
         storage=Storage(uri="/bucket"),
@@ -602,6 +609,7 @@ def _a_random_curve(chance: random.Random) -> DataCurve | None:
         sample_sizes=tuple(sorted(chance.sample((8, 16, 100, 300, 640, 1000), k=chance.randrange(1, 4)))),
         seeds=chance.randrange(1, 3),
         arm=chance.choice(list(CurveArm)),
+        compare_augmentation=chance.random() < 0.3,
     )
 
 
@@ -818,9 +826,11 @@ def _check_curve(study: Study, ledger: Ledger) -> None:
         of, has_model = ledger.trials[ledger.winner or 0], True
     # 640 training samples, and batches of 16.
     fitting = [s for s in curve.sample_sizes if 16 <= s <= 640] if has_model else []
-    wanted = [(size, study.seed + k) for size in fitting for k in range(curve.seeds)]
-    if [(run.train_samples, run.seed) for run in runs] != wanted[: len(runs)]:
-        raise Broken(f"the data curve has {[(run.train_samples, run.seed) for run in runs]}, and should have {wanted}")
+    twice = (True, False) if curve.compare_augmentation else (False,)
+    wanted = [(size, study.seed + k, without) for size in fitting for k in range(curve.seeds) for without in twice]
+    found = [(run.train_samples, run.seed, run.without_variants) for run in runs]
+    if found != wanted[: len(runs)]:
+        raise Broken(f"the data curve has {found}, and should have {wanted}")
     is_right = {
         CurveEnd.ALL_RUNS_ENDED: has_model and len(runs) == len(wanted),
         CurveEnd.BUDGET_EXHAUSTED: len(runs) < len(wanted) and study.budget.accelerator_hours is not None,

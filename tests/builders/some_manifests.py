@@ -55,6 +55,7 @@ FULL_MANIFEST: dict[str, Any] = {
             "arm": "Winner",
             "balanced": True,
             "leastGain": "0.02",
+            "compareAugmentation": False,
         },
         "data": {
             "source": "s3://shop/pages/",

@@ -259,6 +259,20 @@ REFUSED_BY_THE_SERVER: list[tuple[str, Changes, str]] = [
         {"spec.dataCurve": {"sampleSizes": [200], "arm": "Baseline"}, "spec.baseline": None},
         "must be Winner where there is no baseline",
     ),
+    (
+        "a comparison with variants that are not made",
+        {"spec.dataCurve": {"sampleSizes": [200], "compareAugmentation": True}},
+        "must be false where there is no data.augment",
+    ),
+    (
+        "more trials and compared runs than a status holds",
+        {
+            "spec.dataCurve": {"sampleSizes": list(range(1, 21)), "seeds": 10, "compareAugmentation": True},
+            "spec.data.augment": {},
+            "spec.numTrials": 101,
+        },
+        "must not be so many with so many rungs",
+    ),
     *out_of_bounds("spec.promotion.numPromoted", 1, 500),
     *out_of_bounds("spec.promotion.numAudited", 0, 500),
     *out_of_bounds("spec.budget.activeDeadlineSeconds", 1, 2**31 - 1)[:1],

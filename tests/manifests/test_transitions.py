@@ -41,6 +41,7 @@ OTHER_VALUES: dict[str, Any] = {
     "dataCurve.arm": "Baseline",
     "dataCurve.balanced": False,
     "dataCurve.leastGain": "0.03",
+    "dataCurve.compareAugmentation": True,
     "data.source": "s3://shop/other-pages/",
     "data.testSource": "s3://shop/other-audited-pages/",
     "data.attributes": ["price", "name"],

@@ -95,7 +95,11 @@ def _identify_rungs(study: Study) -> dict[str, Any]:
     if promotion.rank_by is not RankBy.OBJECTIVE:
         by_rung["rankBy"] = promotion.rank_by
     if study.data_curve is not None:
-        by_rung["dataCurve"] = study.data_curve
+        curve = dict(vars(study.data_curve))
+        if not curve["compare_augmentation"]:
+            # As it was written when nothing could be compared.
+            del curve["compare_augmentation"]
+        by_rung["dataCurve"] = curve
     return {
         "earlyEvaluation": {"checkpoint_percent": early.rungs[0], "extra_percents": early.extra_percents},
         "promotion": {"num_promoted": promotion.num_promoted, "num_audited": promotion.num_audited},

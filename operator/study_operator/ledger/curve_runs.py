@@ -21,6 +21,7 @@ class CurveRun:
     train_samples: int
     seed: int
     total_steps: int
+    without_variants: bool = False
 
 
 def find_curve_trial(study: Study, ledger: Ledger) -> Trial | None:
@@ -43,10 +44,12 @@ def list_curve_runs(study: Study, ledger: Ledger) -> list[CurveRun]:
             train_samples=size,
             seed=study.seed + k,
             total_steps=count_total_steps(size, batch_size, study.trainer.epochs),
+            without_variants=without_variants,
         )
         for size in curve.sample_sizes
         if batch_size <= size <= dataset.train_samples
         for k in range(curve.seeds)
+        for without_variants in ((True, False) if curve.compare_augmentation else (False,))
     ]
 
 

@@ -143,6 +143,8 @@ class Trial:
     """Of a run of the data curve: how many training samples it sees. None means all."""
     seed: int | None = None
     """Of a run of the data curve; None means the study's."""
+    without_variants: bool = False
+    """Of a run of the data curve: whether it reads no variants of training pages, where the trials do."""
     continuation: Continuation | None = None
     """From the rung before; None on the first one."""
     inclusion_probability: float | None = None

@@ -249,6 +249,7 @@ def _begin_curve_run(study: Study, ledger: Ledger, arm: Arm, run: CurveRun) -> T
         total_steps=run.total_steps,
         train_samples=run.train_samples,
         seed=run.seed,
+        without_variants=run.without_variants,
     )
 
 

@@ -108,6 +108,7 @@ def build_trial_job(study: Study, trial: Trial, fingerprint: str) -> JobSpec:
         evaluate_at_steps=() if is_part else _steps_on_the_way(study, trial, end),
         train_samples=trial.train_samples,
         balanced=is_part and study.data_curve is not None and study.data_curve.balanced,
+        is_augmented=not trial.without_variants,
         resume_from=join(root, names.rung_key(trial.name, trial.rung - 1)) if trial.rung > 0 and not is_part else None,
         progress=join(root, names.progress_key(trial.name)),
         dataset_fingerprint=fingerprint,

@@ -140,7 +140,7 @@ def _plan_curve(study: Study, summary: DatasetSummary | None, costs: _Costs) -> 
     for size in study.data_curve.sample_sizes:
         if most is None or size <= most:
             passes = size / most * study.trainer.epochs if most is not None else 0.0
-            phase = costs.phase(f"data curve, {size} samples", study.data_curve.seeds, passes, 1, 0)
+            phase = costs.phase(f"data curve, {size} samples", study.data_curve.runs_of_size, passes, 1, 0)
             yield replace(phase, training_passes=None if most is None else phase.training_passes)
 
 
@@ -248,8 +248,9 @@ def describe_curve(study: Study) -> str:
     if curve is None:
         return ""
     arm = "the winner" if curve.arm is CurveArm.WINNER else "the baseline"
-    sizes, seeds = len(curve.sample_sizes), curve.seeds
-    return f"data curve: {sizes} sizes × {seeds} seeds = {curve.runs} runs of {arm}'s arm, after the promotions"
+    product = f"{len(curve.sample_sizes)} sizes × {curve.seeds} seeds"
+    product += " × 2 (without variants and with them)" if curve.compare_augmentation else ""
+    return f"data curve: {product} = {curve.runs} runs of {arm}'s arm, after the promotions"
 
 
 def describe_first_arms(study: Study) -> Iterator[str]:

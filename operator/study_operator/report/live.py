@@ -94,7 +94,8 @@ def _describe_run(trial: Trial) -> str:
     """Return an arm; of a run of the data curve what differs between them."""
     if trial.train_samples is None:
         return describe_arm(trial)
-    return f"data curve: {trial.train_samples} samples, seed {trial.seed}"
+    variants = ", without variants" if trial.without_variants else ""
+    return f"data curve: {trial.train_samples} samples, seed {trial.seed}{variants}"
 
 
 def _style(trial: Trial) -> str:

@@ -491,6 +491,7 @@ def _parse_data_curve(fields: Fields) -> DataCurve:
         arm=fields.choice("arm", CurveArm, CurveArm.WINNER),
         balanced=fields.flag("balanced", False),
         least_gain=least_gain or DataCurve.least_gain,
+        compare_augmentation=fields.flag("compareAugmentation", False),
     )
     fields.done()
     return curve
@@ -721,3 +722,5 @@ def _find_contradictions(study: Study) -> Iterator[str]:
         yield f"`spec.numTrials` {rule}{beside}, got {study.num_trials}"
     if study.data_curve is not None and study.data_curve.arm is CurveArm.BASELINE and study.baseline is None:
         yield "`spec.dataCurve.arm` must be 'Winner' where there is no spec.baseline, got 'Baseline'"
+    if study.data_curve is not None and study.data_curve.compare_augmentation and study.data.augment is None:
+        yield "`spec.dataCurve.compareAugmentation` must be false where there is no spec.data.augment, got True"

@@ -131,11 +131,18 @@ class DataCurve:
     """Whether parts take from all attributes in turn."""
     least_gain: float = 0.01
     """In the objective's unit. Where doubling the data gains less, the curve is called saturated."""
+    compare_augmentation: bool = False
+    """Whether each size and seed is run twice: without variants of training pages, and with them."""
+
+    @property
+    def runs_of_size(self) -> int:
+        """How many runs there are of each size."""
+        return self.seeds * (2 if self.compare_augmentation else 1)
 
     @property
     def runs(self) -> int:
         """How many runs there are where no size is left out."""
-        return len(self.sample_sizes) * self.seeds
+        return len(self.sample_sizes) * self.runs_of_size
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -19,6 +20,7 @@ from builders.ledgers import (
 )
 from study_operator.ledger.bucket_copy import _identify_rungs, render_copy
 from study_operator.ledger.status import parse_status
+from study_operator.spec.study import DataCurve
 from trial_trainer.contract import (
     BaseModel,
 )
@@ -128,3 +130,11 @@ def test_one_early_rung_is_identified_as_when_there_could_be_no_more() -> None:
     }
     digests = {json.loads(render_copy(study, {}))["study"]["digest"] for study in (a_study(), of_three_rungs())}
     assert len(digests) == 2
+
+
+def test_a_data_curve_is_identified_as_when_nothing_could_be_compared() -> None:
+    curve = DataCurve(sample_sizes=(200, 400))
+    fields = {"arm": "Winner", "balanced": False, "least_gain": 0.01, "sample_sizes": (200, 400), "seeds": 3}
+    assert _identify_rungs(a_study(data_curve=curve))["dataCurve"] == fields
+    compared = _identify_rungs(a_study(data_curve=replace(curve, compare_augmentation=True)))["dataCurve"]
+    assert compared == {**fields, "compare_augmentation": True}

@@ -35,6 +35,14 @@ def test_the_smallest_run_first_with_the_studys_seed_and_those_after_it() -> Non
     assert [r.total_steps for r in runs] == [6, 6, 18, 18]
 
 
+def test_where_augmentation_is_compared_each_seed_runs_without_variants_and_then_with_them() -> None:
+    runs = list_curve_runs(of_curve(64, 200, compare_augmentation=True), decided())
+    assert [(r.train_samples, r.seed, r.without_variants) for r in runs] == [
+        (size, seed, without) for size in (64, 200) for seed in (7, 8) for without in (True, False)
+    ]
+    assert not any(r.without_variants for r in list_curve_runs(of_curve(64), decided()))
+
+
 def test_there_are_none_before_the_winner_is_written() -> None:
     assert list_curve_runs(of_curve(64), a_ledger(BASELINE, WINNER)) == []
 

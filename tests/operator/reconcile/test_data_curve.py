@@ -114,6 +114,7 @@ def test_a_run_is_launched_only_once_it_is_written_and_goes_straight_to_its_end(
         ("t004", TrialState.PENDING, 1, 6),
         ("t005", TrialState.PENDING, 1, 6),
     ]
+    assert "withoutVariants" not in render_status(study, desk.ledger, now=NOW)["dataCurve"][0]
     run(desk, study)
     configs = [from_json(TrialConfig, spec.config) for spec in desk.launched]
     assert [spec.name for spec in desk.launched] == ["s1-t004-r1", "s1-t005-r1"]
@@ -121,6 +122,21 @@ def test_a_run_is_launched_only_once_it_is_written_and_goes_straight_to_its_end(
     assert {(c.stop_step, c.total_steps, c.resume_from, c.evaluate_at_steps) for c in configs} == {(6, 6, None, ())}
     assert configs[0].output.endswith("/trials/t004/rungs/1")
     assert len({c.digest for c in configs}) == 2
+
+
+def test_where_augmentation_is_compared_one_run_of_each_pair_reads_no_variants() -> None:
+    study = a_curve_study(data_curve=replace(CURVE, seeds=1, compare_augmentation=True))
+    desk = a_desk(decided(), study=study)
+    run(desk, study)
+    run(desk, study)
+    configs = [from_json(TrialConfig, spec.config) for spec in desk.launched]
+    assert [(c.train_samples, c.seed, c.is_augmented) for c in configs] == [(32, 0, False), (32, 0, True)]
+    # The one with variants is the run of a study that compares nothing.
+    alone = a_desk(decided(), study=a_curve_study())
+    run(alone, a_curve_study())
+    run(alone, a_curve_study())
+    assert alone.launched[0].digest == configs[1].digest != configs[0].digest
+    assert parse_status(render_status(study, desk.ledger, now=NOW)).ledger == desk.ledger
 
 
 def test_trials_are_told_nothing_of_the_curve() -> None:

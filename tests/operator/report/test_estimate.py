@@ -158,3 +158,16 @@ def test_the_data_curve_has_a_row_for_each_size_and_saves_nothing():
         + 4 * 140 * 0.5
     )
     assert describe_curve(study) == ("data curve: 3 sizes × 2 seeds = 6 runs of the winner's arm, after the promotions")
+
+
+def test_where_augmentation_is_compared_the_data_curve_has_twice_the_runs():
+    study = replace(a_study(), data_curve=DataCurve(sample_sizes=(80, 160), seeds=2, compare_augmentation=True))
+    plan = build_plan(study, a_summary(), CALIBRATION)
+    assert [(p.name, p.jobs, p.training_passes, p.validation_passes) for p in plan.phases if p.is_curve] == [
+        ("data curve, 80 samples", 4, 4 * 0.25 * 3, 4),
+        ("data curve, 160 samples", 4, 4 * 0.5 * 3, 4),
+    ]
+    assert describe_curve(study) == (
+        "data curve: 2 sizes × 2 seeds × 2 (without variants and with them) = 8 runs of the winner's arm, "
+        "after the promotions"
+    )

@@ -667,6 +667,7 @@ WRONG_MANIFESTS = [
                 "arm": "Best",
                 "balanced": "yes",
                 "leastGain": "0",
+                "compareAugmentation": "yes",
             }
         },
         [
@@ -677,6 +678,7 @@ WRONG_MANIFESTS = [
             "`spec.dataCurve.seeds` must be a whole number from 1 to 10, got 11",
             "`spec.dataCurve.arm` must be one of Winner, Baseline, got 'Best'",
             "`spec.dataCurve.balanced` must be true or false, got 'yes'",
+            "`spec.dataCurve.compareAugmentation` must be true or false, got 'yes'",
         ],
         id="a data curve that is wrong all over",
     ),
@@ -694,6 +696,20 @@ WRONG_MANIFESTS = [
         {"spec.dataCurve": {"sampleSizes": list(range(1, 21)), "seeds": 10}, "spec.numTrials": 301},
         ["`spec.numTrials` must be at most 300 with 1 early rungs, beside 200 runs of the data curve, got 301"],
         id="more trials and runs than a status holds",
+    ),
+    pytest.param(
+        {"spec.dataCurve": {"sampleSizes": [200], "compareAugmentation": True}},
+        ["`spec.dataCurve.compareAugmentation` must be false where there is no spec.data.augment, got True"],
+        id="a comparison with variants that are not made",
+    ),
+    pytest.param(
+        {
+            "spec.dataCurve": {"sampleSizes": list(range(1, 21)), "seeds": 10, "compareAugmentation": True},
+            "spec.data.augment": {},
+            "spec.numTrials": 101,
+        },
+        ["`spec.numTrials` must be at most 100 with 1 early rungs, beside 400 runs of the data curve, got 101"],
+        id="more trials and compared runs than a status holds",
     ),
     pytest.param(
         {"spec.ttlSecondsAfterFinished": -1},
