@@ -7,7 +7,8 @@ fitted to the eight sizes up to 25,600 and compared with what was measured on mo
 
 The simulated studies have three seeds of six sizes from 200 to 6,400 and 40 sites of uneven size, 400 questions in all.
 All runs answer the same questions, sites differ in how hard they are, and seeds in how well they train. The truth is
-the accuracy on a new site, so that the choice of sites counts as noise, too. Prints three Markdown tables.
+the accuracy on a new site, so that the choice of sites counts as noise, too. Two curves are compared where variants of
+training pages stand for a known multiple of the data. Prints four Markdown tables.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from pathlib import Path
 
 import numpy as np
 
+from study_operator.ledger.curve_comparison import CurveComparison, compare_data_curves
 from study_operator.ledger.data_curve import HORIZON, DataCurve, Shape, SizeRun, fit_data_curve
 from study_operator.spec.metrics import Direction
 
@@ -44,6 +46,10 @@ SEED_DEVIATION = 0.08
 """Of a run's, in logits: one or two points of accuracy."""
 CARRIED = 0.7
 """Share of a question's luck that is the same in every run."""
+SHARED = 0.5
+"""Share of the variance of seeds that is the same in a run without variants and in its pair: they see the same part."""
+TIMES = (1.0, 2.0, 4.0)
+"""How many times the data variants stand for."""
 
 
 def main() -> None:
@@ -54,6 +60,7 @@ def main() -> None:
     began = time.process_time()
     print_real_curves()
     print_simulated(arguments.studies)
+    print_compared(arguments.studies)
     print(f"\n{time.process_time() - began:.0f} s of CPU", file=sys.stderr)
 
 
@@ -154,23 +161,46 @@ def true_saturation(truth: Truth) -> float:
     return math.inf if enough[-1] == len(sizes) - 1 else float(sizes[enough[-1]])
 
 
+class Validation:
+    """One study's validation questions: how many each site has, and how hard they are."""
+
+    def __init__(self, chance: np.random.Generator) -> None:
+        self.questions = 1 + chance.multinomial(QUESTIONS - SITES, chance.dirichlet(np.ones(SITES)))
+        self.site_of = np.repeat(np.arange(SITES), self.questions)
+        self.difficulty = SITE_DEVIATION * chance.standard_normal(SITES)
+        self.luck = chance.standard_normal(QUESTIONS)
+
+    def answer(self, accuracy: np.ndarray, luck: float, chance: np.random.Generator) -> dict[str, tuple[float, int]]:
+        """Return what a run adds at each site, with the luck of its seed in deviations."""
+        logit = _logit(np.clip(accuracy, 0.01, 0.995)) + SEED_DEVIATION * luck
+        own = math.sqrt(CARRIED) * self.luck + math.sqrt(1 - CARRIED) * chance.standard_normal(QUESTIONS)
+        right = _normal(own) < _expit(logit + self.difficulty[self.site_of])
+        counts = np.bincount(self.site_of, weights=right, minlength=SITES)
+        return {f"s{i}": (float(counts[i]), int(self.questions[i])) for i in range(SITES)}
+
+
 def simulate(truth: Truth, chance: np.random.Generator) -> list[SizeRun]:
     """Return one study's runs."""
-    questions = 1 + chance.multinomial(QUESTIONS - SITES, chance.dirichlet(np.ones(SITES)))
-    site_of = np.repeat(np.arange(SITES), questions)
-    difficulty = SITE_DEVIATION * chance.standard_normal(SITES)
-    luck = chance.standard_normal(QUESTIONS)
-    runs = []
+    validation, runs = Validation(chance), []
     for samples in SIZES:
-        accuracy = np.clip(truth.accuracy(np.array([float(samples)])), 0.01, 0.995)
+        accuracy = truth.accuracy(np.array([float(samples)]))
         for seed in range(SEEDS):
-            logit = _logit(accuracy) + SEED_DEVIATION * chance.standard_normal()
-            own = math.sqrt(CARRIED) * luck + math.sqrt(1 - CARRIED) * chance.standard_normal(QUESTIONS)
-            right = _normal(own) < _expit(logit + difficulty[site_of])
-            counts = np.bincount(site_of, weights=right, minlength=SITES)
-            sites = {f"s{i}": (float(counts[i]), int(questions[i])) for i in range(SITES)}
-            runs.append(SizeRun(samples=samples, seed=seed, sites=sites))
+            luck = chance.standard_normal()
+            runs.append(SizeRun(samples=samples, seed=seed, sites=validation.answer(accuracy, luck, chance)))
     return runs
+
+
+def simulate_pair(truth: Truth, times: float, chance: np.random.Generator) -> tuple[list[SizeRun], list[SizeRun]]:
+    """Return one study's runs without variants, and with variants that stand for so many times the data."""
+    validation, found = Validation(chance), ([], [])
+    for samples in SIZES:
+        for seed in range(SEEDS):
+            shared = math.sqrt(SHARED) * chance.standard_normal()
+            for runs, factor in zip(found, (1.0, times), strict=True):
+                luck = shared + math.sqrt(1 - SHARED) * chance.standard_normal()
+                sites = validation.answer(truth.accuracy(np.array([factor * samples])), luck, chance)
+                runs.append(SizeRun(samples=samples, seed=seed, sites=sites))
+    return found
 
 
 def print_simulated(studies: int) -> None:
@@ -209,6 +239,46 @@ def print_simulated(studies: int) -> None:
                 cells[1].append(f"{np.mean([p.low <= value <= p.high for p in predictions]):.0%}")
                 cells[2].append(f"{100 * np.median([p.high - p.low for p in predictions]):.1f}")
         print(f"| {truth.name} | {' | '.join(', '.join(cell) for cell in cells)} |")
+
+
+def print_compared(studies: int) -> None:
+    """Print how often a known shift is found, and what the intervals of shift and gains cover."""
+    print(
+        "\n| truth | variants stand for, times the data | shift | a ratio is given | its 90 % interval covers "
+        "| its median ends | gains: interval covers | their median width, points |"
+    )
+    print("|---|---|---|---|---|---|---|---|")
+    for number, truth in enumerate(TRUTHS[1:5]):
+        for times in TIMES:
+            chance = np.random.default_rng(100 + number)
+            settings = {"direction": Direction.MAXIMIZE, "is_share": True, "least_gain": LEAST_GAIN}
+            found = [
+                compare_data_curves(*simulate_pair(truth, times, chance), seed=seed, **settings)
+                for seed in range(studies)
+            ]
+            print(
+                f"| {truth.name} | {times:g} | {1 / times:g} | {_describe_compared(truth, times, found)} |", flush=True
+            )
+
+
+def _describe_compared(truth: Truth, times: float, found: Sequence[CurveComparison]) -> str:
+    shifts = [c.shift for c in found if c.shift.ratio is not None]
+    covers = sum(shift.low <= 1 / times <= shift.high for shift in shifts)
+    sizes = np.array(SIZES, dtype=float)
+    gains = on_new_sites(truth, times * sizes) - on_new_sites(truth, sizes)
+    pairs = [(gain, true) for c in found for gain, true in zip(c.gains, gains, strict=True)]
+    ends = (
+        [np.median([end(shift) for shift in shifts]) for end in (lambda s: s.low, lambda s: s.high)] if shifts else []
+    )
+    return " | ".join(
+        [
+            f"{len(shifts)} of {len(found)}",
+            f"{covers} of {len(shifts)}" if shifts else "",
+            " to ".join(f"{end:.2f}" for end in ends),
+            f"{np.mean([gain.low <= true <= gain.high for gain, true in pairs]):.0%}",
+            f"{100 * np.median([gain.high - gain.low for gain, _ in pairs]):.1f}",
+        ]
+    )
 
 
 def is_wrong(fit: DataCurve, point: float, *, turns: bool) -> bool:

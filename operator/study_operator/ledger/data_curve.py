@@ -21,22 +21,27 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from statistics import fmean
 
 from study_operator.errors import OperatorError
+from study_operator.ledger.resampling import (
+    CONFIDENCE,
+    LEAST_SITES,
+    REPLICATES,
+    Noise,
+    find_ends,
+    quantile,
+    resample_sites,
+)
 from study_operator.spec.metrics import Direction
 
-CONFIDENCE = 0.90
 LEAST_SIZES = 5
 """Four numbers describe a curve."""
-LEAST_SITES = 5
-"""With fewer no interval holds what it says (`docs/benchmarks.md`, Intervals)."""
 HORIZON = 4.0
 """Times the largest size: how far a curve is believed."""
-REPLICATES = 400
 FORM_FACTOR = 2.0
 """Times what a curve leaves, for what it does not know beyond its sizes: where it is off, it is off the same way at
 neighbouring sizes, and follows them. Chosen on half of the real curves of `benchmarks/data_curve.py`."""
@@ -67,6 +72,15 @@ class SizeRun:
     def value(self) -> float:
         """The metric over all questions."""
         return math.fsum(total for total, _ in self.sites.values()) / sum(n for _, n in self.sites.values())
+
+    def value_on(self, weights: Mapping[str, int]) -> float:
+        """Return the metric where each site counts so many times."""
+        total = count = 0.0
+        for site, (part, n) in self.sites.items():
+            total += weights[site] * part
+            count += weights[site] * n
+        # A run none of whose sites was drawn, which takes a run that lacks most sites.
+        return total / count if count else self.value
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -162,14 +176,19 @@ class DataCurve:
         """Return the metric at a size; None where there is no curve."""
         if self.curve is None:
             return None
-        sign = _sign(self.direction)
-        merits = sorted(curve.merit(samples) for curve in self.drawn)
-        ends = sorted((sign * _quantile(merits, (1 - CONFIDENCE) / 2), sign * _quantile(merits, (1 + CONFIDENCE) / 2)))
-        return Prediction(value=sign * self.curve.merit(samples), low=ends[0], high=ends[1])
+        sign = sign_of(self.direction)
+        low, high = find_ends([sign * curve.merit(samples) for curve in self.drawn])
+        return Prediction(value=sign * self.curve.merit(samples), low=low, high=high)
 
 
 def fit_data_curve(
-    runs: Sequence[SizeRun], *, direction: Direction, is_share: bool, least_gain: float, seed: int = 0
+    runs: Sequence[SizeRun],
+    *,
+    direction: Direction,
+    is_share: bool,
+    least_gain: float,
+    seed: int = 0,
+    name: str = "",
 ) -> DataCurve:
     """Return what runs on several sizes say of the metric as a function of the size.
 
@@ -179,22 +198,24 @@ def fit_data_curve(
         is_share: whether the metric lies between 0 and 1; else its best value is 0 where it is minimized.
         least_gain: of a doubling, in the metric's unit: less is called saturated.
         seed: of what is resampled. The same arguments give the same result.
+        name: of the curve, where there is another one of the same sites: with one seed and two names, their replicates
+            draw the same sites and each its own noise of seeds.
 
     Raises:
         DataCurveError: where a run has no samples, no questions, or a value that is not finite.
     """
     _check(runs, least_gain)
     data = _Data.of(runs, direction)
-    chance = random.Random(seed)
-    noise = data.seed_noise()
-    replicates = [data.draw_means(chance, noise) for _ in range(REPLICATES)]
+    chance, noise = random.Random(f"{seed}/seeds/{name}"), data.seed_noise()
+    resampled = data.resample_sites(seed)
+    replicates = [noise.draw(means, chance) for means in resampled]
     sizes = data.describe(replicates, has_interval=data.has_sites or noise.freedom >= 1)
     if len(data.sizes) < LEAST_SIZES:
         message = f"a curve needs at least {LEAST_SIZES} sizes, got {len(data.sizes)}"
         return DataCurve(sizes=sizes, curve=None, saturation=_unknown(least_gain, message), direction=direction)
 
     # Does it rise at all? A size that is beaten by chance alone is no turn.
-    better = data.find_better_than_last(chance, noise)
+    better = data.find_better_than_last(resampled, chance, noise)
     if better is not None:
         message = f"{data.sizes[-1]} samples are worse than {better}"
         turned = Saturation(shape=Shape.TURNS_DOWN, least_gain=least_gain, message=message)
@@ -207,7 +228,7 @@ def fit_data_curve(
     fitter = _Fitter(data.sizes, best_merit)
     curve = fitter.fit(data.means)
     noise = data.form_noise(curve, noise)
-    drawn = tuple(fitter.fit(data.draw_means(chance, noise)) for _ in range(REPLICATES))
+    drawn = tuple(fitter.fit(noise.draw(means, chance)) for means in resampled)
     saturation = _find_saturation(curve, drawn, data.sizes, least_gain)
     return DataCurve(sizes=sizes, curve=curve, saturation=saturation, direction=direction, drawn=drawn)
 
@@ -227,8 +248,7 @@ def _check(runs: Sequence[SizeRun], least_gain: float) -> None:
 
 
 def _find_saturation(curve: Curve, drawn: Sequence[Curve], sizes: Sequence[int], least_gain: float) -> Saturation:
-    points = sorted(other.saturation(least_gain) for other in drawn)
-    low, high = _quantile(points, (1 - CONFIDENCE) / 2), _quantile(points, (1 + CONFIDENCE) / 2)
+    low, high = find_ends([other.saturation(least_gain) for other in drawn])
     point = curve.saturation(least_gain)
     horizon = HORIZON * sizes[-1]
     if max(point, high) <= horizon:
@@ -259,15 +279,6 @@ def _unknown(least_gain: float, message: str, low: float | None = None) -> Satur
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Noise:
-    """Of the mean of each size, beside the choice of sites."""
-
-    deviations: tuple[float, ...]
-    freedom: int
-    """Degrees of freedom that they are known with; 0 where they are not."""
-
-
-@dataclass(frozen=True, kw_only=True)
 class _Data:
     """Runs by size, as merits."""
 
@@ -282,7 +293,7 @@ class _Data:
         sizes = tuple(sorted({run.samples for run in runs}))
         # In one order, whatever order they came in.
         by_size = tuple(tuple(sorted((r for r in runs if r.samples == s), key=lambda r: r.seed)) for s in sizes)
-        sign = _sign(direction)
+        sign = sign_of(direction)
         return cls(
             sizes=sizes,
             runs=by_size,
@@ -295,18 +306,11 @@ class _Data:
     def has_sites(self) -> bool:
         return len(self.sites) >= LEAST_SITES
 
-    def seed_noise(self) -> _Noise:
-        """Return what seeds differ by, pooled over sizes: all runs answer the same questions."""
-        freedom = sum(len(runs) - 1 for runs in self.runs)
-        squares = 0.0
-        for runs in self.runs:
-            values = [run.value for run in runs]
-            mean = fmean(values)
-            squares += math.fsum((value - mean) ** 2 for value in values)
-        deviation = math.sqrt(squares / freedom) if freedom else 0.0
-        return _Noise(deviations=tuple(deviation / math.sqrt(len(runs)) for runs in self.runs), freedom=freedom)
+    def seed_noise(self) -> Noise:
+        """Return what seeds differ by."""
+        return Noise.pool([[run.value for run in runs] for runs in self.runs])
 
-    def form_noise(self, curve: Curve, seeds: _Noise) -> _Noise:
+    def form_noise(self, curve: Curve, seeds: Noise) -> Noise:
         """Return the noise of means about a curve: what seeds make of it, or more where the curve leaves more."""
         freedom = max(1, len(self.sizes) - 4)
         left = math.fsum((mean - curve.merit(n)) ** 2 for n, mean in zip(self.sizes, self.means, strict=True))
@@ -314,31 +318,28 @@ class _Data:
         if seeds.freedom and deviation <= max(seeds.deviations):
             return seeds
         deviations = tuple(max(deviation, seed) for seed in seeds.deviations)
-        return _Noise(deviations=deviations, freedom=max(freedom, seeds.freedom))
+        return Noise(deviations=deviations, freedom=max(freedom, seeds.freedom))
 
-    def draw_means(self, chance: random.Random, noise: _Noise) -> list[float]:
-        """Draw what the mean of each size might have been with other sites and seeds."""
-        means: Iterable[float] = self.means
-        if self.has_sites:
-            weights = _draw_weights(chance, self.sites)
-            means = [self.sign * fmean(_weighted(run, weights) for run in runs) for runs in self.runs]
-        if not noise.freedom:
-            return list(means)
-        # Student's t, with one scale for all sizes, as it is one guess.
-        scale = math.sqrt(noise.freedom / chance.gammavariate(noise.freedom / 2, 2))
-        return [m + scale * d * chance.gauss(0, 1) for m, d in zip(means, noise.deviations, strict=True)]
+    def resample_sites(self, seed: int) -> list[Sequence[float]]:
+        """Return for each replicate the mean of each size over other sites; the same where there are too few."""
+        if not self.has_sites:
+            return [self.means] * REPLICATES
+        return [
+            [self.sign * fmean(run.value_on(weights) for run in runs) for runs in self.runs]
+            for weights in resample_sites(self.sites, seed)
+        ]
 
     def describe(self, replicates: Sequence[Sequence[float]], *, has_interval: bool) -> tuple[SizeMean, ...]:
         """Return the mean of each size with its interval."""
         described = []
         for at, (samples, runs, mean) in enumerate(zip(self.sizes, self.runs, self.means, strict=True)):
-            drawn = sorted(self.sign * means[at] for means in replicates)
-            low = _quantile(drawn, (1 - CONFIDENCE) / 2) if has_interval else None
-            high = _quantile(drawn, (1 + CONFIDENCE) / 2) if has_interval else None
+            low, high = find_ends([self.sign * means[at] for means in replicates]) if has_interval else (None, None)
             described.append(SizeMean(samples=samples, runs=len(runs), mean=self.sign * mean, low=low, high=high))
         return tuple(described)
 
-    def find_better_than_last(self, chance: random.Random, seeds: _Noise) -> int | None:
+    def find_better_than_last(
+        self, resampled: Sequence[Sequence[float]], chance: random.Random, seeds: Noise
+    ) -> int | None:
         """Return the best smaller size that is better than the largest beyond noise; None where there is none.
 
         Bonferroni over the smaller sizes. Where there is one seed for each size, third differences tell the noise:
@@ -352,28 +353,11 @@ class _Data:
         if not seeds.freedom:
             thirds = [d - 3 * c + 3 * b - a for a, b, c, d in zip(*(self.means[i:] for i in range(4)), strict=False)]
             deviation = math.sqrt(math.fsum(third**2 for third in thirds) / (20 * len(thirds)))
-            noise = _Noise(deviations=(deviation,) * len(self.sizes), freedom=len(thirds))
-        drawn = [self.draw_means(chance, noise) for _ in range(REPLICATES)]
+            noise = Noise(deviations=(deviation,) * len(self.sizes), freedom=len(thirds))
+        drawn = [noise.draw(means, chance) for means in resampled]
         losses = sorted(means[-1] - means[best] for means in drawn)
         level = (1 - CONFIDENCE) / 2 / (len(self.sizes) - 1)
-        return self.sizes[best] if _quantile(losses, 1 - level) < 0 else None
-
-
-def _draw_weights(chance: random.Random, sites: Sequence[str]) -> Mapping[str, int]:
-    """Resample sites: how often each is drawn."""
-    weights = dict.fromkeys(sites, 0)
-    for site in chance.choices(sites, k=len(sites)):
-        weights[site] += 1
-    return weights
-
-
-def _weighted(run: SizeRun, weights: Mapping[str, int]) -> float:
-    total = count = 0.0
-    for site, (part, n) in run.sites.items():
-        total += weights[site] * part
-        count += weights[site] * n
-    # A run none of whose sites was drawn, which takes a run that lacks most sites.
-    return total / count if count else run.value
+        return self.sizes[best] if quantile(losses, 1 - level) < 0 else None
 
 
 # The fit.
@@ -433,10 +417,6 @@ def _form(sizes: Sequence[int], exponent: float, delay: float) -> _Form:
     return _Form(exponent, delay, above, mean_height, math.fsum(h * h for h in above))
 
 
-def _sign(direction: Direction) -> int:
+def sign_of(direction: Direction) -> int:
+    """Return what makes a merit of a value of the metric: 1 or -1."""
     return 1 if direction is Direction.MAXIMIZE else -1
-
-
-def _quantile(ordered: Sequence[float], share: float) -> float:
-    """Return a quantile of sorted numbers, which may be infinite: no two are mixed."""
-    return ordered[min(len(ordered) - 1, max(0, math.ceil(share * len(ordered)) - 1))]

@@ -13,7 +13,8 @@ from typing import Any, assert_never
 from rich.table import Table
 from rich.text import Text
 
-from study_operator.ledger.data_curve import CONFIDENCE, DataCurve, Shape
+from study_operator.ledger.data_curve import DataCurve, Shape
+from study_operator.ledger.resampling import CONFIDENCE
 from study_operator.ledger.trial import Trial
 from study_operator.report.numbers import describe_value
 from study_operator.spec.metrics import is_share

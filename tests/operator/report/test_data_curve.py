@@ -86,7 +86,7 @@ SIZES = (100, 200, 400, 800, 1600, 3200)
     [
         pytest.param(
             fitted({n: 0.9 - 20 / n for n in SIZES}),
-            "accuracy saturates near 977 training samples (90 % interval 885 to 1,140): beyond, doubling the data "
+            "accuracy saturates near 977 training samples (90 % interval 885 to 1,144): beyond, doubling the data "
             "gains less than 1 point.",
             id="half of what is missing to 90 % goes with each doubling",
         ),
