@@ -15,7 +15,16 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from study_operator.ledger.data_curve import DataCurve
 from study_operator.ledger.trial import Measurement, Origin, Trial
-from study_operator.report.data_curve import HEADER, CurveReport, describe_title, list_rows
+from study_operator.report.data_curve import (
+    ATTRIBUTES_TITLE,
+    CurvePoint,
+    CurveReport,
+    describe_title,
+    list_attributes_header,
+    list_attributes_rows,
+    list_header,
+    list_rows,
+)
 from study_operator.report.labels import label_rows
 from study_operator.report.numbers import describe_value
 from study_operator.report.report import (
@@ -92,6 +101,8 @@ def render_page(report: Report) -> str:
         agreement=_agreement_chart(report),
         curve=_curve_table(report.study, report.curve) if report.curve is not None else None,
         curve_chart=_curve_chart(report.study, report.curve) if report.curve is not None else None,
+        curve_attributes=_curve_attributes_table(report.curve) if report.curve is not None else None,
+        curve_attributes_title=ATTRIBUTES_TITLE,
         curve_title=describe_title(report.study, report.curve) if report.curve is not None else "",
         splits=_splits_table(summary) if summary is not None else None,
         labels=_labels_table(summary.audit) if summary is not None and summary.audit is not None else None,
@@ -111,7 +122,13 @@ def _results_table(results: FinalEvaluation) -> _Table:
 
 
 def _curve_table(study: Study, curve: CurveReport) -> _Table:
-    return _Table(header=HEADER, rows=list(list_rows(study, curve)), numbers_from=0)
+    return _Table(header=list_header(curve), rows=list(list_rows(study, curve)), numbers_from=0)
+
+
+def _curve_attributes_table(curve: CurveReport) -> _Table | None:
+    if not curve.attributes:
+        return None
+    return _Table(header=list_attributes_header(curve), rows=list(list_attributes_rows(curve)), numbers_from=1)
 
 
 def _trials_table(report: Report) -> _Table:
@@ -230,36 +247,62 @@ def _agreement_chart(report: Report) -> _Chart | None:
 
 
 def _curve_chart(study: Study, curve: CurveReport) -> _Chart | None:
-    """Training samples across, on a log scale, the objective on validation up: runs (open), means, and the fit."""
+    """Training samples across, on a log scale, the objective on validation up: runs (open), means, and the fit.
+
+    Of two curves the one with variants has squares and a dashed line.
+    """
     points = [point for point in curve.points if point.validation]
-    if len(points) < 2:
+    sizes = sorted({point.samples for point in points})
+    if len(sizes) < 2:
         return None
     values = [value for point in points for value in point.validation]
     margin = (max(values) - min(values)) * 0.1 or 0.05
     up = _Axis(low=min(values) - margin, high=max(values) + margin, start=310, end=20)
-    ends = [math.log(points[0].samples), math.log(points[-1].samples)]
-    across = _Axis(low=ends[0], high=ends[1], start=90, end=660)
+    across = _Axis(low=math.log(sizes[0]), high=math.log(sizes[-1]), start=90, end=660)
     metric = study.objective.metric
-    marks = [mark for p in points for mark in _upright(across.at(math.log(p.samples)), 20, 310, f"{p.samples:,}")]
+    marks = [mark for size in sizes for mark in _upright(across.at(math.log(size)), 20, 310, f"{size:,}")]
     for tick in up.ticks():
         y = up.at(tick)
         marks.append(_line(70, y, 680, y))
         marks.append(_text(64, y + 4, _label(metric, tick), {"class": "soft", "text-anchor": "end"}))
-    if curve.fit is not None and curve.fit.curve is not None:
-        marks.append(_fit_line(curve.fit, across, up))
+    for is_augmented in dict.fromkeys(point.is_augmented for point in points):
+        fit = curve.find_fit(is_augmented)
+        if fit is not None and fit.curve is not None:
+            marks.append(_fit_line(fit, across, up, {"stroke-dasharray": "7 5"} if is_augmented else {}))
     for point in points:
-        x = across.at(math.log(point.samples))
-        marks += [_circle(x, up.at(value), "early") for value in point.validation]
-        title = f"{point.samples} samples: {_label(metric, fmean(point.validation))}"
-        marks.append(_circle(x, up.at(fmean(point.validation)), "full", title))
-    return _Chart(title=f"{metric} by training samples", width=700, height=340, marks=marks)
+        # Two of one size stand side by side.
+        x = across.at(math.log(point.samples)) + {None: 0, False: -5, True: 5}[point.is_augmented]
+        draw = _square if point.is_augmented else _circle
+        marks += [draw(x, up.at(value), "early") for value in point.validation]
+        title = f"{point.samples} samples{_KINDS[point.is_augmented]}: {_label(metric, fmean(point.validation))}"
+        marks.append(draw(x, up.at(fmean(point.validation)), "full", title))
+    marks += _name_curves(points, up)
+    return _Chart(
+        title=f"{metric} by training samples", width=820 if curve.is_compared else 700, height=340, marks=marks
+    )
 
 
-def _fit_line(fit: DataCurve, across: _Axis, up: _Axis) -> _Mark:
+_KINDS = {None: "", False: ", without variants", True: ", with variants"}
+LINE_HEIGHT = 16
+
+
+def _name_curves(points: Sequence[CurvePoint], up: _Axis) -> list[_Mark]:
+    """Return a name to the right of each of two curves, level with its last mean and clear of the other's."""
+    level_by_kind = {p.is_augmented: up.at(fmean(p.validation)) for p in points if p.is_augmented is not None}
+    upper = min(level_by_kind, key=level_by_kind.__getitem__, default=None)
+    marks = []
+    for is_augmented, level in level_by_kind.items():
+        away = max(0.0, LINE_HEIGHT - (max(level_by_kind.values()) - min(level_by_kind.values()))) / 2
+        y = level + 4 + (-away if is_augmented is upper else away) * (len(level_by_kind) - 1)
+        marks.append(_text(690, y, _KINDS[is_augmented].removeprefix(", ")))
+    return marks
+
+
+def _fit_line(fit: DataCurve, across: _Axis, up: _Axis, more: Mapping[str, str]) -> _Mark:
     at = [across.low + (across.high - across.low) * i / 40 for i in range(41)]
     found = [(across.at(x), up.at(p.value)) for x in at if (p := fit.predict(math.exp(x))) is not None]
     path = " L ".join(f"{x:.1f} {y:.1f}" for x, y in found)
-    return _Mark(tag="path", attributes={"class": "early", "d": f"M {path}"})
+    return _Mark(tag="path", attributes={"class": "early", "d": f"M {path}", **more})
 
 
 def _label(metric: str, value: float) -> str:
@@ -285,3 +328,8 @@ def _text(x: float, y: float, text: str, more: Mapping[str, str] | None = None) 
 
 def _circle(x: float, y: float, kind: str, title: str = "") -> _Mark:
     return _Mark(tag="circle", attributes={"class": kind, "cx": f"{x:.1f}", "cy": f"{y:.1f}", "r": "5"}, title=title)
+
+
+def _square(x: float, y: float, kind: str, title: str = "") -> _Mark:
+    corner = {"x": f"{x - 4.5:.1f}", "y": f"{y - 4.5:.1f}"}
+    return _Mark(tag="rect", attributes={"class": kind, **corner, "width": "9", "height": "9"}, title=title)

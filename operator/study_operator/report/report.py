@@ -161,7 +161,8 @@ def render_summary(report: Report) -> RenderableType:
     if report.final_evaluation is not None:
         parts += [Text(""), render_final_evaluation(report.final_evaluation)]
     if report.curve is not None:
-        parts += [Text(""), render_data_curve(report.study, report.curve)]
+        for table in render_data_curve(report.study, report.curve):
+            parts += [Text(""), table]
     if report.adapter is not None:
         parts += [Text(""), Text(f"The adapter is in {report.adapter}.")]
         if report.study.data.attributes:

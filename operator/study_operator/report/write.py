@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
@@ -15,6 +15,7 @@ from typing import Any
 from study_operator import names
 from study_operator.ledger.bucket_copy import render_copy
 from study_operator.ledger.conditions import name_stage
+from study_operator.ledger.curve_comparison import CurveComparison, compare_data_curves
 from study_operator.ledger.curve_runs import find_curve_trial
 from study_operator.ledger.data_curve import DataCurve, SizeRun, fit_data_curve
 from study_operator.ledger.gain import find_gain
@@ -22,7 +23,7 @@ from study_operator.ledger.status import Recorded, parse_status
 from study_operator.ledger.trial import Ledger, StageState
 from study_operator.reconcile.job_specs import adapter_uri
 from study_operator.reconcile.tick import TickResult, read_result, report_key
-from study_operator.report.data_curve import CurveReport, list_points
+from study_operator.report.data_curve import CurveReport, list_attributes, list_points
 from study_operator.report.page import render_page
 from study_operator.report.report import HAND_LABELLED, Report, find_mean, render_json
 from study_operator.spec.metrics import is_share
@@ -109,33 +110,55 @@ def _build_curve(
         name: scores.hand_labelled if mean == HAND_LABELLED else scores.all_asked
         for name, scores in (final_evaluation.curve if final_evaluation is not None else {}).items()
     }
+    # Read and fitted once, at the end: it takes a document from each run.
+    results = _read_results(ledger, artifacts) if ledger.curve_end is not None else {}
+    runs = _list_size_runs(study, ledger, results) if ledger.curve_end is not None else {}
+    fit, comparison = _fit_curves(study, runs)
     return CurveReport(
         of=trial.name,
         points=list_points(study, ledger.curve, test),
         message=ledger.curve_message,
-        # Fitted once, at the end: it takes a document from each run.
-        fit=_fit_curve(study, ledger, artifacts) if ledger.curve_end is not None else None,
+        fit=fit,
+        comparison=comparison,
+        attributes=list_attributes(study, ledger.curve, results),
     )
 
 
-def _fit_curve(study: Study, ledger: Ledger, artifacts: ArtifactStore) -> DataCurve | None:
-    """Fit the curve of what the runs measured on validation; None where none did."""
-    metric, runs = study.objective.metric, list[SizeRun]()
+def _read_results(ledger: Ledger, artifacts: ArtifactStore) -> dict[str, RungMeasurement]:
+    """Return what the runs of the curve wrote, by their names."""
+    keys = {run.name: f"{names.rung_key(run.name, run.rung)}/{MEASUREMENT}" for run in ledger.curve if run.measurements}
+    found = {name: read_result(RungMeasurement, artifacts, key) for name, key in keys.items()}
+    return {name: result for name, result in found.items() if result is not None}
+
+
+def _list_size_runs(study: Study, ledger: Ledger, results: Mapping[str, RungMeasurement]) -> dict[bool, list[SizeRun]]:
+    """Return what the runs measured on validation, by whether they are augmented as the trials are."""
+    metric, runs = study.objective.metric, dict[bool, list[SizeRun]]()
     for run in ledger.curve:
         measured = run.measurement(study.last_rung)
         if measured is None or measured.diverged or not measured.n or run.train_samples is None:
             continue
-        result = read_result(RungMeasurement, artifacts, f"{names.rung_key(run.name, run.rung)}/{MEASUREMENT}")
-        by_site = result.by_site.get(metric, {}) if result is not None else {}
+        by_site = results[run.name].by_site.get(metric, {}) if run.name in results else {}
         whole = {"": (measured.value * measured.n, float(measured.n))}
         sites = {site: (s.total, s.weight) for site, s in by_site.items()} or whole
-        runs.append(SizeRun(samples=run.train_samples, seed=run.seed or 0, sites=sites))
-    if not runs or study.data_curve is None:
-        return None
-    return fit_data_curve(
-        runs,
-        direction=study.objective.direction,
-        is_share=is_share(metric),
-        least_gain=study.data_curve.least_gain,
-        seed=study.seed,
-    )
+        size_run = SizeRun(samples=run.train_samples, seed=run.seed or 0, sites=sites)
+        runs.setdefault(not run.without_variants, []).append(size_run)
+    return runs
+
+
+def _fit_curves(
+    study: Study, runs: Mapping[bool, Sequence[SizeRun]]
+) -> tuple[DataCurve | None, CurveComparison | None]:
+    """Fit the only curve, or the two that are compared; None where nothing was measured."""
+    curve, metric = study.data_curve, study.objective.metric
+    if curve is None:
+        return None, None
+    how: dict[str, Any] = {
+        "direction": study.objective.direction,
+        "is_share": is_share(metric),
+        "least_gain": curve.least_gain,
+        "seed": study.seed,
+    }
+    if not curve.compare_augmentation:
+        return fit_data_curve(runs[True], **how) if runs else None, None
+    return None, compare_data_curves(runs[False], runs[True], **how) if len(runs) == 2 else None

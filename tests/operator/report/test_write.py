@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -64,14 +65,18 @@ def test_the_ledger_copy_is_written_only_after_a_new_trial_or_measurement(tmp_pa
     assert [len(t.measurements) for t in kept()] == [1, 0, 0]
 
 
-def a_curve_ledger(store: DirectoryStore, **changes: Any) -> Ledger:
-    """Return a ledger with a data curve of five sizes and two seeds, whose measurements are in the store."""
+def a_curve_ledger(store: DirectoryStore, *, is_compared: bool = False, **changes: Any) -> Ledger:
+    """Return a ledger with a data curve of five sizes and two seeds, whose measurements are in the store.
+
+    Where it is compared, each run has a pair without variants that saw half as many samples, so to speak.
+    """
     trials = (continued(paused(0, 0.3), 0.4), continued(paused(1, 0.5), 0.6))
     runs = []
     for size in SIZES:
-        for seed in range(2):
-            value = 0.9 - 20 / size + 0.002 * seed
+        for seed, times in product(range(2), (0.5, 1) if is_compared else (1,)):
+            value = 0.9 - 20 / (times * size) + 0.002 * seed
             run = a_trial(len(trials) + len(runs), origin=Origin.DATA_CURVE, rung=1, train_samples=size, seed=seed)
+            run = replace(run, without_variants=times < 1)
             # As they are when sites differ in how many questions they have.
             by_site = {f"s{i}": SiteSum(total=value * (i + 1), weight=i + 1) for i in range(10)}
             document = replace(a_rung_measurement(run, 1, accuracy=value), by_site={"accuracy": by_site})
@@ -98,6 +103,25 @@ def test_the_curve_is_fitted_once_it_has_ended_from_what_each_site_added(tmp_pat
     assert all(size.low is not None for size in curve.fit.sizes)
     # Doubling gains 10 / n.
     assert curve.fit.saturation.samples == pytest.approx(1000, rel=0.1)
+
+
+def test_where_augmentation_is_compared_both_curves_are_fitted_and_their_attributes_told(tmp_path: Path) -> None:
+    study = a_study(data_curve=DataCurve(sample_sizes=SIZES, seeds=2, compare_augmentation=True))
+    store = DirectoryStore(str(tmp_path))
+    ledger = a_curve_ledger(store, is_compared=True)
+    before = build_report(study, replace(parse_status(None), ledger=ledger), store).curve
+    assert before is not None and before.comparison is None and before.attributes == ()
+    ledger = replace(ledger, curve_end=CurveEnd.ALL_RUNS_ENDED, curve_message="20 of 20")
+    curve = build_report(study, replace(parse_status(None), ledger=ledger), store).curve
+    assert curve is not None and curve.comparison is not None and curve.fit is None
+    assert [gain.gain for gain in curve.comparison.gains] == pytest.approx([20 / n for n in SIZES])
+    assert curve.comparison.shift.ratio == pytest.approx(0.5, rel=0.1)
+    mean = next(row for row in curve.attributes if row.attribute is None and row.is_augmented)
+    assert [mean.mean_by_samples[n] for n in SIZES] == pytest.approx([0.901 - 20 / n for n in SIZES])
+    # Of one kind alone there is nothing to compare.
+    alone = replace(ledger, curve=ledger.curve[:1])
+    curve = build_report(study, replace(parse_status(None), ledger=alone), store).curve
+    assert curve is not None and curve.comparison is None and curve.fit is None
 
 
 def test_a_measurement_that_tells_no_sites_counts_as_one(tmp_path: Path) -> None:
