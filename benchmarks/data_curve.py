@@ -244,10 +244,11 @@ def print_simulated(studies: int) -> None:
 def print_compared(studies: int) -> None:
     """Print how often a known shift is found, and what the intervals of shift and gains cover."""
     print(
-        "\n| truth | variants stand for, times the data | shift | a ratio is given | its 90 % interval covers "
-        "| its median ends | gains: interval covers | their median width, points |"
+        "\n| truth | variants stand for, times the data | that is told | its 90 % interval covers | its median ends "
+        "| shift | that is told | its 90 % interval covers | its median ends | gains: interval covers "
+        "| their median width, points |"
     )
-    print("|---|---|---|---|---|---|---|---|")
+    print("|---|" + "---|" * 10)
     for number, truth in enumerate(TRUTHS[1:5]):
         for times in TIMES:
             chance = np.random.default_rng(100 + number)
@@ -256,29 +257,30 @@ def print_compared(studies: int) -> None:
                 compare_data_curves(*simulate_pair(truth, times, chance), seed=seed, **settings)
                 for seed in range(studies)
             ]
-            print(
-                f"| {truth.name} | {times:g} | {1 / times:g} | {_describe_compared(truth, times, found)} |", flush=True
-            )
+            worths = [(c.worth.low, c.worth.high) for c in found if c.worth.times is not None]
+            shifts = [(c.shift.low, c.shift.high) for c in found if c.shift.ratio is not None]
+            cells = [
+                f"{times:g}",
+                *_describe_intervals(worths, times, studies),
+                f"{1 / times:g}",
+                *_describe_intervals(shifts, 1 / times, studies),
+                *_describe_gains(truth, times, found),
+            ]
+            print(f"| {truth.name} | {' | '.join(cells)} |", flush=True)
 
 
-def _describe_compared(truth: Truth, times: float, found: Sequence[CurveComparison]) -> str:
-    shifts = [c.shift for c in found if c.shift.ratio is not None]
-    covers = sum(shift.low <= 1 / times <= shift.high for shift in shifts)
+def _describe_intervals(intervals: Sequence[tuple[float, float]], true: float, studies: int) -> list[str]:
+    covers = sum(low <= true <= high for low, high in intervals)
+    ends = " to ".join(f"{end:.2f}" for end in np.median(intervals, axis=0)) if intervals else ""
+    return [f"{len(intervals)} of {studies}", f"{covers} of {len(intervals)}" if intervals else "", ends]
+
+
+def _describe_gains(truth: Truth, times: float, found: Sequence[CurveComparison]) -> list[str]:
     sizes = np.array(SIZES, dtype=float)
     gains = on_new_sites(truth, times * sizes) - on_new_sites(truth, sizes)
     pairs = [(gain, true) for c in found for gain, true in zip(c.gains, gains, strict=True)]
-    ends = (
-        [np.median([end(shift) for shift in shifts]) for end in (lambda s: s.low, lambda s: s.high)] if shifts else []
-    )
-    return " | ".join(
-        [
-            f"{len(shifts)} of {len(found)}",
-            f"{covers} of {len(shifts)}" if shifts else "",
-            " to ".join(f"{end:.2f}" for end in ends),
-            f"{np.mean([gain.low <= true <= gain.high for gain, true in pairs]):.0%}",
-            f"{100 * np.median([gain.high - gain.low for gain, _ in pairs]):.1f}",
-        ]
-    )
+    covers = np.mean([gain.low <= true <= gain.high for gain, true in pairs])
+    return [f"{covers:.0%}", f"{100 * np.median([gain.high - gain.low for gain, _ in pairs]):.1f}"]
 
 
 def is_wrong(fit: DataCurve, point: float, *, turns: bool) -> bool:

@@ -3,9 +3,13 @@
 Called with what runs without variants and with them measured, both on the same nested parts of the training data.
 
 The *gain* at a size is the mean difference of pairs: two runs of one seed see the same part of the data in the same
-order and answer the same questions, so that what a site and a seed do to both drops out. The *shift* is the ratio of
-the two saturation points. Each replicate draws the same sites for both curves; their noise of seeds is drawn apart,
-which is cautious where a part that is good for one run is good for its pair.
+order and answer the same questions, so that what a site and a seed do to both drops out.
+
+What variants are *worth* in data is one number for all sizes: how many times the data the curve without variants must
+have to lie, at each size, as near as it can to the one with them. The *shift* is the ratio of the two saturation
+points, which each curve has by itself; where a curve is nearly flat its place is far less sure than its height. Each
+replicate draws the same sites for both curves; their noise of seeds is drawn apart, which is cautious where a part that
+is good for one run is good for its pair.
 """
 
 from __future__ import annotations
@@ -16,7 +20,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
-from study_operator.ledger.data_curve import HORIZON, DataCurve, Saturation, Shape, SizeRun, fit_data_curve, sign_of
+from study_operator.ledger.data_curve import (
+    HORIZON,
+    Curve,
+    DataCurve,
+    Saturation,
+    Shape,
+    SizeRun,
+    fit_data_curve,
+    sign_of,
+)
 from study_operator.ledger.resampling import LEAST_SITES, REPLICATES, Noise, find_ends, resample_sites
 from study_operator.spec.metrics import Direction
 
@@ -47,6 +60,17 @@ class Shift:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Worth:
+    """What variants stand for, in times the data: above 1 as much is measured without them on so much more."""
+
+    times: float | None = None
+    low: float | None = None
+    high: float | None = None
+    message: str = ""
+    """Why there is no number: the end of a sentence for a person."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class CurveComparison:
     """Two data curves of one arm."""
 
@@ -55,6 +79,7 @@ class CurveComparison:
     augmented: DataCurve
     gains: tuple[SizeGain, ...]
     """At each size with a pair."""
+    worth: Worth
     shift: Shift
 
 
@@ -67,7 +92,7 @@ def compare_data_curves(
     least_gain: float,
     seed: int = 0,
 ) -> CurveComparison:
-    """Return both curves, the gain at each size, and the shift.
+    """Return both curves, the gain at each size, what variants are worth in data, and the shift.
 
     Args:
         plain: runs without variants.
@@ -88,6 +113,7 @@ def compare_data_curves(
         plain=curves[0],
         augmented=curves[1],
         gains=_measure_gains(plain, augmented, sign_of(direction), seed),
+        worth=_find_worth(*curves),
         shift=_find_shift(*curves),
     )
 
@@ -141,6 +167,33 @@ def _find_pairs(
         if other is not None:
             pairs.setdefault(run.samples, []).append((run, other))
     return list(pairs.items())
+
+
+# What they are worth in data.
+
+TIMES = tuple(2 ** (i / 12) for i in range(-48, 49))
+"""From a sixteenth to sixteen times the data."""
+
+
+def _find_worth(plain: DataCurve, augmented: DataCurve) -> Worth:
+    if plain.curve is None or augmented.curve is None:
+        return Worth(message=f"{'without' if plain.curve is None else 'with'} variants no curve is fitted")
+    sizes = sorted({size.samples for curve in (plain, augmented) for size in curve.sizes})
+    low, high = find_ends([_match(one, two, sizes) for one, two in zip(plain.drawn, augmented.drawn, strict=True)])
+    if low <= TIMES[0] or high >= TIMES[-1]:
+        return Worth(message="the curve without variants is too flat, or too far from the one with them")
+    times = _match(plain.curve, augmented.curve, sizes)
+    return Worth(times=times, low=min(low, times), high=max(high, times))
+
+
+def _match(plain: Curve, augmented: Curve, sizes: Sequence[int]) -> float:
+    """Return at how many times the data one curve lies nearest to the other."""
+    merits = [augmented.merit(samples) for samples in sizes]
+
+    def miss(times: float) -> float:
+        return math.fsum((plain.merit(times * n) - merit) ** 2 for n, merit in zip(sizes, merits, strict=True))
+
+    return min(TIMES, key=miss)
 
 
 # The shift.

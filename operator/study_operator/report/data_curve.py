@@ -243,7 +243,15 @@ def describe_fit(study: Study, curve: CurveReport) -> Iterator[str]:
     for name, fit in (("Without", curve.comparison.plain), ("With", curve.comparison.augmented)):
         sentence = _describe_saturation(study, fit)
         yield f"{name} variants: {sentence[0].lower()}{sentence[1:]}"
-    shift = curve.comparison.shift
+    shift, worth = curve.comparison.shift, curve.comparison.worth
+    if worth.times is None:
+        yield f"What variants stand for in data is not identifiable from these sizes: {worth.message}."
+    else:
+        interval = f"{CONFIDENCE * 100:.0f} % interval {worth.low:.2g} to {worth.high:.2g}"
+        yield (
+            f"Variants stand for {worth.times:.2g} times the data ({interval}): without them the same "
+            "takes so many times the samples."
+        )
     if shift.ratio is None:
         yield f"How augmentation moves the saturation point is not identifiable from these sizes: {shift.message}."
     else:
@@ -378,6 +386,7 @@ def _comparison_as_json(comparison: CurveComparison) -> dict[str, Any]:
         "plain": _fit_as_json(comparison.plain),
         "augmented": _fit_as_json(comparison.augmented),
         "gains": [asdict(gain) for gain in comparison.gains],
+        "worth": asdict(comparison.worth),
         "shift": asdict(comparison.shift),
     }
 

@@ -1,5 +1,6 @@
 """Two data curves of one arm: what variants gain at each size, and how far they move the saturation point."""
 
+import math
 import random
 from dataclasses import replace
 
@@ -41,6 +42,8 @@ def test_variants_that_stand_for_as_much_data_again_halve_the_saturation_point()
     assert found.shift.ratio == pytest.approx(0.5, rel=0.15)
     assert found.shift.low < 0.5 < found.shift.high < 1
     assert found.shift.message == ""
+    assert found.worth.times == pytest.approx(2, rel=0.06)
+    assert 1.6 < found.worth.low < 2 < found.worth.high < 2.5
     assert found.plain.saturation.samples > found.augmented.saturation.samples
     assert [gain.samples for gain in found.gains] == list(SIZES)
     truth = [TRUTH.merit(2 * n) - TRUTH.merit(n) for n in SIZES]
@@ -53,6 +56,7 @@ def test_variants_that_stand_for_as_much_data_again_halve_the_saturation_point()
 def test_variants_that_do_nothing_shift_nothing() -> None:
     found = compare(some_runs(1), some_runs(2))
     assert found.shift.low < 1 < found.shift.high
+    assert found.worth.low < 1 < found.worth.high
     # Of six 90 % intervals one may miss.
     assert sum(gain.low < 0 < gain.high for gain in found.gains) >= 5
 
@@ -137,6 +141,37 @@ def test_where_a_point_is_not_known_there_is_no_shift_and_a_sentence_says_why(
     shift = compare(plain, augmented).shift
     assert (shift.ratio, shift.low, shift.high) == (None, None, None)
     assert shift.message == message
+
+
+def test_what_variants_stand_for_is_known_of_curves_that_do_not_saturate_too() -> None:
+    def rising(times: float) -> list[SizeRun]:
+        values = {n: 0.3 + 0.05 * math.log2(times * n / 200) for n in SIZES}
+        return [replace(run, sites={"": (values[run.samples], 1.0)}) for run in some_runs()]
+
+    found = compare(rising(1), rising(0.5))
+    assert found.worth.times == pytest.approx(0.5, rel=0.06)
+    assert found.shift.ratio is None
+
+
+@pytest.mark.parametrize(
+    ("plain", "augmented", "message"),
+    [
+        pytest.param(some_runs(1)[:9], some_runs(2)[:9], "without variants no curve is fitted", id="too few sizes"),
+        pytest.param(some_runs(1), some_runs(2)[:9], "with variants no curve is fitted", id="too few with variants"),
+        pytest.param(
+            some_runs(1, times=1e4),
+            some_runs(2, times=1e4),
+            "the curve without variants is too flat, or too far from the one with them",
+            id="no slope",
+        ),
+    ],
+)
+def test_where_it_is_not_known_what_variants_stand_for_a_sentence_says_why(
+    plain: list[SizeRun], augmented: list[SizeRun], message: str
+) -> None:
+    worth = compare(plain, augmented).worth
+    assert (worth.times, worth.low, worth.high) == (None, None, None)
+    assert worth.message == message
 
 
 def test_the_order_of_runs_does_not_matter_and_the_seed_decides_what_is_drawn() -> None:

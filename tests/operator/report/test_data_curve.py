@@ -189,7 +189,12 @@ def test_where_augmentation_is_compared_each_size_has_two_rows_and_its_gain() ->
 
 def test_both_curves_and_the_shift_are_told_in_sentences() -> None:
     study, curve = compared(PLAIN, AUGMENTED)
-    plain, augmented, shift = describe_fit(study, curve)
+    plain, augmented, worth, shift = describe_fit(study, curve)
+    assert re.fullmatch(
+        r"Variants stand for 2 times the data \(90 % interval 1\.[789]\d? to 2\.[12]\d?\): without them the same "
+        r"takes so many times the samples\.",
+        worth,
+    )
     assert plain.startswith("Without variants: accuracy saturates near 977 training samples (90 % interval ")
     assert augmented.startswith("With variants: accuracy saturates near 502 training samples (90 % interval ")
     assert re.fullmatch(
@@ -201,17 +206,26 @@ def test_both_curves_and_the_shift_are_told_in_sentences() -> None:
     assert rendered["fit"] is None
     assert rendered["comparison"]["shift"]["ratio"] == pytest.approx(0.5, rel=0.1)
     assert rendered["comparison"]["gains"][0]["gain"] == pytest.approx(0.1)
+    assert rendered["comparison"]["worth"]["times"] == pytest.approx(2)
     assert rendered["comparison"]["augmented"]["saturation"]["shape"] == "Saturates"
     assert [point["augmented"] for point in rendered["points"]] == [False, True] * len(SIZES)
 
 
 def test_a_shift_that_these_sizes_do_not_tell_is_said_to_be_unknown_and_why() -> None:
     study, curve = compared({n: 0.2 + 0.1 * i for i, n in enumerate(SIZES)}, AUGMENTED)
-    plain, _, shift = describe_fit(study, curve)
+    plain, _, _, shift = describe_fit(study, curve)
     assert plain.startswith("Without variants: accuracy is not saturated: at 3,200 training samples")
     assert shift == (
         "How augmentation moves the saturation point is not identifiable from these sizes: without variants the curve "
         "is not seen to saturate."
+    )
+
+
+def test_of_too_few_sizes_nothing_is_said_to_stand_for_data() -> None:
+    study, curve = compared({100: 0.5, 200: 0.6}, {100: 0.55, 200: 0.7})
+    _, _, worth, _ = describe_fit(study, curve)
+    assert worth == (
+        "What variants stand for in data is not identifiable from these sizes: without variants no curve is fitted."
     )
 
 
