@@ -18,7 +18,9 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from study_operator.ledger.data_curve import CONFIDENCE, DataCurve, SizeRun, fit_data_curve
+from study_operator.ledger.curve_comparison import compare_data_curves
+from study_operator.ledger.data_curve import DataCurve, SizeRun, fit_data_curve
+from study_operator.ledger.resampling import CONFIDENCE
 from study_operator.spec.metrics import Direction
 
 TABLES = Path(__file__).resolve().parent / "data" / "lora-arms"
@@ -39,6 +41,8 @@ def main() -> None:
         for is_augmented in sorted({row["is_augmented"] for row in rows}):
             print(f"\n{recording}{', with variants' if is_augmented else ''}\n")
             print_curve([row for row in rows if row["is_augmented"] == is_augmented])
+        if len({row["is_augmented"] for row in rows}) == 2:
+            print_comparison(rows)
 
 
 def print_curve(rows: Sequence[Row]) -> None:
@@ -73,6 +77,27 @@ def print_extrapolation(runs: Sequence[SizeRun]) -> None:
     if predicted is not None:
         ends = f"{predicted.low:.1%} to {predicted.high:.1%}"
         print(f"Fitted without {largest:,}: {predicted.value:.1%} ({ends}) there, and {measured:.1%} was measured.")
+
+
+def print_comparison(rows: Sequence[Row]) -> None:
+    """Print what variants gain at each size, what they stand for in data, and how they move the saturation point."""
+    plain, augmented = (read_runs([row for row in rows if row["is_augmented"] == kind]) for kind in (False, True))
+    found = compare_data_curves(
+        plain, augmented, direction=Direction.MAXIMIZE, is_share=True, least_gain=LEAST_GAINS[0]
+    )
+    print(f"\n| samples | pairs | gain by variants, points | {CONFIDENCE:.0%} interval |\n|---|---|---|---|")
+    for gain in found.gains:
+        ends = "–" if gain.low is None or gain.high is None else f"{100 * gain.low:+.1f} to {100 * gain.high:+.1f}"
+        print(f"| {gain.samples:,} | {gain.pairs} | {100 * gain.gain:+.1f} | {ends} |")
+    worth, shift = found.worth, found.shift
+    times = worth.message or describe_ends(worth.times, worth.low, worth.high)
+    moved = shift.message or describe_ends(shift.ratio, shift.low, shift.high)
+    print(f"\nVariants stand for, times the data: {times}\nThe saturation point moves by: {moved}")
+
+
+def describe_ends(value: float | None, low: float | None, high: float | None) -> str:
+    """Return a number with its interval."""
+    return f"{value:.2g} ({low:.2g} to {high:.2g})"
 
 
 def read_runs(rows: Sequence[Row]) -> list[SizeRun]:

@@ -163,7 +163,8 @@ def test_the_data_curve_has_a_row_for_each_size_and_saves_nothing():
 def test_where_augmentation_is_compared_the_data_curve_has_twice_the_runs():
     study = replace(a_study(), data_curve=DataCurve(sample_sizes=(80, 160), seeds=2, compare_augmentation=True))
     plan = build_plan(study, a_summary(), CALIBRATION)
-    assert [(p.name, p.jobs, p.training_passes, p.validation_passes) for p in plan.phases if p.is_curve] == [
+    curve = [phase for phase in plan.phases if phase.name.startswith("data curve")]
+    assert [(p.name, p.jobs, p.training_passes, p.validation_passes) for p in curve] == [
         ("data curve, 80 samples", 4, 4 * 0.25 * 3, 4),
         ("data curve, 160 samples", 4, 4 * 0.5 * 3, 4),
     ]
