@@ -288,7 +288,7 @@ def test_who_waits_is_told_which_model_has_answered_how_many_questions(tmp_path,
     run_final_evaluation(config, answer=models, clock=lambda: next(ticks))
     assert {progress.phase for progress in seen} == {"winner", "baseline", "untrained", "t009"}
     assert {(progress.stop_step, progress.total_steps, progress.digest) for progress in seen} == {(12, 48, "d")}
-    # A clock that ticks at each look: every second answer is old enough to be seen of.
+    # A clock that ticks at each look: every second answer comes late enough to be told.
     assert [progress.step for progress in seen[:6]] == [0, 2, 2, 4, 4, 6]
     assert seen[0].eta_seconds is None
     assert seen[1].eta_seconds == pytest.approx(4 / 2 * 46)
