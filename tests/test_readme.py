@@ -1,6 +1,8 @@
 """What the documentation says is so: its commands run, its manifests parse, its tables name the fields that exist."""
 
 import dataclasses
+import gzip
+import json
 import os
 import re
 import shlex
@@ -13,17 +15,20 @@ from typing import Any
 import pytest
 import yaml
 
+from builders.odd_teacher import KEY, OddTeacher
 from builders.some_studies import a_report, a_summary, a_trial
+from builders.tiny_tokenizer import save_tokenizer
 from study_operator.__main__ import _parser
 from study_operator.errors import StudyInvalidError
-from study_operator.reconcile.job_specs import adapter_uri
+from study_operator.reconcile.job_specs import adapter_uri, build_prepare_job
 from study_operator.report.report import asking_lines, loading_lines
 from study_operator.spec import fields
 from study_operator.spec.manifest import read_manifest
 from study_operator.spec.parse import PARAMETERS, parse_study
 from study_operator.spec.study import Study, complete_arm
 from trial_trainer import contract
-from trial_trainer.contract import BaseModel, ExitCode
+from trial_trainer.contract import TEACHER_API_KEY, BaseModel, ExitCode, from_json
+from trial_trainer.dataset.prepare import prepare
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 README = (REPOSITORY / "README.md").read_text()
@@ -229,6 +234,38 @@ def test_a_sample_manifest_parses_and_its_data_are_there(sample: Path):
     assert study.data.test_source is not None
     assert Path(study.data.test_source).is_file()
     assert Path(study.base_model.uri) == MODEL
+
+
+def test_the_sample_with_a_teacher_asks_about_every_message_but_those_of_the_test_set(tmp_path, monkeypatch):
+    with gzip.open(SAMPLES / "data/restaurant8k/train.jsonl.gz", "rt", encoding="utf-8") as lines:
+        records = {record["text"]: record for record in map(json.loads, lines)}
+    study = parse_study(read_manifest(SAMPLES / "teacher.yaml"))
+    teacher = study.data.teacher
+    assert teacher is not None
+    monkeypatch.setenv(TEACHER_API_KEY, KEY)
+
+    def answer(prompt: str) -> dict[str, str | None]:
+        (labels,) = (record["labels"] for text, record in records.items() if text in prompt)
+        return {attribute: labels.get(attribute) for attribute in study.data.attributes}
+
+    with OddTeacher(answer) as server:
+        here = replace(
+            study,
+            data=replace(study.data, teacher=replace(teacher, endpoint=server.endpoint)),
+            base_model=BaseModel(uri=str(save_tokenizer(tmp_path / "model"))),
+            # Its tokens are bytes.
+            trainer=replace(study.trainer, max_length_tokens=2000),
+            storage=replace(study.storage, uri=str(tmp_path)),
+        )
+        summary = prepare(from_json(contract.PrepareConfig, build_prepare_job(here).config))
+
+    assert {name: split.pages for name, split in summary.splits.items()} == {"train": 36, "validation": 24, "test": 80}
+    assert summary.teacher is not None and summary.audit is not None
+    assert (summary.teacher.pages, summary.teacher.pages_again) == ({"Labelled": 60}, {"Labelled": 20})
+    assert len(server.requests) == 80
+    given = next(found for found in summary.audit.agreements if found.other == "Given" and found.attribute is None)
+    # A null of the teacher's is held against a null by hand.
+    assert (given.metric.value, given.metric.n, given.metric.sites) == (1.0, 24 * 5, 24)
 
 
 def test_the_study_in_the_readme_parses():
