@@ -35,7 +35,7 @@ OWN_UV := $(filter .uv/%,$(UV))
 
 help:
 	@echo "make demo [QUICK=1]   run the sample study: texts -> search -> promoted adapter -> test set"
-	@echo "make demo-pages       the sample study over product pages, 45 minutes"
+	@echo "make demo-pages       the sample study over product pages, 20 to 50 minutes"
 	@echo "make test             the quick tests: three minutes on two cores; needs no Go"
 	@echo "make test-all [REST=1]   every test, or those that \`make test\` leaves out; builds a cluster's programs with Go"
 	@echo "make faults [LIVES=300] [SEED=0]   random lives of studies among failing servers"
