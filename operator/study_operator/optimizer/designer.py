@@ -10,6 +10,9 @@ from study_operator.errors import OperatorError
 from study_operator.ledger.trial import Trial
 from study_operator.spec.study import Arm, Study
 
+EXPLORATION_NODE = "Explore_Sobol"
+"""The generation node of an arm that is spread out because the model ranks the measured arms no better than chance."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Suggestion:

@@ -1,13 +1,17 @@
-"""What the optimizer is given for each trial: finite means of the objective and of the constrained metrics.
+"""What the optimizer is given for each trial: scores of the objective, and finite means of constrained metrics.
 
-Called by `ax`; knows nothing of Ax. In the ledger a diverged trial has the worst value that its metric knows,
-which for a loss is the worst that was read, and may be the best. The optimizer must see that it is worse:
+Called by `ax`; knows nothing of Ax.
 
-* measurements beyond Tukey's fence (the worse quartile and 1.5 times the distance of the quartiles) count as the fence,
-  so that one collapsed measurement does not squash all others;
-* a diverged trial is below the worst of them by their whole spread, and at least by `LEAST_SHARE` for a share or by
-  `LEAST_PART` of the median for any other metric. A share may so lie outside of 0 and 1, for the optimizer alone;
-* of a constrained metric it lies as far on the wrong side of the bound, too.
+* Of the objective it is given normal scores: the quantile of the normal distribution at each trial's rank (Salinas et
+  al. 2020, "A Quantile-based Approach for Hyperparameter Transfer Learning"). Losses of arms that learn nothing lie
+  close together and others beyond all reason; fitted as they are, a few of them leave no shape to all the others.
+* A diverged trial has the worst value that its metric knows in the ledger, which for a loss is the worst that was read,
+  and may be the best. It ranks below all that did not diverge, and all such trials rank the same.
+* Constrained metrics are given as they were measured, since bounds are values; the objective too, where it is one of
+  them. Of those, a diverged trial lies on the wrong side of the bound and below the worst measurement by their whole
+  spread, and at least by `LEAST_SHARE` for a share or by `LEAST_PART` of the median for any other metric. A share may
+  so lie outside of 0 and 1, for the optimizer alone. Measurements beyond Tukey's fence (the worse quartile and 1.5
+  times the distance of the quartiles) count as the fence.
 
 Everything is a function of the ledger, so that the same ledger leads to the same proposal.
 """
@@ -16,11 +20,13 @@ from __future__ import annotations
 
 import math
 import statistics
+from bisect import bisect_left, bisect_right
 from collections.abc import Mapping, Sequence
+from statistics import NormalDist
 
 from study_operator.errors import OperatorError
 from study_operator.ledger.trial import Trial
-from study_operator.spec.metrics import WORST_VALUES, Direction, is_share
+from study_operator.spec.metrics import is_share
 from study_operator.spec.study import Study
 
 LEAST_SHARE = 0.1
@@ -45,15 +51,14 @@ def find_means(study: Study, trials: Sequence[Trial]) -> Mapping[int, Mapping[st
             _check(study, trial)
     means: dict[int, dict[str, float]] = {index: {} for index in measured}
 
-    # The objective, fenced in.
-    metric, sign = study.objective.metric, 1 if study.objective.direction is Direction.MAXIMIZE else -1
-    healthy = {index: sign * m.value for index, m in measured.items() if not m.diverged}
-    fenced = _fence(healthy)
-    worst = _find_worse(metric, list(fenced.values())) if fenced else sign * WORST_VALUES[metric.partition("/")[0]]
-    for index in measured:
-        means[index][metric] = sign * fenced.get(index, worst)
+    # The objective, by rank.
+    metric = study.objective.metric
+    merits = {i: -math.inf if m.diverged else study.objective.merit(m.value) for i, m in measured.items()}
+    sign = study.objective.merit(1.0)
+    for index, score in _score(merits).items():
+        means[index][metric] = sign * score
 
-    # Constrained metrics, as they were read.
+    # Constrained metrics, as they were measured.
     for constraint in study.outcome_constraints:
         metric, sign = constraint.metric, -1 if constraint.is_upper else 1
         healthy = {index: sign * m.metrics[metric] for index, m in measured.items() if not m.diverged}
@@ -77,6 +82,13 @@ def _check(study: Study, trial: Trial) -> None:
     for metric, value in known.items():
         if not math.isfinite(value):
             raise OutcomeError(f"trial {trial.name}: {metric} must be finite, got {value}")
+
+
+def _score(merits: Mapping[int, float]) -> dict[int, float]:
+    """Return the normal scores of merits; equal merits have the score of the middle of their ranks."""
+    ordered = sorted(merits.values())
+    ranks = {index: (bisect_left(ordered, m) + bisect_right(ordered, m) + 1) / 2 for index, m in merits.items()}
+    return {index: NormalDist().inv_cdf(rank / (len(ordered) + 1)) for index, rank in ranks.items()}
 
 
 def _fence(merits: Mapping[int, float]) -> dict[int, float]:

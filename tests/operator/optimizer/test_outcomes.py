@@ -1,9 +1,12 @@
-"""What the optimizer is given: a diverged trial is clearly worse than every other, and no number squashes the rest."""
+"""What the optimizer is given: the objective by rank, a diverged trial below every other."""
 
+import itertools
 import math
 from dataclasses import replace
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from builders.ledgers import a_measurement, a_study, a_trial, minimizing
 from study_operator.ledger.trial import Trial, TrialState
@@ -25,53 +28,61 @@ def diverged(index: int, value: float = 0.0, **metrics: float) -> Trial:
     return replace(trial, measurements=(replace(trial.measurements[0], diverged=True, checkpoint=""),))
 
 
-def given(study: Study, *trials: Trial) -> list[float]:
-    """Return the objective's mean of each trial."""
+def scores_of(study: Study, *trials: Trial) -> list[float]:
+    """Return what is given of each trial's objective."""
     return [means[study.objective.metric] for means in find_means(study, trials).values()]
 
 
-def rates() -> Study:
-    return a_study(objective=Objective(metric="false_value_rate", direction=Direction.MINIMIZE))
+STUDIES = [
+    a_study(),
+    minimizing(),
+    a_study(objective=Objective(metric="false_value_rate", direction=Direction.MINIMIZE)),
+]
+
+
+@pytest.mark.parametrize("study", STUDIES, ids=lambda study: study.objective.metric)
+@given(values=st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=40))
+def test_scores_are_finite_and_in_the_order_of_what_was_read(study: Study, values: list[float]) -> None:
+    scores = scores_of(study, *[read(index, value) for index, value in enumerate(values)])
+    assert all(map(math.isfinite, scores))
+    for (value, score), (other, its_score) in itertools.pairwise(sorted(zip(values, scores, strict=True))):
+        # Equal values have equal scores.
+        assert (value < other) == (score < its_score)
+        assert score <= its_score
 
 
 @pytest.mark.parametrize(
-    ("study", "healthy", "expected"),
+    ("values", "expected"),
     [
-        pytest.param(a_study(), [0.4, 0.6, 0.7], 0.1, id="accuracies: by their spread"),
-        pytest.param(a_study(), [0.6, 0.61], 0.5, id="accuracies that are close: by ten points"),
-        pytest.param(a_study(), [0.0], -0.1, id="the only accuracy is zero"),
-        pytest.param(a_study(), [0.0, 0.0, 0.0], -0.1, id="all accuracies are zero"),
-        pytest.param(a_study(), [0.0, 0.6, 0.61, 0.62], None, id="an accuracy of zero among good ones"),
-        pytest.param(minimizing(), [1.2, 1.5, 2.2], 3.2, id="losses: by their spread"),
-        pytest.param(minimizing(), [1.2], 1.32, id="the only loss: by a tenth"),
-        pytest.param(minimizing(), [2.0, 2.001], 2.20105, id="losses that are close: by a tenth of their median"),
-        pytest.param(minimizing(), [0.0], 0.1, id="a loss of zero"),
-        pytest.param(rates(), [0.9, 0.95], 1.05, id="a rate may leave its bounds"),
+        ([0.5], [0.0]),
+        ([0.4, 0.4, 0.4], [0.0, 0.0, 0.0]),
+        ([0.1, 0.2, 1e9], [-0.6745, 0.0, 0.6745]),
+        ([0.3, 0.3, 0.9], [-0.3186, -0.3186, 0.6745]),
     ],
+    ids=["one alone", "all equal", "one beyond all reason", "two equal"],
 )
-def test_a_diverged_trial_is_clearly_worse_than_the_worst(
-    study: Study, healthy: list[float], expected: float | None
-) -> None:
+def test_scores_are_quantiles_of_the_normal_distribution(values: list[float], expected: list[float]) -> None:
+    assert scores_of(a_study(), *[read(i, v) for i, v in enumerate(values)]) == pytest.approx(expected, abs=1e-4)
+
+
+@pytest.mark.parametrize("study", STUDIES, ids=lambda study: study.objective.metric)
+@pytest.mark.parametrize(
+    "healthy", [[0.0], [0.0, 0.0, 0.0], [0.6, 0.601], [0.0, 0.6, 0.61, 0.62], [0.4 + i / 100 for i in range(24)]]
+)
+def test_a_diverged_trial_is_clearly_worse_than_the_worst(study: Study, healthy: list[float]) -> None:
     trials = [read(index, value) for index, value in enumerate(healthy)]
     # The ledger gives it the worst value that was read, or the bound.
     for ledgers in (0.0, 1.0, healthy[0]):
-        *others, worst = given(study, *trials, diverged(len(healthy), ledgers))
-        if expected is not None:
-            assert others == healthy
-            assert worst == pytest.approx(expected)
-        assert all(study.objective.merit(worst) <= study.objective.merit(value) - 0.09 for value in others)
+        *others, one, other = scores_of(
+            study, *trials, diverged(len(healthy), ledgers), diverged(len(healthy) + 1, ledgers)
+        )
+        assert one == other
+        assert all(study.objective.merit(one) < study.objective.merit(score) - 0.3 for score in others)
 
 
-@pytest.mark.parametrize(("study", "bound"), [(a_study(), 0.0), (minimizing(), 10.8), (rates(), 1.0)])
-def test_where_all_diverged_each_has_the_bound_of_the_metric(study: Study, bound: float) -> None:
-    assert given(study, diverged(0, 0.3), diverged(1, 0.4)) == [bound, bound]
-
-
-def test_a_loss_beyond_all_reason_does_not_squash_the_others() -> None:
-    losses = [1.2, 1.3, 1.25, 1.4, 1.35, 1e4]
-    *healthy, outlier, worst = given(minimizing(), *[read(i, v) for i, v in enumerate(losses)], diverged(6, 1e4))
-    assert healthy == losses[:-1]
-    assert max(healthy) < outlier < worst < 5
+@pytest.mark.parametrize("study", STUDIES, ids=lambda study: study.objective.metric)
+def test_where_all_diverged_all_are_equal(study: Study) -> None:
+    assert scores_of(study, diverged(0, 0.3), diverged(1, 0.4)) == [0.0, 0.0]
 
 
 def test_a_diverged_trial_breaks_every_constraint_and_is_worse_than_who_breaks_it_too() -> None:
@@ -82,7 +93,7 @@ def test_a_diverged_trial_breaks_every_constraint_and_is_worse_than_who_breaks_i
         read(1, 0.4, **{"invalid_output_rate": 1.0, "accuracy/price": 0.0, "validation_loss": 1.1}),
     ]
     means = find_means(study, [*healthy, diverged(2, invalid_output_rate=1.0)])
-    assert means[0] == {"accuracy": 0.5} | dict(healthy[0].measurements[0].metrics)
+    assert means[0] == {"accuracy": pytest.approx(0.6745, abs=1e-4)} | dict(healthy[0].measurements[0].metrics)
     assert means[2]["invalid_output_rate"] > 1.0
     assert means[2]["accuracy/price"] < 0.0
     assert means[2]["validation_loss"] == pytest.approx(2.2)
