@@ -22,6 +22,7 @@ from study_operator.ledger.gain import Gain, measure_validation_gain
 from study_operator.ledger.merit import name_metric
 from study_operator.ledger.ranking import rank
 from study_operator.ledger.trial import Measurement, Trial, TrialState
+from study_operator.optimizer.designer import EXPLORATION_NODE
 from study_operator.report.data_curve import CurveReport, describe_fit, render_curve_json, render_data_curve
 from study_operator.report.labels import describe_labels
 from study_operator.report.numbers import describe_value, percent
@@ -185,6 +186,7 @@ def lines_of(report: Report) -> list[str]:
     if report.final_evaluation is not None:
         lines += _describe_test(report.final_evaluation, report.study.data.labels_from)
     lines += report.agreement
+    lines += _describe_exploration(report.trials)
     if report.curve is not None and report.curve.message:
         lines += [f"Data curve: {sentence}" for sentence in describe_fit(report.study, report.curve)]
         lines.append(f"Data curve: {report.curve.message}.")
@@ -466,6 +468,16 @@ def _describe_validation_gain(gain: Gain, metric: str) -> str:
     corrected = f"{format(gain.estimate * scale, form)}{unit}"
     choice = "that choice" if is_chosen else "being the better of two"
     return f"{message}; corrected for {choice} {corrected} (95 % interval {low} to {high})"
+
+
+def _describe_exploration(trials: Sequence[Trial]) -> Iterator[str]:
+    exploring = sum(trial.generation_node == EXPLORATION_NODE for trial in trials)
+    if exploring:
+        were = "was" if exploring == 1 else "were"
+        yield (
+            f"Search: {exploring} of {len(trials)} arms {were} spread out because the optimizer's model did not rank "
+            "the measured arms better than chance."
+        )
 
 
 def _gain_as_json(gain: Gain) -> dict[str, Any]:

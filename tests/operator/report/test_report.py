@@ -377,6 +377,17 @@ def test_the_end_says_validation_test_gain_agreement_and_time():
     )
 
 
+@pytest.mark.parametrize(
+    ("exploring", "sentences"),
+    [(0, []), (1, ["Search: 1 of 5 arms was spread out"]), (3, ["Search: 3 of 5 arms were spread out"])],
+)
+def test_arms_that_the_model_knew_nothing_of_are_counted(exploring: int, sentences: list[str]) -> None:
+    trials = [a_trial(i, generation_node="Explore_Sobol" if 5 - i <= exploring else "Sobol") for i in range(5)]
+    lines = lines_of(replace(a_report(), trials=trials))
+    why = " because the optimizer's model did not rank the measured arms better than chance."
+    assert [line for line in lines if line.startswith("Search:")] == [sentence + why for sentence in sentences]
+
+
 def test_a_baseline_that_wins_is_not_compared_with_itself():
     assert "the winner is the baseline itself" in lines_of(a_report(winner="t000"))[2]
 
