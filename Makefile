@@ -26,6 +26,8 @@ BENCHMARKS ?= $(filter-out benchmarks/_%,$(wildcard benchmarks/*.py))
 IMAGE_TOOL ?= $(shell for tool in docker podman buildah; do $$tool info >/dev/null 2>&1 && echo $$tool && break; done)
 IMAGES ?= operator trainer
 IMAGE_TAG ?= $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
+# For the label: an exported tree has no history to ask.
+REVISION ?= $(shell git rev-parse HEAD 2>/dev/null)
 # Further arguments: make images IMAGE_ARGUMENTS="--build-arg BASE=registry.example/python:3.11-slim"
 IMAGE_ARGUMENTS ?=
 
@@ -106,7 +108,7 @@ images:
 	@test -n "$(IMAGE_TOOL)" || { echo "images need docker, podman or buildah, and none of them works here" >&2; exit 1; }
 	for name in $(IMAGES); do \
 	    $(IMAGE_TOOL) build $(IMAGE_ARGUMENTS) --file Dockerfile.$$name --tag finetune-study-$$name:$(IMAGE_TAG) \
-	        --build-arg VERSION=$(IMAGE_TAG) --build-arg REVISION="$$(git rev-parse HEAD 2>/dev/null || true)" .; \
+	        --build-arg VERSION=$(IMAGE_TAG) --build-arg REVISION="$(REVISION)" .; \
 	done
 
 check-images: environment

@@ -274,7 +274,7 @@ def build_plugin(tree: Path, out: Path, version: str, downloads: str) -> None:
 
 def build_images(tree: Path, out: Path, version: str, tool: str, arguments: str) -> None:
     """Build both images with the version as their tag, and save each as one file."""
-    made: dict[str, Any] = {"IMAGE_TOOL": tool, "IMAGE_TAG": version, "IMAGE_ARGUMENTS": arguments}
+    made = {"IMAGE_TOOL": tool, "IMAGE_TAG": version, "IMAGE_ARGUMENTS": arguments, "REVISION": describe_commit("%H")}
     run(["make", "images", *(f"{name}={value}" for name, value in made.items())], tree)
     for name in ("operator", "trainer"):
         image, file = f"finetune-study-{name}:{version}", out / f"finetune-study-{name}-{version}.tar"
@@ -306,7 +306,7 @@ def run(command: Sequence[str | Path], cwd: Path | None = None, content: bytes |
         ReleaseError: it is not there, or it fails.
     """
     # Times in archives are the commit's, as far as tools heed it.
-    environment = {**os.environ, "SOURCE_DATE_EPOCH": commit_time()}
+    environment = {**os.environ, "SOURCE_DATE_EPOCH": describe_commit("%ct")}
     try:
         result = subprocess.run(command, cwd=cwd, env=environment, input=content, capture_output=True, check=False)
     except OSError as error:
@@ -316,10 +316,10 @@ def run(command: Sequence[str | Path], cwd: Path | None = None, content: bytes |
         raise ReleaseError(f"{Path(command[0]).name} failed with {result.returncode}: {' / '.join(last)}")
 
 
-def commit_time() -> str:
-    """Return when the commit that is checked out was made, in seconds since 1970."""
+def describe_commit(form: str) -> str:
+    """Return what git says of the commit that is checked out, in a form of its own such as ``%H``."""
     shown = subprocess.run(
-        ["git", "show", "--no-patch", "--format=%ct", "HEAD"],
+        ["git", "show", "--no-patch", f"--format={form}", "HEAD"],
         cwd=REPOSITORY,
         capture_output=True,
         text=True,

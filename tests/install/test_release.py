@@ -30,9 +30,11 @@ UV = shutil.which("uv") or str(REPOSITORY / ".uv/bin/uv")
 pytestmark = pytest.mark.slow
 
 
-def make_release(out: Path, helm: Path | str, version: str = VERSION) -> subprocess.CompletedProcess[str]:
+def make_release(
+    out: Path, helm: Path | str, version: str = VERSION, images: Path | None = None
+) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "tools/release.py", version, "--out", out, "--helm", helm, "--uv", UV]
-    command += ["--registry", "images.example/ml"]
+    command += ["--registry", "images.example/ml", *(["--images", images] if images is not None else [])]
     return subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
 
 
@@ -130,6 +132,23 @@ def annotations_of(release: Path) -> dict[str, Any]:
         chart = yaml.safe_load(member.read())
     assert (chart["version"], chart["appVersion"]) == (VERSION, VERSION)
     return {name.removeprefix("artifacthub.io/"): yaml.safe_load(text) for name, text in chart["annotations"].items()}
+
+
+def test_images_are_labelled_with_version_and_commit(helm_program: Path, tmp_path: Path) -> None:
+    # Stands for docker: writes down what it is asked to build, and saves nothing.
+    tool, asked = tmp_path / "docker", tmp_path / "asked"
+    tool.write_text(f'#!/bin/sh\ncase $1 in build) echo "$@" >> {asked} ;; save) touch "$3" ;; esac\n')
+    tool.chmod(0o755)
+    made = make_release(tmp_path / "out", helm_program, images=tool)
+    assert made.returncode == 0, made.stderr
+    commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=REPOSITORY, capture_output=True, text=True, check=True)
+    builds = asked.read_text().splitlines()
+    for name, line in zip(("operator", "trainer"), builds, strict=True):
+        assert f"--tag finetune-study-{name}:{VERSION}" in line
+        assert f"VERSION={VERSION} --build-arg REVISION={commit.stdout.strip()}" in line
+    assert {f"finetune-study-{name}-{VERSION}.tar" for name in ("operator", "trainer")} < set(
+        os.listdir(tmp_path / "out")
+    )
 
 
 def test_the_chart_tells_artifact_hub_of_crds_examples_images_and_changes(release: Path) -> None:
