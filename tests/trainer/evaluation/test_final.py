@@ -294,6 +294,14 @@ def test_who_waits_is_told_which_model_has_answered_how_many_questions(tmp_path,
     assert seen[1].eta_seconds == pytest.approx(4 / 2 * 46)
 
 
+def test_progress_that_cannot_be_written_loses_no_evaluation(tmp_path, pages, caplog) -> None:
+    (tmp_path / "file").write_text("no directory")
+    config = a_config(tmp_path, progress=str(tmp_path / "file" / "progress.json"))
+    run_final_evaluation(config, answer=Models())
+    assert "progress is not written" in caplog.text
+    assert read_lines(tmp_path)
+
+
 def test_the_models_get_the_test_pages_and_the_index(tmp_path, pages) -> None:
     seen = []
 

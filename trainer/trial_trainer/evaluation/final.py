@@ -18,7 +18,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 
-from trial_trainer.artifacts import ArtifactStore, open_object, open_store
+from trial_trainer.artifacts import ArtifactStore, open_store
 from trial_trainer.contract import (
     FINAL_EVALUATION,
     MEASUREMENT,
@@ -31,12 +31,12 @@ from trial_trainer.contract import (
     PredictorScores,
     Progress,
     from_json,
-    to_json,
 )
 from trial_trainer.dataset.store import TEST, DatasetIndex, Page, Question, confirm_fingerprint, read_index, read_split
 from trial_trainer.errors import StudyError
 from trial_trainer.evaluation import measure
 from trial_trainer.evaluation.measure import Mean, Prediction, build_prediction
+from trial_trainer.progress import write_progress
 from trial_trainer.results import is_there, read_digest, write_once
 
 WINNER, BASELINE, UNTRAINED, RULE_BASED, CONSTANT = "winner", "baseline", "untrained", "rule_based", "constant"
@@ -179,8 +179,7 @@ class _Teller:
             updated_at=datetime.now(UTC).isoformat(timespec="seconds"),
             digest=self._config.digest,
         )
-        store, key = open_object(self._config.progress)
-        store.write(key, to_json(progress).encode())
+        write_progress(self._config.progress, progress)
 
 
 def _candidates(config: FinalEvaluationConfig) -> dict[str, Candidate | None]:

@@ -41,7 +41,7 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 from torch import Tensor, nn
 
-from trial_trainer.artifacts import ArtifactStore, open_object, open_store
+from trial_trainer.artifacts import ArtifactStore, open_store
 from trial_trainer.contract import (
     ADAPTER,
     ATTEMPT,
@@ -90,6 +90,7 @@ from trial_trainer.model.rows import (
     share_among_ranks,
     step_groups,
 )
+from trial_trainer.progress import write_progress
 from trial_trainer.results import is_there, write_once
 from trial_trainer.stop import StopRequest
 from trial_trainer.training.checkpoint import (
@@ -528,8 +529,7 @@ class _Run:
             updated_at=datetime.now(UTC).isoformat(timespec="seconds"),
             digest=self.config.digest,
         )
-        store, key = open_object(self.config.progress)
-        store.write(key, to_json(progress).encode())
+        write_progress(self.config.progress, progress)
 
 
 class _Misfit(Enum):
