@@ -606,6 +606,32 @@ def test_an_error_that_repeats_the_key_does_not_bring_it_out(config, teacher, mo
     assert KEY not in str(caught.value) + caplog.text
 
 
+def test_a_key_is_sent_without_the_end_of_line_of_its_file(config, teacher, monkeypatch) -> None:
+    monkeypatch.setenv(TEACHER_API_KEY, f"{KEY}\n")
+    write(config, [a_page(number) for number in range(30)])
+    run(config)
+    assert set(teacher.authorizations) == {f"Bearer {KEY}"}
+
+
+@pytest.mark.parametrize("key", [f"{KEY}\nsecond", f"{KEY} {KEY}", f"{KEY}é", f"{KEY}\x7f"])
+def test_a_key_that_no_header_can_hold_is_refused_and_not_shown(config, monkeypatch, caplog, key) -> None:
+    monkeypatch.setenv(TEACHER_API_KEY, key)
+    write(config, [a_page(number) for number in range(30)])
+    with pytest.raises(TeacherUnavailableError, match="must be one line of printable ASCII") as caught:
+        run(config)
+    assert KEY not in str(caught.value) + caplog.text
+
+
+def test_a_key_that_an_error_quotes_does_not_come_out(config, teacher, monkeypatch, caplog) -> None:
+    odd = KEY + "\\'\""
+    monkeypatch.setenv(TEACHER_API_KEY, odd)
+    write(config, [a_page(number) for number in range(30)])
+    teacher.always = Fault.UNAUTHORIZED
+    with pytest.raises(TeacherUnavailableError) as caught:
+        run(config)
+    assert KEY not in str(caught.value) + caplog.text
+
+
 def test_without_a_key_nothing_is_said_of_one(config, teacher) -> None:
     write(config, [a_page(number) for number in range(30)])
     run(config)

@@ -29,7 +29,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from trial_trainer.artifacts import open_store
 from trial_trainer.codec import Count
-from trial_trainer.contract import AnswerFormat, ContractError, TeacherSettings, from_json, to_json
+from trial_trainer.contract import (
+    TEACHER_API_KEY,
+    AnswerFormat,
+    ContractError,
+    TeacherSettings,
+    from_json,
+    to_json,
+)
 from trial_trainer.errors import TeacherError, TeacherUnavailableError, TrainerError
 from trial_trainer.pages import answers
 
@@ -451,8 +458,9 @@ class Teacher:
                 return _FailedRequestError(Fate.REJECTED, words)
 
     def _clean(self, text: str, most: int | None = 300) -> str:
-        """Take the key out of what the server said; errors are shortened to one line."""
-        text = text.replace(self._key, "…") if self._key else text
+        """Take the key out of what the server said, however it is quoted; errors are shortened to one line."""
+        for form in (self._key, repr(self._key)[1:-1], json.dumps(self._key)[1:-1]) if self._key else ():
+            text = text.replace(form, "…")
         if most is None:
             return text
         line = " ".join(text.split())
@@ -472,6 +480,18 @@ class _FailedRequestError(Exception):
         """Seconds that the server asks to be left alone; None where it does not say."""
         self.end = end
         """Why no request can succeed."""
+
+
+def read_key(given: str) -> str | None:
+    """Return a key without the blanks and the end of line that files and shells leave around it; None without one.
+
+    Raises:
+        TeacherUnavailableError: it cannot stand in a header. The sentence does not show it.
+    """
+    key = given.strip()
+    if not all("!" <= character <= "~" for character in key):
+        raise TeacherUnavailableError(f"{TEACHER_API_KEY} must be one line of printable ASCII without blanks")
+    return key or None
 
 
 def _connect(settings: TeacherSettings, key: str | None) -> openai.OpenAI:
