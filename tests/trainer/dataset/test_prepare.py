@@ -28,7 +28,16 @@ from builders.tiny_tokenizer import (
     save_tokenizer,
 )
 from trial_trainer.artifacts import open_store
-from trial_trainer.contract import Augmentation, BaseModel, LabelSource, MissingLabel, PrepareConfig, Split, SplitBy
+from trial_trainer.contract import (
+    Augmentation,
+    BaseModel,
+    Edit,
+    LabelSource,
+    MissingLabel,
+    PrepareConfig,
+    Split,
+    SplitBy,
+)
 from trial_trainer.dataset.prepare import count_shared_tokens, prepare
 from trial_trainer.dataset.prompts import SYSTEM, SYSTEM_OF_TEXT, Layout, Prompter
 from trial_trainer.dataset.sources import find_canonical_url
@@ -1737,6 +1746,29 @@ def test_a_text_that_says_no_last_name_is_never_varied_into_one_that_does(of_tex
     variants = [page for pages in read_variants(open_store(of_texts.dataset)).values() for page in pages]
     absent = [q for page in variants for q in page.questions if q.attribute == "last_name" and not q.gold]
     assert len(absent) > 20 and {q.answer_text for q in absent} == {answers.ABSENT}
+
+
+def test_a_variant_of_a_text_that_is_a_word_of_the_question_asks_the_same_question(of_texts):
+    # "Time" is all that a message says, and stands in the question for another attribute.
+    messages = [a_text(n, text="Time", labels={"last_name": "Time"}) for n in range(30, 36)]
+    write_records(of_texts, [*some_texts(), *messages])
+    prepare(replace(of_texts, augment=Augmentation(copies=6)))
+
+    store = open_store(of_texts.dataset)
+    trained = {page.id: page for page in read_split(store, TRAIN)}
+    for name, pages in read_variants(store).items():
+        for page in pages:
+            own = {q.attribute: q.prompt for q in trained[name].questions}
+            assert {q.attribute: q.prompt for q in page.questions} == own
+
+
+def test_edits_that_change_nothing_are_told_of(of_texts):
+    write_records(of_texts, some_texts())
+    edits = (Edit.REFORMAT_VALUES,)
+    summary = prepare(replace(of_texts, augment=Augmentation(copies=2, edits=edits)))
+
+    warnings = [warning for warning in summary.warnings if "training pages have variants" in warning]
+    assert warnings and "the edits (ReformatValues) change nothing of the others" in warnings[0]
 
 
 def test_ready_samples_have_no_variants(augmented):

@@ -74,7 +74,7 @@ from trial_trainer.dataset.store import (
     write_split,
     write_summary,
 )
-from trial_trainer.dataset.teacher import Fate, Labelled, Teacher
+from trial_trainer.dataset.teacher import Fate, Labelled, Teacher, read_key
 from trial_trainer.errors import BaseModelError, PrepareError, PromptError
 from trial_trainer.pages import answers, documents, plain_text, rules
 from trial_trainer.pages.confirm import confirm, contradicts
@@ -224,7 +224,7 @@ def prepare(config: PrepareConfig, *, wait: Callable[[float], None] = time.sleep
     problems = _check_lengths(config, pages)
     if problems:
         raise PrepareError(problems)
-    variants = _encode_variants(config, by_split[TRAIN], pages[TRAIN], tokenizer)
+    variants = _encode_variants(config, by_split[TRAIN], pages[TRAIN], prompter, tokenizer)
 
     # Write the splits and how their token ids were made; until the summary is back the dataset is not whole.
     store = open_store(config.dataset)
@@ -264,6 +264,7 @@ def prepare(config: PrepareConfig, *, wait: Callable[[float], None] = time.sleep
         *conflicts,
         *_warn_of_silence(silent, tokenizer.too_long),
         *_warn_of_changes(tokenizer.changed),
+        *_warn_of_variants(config, pages[TRAIN], variants),
     ]
     summary = DatasetSummary(
         study=config.study,
@@ -685,11 +686,7 @@ class _Reader:
                 self.left_open.append(f"{label.values[0]!r} ({_place(page)})")
         return Asked(
             attribute=label.attribute,
-            messages=tuple(
-                self._prompter.ask(text, answers.question(label.attribute))
-                if page.html is not None
-                else self._prompter.ask_text(text, answers.question_of_text(label.attribute))
-            ),
+            messages=_pose(self._prompter, label.attribute, text, is_page=page.html is not None),
             gold=answers.spell_out(label.attribute, label.values, answer, text, country),
             origin=label.origin,
             answer=answer,
@@ -725,6 +722,13 @@ class _Reader:
             own = group if members[0].group else None
             drafts.append(Draft(id=group, shop=site_of(site) if site else own, url=None, asked=asked))
         return drafts
+
+
+def _pose(prompter: Prompter, attribute: str, text: str, *, is_page: bool) -> tuple[Message, ...]:
+    """Build the messages that ask for an attribute of a page's text, or of a text that is of no page."""
+    if is_page:
+        return tuple(prompter.ask(text, answers.question(attribute)))
+    return tuple(prompter.ask_text(text, answers.question_of_text(attribute)))
 
 
 def _is_usable(attribute: str, value: str) -> bool:
@@ -929,7 +933,7 @@ def _let_teacher_label(
     teacher = Teacher(
         settings,
         config.attributes,
-        key=os.environ.get(TEACHER_API_KEY) or None,
+        key=read_key(os.environ.get(TEACHER_API_KEY, "")),
         count_tokens=reader.count_tokens,
         wait=wait,
     )
@@ -1172,7 +1176,7 @@ class _Tokenizer:
 
 
 def _encode_variants(
-    config: PrepareConfig, drafts: Sequence[Draft], pages: Sequence[Page], tokenizer: _Tokenizer
+    config: PrepareConfig, drafts: Sequence[Draft], pages: Sequence[Page], prompter: Prompter, tokenizer: _Tokenizer
 ) -> list[Page]:
     """Return the variants of training pages that ask whatever their page asks."""
     if config.augment is None:
@@ -1182,7 +1186,7 @@ def _encode_variants(
         variant
         for draft in drafts
         for copy in range(config.augment.copies)
-        if (variant := _vary(augmenter, draft, copy)) is not None
+        if (variant := _vary(augmenter, prompter, draft, copy)) is not None
     ]
     encoded = tokenizer.like_this().encode(varied, is_trained=True)
     # A page whose samples share no tokens stands there once for each of them, and has no variants.
@@ -1191,7 +1195,7 @@ def _encode_variants(
     return [page for page in encoded if [question.attribute for question in page.questions] == asked.get(page.id)]
 
 
-def _vary(augmenter: Augmenter, draft: Draft, copy: int) -> Draft | None:
+def _vary(augmenter: Augmenter, prompter: Prompter, draft: Draft, copy: int) -> Draft | None:
     """Return a variant of a page; None where it would be the page itself, or an answer no longer follows from it."""
     variant = augmenter.vary(draft.id, draft.text, _values_of(draft), copy)
     country = country_of(draft.url)
@@ -1201,9 +1205,7 @@ def _vary(augmenter: Augmenter, draft: Draft, copy: int) -> Draft | None:
         return None
 
     def tell(asked: Asked) -> Asked:
-        messages = tuple(
-            {**message, "content": message["content"].replace(draft.text, variant.text)} for message in asked.messages
-        )
+        messages = _pose(prompter, asked.attribute, variant.text, is_page=draft.is_page)
         return replace(asked, messages=messages, answer=variant.values.get(asked.attribute, asked.answer))
 
     return replace(draft, text=variant.text, asked=tuple(tell(asked) for asked in draft.asked))
@@ -1449,6 +1451,17 @@ def _warn_of_silence(silent: Mapping[str, int], too_long: Mapping[str, int]) -> 
         counts = ", ".join(f"{count} of {attribute!r}" for attribute, count in sorted(too_long.items()))
         warnings.append(f"samples longer than max_length_tokens were left out: {counts}")
     return warnings
+
+
+def _warn_of_variants(config: PrepareConfig, pages: Sequence[Page], variants: Sequence[Page]) -> list[str]:
+    """Say how many variants there are where most pages have none: then augmentation is hardly any."""
+    if config.augment is None:
+        return []
+    varied = len({page.id for page in variants})
+    if 2 * varied >= len(pages):
+        return []
+    edits = ", ".join(config.augment.edits)
+    return [f"{varied} of {len(pages)} training pages have variants: the edits ({edits}) change nothing of the others"]
 
 
 def _fingerprint(tokenizer: str, digests: Mapping[str, str]) -> str:
