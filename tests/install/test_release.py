@@ -146,9 +146,9 @@ def test_images_are_labelled_with_version_and_commit(helm_program: Path, tmp_pat
     for name, line in zip(("operator", "trainer"), builds, strict=True):
         assert f"--tag finetune-study-{name}:{VERSION}" in line
         assert f"VERSION={VERSION} --build-arg REVISION={commit.stdout.strip()}" in line
-    assert {f"finetune-study-{name}-{VERSION}.tar" for name in ("operator", "trainer")} < set(
-        os.listdir(tmp_path / "out")
-    )
+    assert {f"finetune-study-{name}-{VERSION}.tar" for name in ("operator", "trainer")} < {
+        path.name for path in (tmp_path / "out").iterdir()
+    }
 
 
 def test_the_chart_tells_artifact_hub_of_crds_examples_images_and_changes(release: Path) -> None:
