@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import cProfile
+import itertools
 import math
 import os
 import pstats
@@ -115,20 +116,18 @@ def main() -> None:
     print("| study | measured trials | seconds (median) | slowest |\n|---|---:|---:|---:|")
     for case in CASES:
         for count in arguments.trials:
-            seconds = [
-                propose_seconds(designer, case.study, a_ledger(case, count, seed=seed))
-                for seed in range(arguments.repetitions)
-            ]
+            # Of ledgers that the model ranks no better than chance nothing is chosen: that is quicker.
+            timed = (propose_seconds(designer, case.study, a_ledger(case, count, seed)) for seed in itertools.count())
+            seconds = list(itertools.islice((s for s in timed if s is not None), arguments.repetitions))
             print(f"| {case.name} | {count} | {statistics.median(seconds):.2f} | {max(seconds):.2f} |", flush=True)
 
 
-def propose_seconds(designer: Designer, study: Study, trials: list[Trial]) -> float:
+def propose_seconds(designer: Designer, study: Study, trials: list[Trial]) -> float | None:
+    """Return how long a proposal takes; None where the model was not asked for it."""
     started = time.perf_counter()
     (suggestion,) = designer.suggest(study, trials, 1)
     seconds = time.perf_counter() - started
-    if suggestion.generation_node != "MBM":
-        raise RuntimeError(f"a proposal of the model was to be timed, this came from {suggestion.generation_node}")
-    return seconds
+    return seconds if suggestion.generation_node == "MBM" else None
 
 
 def a_ledger(case: Case, measured: int, seed: int) -> list[Trial]:

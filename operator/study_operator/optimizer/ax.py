@@ -45,7 +45,6 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore")
     import torch
     from ax.adapter.base import Adapter
-    from ax.adapter.cross_validation import cross_validate
     from ax.adapter.registry import Generators, MBM_X_trans, Y_trans
     from ax.adapter.torch import TorchAdapter
     from ax.adapter.transforms.add_execution_viability import EXECUTION_VIABLE_METRIC_NAME, AddExecutionViability
@@ -66,8 +65,12 @@ with warnings.catch_warnings():
     from ax.core.utils import extract_pending_observations
     from ax.exceptions.core import SearchSpaceExhausted
     from ax.generators.random.base import RandomGenerator
+    from ax.generators.torch.botorch_modular.generator import BoTorchGenerator
     from ax.generators.winsorization_config import WinsorizationConfig
     from ax.utils.common.random import with_rng_seed
+    from botorch.cross_validation import efficient_loo_cv
+    from botorch.models.model import ModelList
+    from botorch.posteriors.gpytorch import GPyTorchPosterior
     from scipy.stats import kendalltau
 
 RELATIVE_TOLERANCE = 1e-6
@@ -479,12 +482,16 @@ def _ranks_better_than_chance(study: Study, model: TorchAdapter) -> bool:
     By Kendall's rank correlation, one-sided. Where it does not, the acquisition function only looks for the place that
     is farthest from all arms, and a spread-out arm does that better.
     """
-    metric = study.objective.metric
-    measured, predicted = [], []
-    for left_out in cross_validate(model, untransform=False):
-        if metric in left_out.observed.data.metric_signatures:
-            measured.append(left_out.observed.data.means_dict[metric])
-            predicted.append(left_out.predicted.means_dict[metric])
+    surrogate = cast(BoTorchGenerator, model.generator).surrogate
+    column = surrogate.outcomes.index(study.objective.metric)
+    fitted: Any = surrogate.model
+    if isinstance(fitted, ModelList):
+        fitted, column = fitted.models[column], 0
+    # Not by Ax, which where some arms were abandoned conditions a model anew for each one that is left out.
+    with torch.no_grad():
+        left_out = efficient_loo_cv(fitted)
+    measured = left_out.observed_Y[:, 0, column].tolist()
+    predicted = cast(GPyTorchPosterior, left_out.posterior).mean[:, 0, column].tolist()
     # Where all are equal the test knows nothing, and its p value is no number.
     return bool(kendalltau(measured, predicted, alternative="greater").pvalue < LARGEST_P_VALUE)
 
