@@ -361,6 +361,7 @@ def _done(recording: Recording, run: Run) -> Path:
 def collect(recording: Recording, runs: Sequence[Run]) -> None:
     """Add the runs that are done to the tables in the repository; what the tables hold already stays."""
     from trial_trainer.evaluation.measure import Prediction, is_right
+    from trial_trainer.pages.answers import is_absent
 
     tables: dict[str, list[dict[str, Any]]] = {
         name: _read_table(recording, name) for name in ("arms", "measurements", "answers", "losses")
@@ -396,7 +397,7 @@ def collect(recording: Recording, runs: Sequence[Run]) -> None:
                             "site": answer.site,
                             "attribute": answer.attribute,
                             "has_value": bool(answer.gold),
-                            "is_right": is_right(answer),
+                            "is_right": is_right(answer) if answer.gold else is_absent(answer.answer),
                             "finished": answer.finished,
                             "loss": answer.loss,
                         }

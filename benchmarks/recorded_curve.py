@@ -51,8 +51,17 @@ def print_curve(rows: Sequence[Row]) -> None:
     fits = [fit(runs, least_gain) for least_gain in LEAST_GAINS]
     attributes = sorted({row["attribute"] for row in rows})
     interval = f"{CONFIDENCE:.0%} interval"
-    print(f"| samples | seeds | accuracy | {interval} | lowest to highest | false values | {' | '.join(attributes)} |")
-    print("|---" * (6 + len(attributes)) + "|")
+    heads = [
+        "samples",
+        "seeds",
+        "accuracy",
+        interval,
+        "lowest to highest",
+        "wrong where there is no value",
+        *attributes,
+    ]
+    print(f"| {' | '.join(heads)} |")
+    print("|---" * len(heads) + "|")
     for size in fits[0].sizes:
         of_size = [row for row in rows if row["train_samples"] == size.samples]
         values = [run.value for run in runs if run.samples == size.samples]

@@ -304,7 +304,7 @@ def read_lora(recording: str, folder: Path = DATA / "lora-arms") -> RecordedArms
         measured.setdefault(row["arm"], []).append(row)
     answers: dict[int, list[bool]] = {}
     for row in rows("answers"):
-        if (row["split"], row["percent"]) == ("test", 100):
+        if (row["split"], row["percent"], row["has_value"]) == ("test", 100, True):
             answers.setdefault(row["arm"], []).append(row["is_right"])
 
     arms = rows("arms")
