@@ -209,7 +209,8 @@ def fit_data_curve(
     chance, noise = random.Random(f"{seed}/seeds/{name}"), data.seed_noise()
     resampled = data.resample_sites(seed)
     replicates = [noise.draw(means, chance) for means in resampled]
-    sizes = data.describe(replicates, has_interval=data.has_sites or noise.freedom >= 1)
+    most = 1.0 if is_share else math.inf if direction is Direction.MINIMIZE else None
+    sizes = data.describe(replicates, has_interval=data.has_sites or noise.freedom >= 1, most=most)
     if len(data.sizes) < LEAST_SIZES:
         message = f"a curve needs at least {LEAST_SIZES} sizes, got {len(data.sizes)}"
         return DataCurve(sizes=sizes, curve=None, saturation=_unknown(least_gain, message), direction=direction)
@@ -329,11 +330,18 @@ class _Data:
             for weights in resample_sites(self.sites, seed)
         ]
 
-    def describe(self, replicates: Sequence[Sequence[float]], *, has_interval: bool) -> tuple[SizeMean, ...]:
-        """Return the mean of each size with its interval."""
+    def describe(
+        self, replicates: Sequence[Sequence[float]], *, has_interval: bool, most: float | None
+    ) -> tuple[SizeMean, ...]:
+        """Return the mean of each size with its interval, no wider than from 0 to the most that the metric can be.
+
+        A metric without such limits has None.
+        """
+        least, most = (-math.inf, math.inf) if most is None else (0.0, most)
         described = []
         for at, (samples, runs, mean) in enumerate(zip(self.sizes, self.runs, self.means, strict=True)):
-            low, high = find_ends([self.sign * means[at] for means in replicates]) if has_interval else (None, None)
+            ends = find_ends([self.sign * means[at] for means in replicates])
+            low, high = (min(max(end, least), most) for end in ends) if has_interval else (None, None)
             described.append(SizeMean(samples=samples, runs=len(runs), mean=self.sign * mean, low=low, high=high))
         return tuple(described)
 

@@ -52,6 +52,12 @@ def test_a_flat_curve_is_saturated_from_the_start() -> None:
     assert Curve(limit=0.9, gap=0.0, delay=0.0, exponent=0.5).saturation(0.01) == 0
 
 
+def test_no_interval_of_a_share_leaves_0_to_1() -> None:
+    noisy = accuracies([0.03, 0.3, 0.6, 0.8, 0.9, 0.97], noise=0.05, spread=0.1)
+    sizes = fit_accuracies(noisy).sizes
+    assert (sizes[0].low, sizes[-1].high) == (0.0, 1.0)
+
+
 # --- What is claimed -------------------------------------------------------------------------------------------------
 
 
