@@ -60,7 +60,6 @@ class LedgerKeeper:
         """Write the ledger that a tick has recorded. One that cannot be written now is written after the next news."""
         ledger = result.ledger
         key = f"{ledger.prepare.state}/{len(ledger.runs)}/{report_key(ledger)}/{ledger.winner}/{ledger.cleaned_at}"
-        key += f"/{ledger.curve_end}"
         if result.is_idle or result.is_dropped or result.refusal or ledger == Ledger() or key == self.key:
             return
         try:

@@ -30,6 +30,7 @@ from study_operator.reasons import EndReason
 from study_operator.reconcile.actions import AddCurveRun, EndCurve, EvaluateWinner, Finish, Launch
 from study_operator.reconcile.planner import plan
 from study_operator.reconcile.settle import Results, settle
+from study_operator.reconcile.tick import report_key
 from study_operator.settings import DEFAULTS
 from study_operator.spec.study import Budget, CurveArm, DataCurve, Study
 from trial_trainer.contract import TrialConfig, from_json
@@ -87,6 +88,21 @@ def test_the_test_set_is_read_only_after_every_run_has_ended() -> None:
     over = decided(*EVERY_RUN, curve_end=CurveEnd.ALL_RUNS_ENDED)
     assert [type(a) for a in plan(a_curve_study(), over, {}, NOW)] == [EvaluateWinner]
     assert name_stage(a_curve_study(), over) == "Evaluating"
+
+
+def test_the_end_of_the_curve_is_reported_before_the_test_set_is_read() -> None:
+    study, reported = a_curve_study(), []
+    desk = a_desk(decided(*EVERY_RUN), study=study)
+    for minutes in (0, 10):
+        run(
+            desk,
+            study,
+            reporter=lambda _, ledger, __: reported.append(ledger.curve_end),
+            now=NOW + timedelta(minutes=minutes),
+        )
+    assert reported == [None, CurveEnd.ALL_RUNS_ENDED]
+    # Of a study without a data curve the key is what it was.
+    assert report_key(decided(curve_end=CurveEnd.NO_MODEL)) == f"{report_key(decided())}/NoModel"
 
 
 def test_without_a_data_curve_the_test_set_is_read_at_once() -> None:
