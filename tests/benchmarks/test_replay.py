@@ -137,7 +137,10 @@ def test_lora_arms_are_read_from_the_tables_that_were_recorded(tmp_path: Path) -
             seconds = {"train_seconds": 0.8 * percent, "load_seconds": 2.0, "evaluate_seconds": 3.0}
             measured.append(key | {"percent": percent, "accuracy": percent / 200 + seed} | seconds)
             for split, right in (("validation", 1), ("test", 3)):
-                answers += [key | {"percent": percent, "split": split, "is_right": i < right} for i in range(4)]
+                asked = key | {"percent": percent, "split": split}
+                answers += [asked | {"has_value": True, "is_right": i < right} for i in range(4)]
+                # What is said where there is no value is no part of accuracy.
+                answers.append(asked | {"has_value": False, "is_right": True})
     for name, rows in {"arms": arms, "measurements": measured, "answers": answers}.items():
         pyarrow.parquet.write_table(pa.Table.from_pylist(rows), tmp_path / f"bookings-{name}.parquet")
     table = read_lora("bookings", tmp_path)
