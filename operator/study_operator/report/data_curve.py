@@ -223,7 +223,12 @@ def _describe_gain_at(metric: str, curve: CurveReport, point: CurvePoint) -> str
     if not point.is_augmented or curve.comparison is None:
         return ""
     found = next((gain for gain in curve.comparison.gains if gain.samples == point.samples), None)
-    return "–" if found is None else _describe_gain(metric, found)
+    if found is None:
+        return "–"
+    # Either kind may have runs that lack their pair.
+    runs = max(len(other.validation) for other in curve.points if other.samples == point.samples)
+    pairs = f", {found.pairs} pair{'' if found.pairs == 1 else 's'}" if found.pairs < runs else ""
+    return f"{_describe_gain(metric, found)}{pairs}"
 
 
 def _describe_gain(metric: str, gain: SizeGain) -> str:

@@ -253,6 +253,17 @@ def test_a_size_of_which_one_kind_was_run_has_one_row_and_no_gain() -> None:
     assert "<svg" in render_page(a_report(curve=curve, study=study))
 
 
+def test_a_gain_of_fewer_pairs_than_there_are_seeds_says_so() -> None:
+    study, curve = compared(PLAIN, AUGMENTED)
+    assert "pair" not in "".join(row[5] for row in list_rows(study, curve))
+    one, two, *others = curve.comparison.gains
+    gains = (replace(one, pairs=1), replace(two, pairs=2), *others)
+    curve = replace(curve, comparison=replace(curve.comparison, gains=gains))
+    _, first, _, second, *_ = (row[5] for row in list_rows(study, curve))
+    assert first.endswith("), 1 pair")
+    assert second.endswith(")")
+
+
 def test_accuracy_by_attribute_stands_in_a_table_of_its_own() -> None:
     study, curve = compared({100: 0.5, 200: 0.6}, {100: 0.55, 200: 0.7})
     assert list_attributes_header(curve) == ["attribute", "augmented", "100", "200", "n"]
