@@ -178,7 +178,10 @@ TIMES = tuple(2 ** (i / 12) for i in range(-48, 49))
 def _find_worth(plain: DataCurve, augmented: DataCurve) -> Worth:
     if plain.curve is None or augmented.curve is None:
         return Worth(message=f"{'without' if plain.curve is None else 'with'} variants no curve is fitted")
-    sizes = sorted({size.samples for curve in (plain, augmented) for size in curve.sizes})
+    # Where both were measured: else one of them is a guess.
+    sizes = sorted({size.samples for size in plain.sizes} & {size.samples for size in augmented.sizes})
+    if not sizes:
+        return Worth(message="no size was measured both without variants and with them")
     low, high = find_ends([_match(one, two, sizes) for one, two in zip(plain.drawn, augmented.drawn, strict=True)])
     if low <= TIMES[0] or high >= TIMES[-1]:
         return Worth(message="the curve without variants is too flat, or too far from the one with them")

@@ -6,6 +6,7 @@ accelerator-hours; seconds are wall seconds.
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -87,9 +88,17 @@ def count_affordable(study: Study, ledger: Ledger, of: Trial, steps: Sequence[in
         reserved_hours = sum(left) * study.accelerators / 3600
         if hours is not None and usage.accelerator_hours + reserved_hours >= hours:
             return count
-        if deadline is not None and usage.active_seconds + max(left) >= deadline:
+        if deadline is not None and usage.active_seconds + _seconds_in_slots(left, study.parallel_trials) >= deadline:
             return count
     return len(steps)
+
+
+def _seconds_in_slots(seconds: Sequence[float], slots: int) -> float:
+    """Return what runs take that begin in this order, each in the slot that is free first."""
+    ends = [0.0] * slots
+    for each in seconds:
+        heapq.heapreplace(ends, ends[0] + each)
+    return max(ends)
 
 
 def with_seconds(measurement: Measurement, trial: Trial, result: RungMeasurement) -> Measurement:

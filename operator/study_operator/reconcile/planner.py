@@ -366,6 +366,9 @@ def _plan_curve(study: Study, ledger: Ledger, now: datetime) -> list[Action]:
     missing = list_curve_runs(study, ledger)[len(ledger.curve) :]
     busy = sum(run.is_busy for run in ledger.curve)
     affordable = count_affordable(study, ledger, trial, [run.total_steps for run in missing], now)
+    if affordable and missing[affordable - 1].without_variants:
+        # Its pair comes next, and has no room: alone it says nothing of what variants gain.
+        affordable -= 1
     if missing and affordable:
         begun = missing[: min(max(0, study.parallel_trials - busy), affordable)]
         reason = f"the data curve is measured with the arm of trial {trial.name}"

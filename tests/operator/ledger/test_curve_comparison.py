@@ -174,6 +174,18 @@ def test_where_it_is_not_known_what_variants_stand_for_a_sentence_says_why(
     assert worth.message == message
 
 
+def test_what_variants_stand_for_is_found_at_the_sizes_that_both_were_measured_at() -> None:
+    def on(sizes: tuple[int, ...], truth: Curve) -> list[SizeRun]:
+        return [SizeRun(samples=n, seed=k, sites={"": (truth.merit(n), 1.0)}) for n in sizes for k in range(2)]
+
+    # Beyond the sizes that it was measured at, the one without variants would rise far above the other.
+    rising, common = Curve(limit=0.97, gap=4.0, delay=0.0, exponent=0.4), SIZES[:5]
+    found = compare(on(common, rising), on((*common, 25_600, 102_400), TRUTH))
+    assert found.worth.times == pytest.approx(compare(on(common, rising), on(common, TRUTH)).worth.times, rel=0.01)
+    apart = compare(on(common, rising), on(tuple(n + 1 for n in common), TRUTH)).worth
+    assert (apart.times, apart.message) == (None, "no size was measured both without variants and with them")
+
+
 def test_the_order_of_runs_does_not_matter_and_the_seed_decides_what_is_drawn() -> None:
     plain, augmented = some_runs(1), some_runs(2, times=2.0)
     found = compare(plain, augmented)

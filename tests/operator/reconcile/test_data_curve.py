@@ -275,6 +275,40 @@ def test_the_runs_use_what_the_budget_has_left(left_seconds: int | None, room: i
     assert count_affordable(a_curve_study(budget=budget), decided(), TRIALS[2], [6, 6, 30, 30], NOW) == room
 
 
+@pytest.mark.parametrize(
+    ("left_seconds", "slots", "is_deadline", "begun"),
+    [
+        # As above, 6 steps take 390 s.
+        pytest.param(780, 1, False, [], id="room for one"),
+        pytest.param(800, 1, False, [True], id="room for both in turn"),
+        pytest.param(800, 2, False, [True, False], id="room for both at once"),
+        pytest.param(1_200, 3, False, [True, False], id="room for both and half of the next"),
+        pytest.param(780, 1, True, [], id="time for one"),
+        pytest.param(800, 1, True, [True], id="time for both in turn"),
+        pytest.param(400, 2, True, [True, False], id="time for both at once"),
+    ],
+)
+def test_a_run_without_variants_begins_only_where_its_pair_has_room_too(
+    left_seconds: int, slots: int, is_deadline: bool, begun: list[bool]
+) -> None:
+    usage = measure_usage(a_study(), decided(), NOW)
+    budget = Budget(accelerator_hours=usage.accelerator_hours + left_seconds / 3600)
+    if is_deadline:
+        budget = Budget(active_deadline_seconds=round(usage.active_seconds) + left_seconds)
+    study = a_curve_study(data_curve=replace(CURVE, compare_augmentation=True), budget=budget, parallel_trials=slots)
+    actions = plan(study, decided(), {}, NOW)
+    assert [a.run.without_variants for a in actions if isinstance(a, AddCurveRun)] == begun
+    assert begun or [a.end for a in actions if isinstance(a, EndCurve)] == [CurveEnd.BUDGET_EXHAUSTED]
+
+
+def test_the_second_of_a_pair_begins_with_room_for_one() -> None:
+    usage = measure_usage(a_study(), decided(), NOW)
+    budget = Budget(accelerator_hours=usage.accelerator_hours + 400 / 3600)
+    study = a_curve_study(data_curve=replace(CURVE, compare_augmentation=True), budget=budget)
+    actions = plan(study, decided(replace(measured(4), without_variants=True)), {}, NOW)
+    assert [(a.run.seed, a.run.without_variants) for a in actions if isinstance(a, AddCurveRun)] == [(0, False)]
+
+
 def test_where_the_budget_is_exhausted_the_rest_is_left_out_and_the_end_says_so() -> None:
     study = a_curve_study(budget=Budget(accelerator_hours=0.01))
     (action,) = plan(study, decided(measured(4), measured(5, seed=1)), {}, NOW)
