@@ -33,6 +33,9 @@ from study_operator.ledger.data_curve import (
 from study_operator.ledger.resampling import LEAST_SITES, REPLICATES, Noise, find_ends, resample_sites
 from study_operator.spec.metrics import Direction
 
+NAMES = {False: "plain", True: "augmented"}
+"""Of the two curves, by whether they are with variants: what their noise of seeds is drawn by."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class SizeGain:
@@ -107,7 +110,7 @@ def compare_data_curves(
     """
     curves = [
         fit_data_curve(runs, direction=direction, is_share=is_share, least_gain=least_gain, seed=seed, name=name)
-        for name, runs in (("plain", plain), ("augmented", augmented))
+        for name, runs in ((NAMES[False], plain), (NAMES[True], augmented))
     ]
     return CurveComparison(
         plain=curves[0],

@@ -66,6 +66,8 @@ class CurveReport:
     """What it has and lacks, once it has ended."""
     fit: DataCurve | None = None
     """Of the objective on validation; None before the end, where nothing was measured, and where two are compared."""
+    fit_is_augmented: bool | None = None
+    """Of which kind of run it is, where two were to be compared and one alone was measured."""
     comparison: CurveComparison | None = None
     """Of runs without and with variants, where that is asked for."""
     attributes: Sequence[AttributeCurve] = ()
@@ -79,7 +81,7 @@ class CurveReport:
     def find_fit(self, is_augmented: bool | None) -> DataCurve | None:
         """Return the fit of one of the two curves, or of the only one."""
         if is_augmented is None or self.comparison is None:
-            return self.fit
+            return self.fit if is_augmented is self.fit_is_augmented else None
         return self.comparison.augmented if is_augmented else self.comparison.plain
 
 
@@ -242,12 +244,13 @@ def _describe_gain(metric: str, gain: SizeGain) -> str:
 def describe_fit(study: Study, curve: CurveReport) -> Iterator[str]:
     """Yield what the curve says in sentences: where it saturates, or that nobody can tell."""
     if curve.fit is not None:
-        yield _describe_saturation(study, curve.fit)
+        yield _describe_saturation(study, curve.fit, curve.fit_is_augmented)
+    if curve.fit_is_augmented is not None:
+        yield f"Nothing was measured {'without' if curve.fit_is_augmented else 'with'} variants: no gain is known."
     if curve.comparison is None:
         return
-    for name, fit in (("Without", curve.comparison.plain), ("With", curve.comparison.augmented)):
-        sentence = _describe_saturation(study, fit)
-        yield f"{name} variants: {sentence[0].lower()}{sentence[1:]}"
+    yield _describe_saturation(study, curve.comparison.plain, is_augmented=False)
+    yield _describe_saturation(study, curve.comparison.augmented, is_augmented=True)
     shift, worth = curve.comparison.shift, curve.comparison.worth
     if worth.times is None:
         yield f"What variants stand for in data is not identifiable from these sizes: {worth.message}."
@@ -269,8 +272,15 @@ def describe_fit(study: Study, curve: CurveReport) -> Iterator[str]:
         )
 
 
-def _describe_saturation(study: Study, fit: DataCurve) -> str:
-    """Return one sentence on where a curve saturates."""
+def _describe_saturation(study: Study, fit: DataCurve, is_augmented: bool | None) -> str:
+    """Return one sentence on where a curve saturates, and with which kind of run, where there are two."""
+    sentence = _describe_shape(study, fit)
+    if is_augmented is None:
+        return sentence
+    return f"{'With' if is_augmented else 'Without'} variants: {sentence[0].lower()}{sentence[1:]}"
+
+
+def _describe_shape(study: Study, fit: DataCurve) -> str:
     saturation, metric = fit.saturation, study.objective.metric
     gain = f"{saturation.least_gain:g}"
     if is_share(metric):
@@ -379,6 +389,7 @@ def render_curve_json(curve: CurveReport) -> dict[str, Any]:
         "trial": curve.of,
         "points": points,
         "fit": None if curve.fit is None else _fit_as_json(curve.fit),
+        "fitAugmented": curve.fit_is_augmented,
         "comparison": None if curve.comparison is None else _comparison_as_json(curve.comparison),
         "attributes": attributes,
         "message": curve.message,

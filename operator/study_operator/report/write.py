@@ -15,7 +15,7 @@ from typing import Any
 from study_operator import names
 from study_operator.ledger.bucket_copy import render_copy
 from study_operator.ledger.conditions import name_stage
-from study_operator.ledger.curve_comparison import CurveComparison, compare_data_curves
+from study_operator.ledger.curve_comparison import NAMES, CurveComparison, compare_data_curves
 from study_operator.ledger.curve_runs import find_curve_trial
 from study_operator.ledger.data_curve import DataCurve, SizeRun, fit_data_curve
 from study_operator.ledger.gain import find_gain
@@ -112,12 +112,13 @@ def _build_curve(
     # Read and fitted once, at the end: it takes a document from each run.
     results = _read_results(ledger, artifacts) if ledger.curve_end is not None else {}
     runs = _list_size_runs(study, ledger, results) if ledger.curve_end is not None else {}
-    fit, comparison = _fit_curves(study, runs)
+    kind, fit, comparison = _fit_curves(study, runs)
     return CurveReport(
         of=trial.name,
         points=list_points(study, ledger.curve, test),
         message=ledger.curve_message,
         fit=fit,
+        fit_is_augmented=kind,
         comparison=comparison,
         attributes=list_attributes(study, ledger.curve, results),
     )
@@ -147,11 +148,14 @@ def _list_size_runs(study: Study, ledger: Ledger, results: Mapping[str, RungMeas
 
 def _fit_curves(
     study: Study, runs: Mapping[bool, Sequence[SizeRun]]
-) -> tuple[DataCurve | None, CurveComparison | None]:
-    """Fit the only curve, or the two that are compared; None where nothing was measured."""
+) -> tuple[bool | None, DataCurve | None, CurveComparison | None]:
+    """Fit the only curve, or the two that are compared; None where nothing was measured.
+
+    Where two are to be compared and one kind of run alone was measured, its curve is returned with its kind.
+    """
     curve, metric = study.data_curve, study.objective.metric
-    if curve is None:
-        return None, None
+    if curve is None or not runs:
+        return None, None, None
     how: dict[str, Any] = {
         "direction": study.objective.direction,
         "is_share": is_share(metric),
@@ -159,5 +163,8 @@ def _fit_curves(
         "seed": study.seed,
     }
     if not curve.compare_augmentation:
-        return fit_data_curve(runs[True], **how) if runs else None, None
-    return None, compare_data_curves(runs[False], runs[True], **how) if len(runs) == 2 else None
+        return None, fit_data_curve(runs[True], **how), None
+    if len(runs) == 1:
+        ((kind, of_kind),) = runs.items()
+        return kind, fit_data_curve(of_kind, **how, name=NAMES[kind]), None
+    return None, None, compare_data_curves(runs[False], runs[True], **how)

@@ -29,6 +29,7 @@ from study_operator.ledger.trial import (
     Trial,
     TrialState,
 )
+from study_operator.report.data_curve import describe_fit, list_rows, render_curve_json
 from study_operator.report.write import LedgerKeeper, build_report
 from study_operator.spec.study import DataCurve
 from trial_trainer.artifacts import DirectoryStore
@@ -118,9 +119,34 @@ def test_where_augmentation_is_compared_both_curves_are_fitted_and_their_attribu
     assert curve.comparison.shift.ratio == pytest.approx(0.5, rel=0.1)
     mean = next(row for row in curve.attributes if row.attribute is None and row.is_augmented)
     assert [mean.mean_by_samples[n] for n in SIZES] == pytest.approx([0.901 - 20 / n for n in SIZES])
-    # Of one kind alone there is nothing to compare.
-    alone = replace(ledger, curve=ledger.curve[:1])
-    curve = build_report(study, replace(parse_status(None), ledger=alone), store).curve
+
+
+@pytest.mark.parametrize("is_augmented", [False, True])
+def test_where_one_kind_of_run_alone_was_measured_its_curve_is_told_under_its_own_name(
+    tmp_path: Path, *, is_augmented: bool
+) -> None:
+    study = a_study(data_curve=DataCurve(sample_sizes=SIZES, seeds=2, compare_augmentation=True))
+    store = DirectoryStore(str(tmp_path))
+    ledger = a_curve_ledger(store, is_compared=True, curve_end=CurveEnd.ALL_RUNS_ENDED, curve_message="10 of 20")
+    both = build_report(study, replace(parse_status(None), ledger=ledger), store).curve
+    runs = tuple(
+        run
+        if run.without_variants is not is_augmented
+        else replace(run, state=TrialState.FAILED, measurements=(), message="killed")
+        for run in ledger.curve
+    )
+    curve = build_report(study, replace(parse_status(None), ledger=replace(ledger, curve=runs)), store).curve
+    assert both is not None and curve is not None and curve.comparison is None
+    assert curve.find_fit(is_augmented) == both.find_fit(is_augmented) is not None
+    assert curve.find_fit(not is_augmented) is None
+    kind, other = ("With", "without") if is_augmented else ("Without", "with")
+    first, second = describe_fit(study, curve)
+    assert first.startswith(f"{kind} variants: accuracy saturates near ")
+    assert second == f"Nothing was measured {other} variants: no gain is known."
+    assert [row[4] for row in list_rows(study, curve) if row[1] == ("no" if is_augmented else "yes")] == ["–"] * 5
+    assert render_curve_json(curve)["fitAugmented"] is is_augmented
+    nothing = replace(ledger, curve=tuple(replace(run, measurements=()) for run in ledger.curve))
+    curve = build_report(study, replace(parse_status(None), ledger=nothing), store).curve
     assert curve is not None and curve.comparison is None and curve.fit is None
 
 
