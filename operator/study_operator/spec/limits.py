@@ -64,6 +64,9 @@ EPOCHS = Whole(1, 10_000)
 MAX_LENGTH_TOKENS = Whole(32, 2**20, 1024)
 WARMUP_PERCENT = Whole(0, 100, 10)
 SAMPLE_SIZE = Whole(1, 10**9)
+CURVE_ADAPTERS_BYTES = 120_000
+"""What the final evaluation's configuration may take to name the adapters of a data curve. It is one environment
+variable, and Linux starts no process with one of more than 128 KiB (execve(2), MAX_ARG_STRLEN)."""
 CURVE_SEEDS = Whole(1, 10, 3)
 NODES = Whole(1, 64, 1)
 ACCELERATORS_PER_NODE = Whole(1, 64, 1)

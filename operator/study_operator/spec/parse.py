@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from study_operator import names
 from study_operator.errors import StudyInvalidError
 from study_operator.names import API_VERSION, KIND
 from study_operator.spec import limits
@@ -57,10 +58,13 @@ from study_operator.spec.study import (
     Uniform,
 )
 from study_operator.spec.typical_arms import QUARTER, find_typical_arms
+from trial_trainer.artifacts import join
 from trial_trainer.contract import (
+    ADAPTER,
     AnswerFormat,
     Augmentation,
     BaseModel,
+    Candidate,
     Edit,
     LabelSource,
     MissingLabel,
@@ -70,6 +74,7 @@ from trial_trainer.contract import (
     Split,
     SplitBy,
     TrainerSettings,
+    to_json,
 )
 
 
@@ -724,3 +729,16 @@ def _find_contradictions(study: Study) -> Iterator[str]:
         yield "`spec.dataCurve.arm` must be 'Winner' where there is no spec.baseline, got 'Baseline'"
     if study.data_curve is not None and study.data_curve.compare_augmentation and study.data.augment is None:
         yield "`spec.dataCurve.compareAugmentation` must be false where there is no spec.data.augment, got True"
+    if study.data_curve is not None:
+        taken = _count_candidate_bytes(study)
+        most = limits.CURVE_ADAPTERS_BYTES // taken
+        if study.data_curve.runs > most:
+            rule = f"must have at most {most} runs where naming an adapter takes {taken} bytes"
+            yield f"`spec.dataCurve` {rule} (a shorter `spec.storage.uri` allows more), got {study.data_curve.runs}"
+
+
+def _count_candidate_bytes(study: Study) -> int:
+    """Return how long a run of the data curve is in the final evaluation's configuration."""
+    prefix = names.study_uri(study.storage.uri, study.namespace, study.name, study.uid)
+    adapter = join(prefix, names.rung_key("t000", study.last_rung), ADAPTER)
+    return len(to_json([Candidate(trial="t000", adapter=adapter, digest="0" * 16)]))

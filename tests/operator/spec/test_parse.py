@@ -712,6 +712,18 @@ WRONG_MANIFESTS = [
         id="more trials and compared runs than a status holds",
     ),
     pytest.param(
+        {
+            "spec.dataCurve": {"sampleSizes": list(range(1, 21)), "seeds": 10, "compareAugmentation": True},
+            "spec.data.augment": {},
+            "spec.numTrials": 20,
+            "spec.storage.uri": f"s3://bucket/{'p' * 400}",
+        },
+        [
+            "`spec.dataCurve` must have at most 228 runs where naming an adapter takes 525 bytes (a shorter `spec.storage.uri` allows more), got 400"
+        ],
+        id="a curve whose adapters' URIs are too long for an environment variable",
+    ),
+    pytest.param(
         {"spec.ttlSecondsAfterFinished": -1},
         ["`spec.ttlSecondsAfterFinished` must be a whole number from 0 to 2147483647, got -1"],
         id="a wait of less than nothing",
