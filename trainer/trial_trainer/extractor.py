@@ -2,7 +2,7 @@
 
     from trial_trainer.extractor import Extractor
 
-    extractor = Extractor.load("runs/default/laptop-e4267bc2/trials/t001/rungs/1/adapter")
+    extractor = Extractor.load("runs/default/laptop-79426bce/trials/t001/rungs/1/adapter")
     print(extractor.ask(html=page, url="https://shop.example/kettle"))      # {'name': 'Kettle', 'price': '19.90'}
 
 The page is cut, the prompt is built and the answer is decoded by the code that prepared the study's data and evaluated
@@ -200,11 +200,7 @@ class Extractor:
         return _Seen(text=text, is_of_page=is_of_page, is_cut=text != whole)
 
     def _build_prompt(self, seen: _Seen, attribute: str) -> tuple[int, ...]:
-        if seen.is_of_page:
-            messages = self._prompter.ask(seen.text, answers.question(attribute))
-        else:
-            messages = self._prompter.ask_text(seen.text, answers.question_of_text(attribute))
-        return self._prompter.encode_prompts([messages])[0]
+        return self._prompter.encode_prompts([self._prompter.pose(attribute, seen.text, is_page=seen.is_of_page)])[0]
 
 
 def _build_page(asked: Sequence[tuple[str, tuple[int, ...]]], end_of_turn: int) -> Page:

@@ -686,7 +686,7 @@ class _Reader:
                 self.left_open.append(f"{label.values[0]!r} ({_place(page)})")
         return Asked(
             attribute=label.attribute,
-            messages=_pose(self._prompter, label.attribute, text, is_page=page.html is not None),
+            messages=tuple(self._prompter.pose(label.attribute, text, is_page=page.html is not None)),
             gold=answers.spell_out(label.attribute, label.values, answer, text, country),
             origin=label.origin,
             answer=answer,
@@ -722,13 +722,6 @@ class _Reader:
             own = group if members[0].group else None
             drafts.append(Draft(id=group, shop=site_of(site) if site else own, url=None, asked=asked))
         return drafts
-
-
-def _pose(prompter: Prompter, attribute: str, text: str, *, is_page: bool) -> tuple[Message, ...]:
-    """Build the messages that ask for an attribute of a page's text, or of a text that is of no page."""
-    if is_page:
-        return tuple(prompter.ask(text, answers.question(attribute)))
-    return tuple(prompter.ask_text(text, answers.question_of_text(attribute)))
 
 
 def _is_usable(attribute: str, value: str) -> bool:
@@ -1205,7 +1198,7 @@ def _vary(augmenter: Augmenter, prompter: Prompter, draft: Draft, copy: int) -> 
         return None
 
     def tell(asked: Asked) -> Asked:
-        messages = _pose(prompter, asked.attribute, variant.text, is_page=draft.is_page)
+        messages = tuple(prompter.pose(asked.attribute, variant.text, is_page=draft.is_page))
         return replace(asked, messages=messages, answer=variant.values.get(asked.attribute, asked.answer))
 
     return replace(draft, text=variant.text, asked=tuple(tell(asked) for asked in draft.asked))

@@ -14,6 +14,8 @@ from typing import Any
 from jinja2 import TemplateError
 
 from trial_trainer.errors import PromptError
+from trial_trainer.pages.answers import question as question_of_page
+from trial_trainer.pages.answers import question_of_text
 
 Message = dict[str, str]
 
@@ -98,6 +100,12 @@ class Prompter:
     def ask_text(self, text: str, question: str) -> list[Message]:
         """Build the messages of one question about a text that is of no page; it must be clean."""
         return _arrange(self.layout, SYSTEM_OF_TEXT, text, question)
+
+    def pose(self, attribute: str, text: str, *, is_page: bool) -> list[Message]:
+        """Build the messages that ask a page's text, or a text that is of no page, for an attribute."""
+        if is_page:
+            return self.ask(text, question_of_page(attribute))
+        return self.ask_text(text, question_of_text(attribute))
 
     def encode_prompts(self, conversations: Sequence[list[Message]]) -> list[tuple[int, ...]]:
         """Tokenise conversations up to where the answer begins."""
