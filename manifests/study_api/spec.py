@@ -462,7 +462,8 @@ def _trainer() -> Schema:
                 limits.MAX_LENGTH_TOKENS,
             ),
             "precision": choice(
-                "The type of the frozen weights and of the matrix products. The loss is always computed in 32 bits.",
+                "The type of the frozen weights and of the matrix products. A CPU that cannot multiply bf16 computes "
+                "in fp32, with the weights rounded to bf16. The loss is always computed in 32 bits.",
                 Precision,
                 default=str(Precision.BFLOAT16),
             ),

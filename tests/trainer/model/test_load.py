@@ -95,11 +95,25 @@ def test_the_check_finds_a_model_whose_branches_see_each_other(tmp_path: Path, m
     assert not load_random_model(tmp_path, "llama").shares_prefix
 
 
-def test_the_check_passes_in_bf16_too(tmp_path: Path) -> None:
+def test_the_check_passes_in_bf16_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("trial_trainer.model.load.cpu_multiplies_bfloat16", lambda: True)
+
     loaded = load_random_model(tmp_path, "llama", Precision.BFLOAT16)
 
     assert loaded.shares_prefix
     assert loaded.dtype is torch.bfloat16
+
+
+def test_a_cpu_without_bf16_computes_in_fp32_with_the_same_weights(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("trial_trainer.model.load.cpu_multiplies_bfloat16", lambda: False)
+
+    loaded = load_random_model(tmp_path, "llama", Precision.BFLOAT16)
+
+    assert loaded.shares_prefix
+    assert loaded.dtype is torch.float32
+    assert all(torch.equal(weight, weight.bfloat16().float()) for weight in loaded.module.parameters())
 
 
 def a_family(directory: Path, kind: str, **config: object) -> BaseModel:

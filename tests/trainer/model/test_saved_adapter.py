@@ -131,8 +131,9 @@ def test_of_a_directory_it_names_the_path_and_plain_peft_loads_both(model: Path,
 
 @pytest.mark.parametrize("precision", Precision)
 def test_the_reports_lines_load_what_was_trained_in_the_precision_that_it_was_trained_in(
-    model: Path, tmp_path: Path, precision: Precision
+    model: Path, tmp_path: Path, precision: Precision, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("trial_trainer.model.load.cpu_multiplies_bfloat16", lambda: True)
     base_model = BaseModel(uri=str(model))
     loaded = load(base_model, precision)
     save(loaded, base_model, tmp_path / "adapter")

@@ -125,6 +125,15 @@ def choose_device() -> torch.device:
     return device if device.type in ("cpu", "cuda") else torch.device("cpu")
 
 
+def cpu_multiplies_bfloat16() -> bool:
+    """Say whether this CPU has instructions for products in bf16; without them a product takes a hundred times as long.
+
+    CPUs without AVX-512 have none, and PyTorch's builds for macOS use none.
+    """
+    has_mkldnn = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+    return has_mkldnn and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+
+
 def load_base(base_model: BaseModel, settings: TrainerSettings, device: torch.device, page: Page) -> LoadedModel:
     """Load the base model and find out by a few short rows what can be done with it.
 
@@ -138,6 +147,10 @@ def load_base(base_model: BaseModel, settings: TrainerSettings, device: torch.de
         BaseModelError: where it cannot be loaded, is shorter than the samples, or an answer would see later tokens.
     """
     module = _from_pretrained(local_path(base_model), DTYPES[settings.precision])
+    if module.dtype is torch.bfloat16 and device.type == "cpu" and not cpu_multiplies_bfloat16():
+        # The same weights, of which this CPU computes a hundred products in the time of one.
+        log.info("this CPU cannot multiply bf16: the weights are rounded to bf16, and their products computed in fp32")
+        module.float()
     limit = longest_sample(module.config)
     if limit is not None and settings.max_length_tokens > limit:
         raise BaseModelError(say_too_long(base_model, settings.max_length_tokens, limit))
