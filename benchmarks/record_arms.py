@@ -7,11 +7,11 @@
     python benchmarks/record_arms.py bookings --collect
 
 Arm after arm is trained by the trainer itself, one core each, and read at `PERCENTS` of its length: every question of
-the validation and of the test set, with the answer's rightness and loss. What is done is never done again: a call goes
-on where the last one ended, on this machine from `runs/recorded`, on another one from the tables in `benchmarks/data`,
-to which `--collect` adds the new arms. `benchmarks/data/lora-arms/README.md` says what the tables hold. The data curve
-is one arm on growing parts of the training set, read at its end alone; so is that of augmentation, without variants of
-the messages and with them.
+the validation set, and at `TEST_PERCENTS` of the test set, with the answer's rightness and loss. What is done is never
+done again: a call goes on where the last one ended, on this machine from `runs/recorded`, on another one from the
+tables in `benchmarks/data`, to which `--collect` adds the new arms. `benchmarks/data/lora-arms/README.md` says what the
+tables hold. The data curve is one arm on growing parts of the training set, read at its end alone; so is that of
+augmentation, without variants of the messages and with them.
 """
 
 from __future__ import annotations
@@ -62,6 +62,8 @@ RAW = ROOT / "runs" / "recorded"
 DATA = ROOT / "benchmarks" / "data"
 TABLES = DATA / "lora-arms"
 PERCENTS = (2, 5, 10, 15, 20, 25, 35, 50, 70, 100)
+TEST_PERCENTS = (5, 20, 100)
+"""The usual rungs and the end: answering questions is most of what a run costs."""
 SEEDED_ARMS, SEEDS, MOST_ARMS = 6, 3, 256
 """The first arms are trained of three seeds."""
 CURVE_SIZES, CURVE_SEEDS = (200, 400, 800, 1600, 3200, 8000), 3
@@ -77,7 +79,9 @@ CURVE_ARM: Mapping[str, ParameterValue] = {
 KEY = ("arm", "seed", "train_samples", "is_augmented")
 """Of a run, in every table."""
 TEST_MESSAGES = 240
-"""Of the bookings: how many messages of the test set are asked about."""
+"""Of the bookings: how many messages of the test set are asked about, where `ARM_MESSAGES` does not say less."""
+ARM_MESSAGES = 80
+"""Of the bookings that arms are trained on and chosen by, half of them each; and as many of the test set."""
 
 LEARNING_RATES = (1e-5, 1e-2)
 RANKS = (4, 8, 16, 32, 64)
@@ -128,7 +132,7 @@ def record_bookings() -> Recording:
     trainer = TrainerSettings(epochs=3, max_length_tokens=256)
     return Recording(
         name="bookings",
-        prepare=replace(_prepare_bookings("bookings", trainer), split=_split_pages(50), max_pages=120),
+        prepare=replace(_prepare_bookings("bookings", trainer), split=_split_pages(50), max_pages=ARM_MESSAGES),
         trainer=trainer,
         runs=_draw_runs(batch_sizes=(4, 8, 16)),
     )
@@ -292,7 +296,8 @@ def record(recording: Recording, run: Run) -> None:
         except (Diverged, ArmError) as error:
             fate = f"{type(error).__name__} before {percent} %: {error}"
             break
-        _read_test_set(recording, config)
+        if percent in TEST_PERCENTS:
+            _read_test_set(recording, config)
         # The next one goes on from this one's checkpoint; nobody needs its adapter.
         shutil.rmtree(directory / str(percent) / contract.ADAPTER, ignore_errors=True)
         if place:
@@ -376,7 +381,7 @@ def collect(recording: Recording, runs: Sequence[Run]) -> None:
         losses: list[float] = []
         for percent in recording.percents:
             output = RAW / recording.name / run.name / str(percent)
-            if not (output / "test.jsonl").exists():
+            if not (output / contract.MEASUREMENT).exists():
                 break
             measured = from_json(RungMeasurement, (output / contract.MEASUREMENT).read_bytes())
             tables["measurements"].append(
@@ -386,6 +391,8 @@ def collect(recording: Recording, runs: Sequence[Run]) -> None:
                 | {name: metric.value for name, metric in measured.metrics.items() if "/" not in name}
             )
             for split, file in (("validation", contract.PREDICTIONS), ("test", "test.jsonl")):
+                if split == "test" and percent not in TEST_PERCENTS:
+                    continue
                 for line in (output / file).read_text().splitlines():
                     answer = from_json(Prediction, line)
                     tables["answers"].append(

@@ -18,7 +18,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 # Before numpy and torch are imported.
@@ -62,6 +62,7 @@ class Variant:
     num_trials: int = NUM_TRIALS
     promotion: Promotion
     rungs: tuple[int, ...] = (20,)
+    tries_typical_arms: bool = False
 
 
 VARIANTS = (
@@ -81,11 +82,25 @@ RUNGS = (
     ),
 )
 
+
+def begin_with_typical_arms(variants: Sequence[Variant]) -> tuple[Variant, ...]:
+    """Return the studies that try typical arms first."""
+    return tuple(
+        replace(v, suffix=f"{v.suffix}-typical", title=f"{v.title}, typical arms first", tries_typical_arms=True)
+        for v in variants
+    )
+
+
+TYPICAL, TYPICAL_RUNGS = begin_with_typical_arms(VARIANTS), begin_with_typical_arms(RUNGS)
+
 TITLES = {
-    **{f"ours{v.suffix}": f"**ours**: Ax, {v.title}" for v in (*VARIANTS, *RUNGS)},
+    **{f"ours{v.suffix}": f"**ours**: Ax, {v.title}" for v in (*TYPICAL, *TYPICAL_RUNGS, *VARIANTS, *RUNGS)},
     "ax-full": "Ax at full length",
     "random-full": "random at full length",
-    **{f"random-promoted{v.suffix}": f"random, our promotion, {v.title}" for v in (*VARIANTS, *RUNGS)},
+    **{
+        f"random-promoted{v.suffix}": f"random, our promotion, {v.title}"
+        for v in (*VARIANTS, *RUNGS, *TYPICAL, *TYPICAL_RUNGS)
+    },
     "optuna-hyperband": "Optuna: TPE, Hyperband",
     "optuna-halving": "Optuna: TPE, successive halving",
     "asha-promoting": "ASHA, promoting",
@@ -97,7 +112,12 @@ PAIRS = (
     ("random-promoted-rungs", "random-promoted"),
     ("random-promoted-rungs", "random-full"),
     ("random-promoted-rungs", "asha-promoting"),
-    ("ours", "ax-full"),
+    ("random-promoted-typical", "random-promoted"),
+    ("ours-typical", "random-promoted-typical"),
+    ("ours-8-typical", "random-promoted-8"),
+    ("ours-12-typical", "random-promoted-12"),
+    ("ours-typical", "ax-full"),
+    ("ours-rungs-typical", "ax-full"),
 )
 """What is compared seed by seed."""
 
@@ -118,6 +138,7 @@ def ours(name: str, designer: Callable[[], Designer], variants: Sequence[Variant
                 num_trials=variant.num_trials,
                 promotion=variant.promotion,
                 early_evaluation=EarlyEvaluation(rungs=variant.rungs),
+                tries_typical_arms=variant.tries_typical_arms,
             )
             yield name + variant.suffix, run_study(table, study, remembering)
 
@@ -154,10 +175,14 @@ def ax() -> Designer:
 METHODS: Mapping[str, Runs] = {
     "ours": ours("ours", ax),
     "ours-rungs": ours("ours", ax, RUNGS),
+    "ours-typical": ours("ours", ax, TYPICAL),
+    "ours-rungs-typical": ours("ours", ax, TYPICAL_RUNGS),
     "ax-full": full_length("ax-full", ax),
     "random-full": full_length("random-full", RandomDesigner),
     "random-promoted": ours("random-promoted", RandomDesigner),
     "random-promoted-rungs": ours("random-promoted", RandomDesigner, RUNGS),
+    "random-promoted-typical": ours("random-promoted", RandomDesigner, TYPICAL),
+    "random-promoted-rungs-typical": ours("random-promoted", RandomDesigner, TYPICAL_RUNGS),
     "optuna-hyperband": endless("optuna-hyperband", lambda table, seed: Optuna(table, seed, hyperband())),
     "optuna-halving": endless("optuna-halving", lambda table, seed: Optuna(table, seed, successive_halving())),
     "asha-promoting": endless("asha-promoting", PromotingAsha),
@@ -228,10 +253,10 @@ def print_scores(tables: Sequence[RecordedArms], cells: Sequence[Cell], slots: i
         of_method = {m: [c for c in cells if c.kind == kind and c.method == m] for m in TITLES}
         for method, title in TITLES.items():
             # Studies of 8 trials are compared with studies of 8 trials.
-            suffix = next((v.suffix for v in VARIANTS if v.num_trials != NUM_TRIALS and method.endswith(v.suffix)), "")
-            is_ours = method.startswith("ours")
+            trials = next((f"-{n}" for n in (8, 12) if f"-{n}" in method), "")
+            ours = f"ours{trials}-typical"
             if of_method[method]:
-                row = _say_row(of_method[method], [] if is_ours else of_method[f"ours{suffix}"], targets)
+                row = _say_row(of_method[method], [] if method == ours else of_method[ours], targets)
                 print(f"| {kind} | {title} | {row} |")
 
 

@@ -55,6 +55,7 @@ def a_study(
     num_trials: int,
     promotion: Promotion | None = None,
     early_evaluation: EarlyEvaluation | None = None,
+    tries_typical_arms: bool = False,
 ) -> Study:
     """Return a study of a table's search space."""
     return Study(
@@ -69,6 +70,7 @@ def a_study(
         max_failed_trials=0,
         seed=seed,
         early_evaluation=early_evaluation or EarlyEvaluation(),
+        typical_arms=table.typical_arms if tries_typical_arms else (),
         promotion=promotion or Promotion(num_promoted=1),
         data=Data(source="pages", attributes=("name",), labels_from=LabelSource.GIVEN, split=Split()),
         base_model=BaseModel(uri="model"),

@@ -20,7 +20,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from study_operator.spec.metrics import Direction
-from study_operator.spec.study import Arm, Categorical, LogUniform, Objective, Parameter, SearchSpace, Uniform
+from study_operator.spec.study import (
+    Arm,
+    Categorical,
+    LogUniform,
+    Objective,
+    Parameter,
+    SearchSpace,
+    TypicalArm,
+    Uniform,
+)
+from study_operator.spec.typical_arms import CENTRE, find_centre, find_typical_arms
 
 DATA = Path(__file__).resolve().parent.parent / "data"
 
@@ -73,6 +83,8 @@ class RecordedArms:
     objective: Objective
     parameters: tuple[Parameter, ...]
     runs: tuple[Run, ...]
+    typical_arms: tuple[TypicalArm, ...] = ()
+    """What is known to be good for the task, published before and not looked for in the table; and the centre."""
 
     @cached_property
     def mean_length(self) -> float:
@@ -224,18 +236,27 @@ def read_deberta() -> RecordedArms:
             length=float(steps * line["train_batch_size"]),
         )
 
+    parameters = (
+        Parameter(name="learning_rate", search_space=LogUniform(min=1e-6, max=1e-3)),
+        Parameter(name="epochs", search_space=Categorical(values=(1, 2, 3, 4), ordered=True)),
+        Parameter(name="train_batch_size", search_space=Uniform(min=16, max=64)),
+        Parameter(name="warmup_epochs", search_space=Uniform(min=0, max=0.6)),
+        Parameter(name="dropout", search_space=Uniform(min=0, max=0.3)),
+    )
     return RecordedArms(
         name="deberta",
         kind="DeBERTa on MNLI",
         objective=Objective(metric="accuracy", direction=Direction.MAXIMIZE),
-        parameters=(
-            Parameter(name="learning_rate", search_space=LogUniform(min=1e-6, max=1e-3)),
-            Parameter(name="epochs", search_space=Categorical(values=(1, 2, 3, 4), ordered=True)),
-            Parameter(name="train_batch_size", search_space=Uniform(min=16, max=64)),
-            Parameter(name="warmup_epochs", search_space=Uniform(min=0, max=0.6)),
-            Parameter(name="dropout", search_space=Uniform(min=0, max=0.3)),
-        ),
+        parameters=parameters,
         runs=tuple(map(read, _read_lines(DATA / "deberta-mnli-arms" / "arms.jsonl.gz"))),
+        typical_arms=(
+            TypicalArm(
+                # 500 steps are 0.08 epochs.
+                arm={"learning_rate": 2e-5, "epochs": 3, "train_batch_size": 64, "warmup_epochs": 0.08, "dropout": 0.1},
+                source="He et al. (2021), DeBERTaV3: MNLI with the base model",
+            ),
+            _centre(parameters),
+        ),
     )
 
 
@@ -274,14 +295,23 @@ def read_taskset(name: str, path: Path) -> RecordedArms:
         "linear_decay": (1e-7, 1e-4),
         "exponential_decay": (1e-6, 1e-3),
     }
+    parameters = tuple(
+        Parameter(name=key, search_space=LogUniform(min=low, max=high)) for key, (low, high) in bounds.items()
+    )
     return RecordedArms(
         name=name,
         kind="TaskSet on IMDb",
         objective=Objective(metric="validation_loss", direction=Direction.MINIMIZE),
-        parameters=tuple(
-            Parameter(name=key, search_space=LogUniform(min=low, max=high)) for key, (low, high) in bounds.items()
-        ),
+        parameters=parameters,
         runs=tuple(map(read, lines)),
+        typical_arms=(
+            TypicalArm(
+                arm={"learning_rate": 1e-3, "one_minus_beta1": 0.1, "one_minus_beta2": 1e-3, "epsilon": 1e-8}
+                | {name: bounds[name][0] for name in ("l1", "l2", "linear_decay", "exponential_decay")},
+                source="Kingma and Ba (2015), Adam: the defaults, without regularization or decay",
+            ),
+            _centre(parameters),
+        ),
     )
 
 
@@ -325,7 +355,18 @@ def read_lora(recording: str, folder: Path = DATA / "lora-arms") -> RecordedArms
     )
     objective = Objective(metric="accuracy", direction=Direction.MAXIMIZE)
     name = f"lora-{recording}"
-    return RecordedArms(name=name, kind=f"LoRA, {recording}", objective=objective, parameters=parameters, runs=runs)
+    return RecordedArms(
+        name=name,
+        kind=f"LoRA, {recording}",
+        objective=objective,
+        parameters=parameters,
+        runs=runs,
+        typical_arms=tuple(find_typical_arms(parameters, (), record_arms.MODEL.uri, ())),
+    )
+
+
+def _centre(parameters: Sequence[Parameter]) -> TypicalArm:
+    return TypicalArm(arm={parameter.name: find_centre(parameter) for parameter in parameters}, source=CENTRE)
 
 
 def _ordered(values: Sequence[int]) -> Categorical:

@@ -18,6 +18,8 @@ from trial_trainer.contract import ParameterValue
 QUARTER = 4
 """Where a study does not say how many typical arms it tries, they are at most one of so many trials."""
 
+CENTRE = "the centre of the search space"
+
 
 @dataclass(frozen=True, kw_only=True)
 class _Setting:
@@ -55,7 +57,7 @@ def find_typical_arms(
     settings = [(setting.source, setting.values()) for setting in _list_settings(model)]
     if any(parameter.name not in settings[0][1] for parameter in parameters):
         return
-    settings.insert(1, ("the centre of the search space", {p.name: _find_centre(p) for p in parameters}))
+    settings.insert(1, (CENTRE, {p.name: find_centre(p) for p in parameters}))
     for source, values in settings:
         arm = {p.name: _find_nearest(p, values[p.name]) for p in parameters}
         if arm not in tried and all(constraint.holds(arm) for constraint in constraints):
@@ -135,7 +137,8 @@ def _find_distance(one: float, other: float) -> float:
     return abs(math.log(one / other)) if one > 0 and other > 0 else abs(one - other)
 
 
-def _find_centre(parameter: Parameter) -> float:
+def find_centre(parameter: Parameter) -> float:
+    """Return the middle of a parameter's range, of the logarithm where that is searched, or of its numbers."""
     match parameter.search_space:
         case Categorical(values=values):
             numbers = sorted(v for v in values if not isinstance(v, str))
