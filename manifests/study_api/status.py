@@ -177,7 +177,8 @@ def _conditions() -> Schema:
         "One aspect of the study's state.",
         {
             "type": text(
-                "Accepted, StorageReady, Prepared, Suspended, SearchComplete, Complete, Failed, JobsRefused, Stalled.",
+                "Accepted, StorageReady, Prepared, Suspended, SearchComplete, Complete, Failed, JobsRefused, Stalled, "
+                "EarlyEvaluationReliable.",
                 64,
             ),
             "status": choice("Whether it holds.", ("True", "False", "Unknown")),

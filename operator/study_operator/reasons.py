@@ -19,7 +19,7 @@ class Problem:
 
 
 class ConditionType(StrEnum):
-    """What is said of a study, each true or false."""
+    """What is said of a study, each true or false; of one it may be unknown."""
 
     ACCEPTED = "Accepted"
     STORAGE_READY = "StorageReady"
@@ -29,6 +29,7 @@ class ConditionType(StrEnum):
     COMPLETE = "Complete"
     FAILED = "Failed"
     JOBS_REFUSED = "JobsRefused"
+    EARLY_EVALUATION_RELIABLE = "EarlyEvaluationReliable"
     STALLED = "Stalled"
 
 
@@ -51,6 +52,10 @@ class ConditionReason(StrEnum):
     NOT_FAILED = "NotFailed"
     NOT_REFUSED = "NotRefused"
     PROGRESSING = "Progressing"
+    PAIRS_AGREE = "PairsAgree"
+    PAIRS_DISAGREE = "PairsDisagree"
+    TOO_FEW_TRIALS = "TooFewTrials"
+    NOT_PROMOTED = "NotPromoted"
 
 
 class StudyStage(StrEnum):

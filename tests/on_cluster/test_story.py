@@ -46,6 +46,7 @@ def test_a_study_goes_from_apply_to_its_winner(
         "Failed": ("False", "NotFailed"),
         "JobsRefused": ("False", "NotRefused"),
         "Stalled": ("False", "Progressing"),
+        "EarlyEvaluationReliable": ("Unknown", "TooFewTrials"),
     }
     assert study.states() == ["Completed", "Completed", "Stopped", "Completed"]
     assert [t.get("continuation") for t in study.trials] == ["Baseline", "Promoted", None, "Promoted"]

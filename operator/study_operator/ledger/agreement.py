@@ -1,4 +1,4 @@
-"""How well early measurements foretold the final ones: concordance, missed winners, top-k kept.
+"""How well early measurements foretold the final ones: concordance, rank correlations, missed winners, top-k kept.
 
 Estimates for the whole study from the trials that ran to their end. Promoted trials and the baseline ran for certain,
 audited ones with the probability that the ledger keeps, so each pair of trials weighs 1 / (probability that both were
@@ -8,6 +8,10 @@ independent.
 
 A trial that diverged beats nobody and is beaten by nobody: it is counted where that is what is asked (an audited one is
 no winner), and left out of the pairs.
+
+Kendall's rank correlation is the concordance on another scale. Of Spearman's, what Kendall's interval allows is its
+interval: Durbin and Stuart (1951), "Inversions and rank correlation coefficients", Journal of the Royal Statistical
+Society B 13(2).
 """
 
 from __future__ import annotations
@@ -21,11 +25,17 @@ from dataclasses import dataclass, replace
 
 from study_operator.ledger.merit import find_merit, name_metric
 from study_operator.ledger.ranking import choose_winner, rank, satisfies_constraints
-from study_operator.ledger.trial import GIVEN_UP, Continuation, Origin, Trial
+from study_operator.ledger.trial import GIVEN_UP, Continuation, Origin, Trial, TrialState
 from study_operator.spec.study import Study
 
 LEAST_AUDITED = 3
 CONFIDENCE = 0.95
+RELIABLE_CONFIDENCE = 0.90
+"""Of what is asked in two halves: whether it is enough, and whether it is not."""
+LEAST_CONCORDANCE = 0.7
+"""Of pairs: where early measurements order so many as the final ones do, they are called reliable."""
+
+Bounds = tuple[float, float]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +51,26 @@ class MissedWinners:
     """Trials among which the audited were drawn, on all early rungs."""
     audited: int
     found: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class TopKept:
+    """How many of the k best at the early measurement are among the k best of all trials at full length."""
+
+    k: int
+    low: int
+    high: int
+    """The 90 % interval; both are the same where every trial ran to its end."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Regret:
+    """By how much the best of all was better, at full length, than the best of those that were best early."""
+
+    value: float
+    """In the unit of the metric that measures them at full length; never negative."""
+    is_exact: bool
+    """Whether every trial ran to its end. Else one that was stopped may have been better still."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,10 +108,43 @@ class Agreement:
     concordance_low: float = 0.0
     concordance_high: float = 1.0
     """Its 95 % interval."""
+    concordance_90: Bounds = (0.0, 1.0)
+    """Its 90 % interval."""
     pairs: int = 0
+    spearman: float | None = None
+    """Spearman's rank correlation of the two measurements."""
+    spearman_90: Bounds = (-1.0, 1.0)
     missed_winners: MissedWinners | None = None
-    top_k_kept: float | None = None
+    top_kept: TopKept | None = None
+    regret: Regret | None = None
     k: int = 0
+    is_complete: bool = False
+    """Whether every trial that could ran to its end, or diverged."""
+
+    @property
+    def kendall(self) -> float | None:
+        """Kendall's rank correlation: pairs ordered alike minus pairs ordered otherwise, as a share of all."""
+        return None if self.concordance is None else 2 * self.concordance - 1
+
+    @property
+    def kendall_90(self) -> Bounds:
+        """Its 90 % interval."""
+        low, high = self.concordance_90
+        return 2 * low - 1, 2 * high - 1
+
+    @property
+    def top_k_kept(self) -> float | None:
+        """Share of the early top k in the final top k, where every trial ran to its end."""
+        kept = self.top_kept
+        return kept.low / kept.k if kept is not None and kept.low == kept.high and self.is_complete else None
+
+    @property
+    def is_reliable(self) -> bool | None:
+        """Whether early measurements order trials as final ones do; None where these trials do not tell."""
+        low, high = self.concordance_90
+        if self.concordance is None or low < LEAST_CONCORDANCE <= high:
+            return None
+        return low >= LEAST_CONCORDANCE
 
 
 def measure_agreement(study: Study, trials: Sequence[Trial], rung: int = 0) -> Agreement:
@@ -90,7 +153,9 @@ def measure_agreement(study: Study, trials: Sequence[Trial], rung: int = 0) -> A
     sound = [t for t in ended if not t.has_diverged]
     audited = [t for t in ended if t.stratum is not None]
     strata = _find_strata(trials, sound)
-    k = study.promotion.num_promoted
+    choice = _find_choice(study, trials, rung)
+    is_complete = all(_is_known(study, t) for t in _list_able(trials))
+    is_complete = is_complete and all(s.drawn == s.population for s in strata.values())
     known = Agreement(
         percent=study.early_evaluation.rungs[rung],
         is_only=study.last_rung == 1,
@@ -100,20 +165,33 @@ def measure_agreement(study: Study, trials: Sequence[Trial], rung: int = 0) -> A
         promoted=sum(t.continuation is Continuation.PROMOTED for t in sound),
         has_baseline=any(t.continuation is Continuation.BASELINE for t in sound),
         left_out=_count_left_out(trials),
-        top_k_kept=_top_k_kept(study, trials, rung, k),
-        k=k,
+        top_kept=_count_kept(study, trials, choice, strata) if choice else None,
+        regret=_find_regret(study, trials, choice, is_exact=is_complete) if choice else None,
+        k=study.promotion.num_promoted,
+        is_complete=is_complete,
     )
-    if len(audited) < LEAST_AUDITED:
-        return known
-    known = replace(known, missed_winners=_missed_winners(study, sound, audited, strata))
-    paired = sum(s.paired for s in strata.values())
-    if paired < LEAST_AUDITED or any(s.paired < min(LEAST_AUDITED, s.population) for s in strata.values()):
+    if len(audited) >= LEAST_AUDITED:
+        known = replace(known, missed_winners=_missed_winners(study, sound, audited, strata))
+    known_by = _count_known_by(sound, strata, is_complete=is_complete)
+    if known_by < LEAST_AUDITED:
         return known
     concordance, pairs = _concordance(study, sound, rung, strata)
-    # No more is known than of the stratum of which least is.
-    known_by = min((s.paired for s in strata.values() if s.paired < s.population), default=paired)
     low, high = concordance_interval(concordance, known_by)
-    return replace(known, concordance=concordance, concordance_low=low, concordance_high=high, pairs=pairs)
+    known = replace(known, concordance=concordance, concordance_low=low, concordance_high=high, pairs=pairs)
+    known = replace(known, concordance_90=concordance_interval(concordance, known_by, RELIABLE_CONFIDENCE))
+    spearman = _find_spearman(study, sound, rung, strata)
+    low, high = bound_spearman(*known.kendall_90)
+    return replace(known, spearman=spearman, spearman_90=(min(low, spearman), max(high, spearman)))
+
+
+def _count_known_by(sound: Sequence[Trial], strata: Mapping[int, _Stratum], *, is_complete: bool) -> int:
+    """Return of how many drawn trials the pairs are known: no more is known than of the stratum of which least is."""
+    if is_complete:
+        return len(sound)
+    if any(s.paired < min(LEAST_AUDITED, s.population) for s in strata.values()):
+        return 0
+    paired = sum(s.paired for s in strata.values())
+    return min((s.paired for s in strata.values() if s.paired < s.population), default=paired)
 
 
 def describe_agreements(agreements: Sequence[Agreement]) -> list[str]:
@@ -136,16 +214,38 @@ def describe_agreements(agreements: Sequence[Agreement]) -> list[str]:
     return sentences
 
 
-def _describe_concordance(agreement: Agreement) -> str:
+def is_reliable(agreements: Sequence[Agreement]) -> bool | None:
+    """Say whether trials are ranked reliably on every early rung; None where these trials do not tell."""
+    found = [agreement.is_reliable for agreement in agreements]
+    return False if False in found else None if None in found else True
+
+
+def describe_reliability(agreement: Agreement) -> str:
+    """Return the figures by which an early measurement is called reliable."""
+    if agreement.concordance is None:
+        return f"at {agreement.percent} % agreement is not estimable: {describe_lack(agreement)}"
+    low, high = agreement.concordance_90
+    return (
+        f"measurements at {agreement.percent} % order {agreement.concordance:.0%} of the pairs of trials as those at "
+        f"full length do (90 % interval {low:.0%} to {high:.0%}, {agreement.pairs} pairs of {agreement.full_length} "
+        f"trials); reliable is {LEAST_CONCORDANCE:.0%} or more"
+    )
+
+
+def describe_lack(agreement: Agreement) -> str:
+    """Return why an agreement is not estimable."""
     audited = agreement.full_length - agreement.promoted - agreement.has_baseline
+    of_each = "" if agreement.is_only else " of each early rung"
+    return f"n = {audited} audited (at least {LEAST_AUDITED} are needed{of_each})"
+
+
+def _describe_concordance(agreement: Agreement) -> str:
     left_out = _describe_left_out(agreement.left_out)
     early = "early" if agreement.is_only else f"{agreement.percent} %"
     early += f" {agreement.ranked_by}" if agreement.ranked_by else ""
     if agreement.concordance is None:
-        return (
-            f"Agreement of {early} and final measurements: not estimable, n = {audited} audited "
-            f"(at least {LEAST_AUDITED} are needed{'' if agreement.is_only else ' of each early rung'}).{left_out}"
-        )
+        return f"Agreement of {early} and final measurements: not estimable, {describe_lack(agreement)}.{left_out}"
+    audited = agreement.full_length - agreement.promoted - agreement.has_baseline
     baseline = ", the baseline" if agreement.has_baseline else ""
     interval = f"{agreement.concordance_low:.0%} to {agreement.concordance_high:.0%}"
     return (
@@ -162,7 +262,7 @@ def _describe_left_out(left_out: LeftOut) -> str:
     return f" Left out of the pairs: {reported}." if reported else ""
 
 
-def concordance_interval(concordance: float, audited: int) -> tuple[float, float]:
+def concordance_interval(concordance: float, audited: int, confidence: float = CONFIDENCE) -> Bounds:
     """Return a conservative interval of the concordance for arms like these.
 
     That of Clopper and Pearson (1934) for three independent comparisons by every two audited trials: pairs that share
@@ -171,14 +271,22 @@ def concordance_interval(concordance: float, audited: int) -> tuple[float, float
     """
     n = audited + audited // 2
     x = concordance * n
-    return _lowest_share(math.floor(x + 1e-9), n), 1 - _lowest_share(n - math.ceil(x - 1e-9), n)
+    tail = (1 - confidence) / 2
+    return _lowest_share(math.floor(x + 1e-9), n, tail), 1 - _lowest_share(n - math.ceil(x - 1e-9), n, tail)
 
 
-def _lowest_share(found: int, n: int) -> float:
+def bound_spearman(low: float, high: float) -> Bounds:
+    """Return what Spearman's rank correlation may be where Kendall's lies between two bounds."""
+    least = (3 * low - 1) / 2 if low >= 0 else (low**2 + 2 * low - 1) / 2
+    most = (1 + 2 * high - high**2) / 2 if high >= 0 else (1 + 3 * high) / 2
+    return max(-1.0, least), min(1.0, most)
+
+
+def _lowest_share(found: int, n: int, tail: float) -> float:
     """Return the smallest probability under which as many as ``found`` of ``n`` are not too improbable."""
     if found == 0:
         return 0.0
-    tail, low, high = (1 - CONFIDENCE) / 2, 0.0, 1.0
+    low, high = 0.0, 1.0
     ways = [(x, math.comb(n, x)) for x in range(found, n + 1)]
     for _ in range(40):
         middle = (low + high) / 2
@@ -273,6 +381,29 @@ def _find_probability(strata: Mapping[int, _Stratum], one: int | None, other: in
     return single[0] * (max(2, stratum.drawn) - 1) / (stratum.population - 1)
 
 
+def _find_spearman(study: Study, sound: Sequence[Trial], rung: int, strata: Mapping[int, _Stratum]) -> float:
+    """Return the correlation of weighted mid-ranks; 0 where all are alike in one of the measurements."""
+    weights = [1 / _find_probability(strata, t.stratum, None) for t in sound]
+    early, final = (_rank_midway([_merit(study, t, at) for t in sound], weights) for at in (rung, study.last_rung))
+    together, one, other = (
+        math.fsum(w * a * b for w, a, b in zip(weights, *pair, strict=True))
+        for pair in ((early, final), (early, early), (final, final))
+    )
+    return max(-1.0, min(1.0, together / math.sqrt(one * other))) if one > 0 and other > 0 else 0.0
+
+
+def _rank_midway(values: Sequence[float], weights: Sequence[float]) -> list[float]:
+    """Return for each value the weight below it minus the weight above it: twice its mid-rank less the mean's."""
+    weight_by_value: dict[float, float] = {}
+    for value, weight in zip(values, weights, strict=True):
+        weight_by_value[value] = weight_by_value.get(value, 0.0) + weight
+    total, below, ranks = math.fsum(weights), 0.0, dict[float, float]()
+    for value in sorted(weight_by_value):
+        ranks[value] = 2 * below + weight_by_value[value] - total
+        below += weight_by_value[value]
+    return [ranks[value] for value in values]
+
+
 def _missed_winners(
     study: Study, sound: Sequence[Trial], audited: Sequence[Trial], strata: Mapping[int, _Stratum]
 ) -> MissedWinners | None:
@@ -310,13 +441,79 @@ def _beats(study: Study, trial: Trial, winner: Trial) -> bool:
     return keeps if keeps != winner_keeps else _merit(study, trial, last) > _merit(study, winner, last)
 
 
-def _top_k_kept(study: Study, trials: Sequence[Trial], rung: int, k: int) -> float | None:
-    """Return the share of the early top k in the final top k, where every trial that could ran to its end."""
-    able = [t for t in trials if (m := t.measurement(0)) and not m.diverged and t.origin is not Origin.BASELINE]
-    if len(able) <= k or not all(t.measurement(study.last_rung) for t in able):
+def _list_able(trials: Sequence[Trial]) -> list[Trial]:
+    """Return those that an early rung may promote: all that began well, without the baseline."""
+    return [t for t in trials if (m := t.measurement(0)) and not m.diverged and t.origin is not Origin.BASELINE]
+
+
+def _is_known(study: Study, trial: Trial) -> bool:
+    """Say whether it is known how a trial ends."""
+    return trial.has_diverged or trial.measurement(study.last_rung) is not None
+
+
+def _find_choice(study: Study, trials: Sequence[Trial], rung: int) -> list[Trial] | None:
+    """Return the early top k, the best at full length first; None where one of them is not known to its end.
+
+    None also where not all were measured on the rung, and where there are no more than k trials.
+    """
+    able, k = _list_able(trials), study.promotion.num_promoted
+    ranked = rank(study, able, rung)
+    if len(able) <= k or len(ranked) < len(able) or not all(_is_known(study, t) for t in ranked[:k]):
         return None
-    early, final = ({t.index for t in rank(study, able, at)[:k]} for at in (rung, study.last_rung))
-    return len(early & final) / k
+    return sorted(ranked[:k], key=lambda trial: _final_place(study, trial))
+
+
+def _final_place(study: Study, trial: Trial) -> tuple[bool, float, int]:
+    """Return what sorts trials as `ranking.rank` does at full length."""
+    diverged = trial.has_diverged
+    return (diverged, 0.0 if diverged else -_merit(study, trial, study.last_rung), trial.index)
+
+
+def _count_kept(
+    study: Study, trials: Sequence[Trial], choice: Sequence[Trial], strata: Mapping[int, _Stratum]
+) -> TopKept | None:
+    """Bound how many of the early top k are in the final top k.
+
+    j of the others are in the final top k where j of them are better than the j-th of the choice from below. How many
+    are is known of those that ran, and of the rest by the audited ones: they are a simple random sample of their
+    stratum, also without those that are themselves in the early top k. That at least j are in it is said from j = 1
+    on, one after the other, so that each bound needs no correction for their number.
+    """
+    chosen = {t.index for t in choice}
+    others = [t for t in _list_able(trials) if t.index not in chosen]
+    certain = [t for t in others if t.stratum is None and _is_known(study, t)]
+    seen = {kind: [t for t in others if t.stratum == kind and _is_known(study, t)] for kind in strata}
+    # Those that were stopped on a rung are of its stratum.
+    if any(not seen.get(t.rung) for t in others if t.state is TrialState.STOPPED) or not all(seen.values()):
+        return None
+    populations = {kind: strata[kind].population - sum(t.stratum == kind for t in choice) for kind in seen}
+    confidence = 1 - (1 - RELIABLE_CONFIDENCE) / max(1, len(seen))
+    low = high = 0
+    is_low_open = True
+    for j, threshold in enumerate(reversed(choice), start=1):
+        place = _final_place(study, threshold)
+        least = most = sum(_final_place(study, t) < place for t in certain)
+        for kind, drawn in seen.items():
+            found = sum(_final_place(study, t) < place for t in drawn)
+            bounds = hypergeometric_interval(populations[kind], len(drawn), found, confidence)
+            least, most = least + bounds[0], most + bounds[1]
+        is_low_open = is_low_open and least >= j
+        low, high = (j if is_low_open else low), (j if most >= j else high)
+    k = len(choice)
+    return TopKept(k=k, low=k - high, high=k - low)
+
+
+def _find_regret(study: Study, trials: Sequence[Trial], choice: Sequence[Trial], *, is_exact: bool) -> Regret | None:
+    """Return by how much the best of all is better at full length than the best of the choice and the baseline."""
+    chosen = {t.index for t in choice}
+    best_of = [
+        choose_winner(study, (t for t in trials if t.index in chosen or t.origin is Origin.BASELINE)),
+        choose_winner(study, trials),
+    ]
+    chosen_best, best = ([_merit(study, t, study.last_rung)] if t is not None else [] for t in best_of)
+    if not chosen_best or not best:
+        return None
+    return Regret(value=max(0.0, best[0] - chosen_best[0]), is_exact=is_exact)
 
 
 def _merit(study: Study, trial: Trial, rung: int) -> float:

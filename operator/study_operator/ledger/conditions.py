@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
+from study_operator.ledger.agreement import Agreement, describe_reliability, is_reliable
 from study_operator.ledger.curve_runs import list_curve_runs
 from study_operator.ledger.ranking import find_open_rung
 from study_operator.ledger.trial import WAITS, Ledger, SearchEnd, Stage, StageState, Trial, TrialState
@@ -23,7 +24,8 @@ class Condition:
     """One line of ``status.conditions``."""
 
     type: str
-    is_true: bool
+    is_true: bool | None
+    """None: nobody knows."""
     reason: str
     message: str = ""
     since: str = ""
@@ -37,11 +39,15 @@ def derive_conditions(
     storage_problem: Problem | None,
     refusal: Problem | None = None,
     orphans: str = "",
+    agreements: Sequence[Agreement] | None = (),
     now: datetime,
     before: Mapping[str, Condition],
     settings: Settings = DEFAULTS,
 ) -> tuple[Condition, ...]:
-    """Return every condition, with its transition time."""
+    """Return every condition, with its transition time.
+
+    Where ``agreements`` is None they are as they were, and so is what follows from them.
+    """
     stage = name_stage(study, ledger)
     outcome = ledger.outcome
     has_failed = outcome is not None and outcome.failed
@@ -74,6 +80,9 @@ def derive_conditions(
         Condition(type=ConditionType.STALLED, is_true=True, reason=failure, message=failure_message)
         if has_failed
         else _stalled(ledger, refused, now, settings),
+        before[ConditionType.EARLY_EVALUATION_RELIABLE]
+        if agreements is None
+        else _early_evaluation_reliable(agreements),
     )
     return tuple(_dated(condition, before.get(condition.type), now) for condition in conditions)
 
@@ -93,6 +102,7 @@ def derive_refusal(
         Condition(type=ConditionType.FAILED, is_true=False, reason=ConditionReason.NOT_FAILED),
         Condition(type=ConditionType.JOBS_REFUSED, is_true=False, reason=ConditionReason.NOT_REFUSED),
         Condition(type=ConditionType.STALLED, is_true=True, reason=reason, message=message),
+        Condition(type=ConditionType.EARLY_EVALUATION_RELIABLE, is_true=None, reason=ConditionReason.NOT_ACCEPTED),
     )
     was_accepted = ConditionType.ACCEPTED in before and (
         before[ConditionType.ACCEPTED].is_true or before[ConditionType.PREPARED].reason != ConditionReason.NOT_ACCEPTED
@@ -170,6 +180,22 @@ def _stalled(ledger: Ledger, refused: Condition, now: datetime, settings: Settin
         return Condition(type=ConditionType.STALLED, is_true=False, reason=ConditionReason.PROGRESSING)
     message = f"the cluster has refused its jobs since {refused.since}, and is asked again: {refused.message}"
     return Condition(type=ConditionType.STALLED, is_true=True, reason=refused.reason, message=message)
+
+
+def _early_evaluation_reliable(agreements: Sequence[Agreement]) -> Condition:
+    """Say whether early measurements order trials as final ones do, on every early rung."""
+    if not agreements:
+        return Condition(
+            type=ConditionType.EARLY_EVALUATION_RELIABLE, is_true=None, reason=ConditionReason.NOT_PROMOTED
+        )
+    found = is_reliable(agreements)
+    reasons = {True: ConditionReason.PAIRS_AGREE, False: ConditionReason.PAIRS_DISAGREE}
+    return Condition(
+        type=ConditionType.EARLY_EVALUATION_RELIABLE,
+        is_true=found,
+        reason=ConditionReason.TOO_FEW_TRIALS if found is None else reasons[found],
+        message="; ".join(map(describe_reliability, agreements)),
+    )
 
 
 def _search_complete(ledger: Ledger) -> Condition:

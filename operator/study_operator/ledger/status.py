@@ -107,12 +107,14 @@ def render_status(
 ) -> dict[str, Any]:
     """Render the status. What did not change since ``recorded`` is taken from there as it is."""
     recorded = recorded or parse_status(None)
+    agreements = _measure_agreements(study, ledger, recorded)
     conditions = derive_conditions(
         study,
         ledger,
         storage_problem=storage_problem,
         refusal=refusal,
         orphans=orphans,
+        agreements=agreements,
         now=now,
         before=recorded.conditions,
         settings=settings,
@@ -121,7 +123,7 @@ def render_status(
         "observedGeneration": study.generation,
         "conditions": [_render_condition(c) for c in conditions],
         **_render_ledger(ledger, recorded),
-        **_render_summaries(study, ledger, recorded),
+        **_render_summaries(study, ledger, recorded, agreements),
         "reportURI": report_uri,
         "reported": STATUS.render(Reported | None, reported),
         "progress": _render_progress(ledger, progress),
@@ -217,24 +219,39 @@ def _render_runs(runs: Sequence[Trial], recorded: Recorded) -> list[Raw]:
 _SUMMARIES = ("summary", "trialCounts", "best", "baseline", "agreement", "usage")
 
 
-def _render_summaries(study: Study, ledger: Ledger, recorded: Recorded) -> dict[str, Any]:
+def _has_same_runs(ledger: Ledger, recorded: Recorded) -> bool:
     known, runs = recorded.ledger.runs, ledger.runs
-    is_same = len(known) == len(runs) and all(a is b for a, b in zip(runs, known, strict=True))
-    if recorded.raw and is_same and ledger.test_gain == recorded.ledger.test_gain:
+    return bool(recorded.raw) and len(known) == len(runs) and all(a is b for a, b in zip(runs, known, strict=True))
+
+
+def _measure_agreements(study: Study, ledger: Ledger, recorded: Recorded) -> list[Agreement] | None:
+    """Return what is known of each early rung, nothing before the promotion; None where it is as it was."""
+    if ConditionType.EARLY_EVALUATION_RELIABLE in recorded.conditions and _has_same_runs(ledger, recorded):
+        return None
+    rungs = range(study.last_rung) if is_promoting(ledger.trials) else ()
+    return [measure_agreement(study, ledger.trials, rung) for rung in rungs]
+
+
+def _render_summaries(
+    study: Study, ledger: Ledger, recorded: Recorded, agreements: Sequence[Agreement] | None
+) -> dict[str, Any]:
+    if _has_same_runs(ledger, recorded) and ledger.test_gain == recorded.ledger.test_gain:
         return {name: recorded.raw.get(name) for name in _SUMMARIES}
     trials = ledger.trials
     best, gain = find_best(study, trials), find_gain(study, ledger)
     baseline = next((t for t in trials if t.origin is Origin.BASELINE), None)
     usage = measure_usage(study, ledger, None)
     saved = usage.saved_accelerator_hours
-    rungs = range(study.last_rung) if is_promoting(trials) else ()
-    agreements = [measure_agreement(study, trials, rung) for rung in rungs]
     return {
         "summary": _summarize(study, best, gain, usage),
         "trialCounts": _count(study, trials),
         "best": _render_best(study, best, gain),
         "baseline": _render_best(study, baseline, None),
-        "agreement": _render_agreement(agreements) if agreements else None,
+        "agreement": recorded.raw.get("agreement")
+        if agreements is None
+        else _render_agreement(agreements)
+        if agreements
+        else None,
         "usage": {
             "acceleratorHours": repr(usage.accelerator_hours),
             "savedAcceleratorHours": repr(saved) if saved is not None else None,
@@ -320,7 +337,7 @@ def _render_condition(condition: Condition) -> dict[str, Any]:
     # By hand, because how much is kept of a message depends on the condition's type.
     return {
         "type": str(condition.type),
-        "status": "True" if condition.is_true else "False",
+        "status": "Unknown" if condition.is_true is None else str(condition.is_true),
         "reason": cut_word(condition.reason),
         "message": cut(
             condition.message, ACCEPTED_MESSAGE_BYTES if condition.type == ConditionType.ACCEPTED else MESSAGE_BYTES
@@ -363,7 +380,7 @@ class _StoredCondition:
     def build(self) -> Condition:
         return Condition(
             type=self.type,
-            is_true=self.status == "True",
+            is_true=None if self.status == "Unknown" else self.status == "True",
             reason=self.reason,
             message=self.message,
             since=self.last_transition_time,

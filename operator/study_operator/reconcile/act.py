@@ -119,7 +119,7 @@ class _Written:
 
     def prepare(self) -> bool:
         accepted = self.recorded.conditions.get("Accepted")
-        is_accepted = accepted is not None and accepted.is_true
+        is_accepted = accepted is not None and accepted.is_true is True
         return is_accepted and self.recorded.ledger.prepare == self.ledger.prepare
 
     def final_evaluation(self) -> bool:

@@ -360,9 +360,21 @@ def _settle_measurement(trial: Trial, job: JobStatus | None, result: RungMeasure
         message = f"the measurement's checkpoint must have at most {limits.CHECKPOINT_LENGTH} characters"
         message += f", got {len(result.checkpoint)}"
         return move(_blame(trial, EndReason.STUDY_CANNOT_RUN, seen), TrialState.FAILED, message=message)
-    objective = result.metrics[metric]
-    measurement = Measurement(
-        rung=trial.rung,
+    checkpoint = join(names.rung_key(trial.name, trial.rung), result.checkpoint)
+    measurement = replace(build_measurement(seen.study, result), rung=trial.rung, checkpoint=checkpoint)
+    measurement = with_seconds(measurement, trial, result)
+    share = _find_gibberish(result)
+    if share is None:
+        return _measured(seen.study, trial, measurement, message=_say_begun(trial, result))
+    message = f"gibberish: no answer is right, and {share:.0%} of them are invalid or repeat themselves"
+    return _measured(seen.study, trial, replace(measurement, gibberish=True), message=message)
+
+
+def build_measurement(study: Study, result: RungMeasurement) -> Measurement:
+    """Return what the ledger keeps of what a trainer measured, which must hold the objective; without a checkpoint."""
+    objective = result.metrics[study.objective.metric]
+    return Measurement(
+        rung=result.rung,
         step=result.step,
         value=objective.value,
         standard_error=None if (error := objective.standard_error) is None else float(f"{error:.6g}"),
@@ -371,17 +383,11 @@ def _settle_measurement(trial: Trial, job: JobStatus | None, result: RungMeasure
         # In as many digits as tell anything: a ledger of hundreds of trials has its bound.
         metrics={
             name: float(f"{result.metrics[name].value:.9g}")
-            for name in kept_metrics(seen.study)
+            for name in kept_metrics(study)
             if name in result.metrics and result.metrics[name].n
         },
-        checkpoint=join(names.rung_key(trial.name, trial.rung), result.checkpoint),
+        checkpoint="",
     )
-    measurement = with_seconds(measurement, trial, result)
-    share = _find_gibberish(result)
-    if share is None:
-        return _measured(seen.study, trial, measurement, message=_say_begun(trial, result))
-    message = f"gibberish: no answer is right, and {share:.0%} of them are invalid or repeat themselves"
-    return _measured(seen.study, trial, replace(measurement, gibberish=True), message=message)
 
 
 def _say_begun(trial: Trial, result: RungMeasurement) -> str:

@@ -14,6 +14,7 @@ from statistics import fmean
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from study_operator.ledger.data_curve import DataCurve
+from study_operator.ledger.early_percents import EarlyPercents
 from study_operator.ledger.trial import Measurement, Origin, Trial
 from study_operator.report.data_curve import (
     ATTRIBUTES_TITLE,
@@ -25,6 +26,7 @@ from study_operator.report.data_curve import (
     list_header,
     list_rows,
 )
+from study_operator.report.early_percents import EARLY_TITLE, list_early_header, list_early_rows
 from study_operator.report.labels import label_rows
 from study_operator.report.numbers import describe_value
 from study_operator.report.report import (
@@ -99,6 +101,8 @@ def render_page(report: Report) -> str:
         trials=_trials_table(report),
         has_agreement=sum(trial.measurement(report.study.last_rung) is not None for trial in report.trials) >= 2,
         agreement=_agreement_chart(report),
+        early=_early_table(report.study, report.early) if report.early is not None else None,
+        early_title=EARLY_TITLE,
         curve=_curve_table(report.study, report.curve) if report.curve is not None else None,
         curve_chart=_curve_chart(report.study, report.curve) if report.curve is not None else None,
         curve_attributes=_curve_attributes_table(report.curve) if report.curve is not None else None,
@@ -119,6 +123,10 @@ def _results_table(results: FinalEvaluation) -> _Table:
         ],
         numbers_from=1,
     )
+
+
+def _early_table(study: Study, early: EarlyPercents) -> _Table:
+    return _Table(header=list_early_header(), rows=list(list_early_rows(study, early)), numbers_from=0)
 
 
 def _curve_table(study: Study, curve: CurveReport) -> _Table:

@@ -18,12 +18,14 @@ from rich.syntax import Syntax
 from rich.table import Table
 from rich.text import Text
 
+from study_operator.ledger.early_percents import EarlyPercents, describe_enough
 from study_operator.ledger.gain import Gain, measure_validation_gain
 from study_operator.ledger.merit import name_metric
 from study_operator.ledger.ranking import rank
 from study_operator.ledger.trial import Measurement, Trial, TrialState
 from study_operator.optimizer.designer import EXPLORATION_NODE
 from study_operator.report.data_curve import CurveReport, describe_fit, render_curve_json, render_data_curve
+from study_operator.report.early_percents import render_early_json, render_early_percents
 from study_operator.report.labels import describe_labels
 from study_operator.report.numbers import describe_value, percent
 from study_operator.spec.metrics import is_share
@@ -106,6 +108,8 @@ class Report:
     """The best trial so far against the baseline: on the test set once that was read."""
     curve: CurveReport | None = None
     """None where none is asked for, and before its first run."""
+    early: EarlyPercents | None = None
+    """None before all trials that go to full length are there."""
 
 
 def render_json(report: Report) -> dict[str, Any]:
@@ -127,6 +131,7 @@ def render_json(report: Report) -> dict[str, Any]:
         "finalEvaluation": _final_evaluation_as_json(report.final_evaluation),
         "dataCurve": render_curve_json(report.curve) if report.curve else None,
         "agreement": list(report.agreement),
+        "earlyPercents": render_early_json(report.early) if report.early else None,
         "acceleratorHours": {"spent": report.spent_hours, "saved": report.saved_hours},
     }
 
@@ -161,6 +166,8 @@ def render_summary(report: Report) -> RenderableType:
     ]
     if report.final_evaluation is not None:
         parts += [Text(""), render_final_evaluation(report.final_evaluation)]
+    if report.early is not None:
+        parts += [Text(""), render_early_percents(report.study, report.early)]
     if report.curve is not None:
         for table in render_data_curve(report.study, report.curve):
             parts += [Text(""), table]
@@ -186,6 +193,8 @@ def lines_of(report: Report) -> list[str]:
     if report.final_evaluation is not None:
         lines += _describe_test(report.final_evaluation, report.study.data.labels_from)
     lines += report.agreement
+    if report.early is not None:
+        lines.append(describe_enough(report.early))
     lines += _describe_exploration(report.trials)
     if report.curve is not None and report.curve.message:
         lines += [f"Data curve: {sentence}" for sentence in describe_fit(report.study, report.curve)]

@@ -18,10 +18,13 @@ from study_operator.ledger.conditions import name_stage
 from study_operator.ledger.curve_comparison import NAMES, CurveComparison, compare_data_curves
 from study_operator.ledger.curve_runs import find_curve_trial
 from study_operator.ledger.data_curve import DataCurve, SizeRun, fit_data_curve
+from study_operator.ledger.early_percents import EarlyPercents, compare_percents, list_extra_places
 from study_operator.ledger.gain import find_gain
+from study_operator.ledger.merit import name_metric
 from study_operator.ledger.status import Recorded, parse_status
-from study_operator.ledger.trial import Ledger, StageState
+from study_operator.ledger.trial import Ledger, Measurement, StageState
 from study_operator.reconcile.job_specs import adapter_uri
+from study_operator.reconcile.settle import build_measurement
 from study_operator.reconcile.tick import TickResult, read_result, report_key
 from study_operator.report.data_curve import CurveReport, list_attributes, list_points
 from study_operator.report.page import render_page
@@ -32,6 +35,7 @@ from trial_trainer.artifacts import ArtifactError, ArtifactStore
 from trial_trainer.contract import (
     FINAL_EVALUATION,
     MEASUREMENT,
+    MEASUREMENTS,
     SUMMARY,
     DatasetSummary,
     FinalEvaluation,
@@ -95,7 +99,26 @@ def build_report(study: Study, recorded: Recorded, artifacts: ArtifactStore) -> 
         written_at=datetime.now(UTC),
         gain=find_gain(study, ledger),
         curve=_build_curve(study, ledger, final_evaluation, artifacts),
+        early=_compare_percents(study, ledger, artifacts),
     )
+
+
+def _compare_percents(study: Study, ledger: Ledger, artifacts: ArtifactStore) -> EarlyPercents | None:
+    """Compare early with final measurements, once all trials that go to full length are there."""
+    if ledger.winner is None or (study.data_curve is not None and ledger.curve_end is None):
+        # A document from each trial and percent is read, and nothing of it changes any more.
+        return None
+    extra: dict[int, dict[int, Measurement]] = {}
+    for trial in ledger.trials:
+        if trial.measurement(study.last_rung) is None:
+            continue
+        for percent, rung, step in list_extra_places(study, trial):
+            key = f"{names.rung_key(trial.name, rung)}/{MEASUREMENTS}/{step}.json"
+            result = read_result(RungMeasurement, artifacts, key)
+            needed = {study.objective.metric, name_metric(study, rung)}
+            if result is not None and all(name in result.metrics and result.metrics[name].n for name in needed):
+                extra.setdefault(percent, {})[trial.index] = build_measurement(study, result)
+    return compare_percents(study, ledger.trials, extra)
 
 
 def _build_curve(

@@ -6,12 +6,18 @@ import random
 from dataclasses import replace
 
 import pytest
+from scipy.stats import kendalltau, spearmanr
 
 from builders.ledgers import a_measurement, a_study, a_trial, continued, minimizing, of_three_rungs, paused, stopped
 from study_operator.ledger.agreement import (
+    Agreement,
+    Regret,
+    bound_spearman,
     concordance_interval,
     describe_agreements,
+    describe_reliability,
     hypergeometric_interval,
+    is_reliable,
     measure_agreement,
 )
 from study_operator.ledger.trial import Continuation, Trial, TrialState
@@ -159,11 +165,11 @@ def test_a_trial_that_diverged_after_the_first_rung_forms_no_pair() -> None:
 
 def test_top_k_kept_is_reported_only_if_every_trial_reached_full_length() -> None:
     assert measure_agreement(STUDY, [BASELINE, *PROMOTED, *AUDITED, *REST]).top_k_kept is None
-    everyone = [BASELINE, *PROMOTED, *AUDITED]
+    everyone = [BASELINE, *PROMOTED, *(replace(t, inclusion_probability=1.0) for t in AUDITED)]
     assert measure_agreement(STUDY, everyone).top_k_kept == 0.5
     # Who diverged early could not; who diverged late is at the end of the order.
     assert measure_agreement(STUDY, [*everyone, diverging(paused(9, 0.1), 0)]).top_k_kept == 0.5
-    assert measure_agreement(STUDY, [BASELINE, PROMOTED[0], diverging(PROMOTED[1]), *AUDITED]).top_k_kept == 0.5
+    assert measure_agreement(STUDY, [BASELINE, PROMOTED[0], diverging(PROMOTED[1]), *everyone[3:]]).top_k_kept == 0.5
 
 
 @pytest.mark.parametrize(
@@ -244,6 +250,138 @@ def test_the_description_names_the_sample_size_and_the_excluded_trials() -> None
         "ones ended better than t001, the best of the promoted trials and the baseline."
     )
     assert shared == "Both measurements are of the same validation pages, so their page noise is shared."
+
+
+def where_all_ran(seed: int, count: int = 12) -> list[Trial]:
+    """Return trials that all ran to their end, with measurements by chance."""
+    chance = random.Random(seed)
+    values = [(chance.gauss(0, 1), chance.gauss(0, 1)) for _ in range(count)]
+    return [continued(paused(0, 0.0), -9.0, Continuation.BASELINE)] + [
+        continued(paused(i, early), early + final, Continuation.AUDITED) for i, (early, final) in enumerate(values, 1)
+    ]
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_rank_correlations_of_trials_that_all_ran_are_the_usual_ones(seed: int) -> None:
+    trials = where_all_ran(seed)
+    values = [[t.measurements[rung].value for t in trials] for rung in (0, 1)]
+    agreement = measure_agreement(STUDY, trials)
+    assert agreement.kendall == pytest.approx(kendalltau(*values).statistic)
+    assert agreement.spearman == pytest.approx(spearmanr(*values).statistic)
+    assert agreement.spearman_90[0] <= agreement.spearman <= agreement.spearman_90[1]
+
+
+def test_an_audited_trial_weighs_in_spearmans_correlation_for_those_that_were_not_drawn() -> None:
+    certain = [(t.measurements[0].value, t.measurements[1].value) for t in (BASELINE, *PROMOTED)]
+    drawn = [(t.measurements[0].value, t.measurements[1].value) for t in AUDITED]
+    # Half were drawn: as if each were there twice.
+    expected = spearmanr(*zip(*certain, *drawn, *drawn, strict=True)).statistic
+    assert measure_agreement(STUDY, [BASELINE, *PROMOTED, *AUDITED, *REST]).spearman == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    ("kendall", "bounds"),
+    [
+        pytest.param((1.0, 1.0), (1.0, 1.0), id="the same order"),
+        pytest.param((-1.0, -1.0), (-1.0, -1.0), id="the opposite order"),
+        pytest.param((0.0, 0.0), (-0.5, 0.5), id="neither"),
+        pytest.param((0.5, 0.8), (0.25, 0.98), id="both positive"),
+        pytest.param((-0.8, -0.5), (-0.98, -0.25), id="both negative"),
+    ],
+)
+def test_bounds_of_spearmans_correlation_have_known_values(
+    kendall: tuple[float, float], bounds: tuple[float, float]
+) -> None:
+    assert bound_spearman(*kendall) == pytest.approx(bounds)
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_how_many_of_the_early_best_are_kept_lies_in_the_interval_in_nine_of_ten_draws(seed: int) -> None:
+    everyone = where_all_ran(seed, count=10)
+    study = replace(STUDY, promotion=Promotion(num_promoted=4, num_audited=3))
+    early = sorted(everyone[1:], key=lambda t: -t.measurements[0].value)
+    final = sorted(everyone[1:], key=lambda t: -t.measurements[1].value)
+    truth = len({t.index for t in early[:4]} & {t.index for t in final[:4]})
+    draws = list(itertools.combinations(early[4:], 3))
+    held = 0
+    for drawn in draws:
+        trials = [everyone[0], *(replace(t, continuation=Continuation.PROMOTED) for t in early[:4])]
+        trials += [replace(t, inclusion_probability=0.5) for t in drawn]
+        trials += [stopped(t.index, t.measurements[0].value) for t in early[4:] if t not in drawn]
+        kept = measure_agreement(study, trials).top_kept
+        assert kept is not None and kept.k == 4
+        held += kept.low <= truth <= kept.high
+    assert held >= 0.9 * len(draws)
+    exact = measure_agreement(study, everyone)
+    assert exact.top_kept is not None and (exact.top_kept.low, exact.top_kept.high) == (truth, truth)
+    assert exact.top_k_kept == truth / 4
+
+
+def test_the_early_best_that_did_not_all_run_are_not_compared() -> None:
+    failed = replace(continued(paused(2, 0.45), None), state=TrialState.FAILED)
+    agreement = measure_agreement(STUDY, [BASELINE, PROMOTED[0], failed, *AUDITED, *REST])
+    assert (agreement.top_kept, agreement.regret) == (None, None)
+
+
+@pytest.mark.parametrize(
+    ("trials", "regret"),
+    [
+        pytest.param([BASELINE, *PROMOTED, *AUDITED, *REST], Regret(value=0.0, is_exact=False), id="none was better"),
+        pytest.param(
+            [BASELINE, *PROMOTED, *AUDITED[:2], audited(5, 0.3, 0.7), *REST], Regret(value=0.1, is_exact=False),
+            id="an audited one was better",
+        ),
+        pytest.param(
+            [BASELINE, *PROMOTED, *(audited(i, 0.1, 0.1 * i, 1.0) for i in (3, 4, 7))],
+            Regret(value=0.1, is_exact=True),
+            id="all ran",
+        ),
+        pytest.param(
+            [continued(paused(0, 0.3), 0.7, Continuation.BASELINE), *PROMOTED, audited(3, 0.1, 0.7), *REST],
+            Regret(value=0.0, is_exact=False), id="the baseline is as good",
+        ),
+    ],
+)  # fmt: skip
+def test_regret_is_what_the_best_of_all_had_more_than_the_best_that_were_chosen(
+    trials: list[Trial], regret: Regret
+) -> None:
+    found = measure_agreement(STUDY, trials).regret
+    assert found is not None
+    assert (found.value, found.is_exact) == (pytest.approx(regret.value), regret.is_exact)
+
+
+def with_concordance(concordance: float | None, low: float, high: float) -> Agreement:
+    return replace(
+        measure_agreement(STUDY, [BASELINE, *PROMOTED, *REST]), concordance=concordance, concordance_90=(low, high)
+    )
+
+
+@pytest.mark.parametrize(
+    ("agreement", "expected"),
+    [
+        pytest.param(with_concordance(0.9, 0.7, 1.0), True, id="the lower end is 70 %"),
+        pytest.param(with_concordance(0.9, 0.69, 1.0), None, id="the interval reaches below"),
+        pytest.param(with_concordance(0.5, 0.3, 0.7), None, id="the upper end is 70 %"),
+        pytest.param(with_concordance(0.5, 0.3, 0.69), False, id="the upper end is below"),
+        pytest.param(with_concordance(None, 0.0, 1.0), None, id="not estimable"),
+    ],
+)
+def test_early_measurements_are_reliable_where_the_whole_interval_says_so(
+    agreement: Agreement, expected: bool | None
+) -> None:
+    assert is_reliable([agreement]) is expected
+    assert is_reliable([agreement, with_concordance(0.9, 0.8, 1.0)]) is expected
+    assert is_reliable([agreement, with_concordance(0.5, 0.3, 0.6)]) is False
+
+
+def test_the_figures_of_reliability_are_told() -> None:
+    assert describe_reliability(measure_agreement(STUDY, [BASELINE, *PROMOTED, *AUDITED, *REST])) == (
+        "measurements at 20 % order 92% of the pairs of trials as those at full length do (90 % interval 25% to 100%, "
+        "15 pairs of 6 trials); reliable is 70% or more"
+    )
+    assert describe_reliability(measure_agreement(STUDY, [BASELINE, *PROMOTED, *REST])) == (
+        "at 20 % agreement is not estimable: n = 0 audited (at least 3 are needed)"
+    )
 
 
 # More than one early rung: what was not promoted from each is one stratum.

@@ -32,6 +32,7 @@ def test_all_conditions_are_there_from_the_first_status_on() -> None:
         "Failed": ("False", "NotFailed"),
         "JobsRefused": ("False", "NotRefused"),
         "Stalled": ("False", "Progressing"),
+        "EarlyEvaluationReliable": ("Unknown", "NotPromoted"),
     }
 
 
