@@ -60,6 +60,7 @@ spec:
   baseline: {learning_rate: "1e-3", lora_dropout: "0", batch_size: "8"}
   startingArms: [{learning_rate: "2e-3", lora_dropout: "0", batch_size: "8"}]
   typicalArms: 2
+  warmStartFrom: [{uri: "s3://studies/shop/first-0a1b2c3d"}]
   numTrials: 12
   parallelTrials: 2
   maxFailedTrials: 3
@@ -365,7 +366,7 @@ def test_a_default_of_the_table_is_what_a_missing_field_means(path: str, default
 
 def test_a_field_that_is_not_in_the_table_is_refused():
     raw = whole()
-    raw["spec"]["warmStartFrom"] = []
+    raw["spec"]["hyperband"] = {}
     raw["spec"]["trainer"]["quantization"] = "NF4"
 
     with pytest.raises(StudyInvalidError) as caught:

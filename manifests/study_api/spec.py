@@ -637,6 +637,23 @@ def build_spec() -> Schema:
                 "(Abandoned) do not count.",
                 limits.MAX_FAILED_TRIALS,
             ),
+            "warmStartFrom": listing(
+                "Earlier studies to learn from, with the same objective and at least one parameter in common. The best "
+                "arm of each is tried first after typical arms, and counts in numTrials; how much more their "
+                "measurements mean here is learnt from those made here.",
+                fields(
+                    "An earlier study.",
+                    {
+                        "uri": place(
+                            "Where its artifacts are: its storage.uri, its namespace, and its name with the first "
+                            "eight characters of its UID, as its report's URI has them. It is read by the job that "
+                            "prepares the data, with the storage's credentials."
+                        )
+                    },
+                    ("uri",),
+                ),
+                limits.WARM_START_LENGTH,
+            ),
             "seed": whole("The seed of data order, dropout, splits, audits and proposals.", limits.SEED),
             "earlyEvaluation": fields(
                 "Where the early rungs end, at which trials are compared. Each goes on from its own checkpoint.",

@@ -5,6 +5,7 @@ Keys are relative to the study's own prefix, ``<storage uri>/<namespace>/<study>
 
 from __future__ import annotations
 
+from trial_trainer import contract
 from trial_trainer.artifacts import join
 
 API_VERSION = "finetune.study/v1alpha1"
@@ -13,7 +14,7 @@ KIND = "FineTuneStudy"
 DATASET = "dataset"
 FINAL_EVALUATION = "final-evaluation"
 TRIALS = "trials"
-LEDGER = "ledger.json"
+LEDGER = contract.LEDGER
 PROBE = "write-test"
 """Written where trials have left nothing, to find out whether anybody may write."""
 FINAL_EVALUATION_PROGRESS = f"{FINAL_EVALUATION}/progress.json"
@@ -29,6 +30,11 @@ def study_uri(storage_uri: str, namespace: str, name: str, uid: str) -> str:
 def teacher_answers_uri(storage_uri: str, namespace: str) -> str:
     """Return the prefix of all answers of teachers, which the studies of a namespace share. No study has its name."""
     return join(storage_uri, namespace, "teacher-answers")
+
+
+def earlier_ledger_key(index: int) -> str:
+    """Return the key of the copied ledger of an earlier study."""
+    return f"{DATASET}/{contract.earlier_key(index)}"
 
 
 def rung_key(trial: str, rung: int) -> str:

@@ -29,6 +29,7 @@ OTHER_VALUES: dict[str, Any] = {
     "maxFailedTrials": 4,
     "seed": 2,
     "typicalArms": 2,
+    "warmStartFrom": [{"uri": "s3://studies/shop/other-0a1b2c3d"}],
     "earlyEvaluation.checkpointPercent": 30,
     "earlyEvaluation.rungs": [5, 30],
     "earlyEvaluation.extraPercents": [10, 15],

@@ -55,6 +55,8 @@ TRAINING_LOSSES = "training-losses.json"
 LOGS = "logs"
 # Keys under the dataset prefix and under the final evaluation's output prefix.
 SUMMARY = "summary.json"
+LEDGER = "ledger.json"
+"""Of a study, under its prefix."""
 FINAL_EVALUATION = "final-evaluation.json"
 
 ParameterValue = float | int | str
@@ -293,6 +295,8 @@ class PrepareConfig:
     teacher: TeacherSettings | None = None
     """Given where the labels are a teacher's."""
     augment: Augmentation | None = None
+    earlier: tuple[str, ...] = ()
+    """URIs of other studies' prefixes, whose ledgers are copied into the dataset."""
     digest: str = ""
     """Of all that decides the dataset (`digest_of`); its summary carries it."""
     contract_version: Count = VERSION
@@ -626,6 +630,11 @@ def _deciding(value: Any) -> Any:
         return value
     found = {f.name: (getattr(value, f.name), f.default) for f in dataclasses.fields(value) if f.name not in _PLACES}
     return {name: _deciding(part) for name, (part, default) in found.items() if part != default}
+
+
+def earlier_key(index: int) -> str:
+    """Return the key under a dataset at which the ledger of an earlier study lies."""
+    return f"earlier/{index}.json"
 
 
 def count_total_steps(samples: int, batch_size: int, epochs: int) -> int:

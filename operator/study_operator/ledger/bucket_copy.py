@@ -8,18 +8,31 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, assert_never
 
 from study_operator.errors import OperatorError, StatusUnreadableError
 from study_operator.ledger.status import Recorded, parse_status
 from study_operator.spec import limits
-from study_operator.spec.study import RankBy, Study
-from trial_trainer.contract import to_json
+from study_operator.spec.study import (
+    Categorical,
+    EarlierStudy,
+    EarlierTrial,
+    LogUniform,
+    RankBy,
+    SearchSpace,
+    Study,
+    Uniform,
+)
+from trial_trainer.contract import ParameterValue, to_json
 
 MOST_BYTES = 4 * 1024 * 1024
 """The largest status has a quarter of it."""
+
+LEAST_EARLIER = 3
+"""Measured trials of a study that another one learns from."""
 
 STUDY = "study"
 """Key of a copy under which it says whose it is; the rest is the status."""
@@ -66,8 +79,79 @@ def parse_copy(study: Study, text: bytes, place: str) -> Recorded:
     return recorded
 
 
+def parse_earlier(study: Study, text: bytes, index: int) -> EarlierStudy:
+    """Parse the copy of another study's status, from which a study learns.
+
+    Args:
+        study: the one that learns.
+        text: of the copy.
+        index: which one of `Study.warm_start_from` it is.
+
+    Raises:
+        LedgerRefusedError: where nothing can be learnt from it.
+    """
+    place = f"spec.warmStartFrom[{index}].uri"
+    try:
+        raw = json.loads(text)
+        theirs = raw.pop(STUDY)
+        name, objective = str(theirs["name"]), theirs.get("objective")
+        ledger = parse_status(raw).ledger
+    except (ValueError, RecursionError, KeyError, AttributeError, TypeError, StatusUnreadableError) as error:
+        raise LedgerRefusedError(f"{place} must hold a ledger that this operator wrote, got {error!r:.200}") from error
+    ours = _name_objective(study)
+    if objective != ours:
+        raise LedgerRefusedError(
+            f"{place} must be of a study with the same objective, {ours}, got "
+            f"{objective or 'one that does not tell its objective, as those of earlier versions'!s:.100}"
+        )
+    trials = [
+        EarlierTrial(arm=t.arm, merit=-math.inf if m.diverged else study.objective.merit(m.value))
+        for t in ledger.trials
+        if (m := t.measurement(0)) is not None
+    ]
+    if len(trials) < LEAST_EARLIER:
+        raise LedgerRefusedError(f"{place} must have at least {LEAST_EARLIER} measured trials, got {len(trials)}")
+    _refuse_other_space(study, trials, place)
+    winner = None if ledger.winner is None else ledger.trials[ledger.winner]
+    best = max(trials, key=lambda trial: trial.merit).arm if winner is None else winner.arm
+    return EarlierStudy(name=name, best=best, trials=tuple(trials))
+
+
+def _refuse_other_space(study: Study, trials: Sequence[EarlierTrial], place: str) -> None:
+    """Refuse a study that searched elsewhere: none of this one's parameters, or no value that this one may try."""
+    shared = [p for p in study.parameters if all(p.name in trial.arm for trial in trials)]
+    if not shared:
+        names = ", ".join(p.name for p in study.parameters)
+        raise LedgerRefusedError(f"{place} must have searched one of {names}, got {', '.join(trials[0].arm)}")
+    for parameter in shared:
+        values = [trial.arm[parameter.name] for trial in trials]
+        if not any(_lies_in(parameter.search_space, value) for value in values):
+            numbers = sorted(float(value) for value in values)
+            raise LedgerRefusedError(
+                f"{place} must have a trial whose {parameter.name} lies in this study's search space, got values from "
+                f"{numbers[0]:g} to {numbers[-1]:g}"
+            )
+
+
+def _lies_in(space: SearchSpace, value: ParameterValue) -> bool:
+    match space:
+        case Categorical(values=values):
+            return value in values
+        case Uniform(min=low, max=high) | LogUniform(min=low, max=high):
+            return low <= float(value) <= high
+        case _ as unknown:
+            assert_never(unknown)
+
+
+def _name_objective(study: Study) -> str:
+    return f"{study.objective.direction} {study.objective.metric}"
+
+
 def _identify(study: Study) -> dict[str, str]:
-    """Return who a study is, and the digest of all in its spec that decides what is measured and chosen."""
+    """Return who a study is, and the digest of all in its spec that decides what is measured and chosen.
+
+    Its objective stands there for those who learn from it.
+    """
     deciding = {
         "objective": study.objective,
         "outcomeConstraints": study.outcome_constraints,
@@ -77,13 +161,20 @@ def _identify(study: Study) -> dict[str, str]:
         "startingArms": study.starting_arms,
         "seed": study.seed,
         **_identify_rungs(study),
+        **({"warmStartFrom": study.warm_start_from} if study.warm_start_from else {}),
         "data": replace(study.data, template=None),
         "baseModel": study.base_model,
         "trainer": study.trainer,
         "nodes": study.nodes,
     }
     digest = hashlib.sha256(to_json(deciding).encode()).hexdigest()[:16]
-    return {"namespace": study.namespace, "name": study.name, "uid": study.uid, "digest": digest}
+    return {
+        "namespace": study.namespace,
+        "name": study.name,
+        "uid": study.uid,
+        "digest": digest,
+        "objective": _name_objective(study),
+    }
 
 
 def _identify_rungs(study: Study) -> dict[str, Any]:

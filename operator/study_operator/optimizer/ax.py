@@ -19,6 +19,9 @@ no measurement yet             running   a pending point: the next proposals kee
 ============================== ========= ===========================================================================
 
 Means go in without standard errors: all arms are read on the same pages, so the pages' noise is common to them.
+
+What an earlier study predicts of an arm is one more coordinate of it: how much it means here the model learns from the
+measurements made here.
 """
 
 from __future__ import annotations
@@ -30,14 +33,25 @@ import random
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, assert_never, cast
 
 from study_operator.ledger.trial import Trial, TrialState
-from study_operator.optimizer.designer import EXPLORATION_NODE, DesignerError, Suggestion
-from study_operator.optimizer.outcomes import OutcomeError, find_means
+from study_operator.optimizer.designer import EXPLORATION_NODE, WARM_START_NODE, DesignerError, Suggestion
+from study_operator.optimizer.outcomes import OutcomeError, find_means, find_scores
 from study_operator.spec.metrics import Direction
-from study_operator.spec.study import Arm, Categorical, LinearConstraint, LogUniform, Parameter, Study, Uniform
+from study_operator.spec.study import (
+    Arm,
+    Categorical,
+    EarlierStudy,
+    LinearConstraint,
+    LogUniform,
+    Parameter,
+    SearchSpace,
+    Study,
+    Uniform,
+)
+from study_operator.spec.typical_arms import find_centre, find_nearest
 from trial_trainer.contract import ParameterValue
 
 # torch and Ax warn of their own deprecations while they are imported, and would do so into a live table.
@@ -59,7 +73,7 @@ with warnings.catch_warnings():
     from ax.core.parameter import ChoiceParameter, FixedParameter, ParameterType, RangeParameter
     from ax.core.parameter import Parameter as AxParameter
     from ax.core.parameter_constraint import ParameterConstraint
-    from ax.core.search_space import SearchSpace
+    from ax.core.search_space import SearchSpace as AxSearchSpace
     from ax.core.trial_status import TrialStatus
     from ax.core.types import ComparisonOp
     from ax.core.utils import extract_pending_observations
@@ -88,6 +102,9 @@ NUM_CANDIDATES = 512
 
 LARGEST_P_VALUE = 0.05
 """Of the one-sided test that the model ranks the measured arms as they are; above it the model is not asked."""
+
+MOST_SCORE = 3.0
+"""Of an earlier study's predictions: no rank among 500 trials has a normal score beyond it."""
 
 INITIALIZATION_NODE = "Sobol"
 MODEL_NODE = "MBM"
@@ -152,14 +169,18 @@ def _propose(study: Study, ledger: Sequence[_Entry]) -> Suggestion | None:
     # Ax would find out by drawing 10,000 times.
     if _untried_arms(study, ledger) == []:
         return None
+    if (arm := _find_best_of_earlier(study, ledger)) is not None:
+        return _checked(study, Suggestion(arm=arm, generation_node=WARM_START_NODE))
     experiment = _build_experiment(study, ledger)
     with with_rng_seed(study.seed % 2**32):
         if _is_initial(study, ledger):
             return _spread_out(study, ledger, experiment, INITIALIZATION_NODE)
-        model = _fit_model(study, experiment)
+        predictors = _fit_earlier(study)
+        modelled = _build_experiment(study, ledger, predictors) if predictors else experiment
+        model = _fit_model(study, modelled)
         if not _ranks_better_than_chance(study, model):
             return _spread_out(study, ledger, experiment, EXPLORATION_NODE)
-        return _choose(study, ledger, experiment, model)
+        return _choose(study, ledger, modelled, model, predictors)
 
 
 # From the ledger to entries.
@@ -253,13 +274,16 @@ def _proposed_value(parameter: Parameter, value: Any) -> ParameterValue:
 # The Ax experiment.
 
 
-def _build_experiment(study: Study, ledger: Sequence[_Entry]) -> Experiment:
-    """Tell Ax of the study and of every trial, in order."""
+def _build_experiment(study: Study, ledger: Sequence[_Entry], predictors: Sequence[_Predictor] = ()) -> Experiment:
+    """Tell Ax of the study and of every trial, in order; of each arm also what earlier studies predict of it."""
     minimize = study.objective.direction is Direction.MINIMIZE
     experiment = Experiment(
         name=study.name,
-        search_space=SearchSpace(
-            parameters=[_build_parameter(parameter) for parameter in study.parameters],
+        search_space=AxSearchSpace(
+            parameters=[
+                *(_build_parameter(parameter) for parameter in study.parameters),
+                *(predictor.parameter for predictor in predictors),
+            ],
             parameter_constraints=[_build_constraint(study, constraint) for constraint in study.parameter_constraints],
         ),
         metrics=[
@@ -284,8 +308,9 @@ def _build_experiment(study: Study, ledger: Sequence[_Entry]) -> Experiment:
     )
 
     rows: list[DataRow] = []
-    for index, entry in enumerate(ledger):
-        trial = experiment.new_trial().add_arm(AxArm(parameters=_ax_arm(study, entry.arm)))
+    points = _build_points(study, [entry.arm for entry in ledger], predictors)
+    for index, (entry, point) in enumerate(zip(ledger, points, strict=True)):
+        trial = experiment.new_trial().add_arm(AxArm(parameters=point))
         trial.mark_running(no_runner_required=True)
         match entry.status:
             case TrialStatus.COMPLETED:
@@ -402,6 +427,118 @@ def _ax_arm(study: Study, arm: Arm) -> dict[str, Any]:
     return ax_arm
 
 
+def _build_points(study: Study, arms: Sequence[Arm], predictors: Sequence[_Predictor] = ()) -> list[dict[str, Any]]:
+    """Return arms as Ax's points."""
+    points = [_ax_arm(study, arm) for arm in arms]
+    for predictor in predictors:
+        for point, prediction in zip(points, predictor.predict(arms), strict=True):
+            point[predictor.parameter.name] = prediction
+    return points
+
+
+# What earlier studies have learnt.
+
+
+def _find_best_of_earlier(study: Study, ledger: Sequence[_Entry]) -> Arm | None:
+    """Return the best arm of an earlier study that was not tried here; None where all were."""
+    closed = _closed_keys(study, ledger)
+    for earlier in study.earlier:
+        arm = {p.name: _carry_over(study, p, earlier.best) for p in study.parameters}
+        if _key(study, arm) not in closed and not _faults(study, arm):
+            return arm
+    return None
+
+
+def _carry_over(study: Study, parameter: Parameter, arm: Arm) -> ParameterValue:
+    """Return an earlier arm's value; of a parameter that it does not know, the baseline's or the middle."""
+    name = parameter.name
+    if name not in arm and study.baseline is not None:
+        return study.baseline[name]
+    value = arm.get(name)
+    return find_nearest(parameter, find_centre(parameter) if value is None or isinstance(value, str) else value)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Predictor:
+    """A model of an earlier study, which predicts the normal scores that it would have measured."""
+
+    parameter: RangeParameter
+    """Ax's name and range of the prediction."""
+    study: Study
+    """The earlier one, as far as this one shares its parameters."""
+    model: TorchAdapter
+
+    def predict(self, arms: Sequence[Arm]) -> list[float]:
+        """Return a score for each arm, the higher, the better."""
+        if not arms:
+            return []
+        shared = [{p.name: arm[p.name] for p in self.study.parameters} for arm in arms]
+        features = [ObservationFeatures(parameters=point) for point in _build_points(self.study, shared)]
+        means, _ = self.model.predict(features)
+        sign = self.study.objective.merit(1.0)
+        return [max(-MOST_SCORE, min(MOST_SCORE, sign * mean)) for mean in means[self.study.objective.metric]]
+
+
+def _fit_earlier(study: Study) -> list[_Predictor]:
+    """Fit a model of each earlier study; one that does not rank its own arms better than chance predicts nothing."""
+    predictors = []
+    for index, earlier in enumerate(study.earlier):
+        known = _restrict(study, earlier)
+        model = _fit_model(known, _build_experiment(known, _entries_of_earlier(known, earlier)))
+        if _ranks_better_than_chance(known, model):
+            name = f"earlier_{index}"
+            parameter = RangeParameter(
+                name=name, parameter_type=ParameterType.FLOAT, lower=-MOST_SCORE, upper=MOST_SCORE
+            )
+            predictors.append(_Predictor(parameter=parameter, study=known, model=model))
+    return predictors
+
+
+def _restrict(study: Study, earlier: EarlierStudy) -> Study:
+    """Return the study over the parameters that an earlier one searched too, wide enough for both."""
+    shared = [p for p in study.parameters if all(p.name in trial.arm for trial in earlier.trials)]
+    return replace(
+        study,
+        parameters=tuple(
+            Parameter(name=p.name, search_space=_widen(p.search_space, [t.arm[p.name] for t in earlier.trials]))
+            for p in shared
+        ),
+        parameter_constraints=(),
+        outcome_constraints=(),
+        baseline=None,
+        earlier=(),
+    )
+
+
+def _widen(space: SearchSpace, values: Sequence[ParameterValue]) -> SearchSpace:
+    """Return a search space that holds some values, too."""
+    match space:
+        case Categorical(values=own, ordered=ordered):
+            distinct = dict.fromkeys([*own, *values])
+            numbers = sorted(v for v in distinct if not isinstance(v, str))
+            return Categorical(values=(*numbers, *(v for v in distinct if isinstance(v, str))), ordered=ordered)
+        case Uniform(min=lower, max=upper) | LogUniform(min=lower, max=upper):
+            numbers = [float(v) for v in values if not isinstance(v, str)]
+            if isinstance(space, LogUniform):
+                numbers = [number for number in numbers if number > 0]
+            return replace(space, min=min([lower, *numbers]), max=max([upper, *numbers]))
+        case _ as unknown:
+            assert_never(unknown)
+
+
+def _entries_of_earlier(known: Study, earlier: EarlierStudy) -> list[_Entry]:
+    metric, sign = known.objective.metric, known.objective.merit(1.0)
+    scores = find_scores({index: trial.merit for index, trial in enumerate(earlier.trials)})
+    return [
+        _Entry(
+            arm={p.name: trial.arm[p.name] for p in known.parameters},
+            status=TrialStatus.COMPLETED,
+            means={metric: sign * scores[index]},
+        )
+        for index, trial in enumerate(earlier.trials)
+    ]
+
+
 # Arms that are spread out: points of one Sobol sequence of the study.
 
 
@@ -496,7 +633,13 @@ def _ranks_better_than_chance(study: Study, model: TorchAdapter) -> bool:
     return bool(kendalltau(measured, predicted, alternative="greater").pvalue < LARGEST_P_VALUE)
 
 
-def _choose(study: Study, ledger: Sequence[_Entry], experiment: Experiment, model: TorchAdapter) -> Suggestion | None:
+def _choose(
+    study: Study,
+    ledger: Sequence[_Entry],
+    experiment: Experiment,
+    model: TorchAdapter,
+    predictors: Sequence[_Predictor],
+) -> Suggestion | None:
     """Return the best of some spread-out points by the acquisition function.
 
     Its maximum is not looked for: of a wide space with few measured arms it lies in a corner, where the model knows
@@ -506,7 +649,7 @@ def _choose(study: Study, ledger: Sequence[_Entry], experiment: Experiment, mode
     chance = random.Random(f"{study.seed} {len(ledger)}")
     if candidates is None:
         # Ax compares each with all the others for duplicates, which takes seconds.
-        sobol = _build_sobol(experiment, chance.randrange(2**32), deduplicate=False)
+        sobol = _build_sobol(_build_experiment(study, []), chance.randrange(2**32), deduplicate=False)
         closed = _closed_keys(study, ledger)
         candidates = [arm for arm in _draw(study, sobol, NUM_CANDIDATES) if _key(study, arm) not in closed]
     elif len(candidates) > NUM_CANDIDATES:
@@ -515,7 +658,7 @@ def _choose(study: Study, ledger: Sequence[_Entry], experiment: Experiment, mode
         return None
     with torch.no_grad():
         values = model.evaluate_acquisition_function(
-            [ObservationFeatures(parameters=_ax_arm(study, arm)) for arm in candidates],
+            [ObservationFeatures(parameters=point) for point in _build_points(study, candidates, predictors)],
             pending_observations=extract_pending_observations(experiment) or {},
         )
     best = max(range(len(candidates)), key=values.__getitem__)

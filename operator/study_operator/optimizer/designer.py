@@ -13,6 +13,9 @@ from study_operator.spec.study import Arm, Study
 EXPLORATION_NODE = "Explore_Sobol"
 """The generation node of an arm that is spread out because the model ranks the measured arms no better than chance."""
 
+WARM_START_NODE = "WarmStart"
+"""The generation node of an arm that was the best of an earlier study."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Suggestion:

@@ -55,7 +55,7 @@ def find_means(study: Study, trials: Sequence[Trial]) -> Mapping[int, Mapping[st
     metric = study.objective.metric
     merits = {i: -math.inf if m.diverged else study.objective.merit(m.value) for i, m in measured.items()}
     sign = study.objective.merit(1.0)
-    for index, score in _score(merits).items():
+    for index, score in find_scores(merits).items():
         means[index][metric] = sign * score
 
     # Constrained metrics, as they were measured.
@@ -84,7 +84,7 @@ def _check(study: Study, trial: Trial) -> None:
             raise OutcomeError(f"trial {trial.name}: {metric} must be finite, got {value}")
 
 
-def _score(merits: Mapping[int, float]) -> dict[int, float]:
+def find_scores(merits: Mapping[int, float]) -> dict[int, float]:
     """Return the normal scores of merits; equal merits have the score of the middle of their ranks."""
     ordered = sorted(merits.values())
     ranks = {index: (bisect_left(ordered, m) + bisect_right(ordered, m) + 1) / 2 for index, m in merits.items()}

@@ -56,6 +56,7 @@ def build_prepare_job(study: Study) -> JobSpec:
         missing_labels=study.data.missing_labels,
         teacher=_build_teacher_settings(study),
         augment=study.data.augment,
+        earlier=study.warm_start_from,
     )
     return _spec(names.prepare_job(study.name), JobKind.PREPARE, config)
 

@@ -24,7 +24,7 @@ from study_operator import names
 from study_operator.clocks import read_time
 from study_operator.errors import ConflictError, StatusRefusedError
 from study_operator.ledger.bucket_copy import MOST_BYTES as MOST_BYTES_OF_LEDGER
-from study_operator.ledger.bucket_copy import LedgerRefusedError, parse_copy
+from study_operator.ledger.bucket_copy import LedgerRefusedError, parse_copy, parse_earlier
 from study_operator.ledger.events import Event, events_between
 from study_operator.ledger.status import (
     Recorded,
@@ -186,6 +186,7 @@ def tick(
         if recorded.ledger == Ledger() and (copy := _read_copy(study, artifacts)) is not None:
             return _take_up(study, copy, artifacts, statuses, version, now)
         results = _read_results(study, recorded.ledger, jobs, artifacts)
+        study = _learn_from_earlier(study, recorded.ledger, artifacts)
         if is_progress_wanted:
             progress = _read_progress(study, recorded.ledger, artifacts)
     except LedgerRefusedError as error:
@@ -388,6 +389,24 @@ def _read_copy(study: Study, artifacts: ArtifactStore) -> Recorded | None:
         raise
     copy = None if text is None else parse_copy(study, text, place)
     return None if copy is None or copy.ledger == Ledger() else copy
+
+
+def _learn_from_earlier(study: Study, ledger: Ledger, artifacts: ArtifactStore) -> Study:
+    """Return the study with what earlier ones have measured, as the job that prepares found it; while it searches.
+
+    Raises:
+        LedgerRefusedError: where nothing can be learnt from one.
+    """
+    is_searching = ledger.search_end is None and len(ledger.trials) < study.num_trials
+    if not study.warm_start_from or ledger.prepare.state is not StageState.COMPLETED or not is_searching:
+        return study
+    found = []
+    for index in range(len(study.warm_start_from)):
+        text = artifacts.read(names.earlier_ledger_key(index), MOST_BYTES_OF_LEDGER)
+        if text is None:
+            raise LedgerRefusedError(f"{artifacts.uri}/{names.earlier_ledger_key(index)} is missing")
+        found.append(parse_earlier(study, text, index))
+    return replace(study, earlier=tuple(found))
 
 
 def _mark_foreign(study: Study, ledger: Ledger, jobs: Mapping[str, JobStatus]) -> Mapping[str, JobStatus]:

@@ -23,7 +23,7 @@ from study_operator.ledger.gain import Gain, measure_validation_gain
 from study_operator.ledger.merit import name_metric
 from study_operator.ledger.ranking import rank
 from study_operator.ledger.trial import Measurement, Trial, TrialState
-from study_operator.optimizer.designer import EXPLORATION_NODE
+from study_operator.optimizer.designer import EXPLORATION_NODE, WARM_START_NODE
 from study_operator.report.data_curve import CurveReport, describe_fit, render_curve_json, render_data_curve
 from study_operator.report.early_percents import render_early_json, render_early_percents
 from study_operator.report.labels import describe_labels
@@ -487,6 +487,9 @@ def _describe_exploration(trials: Sequence[Trial]) -> Iterator[str]:
             f"Search: {exploring} of {len(trials)} arms {were} spread out because the optimizer's model did not rank "
             "the measured arms better than chance."
         )
+    carried = [trial.name for trial in trials if trial.generation_node == WARM_START_NODE]
+    if carried:
+        yield f"Warm start: {', '.join(carried)} tried what was best in earlier studies."
 
 
 def _gain_as_json(gain: Gain) -> dict[str, Any]:

@@ -162,6 +162,7 @@ def parse_study(raw: Mapping[str, Any]) -> Study:
         typical_arms=_choose_typical_arms(
             spec, parameters, constraints, base_model.uri, baseline, starting, num_trials
         ),
+        warm_start_from=_parse_warm_start(spec),
         num_trials=num_trials,
         parallel_trials=spec.whole("parallelTrials", limits.PARALLEL_TRIALS),
         max_failed_trials=spec.whole("maxFailedTrials", limits.MAX_FAILED_TRIALS),
@@ -334,6 +335,18 @@ def _choose_typical_arms(
         count = min(limits.DEFAULT_TYPICAL_ARMS, num_trials // QUARTER)
     found = find_typical_arms(parameters, constraints, model, given)
     return tuple(itertools.islice(found, max(0, min(count, num_trials - len(given)))))
+
+
+def _parse_warm_start(spec: Fields) -> tuple[str, ...]:
+    uris: list[str] = []
+    for i, item in enumerate(spec.sequence("warmStartFrom", 0, limits.WARM_START_LENGTH, ())):
+        fields = spec.nested(f"warmStartFrom[{i}]", item)
+        uri = fields.place("uri").rstrip("/")
+        if uri in uris:
+            fields.refuse("uri", "must be given once")
+        fields.done()
+        uris.append(uri)
+    return tuple(uris)
 
 
 def _parse_arm(spec: Fields, field: str, raw: Any, parameters: Sequence[Parameter]) -> Arm | None:

@@ -229,6 +229,25 @@ class Storage:
 
 
 @dataclass(frozen=True, kw_only=True)
+class EarlierTrial:
+    """A trial of another study: its arm, and how good it was on the first rung there."""
+
+    arm: Arm
+    merit: float
+    """The higher, the better; minus infinity where it diverged."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EarlierStudy:
+    """What another study has measured, of which this one learns."""
+
+    name: str
+    best: Arm
+    """Its winner; without one the best on the first rung."""
+    trials: tuple[EarlierTrial, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
 class Study:
     """One FineTuneStudy, valid."""
 
@@ -243,6 +262,10 @@ class Study:
     starting_arms: tuple[Arm, ...] = ()
     typical_arms: tuple[TypicalArm, ...] = ()
     """Tried after the starting arms."""
+    warm_start_from: tuple[str, ...] = ()
+    """URIs of other studies' prefixes."""
+    earlier: tuple[EarlierStudy, ...] = ()
+    """What lies there, once it was read: only the optimizer is given it."""
     num_trials: int
     """Every arm counts, baseline, starting and typical arms among them."""
     parallel_trials: int

@@ -59,7 +59,7 @@ def find_typical_arms(
         return
     settings.insert(1, (CENTRE, {p.name: find_centre(p) for p in parameters}))
     for source, values in settings:
-        arm = {p.name: _find_nearest(p, values[p.name]) for p in parameters}
+        arm = {p.name: find_nearest(p, values[p.name]) for p in parameters}
         if arm not in tried and all(constraint.holds(arm) for constraint in constraints):
             tried.append(arm)
             yield TypicalArm(arm=arm, source=source)
@@ -121,7 +121,8 @@ def find_learning_rate(billions: float | None, *, is_qwen: bool) -> float:
     return float(f"{5e-4 * (2000 / hidden) ** (0.0775 if is_qwen else 0.781):.1e}")
 
 
-def _find_nearest(parameter: Parameter, value: float) -> ParameterValue:
+def find_nearest(parameter: Parameter, value: float) -> ParameterValue:
+    """Return the value of a parameter's search space that is nearest to a number."""
     match parameter.search_space:
         case Categorical(values=values):
             numbers = [v for v in values if not isinstance(v, str)]

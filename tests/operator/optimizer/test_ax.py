@@ -19,13 +19,15 @@ from study_operator.ledger.trial import Measurement, Origin, Trial, TrialState
 # Importing Ax takes seconds, so this module does it once for all its tests.
 from study_operator.optimizer import ax
 from study_operator.optimizer.ax import AxDesigner
-from study_operator.optimizer.designer import DesignerError, Suggestion
+from study_operator.optimizer.designer import EXPLORATION_NODE, WARM_START_NODE, DesignerError, Suggestion
 from study_operator.spec.constraints import parse_linear_constraint, parse_outcome_constraint
 from study_operator.spec.metrics import Direction
 from study_operator.spec.study import (
     Arm,
     Categorical,
     Data,
+    EarlierStudy,
+    EarlierTrial,
     LogUniform,
     Objective,
     Parameter,
@@ -708,3 +710,81 @@ def test_proposals_go_on_when_every_trial_was_abandoned() -> None:
 
 def test_nothing_is_proposed_where_nothing_is_asked_for() -> None:
     assert suggest(a_study(), [], 0) == ()
+
+
+# Earlier studies.
+
+
+def an_earlier_study(value: Any = accuracy, parameters: Sequence[Parameter] = (), count: int = 20) -> EarlierStudy:
+    """A study of random arms, which measured what a function says of them."""
+    dice, study = random.Random(7), a_study(**({"parameters": tuple(parameters)} if parameters else {}))
+    arms = [a_random_arm(study, dice) for _ in range(count)]
+    trials = tuple(EarlierTrial(arm=arm, merit=value(arm)) for arm in arms)
+    return EarlierStudy(name="earlier", best=max(trials, key=lambda trial: trial.merit).arm, trials=trials)
+
+
+def test_the_best_arm_of_each_earlier_study_is_tried_once() -> None:
+    one, other = an_earlier_study(), an_earlier_study(lambda arm: -accuracy(arm))
+    study = a_study(earlier=(one, other))
+
+    found = suggest(study, [], 3)
+
+    assert arms(found[:2]) == [one.best, other.best]
+    assert [s.generation_node for s in found] == [WARM_START_NODE, WARM_START_NODE, "Sobol"]
+
+
+def test_an_earlier_arm_takes_the_nearest_values_that_this_search_space_allows() -> None:
+    earlier = an_earlier_study(parameters=[LEARNING_RATE, RANK, DROPOUT])
+    low = Parameter(name="learning_rate", search_space=LogUniform(min=1e-6, max=1e-5))
+    ranks = Parameter(name="lora_rank", search_space=Categorical(values=(128, 256), ordered=True))
+    study = a_study(parameters=(low, ranks, DECAY), earlier=(earlier,))
+
+    (found,) = arms(suggest(study, []))
+
+    assert found == {"learning_rate": 1e-5, "lora_rank": 128, "weight_decay": 0.05}
+
+
+def test_a_parameter_that_an_earlier_study_did_not_search_has_the_baselines_value() -> None:
+    earlier = an_earlier_study(parameters=[LEARNING_RATE, RANK, DROPOUT])
+    baseline = {"learning_rate": 1e-4, "lora_rank": 8, "weight_decay": 0.01}
+    study = a_study(parameters=(LEARNING_RATE, RANK, DECAY), baseline=baseline, earlier=(earlier,))
+
+    (found,) = arms(suggest(study, [measured(0, baseline, 0.5)]))
+
+    expected = {name: earlier.best[name] for name in ("learning_rate", "lora_rank")}
+    assert found == {**expected, "weight_decay": 0.01}
+
+
+def test_where_tasks_are_alike_the_model_knows_more_of_the_first_arms() -> None:
+    """Six measured arms say little of three parameters; an earlier study's twenty say where the top is."""
+    cold = a_study(parameters=(LEARNING_RATE, RANK, DROPOUT))
+    warm = replace(cold, earlier=(an_earlier_study(),))
+    found = dict[str, list[float]](cold=[], warm=[])
+    for seed in range(6):
+        # What was best before is tried already.
+        best = warm.earlier[0].best
+        trials = [*some_measured(cold, 6, seed), measured(6, best, accuracy(best))]
+        for name, study in (("cold", cold), ("warm", warm)):
+            found[name] += [accuracy(arm) for arm in arms(suggest(replace(study, seed=seed), trials))]
+
+    assert sum(found["warm"]) > sum(found["cold"])
+
+
+def test_an_earlier_study_that_knows_nothing_changes_no_proposal_of_the_model() -> None:
+    dice = random.Random(1)
+    noise = an_earlier_study(lambda arm: dice.random())
+    trials = [*some_measured(a_study(), 10), measured(10, noise.best, accuracy(noise.best))]
+
+    assert arms(suggest(a_study(earlier=(noise,)), trials)) == arms(suggest(a_study(), trials))
+
+
+def test_arms_that_diverged_earlier_are_learnt_from() -> None:
+    def diverges(arm: Arm) -> float:
+        return -math.inf if float(arm["learning_rate"]) > 1e-3 else accuracy(arm)
+
+    earlier = an_earlier_study(diverges)
+    trials = [*some_measured(a_study(), 8), measured(8, earlier.best, accuracy(earlier.best))]
+
+    (suggestion,) = suggest(a_study(earlier=(earlier,)), trials)
+
+    assert suggestion.generation_node in ("MBM", EXPLORATION_NODE)

@@ -397,6 +397,16 @@ WRONG_MANIFESTS = [
         id="an unknown way to rank",
     ),
     pytest.param(
+        {
+            "spec.warmStartFrom": [
+                {"uri": "s3://studies/shop/first-0a1b2c3d"},
+                {"uri": "s3://studies/shop/first-0a1b2c3d/"},
+            ]
+        },
+        ["`spec.warmStartFrom[1].uri` must be given once, got 's3://studies/shop/first-0a1b2c3d/'"],
+        id="an earlier study twice",
+    ),
+    pytest.param(
         {"spec.typicalArms": 5},
         ["`spec.typicalArms` must be a whole number from 0 to 4, got 5"],
         id="more typical arms than are known",

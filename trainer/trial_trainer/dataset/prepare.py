@@ -26,6 +26,7 @@ from trial_trainer.artifacts import open_store
 from trial_trainer.base_model import digest_tokenizer, load_config, load_tokenizer, longest_sample, say_too_long
 from trial_trainer.contract import (
     LEAST_SITES,
+    LEDGER,
     SUMMARY,
     TEACHER_API_KEY,
     DatasetSummary,
@@ -38,6 +39,7 @@ from trial_trainer.contract import (
     SplitSummary,
     TeacherSettings,
     TeacherSummary,
+    earlier_key,
 )
 from trial_trainer.dataset.audit import Pair, agree, audit
 from trial_trainer.dataset.augment import Augmenter
@@ -93,6 +95,9 @@ MOST_REFUSED = 100
 """Samples without a prompt after which no more are looked for."""
 BATCH_SAMPLES = 512
 """Samples tokenised at once."""
+MOST_LEDGER_BYTES = 4 * 1024 * 1024
+"""Of an earlier study; the largest has a quarter of it."""
+
 MOST_NAMED = 5
 """Pages named in a sentence about many."""
 
@@ -172,6 +177,7 @@ def prepare(config: PrepareConfig, *, wait: Callable[[float], None] = time.sleep
     """
     # What can be known without reading a page.
     problems = _check_config(config)
+    earlier = _read_earlier(config, problems)
     prompter, digest = _load_prompter(config, problems)
     if problems or prompter is None:
         raise PrepareError(problems)
@@ -230,6 +236,8 @@ def prepare(config: PrepareConfig, *, wait: Callable[[float], None] = time.sleep
     store = open_store(config.dataset)
     store.delete(SUMMARY)
     digests = {name: write_split(store, name, pages[name]) for name in pages}
+    for index, ledger in enumerate(earlier):
+        store.write(earlier_key(index), ledger)
     if config.augment is not None:
         digests[VARIANTS] = write_split(store, VARIANTS, variants)
     answer_tokens = _answer_tokens(pages, prompter)
@@ -322,6 +330,19 @@ def _check_config(config: PrepareConfig) -> list[str]:
         elif attribute in config.attributes[:index]:
             problems.append(f"attributes[{index}] must be named once, got {attribute!r} again")
     return problems
+
+
+def _read_earlier(config: PrepareConfig, problems: list[str]) -> list[bytes]:
+    """Read the ledgers of earlier studies. What is in them the operator knows."""
+    found = []
+    for index, uri in enumerate(config.earlier):
+        store = open_store(uri)
+        ledger = store.read(LEDGER, MOST_LEDGER_BYTES)
+        if ledger is None:
+            problems.append(f"warmStartFrom[{index}].uri must be a study's prefix, in which {LEDGER} lies, got {uri!r}")
+        else:
+            found.append(ledger)
+    return found
 
 
 def _load_prompter(config: PrepareConfig, problems: list[str]) -> tuple[Prompter | None, str]:
