@@ -42,7 +42,7 @@ from study_operator.ledger.trial import REFUSED, WAITS, Ledger, StageState, Tria
 from study_operator.optimizer.designer import Designer
 from study_operator.reasons import ConditionReason, ConditionType, EventReason, Problem, WaitReason
 from study_operator.reconcile.act import Hands, act
-from study_operator.reconcile.actions import Action, DeleteJob
+from study_operator.reconcile.actions import Action, DeleteJob, Suggest
 from study_operator.reconcile.job_specs import artifacts_uri, build_job_of
 from study_operator.reconcile.planner import find_settled_jobs, plan
 from study_operator.reconcile.runner import JobKind, JobSpec, JobStatus, TrialRunner
@@ -213,6 +213,9 @@ def tick(
         if problem:
             # What must stop is stopped; nothing begins.
             actions = [action for action in actions if isinstance(action, DeleteJob)]
+        if study.warm_start_from and not study.earlier:
+            # The job that prepares has just ended: the next tick reads what it copied, and proposes by it.
+            actions = [action for action in actions if not isinstance(action, Suggest)]
         # 4. Act.
         hands = Hands(runner, artifacts, results.refused, lambda: statuses.confirm(version))
         try:

@@ -21,6 +21,8 @@ from builders.ledgers import (
     running,
     stopped,
 )
+from study_operator.ledger.bucket_copy import render_copy
+from study_operator.ledger.status import render_status
 from study_operator.ledger.trial import (
     Ledger,
     Outcome,
@@ -387,6 +389,20 @@ def test_the_sample_counts_of_the_prepared_dataset_are_recorded() -> None:
     assert desk.ledger.dataset is not None
     assert desk.ledger.dataset.train_samples == 40
     assert [e.reason for e in result.events] == ["DatasetPrepared"]
+
+
+def test_nothing_is_proposed_before_the_earlier_studies_are_read() -> None:
+    study = a_study(warm_start_from=("/bucket/team/earlier-01234567",), baseline=None)
+    desk = a_desk(Ledger(), ended(0, "s1-prepare", kind=JobKind.PREPARE), proposals=[a_proposal()])
+    desk.objects["dataset/summary.json"] = to_json(a_summary()).encode()
+    earlier = a_ledger(*(paused(index, 0.1 * index) for index in range(3)))
+    desk.objects["dataset/earlier/0.json"] = render_copy(a_study(), render_status(a_study(), earlier, now=NOW))
+
+    result = run(desk, study)
+    assert desk.ledger.dataset is not None
+    assert (desk.ledger.trials, result.is_idle) == ((), False)
+    run(desk, study)
+    assert len(desk.ledger.trials) == 1
 
 
 def test_the_test_set_is_read_only_after_the_winner_is_written() -> None:
