@@ -5,7 +5,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DELETE_ON_ERROR:
-.PHONY: help release demo demo-pages test test-all faults check format bench model lock environment cluster demo-cluster cluster-binaries images check-images lab-story
+.PHONY: help release demo demo-pages test test-all faults check format bench model lock report-scripts environment cluster demo-cluster cluster-binaries browser images check-images lab-story
 
 VENV := .venv
 PYTHON := $(VENV)/bin/python
@@ -50,6 +50,7 @@ help:
 	@echo "make release VERSION=0.2.0 [RELEASE_IMAGES=]   wheel, chart, kubectl plugin, images, checksums, into dist/"
 	@echo "make lab-story LAB_SCRIPTS=DIR   studies with real pods, on a node that these scripts start"
 	@echo "make model            fetch and convert the samples' base model"
+	@echo "make report-scripts   bundle the library that draws the report's charts, after vl-convert changed"
 	@echo "make lock             pin the requirements again (make lock LOCK_ARGUMENTS=--upgrade)"
 
 demo: environment model
@@ -64,7 +65,7 @@ test: environment model
 
 # Every test; where `make test` has passed `make test-all REST=1` is what is left.
 REST ?=
-test-all: environment model cluster-binaries
+test-all: environment model cluster-binaries browser
 	$(PYTHON) -m pytest -n $(WORKERS) $(if $(REST),-m slow) $(PYTEST_ARGUMENTS)
 
 # Random lives of studies among servers that fail in every way; a failure says the seed with which it is lived again.
@@ -99,8 +100,12 @@ cluster: environment
 demo-cluster: environment model
 	@PYTHONPATH=tools:operator:trainer $(PYTHON) -m testcluster.demo --study $(SAMPLE)
 
-cluster-binaries: environment
+cluster-binaries: environment browser
 	@$(PYTHON) tools/testcluster/build.py
+
+# A Chromium for the tests of the report's page: the one on the PATH, Debian's, or npm's. Without one they are skipped.
+browser: environment
+	@PYTHONPATH=tools $(PYTHON) -m browser
 
 # buildah keeps no layers unless it is told to, and the two images share one of gigabytes.
 images: export BUILDAH_LAYERS := true
@@ -130,6 +135,10 @@ STORIES ?=
 lab-story: environment
 	@test -x "$(LAB_SCRIPTS)/node.sh" || { echo "LAB_SCRIPTS must name a directory with node.sh" >&2; exit 1; }
 	@PYTHONPATH=tools:tests:operator:trainer $(PYTHON) -u -m lab --scripts $(LAB_SCRIPTS) --tag $(IMAGE_TAG) $(STORIES)
+
+# What draws the report's charts, out of the pinned vl-convert into the operator's package.
+report-scripts: environment
+	$(PYTHON) tools/report_scripts.py
 
 # The environment. A stamp says which requirements are in it, so that a second call costs nothing.
 

@@ -333,7 +333,7 @@ def describe_continuation(trial: Trial) -> str:
 
 def describe_arm(trial: Trial) -> str:
     """Return an arm as a person would say it: ``learning_rate 0.00123, lora_rank 16``."""
-    return ", ".join(f"{name} {_short(value)}" for name, value in trial.arm.items())
+    return ", ".join(f"{name} {describe_parameter(value)}" for name, value in trial.arm.items())
 
 
 def describe_measurement(metric: str, measurement: Measurement | None) -> str:
@@ -619,7 +619,8 @@ def describe_saved(hours: float) -> str:
     return f"{amount} saved against {FULL_LENGTH_RUNS}" if hours >= 0 else f"{amount} more than {FULL_LENGTH_RUNS}"
 
 
-def _short(value: float | int | str) -> str:
+def describe_parameter(value: float | int | str) -> str:
+    """Return a parameter's value with three digits."""
     return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 

@@ -27,6 +27,7 @@ from study_operator.reconcile.job_specs import adapter_uri
 from study_operator.reconcile.settle import build_measurement
 from study_operator.reconcile.tick import TickResult, read_result, report_key
 from study_operator.report.data_curve import CurveReport, list_attributes, list_points
+from study_operator.report.losses import read_losses
 from study_operator.report.page import render_page
 from study_operator.report.report import HAND_LABELLED, Report, find_mean, render_json
 from study_operator.spec.metrics import is_share
@@ -50,7 +51,8 @@ def write_report(study: Study, ledger: Ledger, raw: Mapping[str, Any], artifacts
     report = build_report(study, replace(parse_status(raw), ledger=ledger), artifacts)
     artifacts.write(names.LEDGER, render_copy(study, raw))
     artifacts.write(names.REPORT, json.dumps(render_json(report), indent=1, allow_nan=False).encode())
-    artifacts.write(names.REPORT_PAGE, render_page(report).encode())
+    page = render_page(report, read_losses(study, ledger.trials, artifacts))
+    artifacts.write(names.REPORT_PAGE, page.encode())
 
 
 @dataclass

@@ -2,12 +2,14 @@
 
 import json
 import re
+from collections import Counter
 from dataclasses import replace
 
 import pytest
 from rich.console import Console
 
 from builders.ledgers import a_measurement, a_rung_measurement, a_study, a_trial
+from builders.report_pages import Page
 from builders.some_studies import a_final_evaluation, a_report, a_row
 from study_operator.ledger.curve_comparison import compare_data_curves
 from study_operator.ledger.data_curve import SizeRun, fit_data_curve
@@ -132,15 +134,13 @@ def test_the_curve_says_where_it_saturates_or_that_nobody_can_tell(curve: CurveR
 
 
 def test_the_page_draws_each_run_the_means_and_the_fit_where_there_is_one() -> None:
-    def draw(curve: CurveReport) -> str:
-        return render_page(a_report(curve=curve, trials=())).partition("<h2>Data curve</h2>")[2]
+    def count(curve: CurveReport) -> Counter[str]:
+        charts = Page(render_page(a_report(curve=curve, trials=()))).charts
+        return Counter(value["mark"] for value in charts["data-curve"]["data"]["values"])
 
-    page = draw(fitted({n: 0.9 - 20 / n for n in SIZES}))
-    assert page.count('<circle class="early"') == 2 * len(SIZES)
-    assert page.count('<circle class="full"') == len(SIZES)
-    assert page.count("<path") == 1
-    assert "<path" not in draw(fitted({100: 0.5, 200: 0.6}))
-    assert "<svg" not in draw(fitted({100: 0.5}))
+    assert count(fitted({n: 0.9 - 20 / n for n in SIZES})) == {"run": 2 * len(SIZES), "mean": len(SIZES), "fit": 41}
+    assert count(fitted({100: 0.5, 200: 0.6})) == {"run": 4, "mean": 2}
+    assert "data-curve" not in Page(render_page(a_report(curve=fitted({100: 0.5}), trials=()))).charts
 
 
 PLAIN = {n: 0.9 - 20 / n for n in SIZES}
@@ -238,19 +238,29 @@ def test_values_of_pages_beyond_a_part_are_named_as_what_they_are() -> None:
 
 def test_two_curves_are_told_apart_without_colour() -> None:
     study, curve = compared(PLAIN, AUGMENTED)
-    page = render_page(a_report(curve=curve, study=study, trials=())).partition("<h2>Data curve</h2>")[2]
-    assert page.count('<circle class="early"') == page.count('<rect class="early"') == 2 * len(SIZES)
-    assert page.count("<path") == 2
-    assert page.count("stroke-dasharray") == 1
-    assert ">without variants</text>" in page and ">with variants</text>" in page
-    assert "squares and dashed: with variants" in page
+    page = Page(render_page(a_report(curve=curve, study=study, trials=())))
+    chart = page.charts["data-curve"]
+    fit, run, mean = (layer["encoding"] for layer in chart["layer"])
+    assert fit["strokeDash"]["scale"] == {
+        "domain": ["without variants", "with variants"],
+        "range": [[1, 0], [7, 5]],
+    }
+    for points in (run, mean):
+        assert points["shape"]["scale"]["range"] == ["circle", "square"]
+    counts = Counter((value["mark"], value["kind"]) for value in chart["data"]["values"])
+    assert counts == {
+        (mark, kind): count
+        for kind in ("without variants", "with variants")
+        for mark, count in (("run", 2 * len(SIZES)), ("mean", len(SIZES)), ("fit", 41))
+    }
+    assert "squares and dashed: with variants" in page.text
 
 
 def test_a_size_of_which_one_kind_was_run_has_one_row_and_no_gain() -> None:
     study, curve = compared(PLAIN, {n: value for n, value in AUGMENTED.items() if n < 3200})
     *_, last = list_rows(study, curve)
     assert (last[:2], last[5]) == (["3200", "no"], "")
-    assert "<svg" in render_page(a_report(curve=curve, study=study))
+    assert "data-curve" in Page(render_page(a_report(curve=curve, study=study))).charts
 
 
 def test_a_gain_of_fewer_pairs_than_there_are_seeds_says_so() -> None:

@@ -1,0 +1,658 @@
+"""The charts of the report's page: Vega-Lite specifications, each with a sentence and a table that say the same.
+
+Called by ``page.py`` with what is reported. A specification is a dict of our own words; what comes from outside (names,
+arms, messages) stands in its data and nowhere else, so that no text is read as an expression or as a field. Colours are
+variables of the page's style sheet, which knows light, dark and print. https://vega.github.io/vega-lite/docs/
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from statistics import fmean
+from typing import Any
+
+from study_operator.ledger.trial import Measurement, Origin, Trial
+from study_operator.report.data_curve import CurveReport
+from study_operator.report.numbers import describe_value
+from study_operator.report.report import (
+    LOWER,
+    PREDICTOR_NAMES,
+    PREDICTORS,
+    Report,
+    describe_arm,
+    describe_hours,
+    describe_metric,
+    final_evaluation_rows,
+    ranked,
+)
+from study_operator.spec.metrics import is_share
+from study_operator.spec.study import Study
+from trial_trainer.contract import FinalEvaluation
+
+Spec = Mapping[str, Any]
+
+MOST_ARMS = 60
+"""A chart with a line for each arm shows the best of them; the leaderboard has all."""
+
+MOST_LINES = 100
+"""A chart with a line for each trial shows those that an early measurement ranks best."""
+
+WINNER, BASELINE, OTHER = "winner", "baseline", "other trials"
+COLOURS = {WINNER: "var(--winner)", BASELINE: "var(--baseline)", OTHER: "var(--other)"}
+PREDICTOR_COLOURS = ("var(--winner)", "var(--baseline)", "var(--third)", "var(--fourth)", "var(--other)")
+SHAPES = ("circle", "square", "triangle-up", "diamond", "cross")
+PICKED: Mapping[str, Any] = {"name": "picked", "value": ""}
+"""The trial that somebody picked in the leaderboard; the page's script sets it."""
+IS_PICKED = "picked == '' || datum.trial == picked"
+
+CONFIG: Spec = {
+    "background": "transparent",
+    "font": "system-ui, sans-serif",
+    "view": {"stroke": None},
+    "axis": {
+        "domainColor": "var(--line)",
+        "tickColor": "var(--line)",
+        "gridColor": "var(--line)",
+        "gridOpacity": 0.7,
+        "labelColor": "var(--soft)",
+        "titleColor": "var(--soft)",
+        "labelFontSize": 12,
+        "titleFontSize": 12,
+        "titleFontWeight": "normal",
+        "labelLimit": 170,
+    },
+    "legend": {
+        "orient": "top",
+        "direction": "horizontal",
+        # As many as a phone has room for.
+        "columns": {"expr": "width < 260 ? 1 : width < 480 ? 2 : 6"},
+        "title": None,
+        "labelColor": "var(--ink)",
+        "labelFontSize": 12,
+        "labelLimit": 220,
+        "symbolBaseFillColor": "var(--soft)",
+        "symbolBaseStrokeColor": "var(--soft)",
+        "symbolSize": 80,
+        "symbolStrokeWidth": 1.5,
+    },
+    "text": {"color": "var(--ink)", "fontSize": 12},
+    "rule": {"color": "var(--soft)"},
+    "point": {"filled": True, "size": 70, "opacity": 1},
+    # Names and roles for those who don't see it are the figure's; each mark's would be read one by one.
+    "aria": False,
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Table:
+    """What is read line by line."""
+
+    header: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    numbers_from: int
+    """The first column that is set to the right."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Chart:
+    """One picture, and what it says without one."""
+
+    name: str
+    title: str
+    sentence: str
+    """What it shows, for those who don't see it and below it for those who do."""
+    table: Table
+    """The values that are drawn."""
+    spec: Spec
+
+
+@dataclass(frozen=True, kw_only=True)
+class LossCurve:
+    """The training loss of one trial, thinned."""
+
+    trial: str
+    points: Sequence[tuple[int, float]]
+    """Steps, each with the mean loss of the steps around it, in nats per token."""
+
+
+def draw_arms(report: Report, errors: str) -> Chart | None:
+    """Draw the measurements of the best arms, best first, with standard errors; None before the first of them.
+
+    Args:
+        report: what is drawn.
+        errors: what the bars are, or why there are none.
+    """
+    study, metric = report.study, report.study.objective.metric
+    trials = [trial for trial in ranked(study, report.trials) if known(trial)]
+    shown = trials[:MOST_ARMS]
+    if not shown:
+        return None
+    rungs = name_rungs(study)
+    values: list[dict[str, Any]] = [
+        {
+            "trial": trial.name,
+            "value": m.value,
+            "low": m.value - (m.standard_error or 0.0),
+            "high": m.value + (m.standard_error or 0.0),
+            "rung": rungs[m.rung],
+            "role": _role(report, trial),
+            "arm": describe_arm(trial),
+            "text": describe_value(metric, m.value, m.standard_error),
+        }
+        for trial in shown
+        for m in known(trial)
+    ]
+    y = {"field": "trial", "type": "nominal", "sort": [trial.name for trial in shown], "title": None}
+    x = {"field": "value", **_quantity(metric, metric)}
+    role = _roles(values)
+    fade = {"condition": {"test": IS_PICKED, "value": 1}, "value": 0.15}
+    few = f" The best {MOST_ARMS} of {len(trials)} measured arms are drawn." if len(trials) > MOST_ARMS else ""
+    return Chart(
+        name="arms",
+        title=f"{metric} by arm",
+        sentence=f"{metric} by arm, best first; orange: baseline; bars: {errors}.{few}",
+        table=Table(
+            header=["trial", "measured at", metric, "arm"],
+            rows=[[v["trial"], v["rung"], v["text"], v["arm"]] for v in values],
+            numbers_from=4,
+        ),
+        spec={
+            **_chart(values, [PICKED]),
+            "height": 24 * len(shown),
+            "encoding": {"y": y, "opacity": fade},
+            "layer": [
+                {
+                    "mark": {"type": "rule", "strokeWidth": 1.5},
+                    "encoding": {"x": {**x, "field": "low"}, "x2": {"field": "high"}, "color": role},
+                },
+                {
+                    "mark": {"type": "point"},
+                    "encoding": {
+                        "x": x,
+                        "color": role,
+                        "shape": _kinds("rung", [*rungs.values()]),
+                        "tooltip": _tips({"trial": "trial", "rung": "measured at", "text": metric, "arm": "arm"}),
+                    },
+                },
+            ],
+        },
+    )
+
+
+def draw_losses(report: Report, curves: Sequence[LossCurve]) -> Chart | None:
+    """Draw the training loss of each trial by the share of its full length; None where no trainer wrote any."""
+    trial_by_name = {trial.name: trial for trial in report.trials}
+    drawn = [(trial_by_name[c.trial], c.points) for c in curves if c.trial in trial_by_name and c.points]
+    if not drawn:
+        return None
+    values: list[dict[str, Any]] = [
+        {
+            "trial": trial.name,
+            "share": round(step / max(trial.total_steps, 1), 4),
+            "loss": float(f"{loss:.4g}"),
+        }
+        for trial, points in drawn
+        for step, loss in points
+    ]
+    # Once for each trial, and not at every point.
+    trials = [{"trial": trial.name, "role": _role(report, trial), "arm": describe_arm(trial)} for trial, _ in drawn]
+    losses = [value["loss"] for value in values]
+    # The first steps lose many times what the last ones do.
+    is_wide = min(losses) > 0 and max(losses) > 5 * min(losses)
+    count = sum(bool(known(trial)) for trial in report.trials)
+    few = f" {len(drawn)} of {count} measured trials are drawn." if len(drawn) < count else ""
+    return Chart(
+        name="losses",
+        title="Training loss",
+        sentence=(
+            "Training loss in nats per token by the share of the full length, each point a mean of the steps around it."
+            + (" The scale is logarithmic." if is_wide else "")
+            + few
+        ),
+        table=Table(
+            header=["trial", "first loss", "lowest", "last", "at step", "of"],
+            rows=[
+                [
+                    trial.name,
+                    f"{points[0][1]:.4g}",
+                    f"{min(loss for _, loss in points):.4g}",
+                    f"{points[-1][1]:.4g}",
+                    f"{points[-1][0]}",
+                    f"{trial.total_steps}",
+                ]
+                for trial, points in drawn
+            ],
+            numbers_from=1,
+        ),
+        spec={
+            **_chart(values, [PICKED, _hover("trial")]),
+            "transform": [
+                {"lookup": "trial", "from": {"data": {"values": trials}, "key": "trial", "fields": ["role", "arm"]}}
+            ],
+            "height": 300,
+            "mark": {"type": "line", "interpolate": "monotone"},
+            "encoding": {
+                "x": {"field": "share", **_quantity("accuracy", "share of the full length"), "scale": {"nice": False}},
+                "y": {
+                    "field": "loss",
+                    "type": "quantitative",
+                    "title": "training loss",
+                    "scale": {"type": "log", "nice": False} if is_wide else {"zero": False},
+                },
+                "detail": {"field": "trial", "type": "nominal"},
+                "color": _roles(trials),
+                "strokeWidth": _emphasis(2.8, 1.2),
+                "opacity": _opacity(),
+                "tooltip": _tips({"trial": "trial", "arm": "arm"}),
+            },
+        },
+    )
+
+
+def draw_validation(report: Report) -> Chart | None:
+    """Draw the objective on validation by the share of the full length; None where no trial has two measurements."""
+    metric = report.study.objective.metric
+    measured = [trial for trial in ranked(report.study, report.trials) if known(trial)]
+    trials = measured[:MOST_LINES]
+    if not any(len(known(trial)) > 1 for trial in trials):
+        return None
+    values: list[dict[str, Any]] = [
+        {
+            "trial": trial.name,
+            "share": round(m.step / max(trial.total_steps, 1), 4),
+            "value": m.value,
+            "text": describe_value(metric, m.value, m.standard_error),
+            "step": m.step,
+            "role": _role(report, trial),
+            "arm": describe_arm(trial),
+        }
+        for trial in trials
+        for m in known(trial)
+    ]
+    return Chart(
+        name="validation",
+        title=f"{metric} on validation while training",
+        sentence=f"{metric} on validation by the share of the full length that was trained; a line joins one trial's."
+        + (
+            f" The best {len(trials)} of {len(measured)} measured trials are drawn."
+            if len(trials) < len(measured)
+            else ""
+        ),
+        table=Table(
+            header=["trial", "step", "of", metric],
+            rows=[
+                [trial.name, f"{m.step}", f"{trial.total_steps}", describe_value(metric, m.value, m.standard_error)]
+                for trial in trials
+                for m in known(trial)
+            ],
+            numbers_from=1,
+        ),
+        spec={
+            **_chart(values, [PICKED]),
+            "height": 300,
+            "encoding": {
+                "x": {"field": "share", **_quantity("accuracy", "share of the full length"), "scale": {"nice": False}},
+                "y": {"field": "value", **_quantity(metric, metric)},
+                "detail": {"field": "trial", "type": "nominal"},
+                "color": _roles(values),
+                "opacity": _opacity(),
+            },
+            "layer": [
+                {"mark": {"type": "line", "strokeWidth": 1.4}},
+                {
+                    "params": [_hover("trial")],
+                    "mark": {"type": "point"},
+                    "encoding": {"tooltip": _tips({"trial": "trial", "step": "step", "text": metric, "arm": "arm"})},
+                },
+            ],
+        },
+    )
+
+
+def draw_agreement(report: Report) -> Chart | None:
+    """Draw every trial that ran to full length: its last early measurement across, the final one up."""
+    metric, last = report.study.objective.metric, report.study.last_rung
+    pairs = [
+        (trial, early, final)
+        for trial in report.trials
+        if len(known(trial)) == len(trial.measurements)
+        and (early := trial.measurement(last - 1)) is not None
+        and (final := trial.measurement(last)) is not None
+    ]
+    if not pairs:
+        return None
+    values: list[dict[str, Any]] = [
+        {
+            "trial": trial.name,
+            "early": early.value,
+            "final": final.value,
+            "role": _role(report, trial),
+            "earlyText": describe_value(metric, early.value, early.standard_error),
+            "finalText": describe_value(metric, final.value, final.standard_error),
+            "arm": describe_arm(trial),
+        }
+        for trial, early, final in pairs
+    ]
+    tips = {"trial": "trial", "earlyText": "early", "finalText": "full length", "arm": "arm"}
+    return Chart(
+        name="agreement",
+        title="Early against final",
+        sentence=(
+            f"{metric}: early measurement across, full length up. Both are read on the same validation pages. Where "
+            "early measurements rank trials as final ones do, the points rise from left to right."
+        ),
+        table=Table(
+            header=["trial", f"{metric} early", f"{metric} full length", "arm"],
+            rows=[[v["trial"], v["earlyText"], v["finalText"], v["arm"]] for v in values],
+            numbers_from=4,
+        ),
+        spec={
+            **_chart(values, [PICKED]),
+            "height": 320,
+            "encoding": {
+                "x": {"field": "early", **_quantity(metric, f"{metric} early")},
+                "y": {"field": "final", **_quantity(metric, f"{metric} full length")},
+                "opacity": {"condition": {"test": IS_PICKED, "value": 1}, "value": 0.2},
+            },
+            "layer": [
+                {
+                    "mark": {"type": "point"},
+                    "encoding": {"color": _roles(values), "shape": _role_shapes(values), "tooltip": _tips(tips)},
+                },
+                {
+                    "mark": {"type": "text", "align": "left", "dx": 8, "dy": -6, "fontSize": 11},
+                    "encoding": {"text": {"field": "trial", "type": "nominal"}},
+                },
+            ],
+        },
+    )
+
+
+def draw_attributes(results: FinalEvaluation) -> Chart | None:
+    """Draw accuracy on the test set by attribute: the winner beside every baseline, with intervals."""
+    names = [name for name in PREDICTORS if name in results.predictors]
+    rows = [(label, metrics) for label, metrics in final_evaluation_rows(results) if not label.endswith(LOWER)]
+    values: list[dict[str, Any]] = [
+        {
+            "row": label,
+            "predictor": PREDICTOR_NAMES[name],
+            "value": metric.value,
+            "low": metric.value if metric.low is None else metric.low,
+            "high": metric.value if metric.high is None else metric.high,
+            "text": describe_metric(metric),
+            "n": metric.n,
+        }
+        for label, metrics in rows
+        for name in names
+        if (metric := metrics[name]).n
+    ]
+    if not values:
+        return None
+    shown = [PREDICTOR_NAMES[name] for name in names]
+    colour = {
+        "field": "predictor",
+        "type": "nominal",
+        "scale": {"domain": shown, "range": list(PREDICTOR_COLOURS[: len(shown)])},
+    }
+    x = {"field": "value", **_quantity("accuracy", "share of right values"), "scale": {"domain": [0, 1]}}
+    y = {"field": "row", "type": "nominal", "sort": [label for label, _ in rows], "title": None}
+    tips = {"row": "attribute", "predictor": "predictor", "text": "share of right values", "n": "questions"}
+    return Chart(
+        name="attributes",
+        title="Test set: accuracy by attribute",
+        sentence="Share of right values on the test set, the winner beside every baseline; bars: 95 % intervals.",
+        table=Table(
+            header=["", *shown],
+            rows=[[label, *(describe_metric(metrics[name]) for name in names)] for label, metrics in rows],
+            numbers_from=1,
+        ),
+        spec={
+            **_chart(values),
+            "height": len(rows) * (10 * len(names) + 18),
+            "encoding": {
+                "y": {**y, "scale": {"paddingInner": 0.25}},
+                "yOffset": {"field": "predictor", "sort": shown},
+                "color": colour,
+            },
+            "layer": [
+                {
+                    "mark": {"type": "rule", "strokeWidth": 1.5},
+                    "encoding": {"x": {**x, "field": "low"}, "x2": {"field": "high"}},
+                },
+                {
+                    "mark": {"type": "point", "size": 45},
+                    "encoding": {"x": x, "shape": _kinds("predictor", shown), "tooltip": _tips(tips)},
+                },
+            ],
+        },
+    )
+
+
+def draw_usage(report: Report) -> Chart | None:
+    """Draw accelerator time spent, beside what full-length runs would have taken; None where that is not known."""
+    if report.saved_hours is None or report.spent_hours <= 0:
+        return None
+    full = report.spent_hours + report.saved_hours
+    hours = {"this search": report.spent_hours, "every measured trial at full length": full}
+    # Minutes of a small study would all be 0.0 hours.
+    scale, unit = (60, "minutes") if full < 2 else (1, "hours")
+    values: list[dict[str, Any]] = [
+        {"run": run, "time": round(time * scale, 4), "text": describe_hours(time)} for run, time in hours.items()
+    ]
+    title = f"accelerator time, {unit}"
+    return Chart(
+        name="usage",
+        title="Accelerator time",
+        sentence="Accelerator time of this search, and what every measured trial would have taken at its full length.",
+        table=Table(header=["", "accelerator time"], rows=[[v["run"], v["text"]] for v in values], numbers_from=1),
+        spec={
+            **_chart(values),
+            "height": 84,
+            "encoding": {
+                "y": {
+                    "field": "run",
+                    "type": "nominal",
+                    "sort": [*hours],
+                    "title": None,
+                    "axis": {"labelLimit": 240, "labels": False, "ticks": False},
+                },
+                "x": {"field": "time", "type": "quantitative", "title": title},
+            },
+            "layer": [
+                {
+                    "mark": {"type": "bar", "height": 12},
+                    "encoding": {
+                        "color": {
+                            "field": "run",
+                            "type": "nominal",
+                            "scale": {"domain": list(hours), "range": ["var(--winner)", "var(--pale)"]},
+                            "legend": None,
+                        },
+                        "tooltip": _tips({"run": "run", "text": "accelerator time"}),
+                    },
+                },
+                {
+                    "mark": {"type": "text", "align": "left", "dx": 2, "dy": -15},
+                    "encoding": {"x": {"value": 0}, "text": {"field": "run", "type": "nominal"}},
+                },
+            ],
+        },
+    )
+
+
+def draw_data_curve(study: Study, curve: CurveReport, table: Table) -> Chart | None:
+    """Draw the objective on validation by training samples: runs, means, the fit. None of fewer than two sizes.
+
+    Args:
+        study: the study.
+        curve: its data curve.
+        table: the curve's own.
+    """
+    points = [point for point in curve.points if point.validation]
+    sizes = sorted({point.samples for point in points})
+    if len(sizes) < 2:
+        return None
+    metric = study.objective.metric
+    runs = [
+        {"samples": p.samples, "kind": _KINDS[p.is_augmented], "value": value, "mark": "run"}
+        for p in points
+        for value in p.validation
+    ]
+    means = [
+        {
+            "samples": p.samples,
+            "kind": _KINDS[p.is_augmented],
+            "value": fmean(p.validation),
+            "text": describe_value(metric, fmean(p.validation), None),
+            "mark": "mean",
+        }
+        for p in points
+    ]
+    fitted = [value for kind in dict.fromkeys(p.is_augmented for p in points) for value in _fit(curve, kind, sizes)]
+    kinds = [_KINDS[kind] for kind in dict.fromkeys(p.is_augmented for p in points)]
+    legend = {} if curve.is_compared else {"legend": None}
+    colours = list(PREDICTOR_COLOURS[: len(kinds)])
+    dashes = [[1, 0], [7, 5]][: len(kinds)]
+    tips = {"kind": "runs", "samples": "training samples", "text": metric}
+    compared = " Circles and solid: without variants; squares and dashed: with variants." if curve.is_compared else ""
+    return Chart(
+        name="data-curve",
+        title=f"{metric} by training samples",
+        sentence=(
+            f"{metric} on validation by training samples, on a logarithmic scale; open: each run, filled: the mean of "
+            f"a size, line: the fit.{compared}"
+        ),
+        table=table,
+        spec={
+            **_chart([*runs, *means, *fitted]),
+            "height": 320,
+            "encoding": {
+                "x": {
+                    "field": "samples",
+                    "type": "quantitative",
+                    "title": "training samples",
+                    "scale": {"type": "log", "nice": False, "padding": 14},
+                    "axis": {"values": sizes, "format": ",d", "labelOverlap": True},
+                },
+                "y": {"field": "value", **_quantity(metric, metric)},
+                "color": {"field": "kind", "type": "nominal", "scale": {"domain": kinds, "range": colours}, **legend},
+            },
+            "layer": [
+                {
+                    "transform": [{"filter": {"field": "mark", "equal": "fit"}}],
+                    "mark": {"type": "line", "strokeWidth": 1.8},
+                    "encoding": {
+                        "strokeDash": {
+                            "field": "kind",
+                            "type": "nominal",
+                            "scale": {"domain": kinds, "range": dashes},
+                            **legend,
+                        }
+                    },
+                },
+                {
+                    "transform": [{"filter": {"field": "mark", "equal": "run"}}],
+                    "mark": {"type": "point", "filled": False, "size": 45},
+                    "encoding": {"shape": {**_kinds("kind", kinds), **legend}},
+                },
+                {
+                    "transform": [{"filter": {"field": "mark", "equal": "mean"}}],
+                    "mark": {"type": "point"},
+                    "encoding": {"shape": {**_kinds("kind", kinds), **legend}, "tooltip": _tips(tips)},
+                },
+            ],
+        },
+    )
+
+
+_KINDS = {None: "runs", False: "without variants", True: "with variants"}
+
+
+def _fit(curve: CurveReport, kind: bool | None, sizes: Sequence[int]) -> list[dict[str, Any]]:
+    """Return forty points of a fit, evenly spaced on a log scale."""
+    fit = curve.find_fit(kind)
+    if fit is None or fit.curve is None:
+        return []
+    low, high = math.log(sizes[0]), math.log(sizes[-1])
+    at = [math.exp(low + (high - low) * i / 40) for i in range(41)]
+    found = [(size, predicted) for size in at if (predicted := fit.predict(size)) is not None]
+    return [{"samples": size, "kind": _KINDS[kind], "value": p.value, "mark": "fit"} for size, p in found]
+
+
+def known(trial: Trial) -> list[Measurement]:
+    """Return the measurements that are a mean of anything. Of a model that diverged nothing was read."""
+    return [measurement for measurement in trial.measurements if measurement.n != 0 and not measurement.diverged]
+
+
+def name_rungs(study: Study) -> dict[int, str]:
+    """Return how a chart calls each rung."""
+    percents = study.early_evaluation.rungs
+    early = ["early"] if len(percents) == 1 else [f"at {percent} %" for percent in percents]
+    return dict(enumerate([*early, "full length"]))
+
+
+def _role(report: Report, trial: Trial) -> str:
+    if trial.name == report.winner:
+        return WINNER
+    return BASELINE if trial.origin is Origin.BASELINE else OTHER
+
+
+def _roles(values: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Colour by role, of those that there are."""
+    roles = [role for role in COLOURS if any(value["role"] == role for value in values)]
+    scale = {"domain": roles, "range": [COLOURS[role] for role in roles]}
+    return {"field": "role", "type": "nominal", "scale": scale}
+
+
+def _role_shapes(values: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    roles = [role for role in COLOURS if any(value["role"] == role for value in values)]
+    shape = dict(zip(COLOURS, ("diamond", "square", "circle"), strict=True))
+    return {"field": "role", "type": "nominal", "scale": {"domain": roles, "range": [shape[role] for role in roles]}}
+
+
+def _kinds(field: str, names: Sequence[str]) -> dict[str, Any]:
+    """Tell kinds apart by shape, for those who don't see colours."""
+    shapes = [SHAPES[i % len(SHAPES)] for i in range(len(names))]
+    return {"field": field, "type": "nominal", "scale": {"domain": list(names), "range": shapes}}
+
+
+def _quantity(metric: str, title: str) -> dict[str, Any]:
+    """Return a linear scale that need not begin at zero; shares are percent."""
+    axis = {"axis": {"format": "~%"}} if is_share(metric) else {}
+    return {"type": "quantitative", "title": title, "scale": {"zero": False}, **axis}
+
+
+def _emphasis(strong: float, weak: float) -> dict[str, Any]:
+    """Be strong for the winner and whatever is picked or pointed at, weak for the rest."""
+    return {
+        "condition": [
+            {"param": "hover", "empty": False, "value": strong},
+            {"test": "picked != '' ? datum.trial == picked : datum.role == 'winner'", "value": strong},
+        ],
+        "value": weak,
+    }
+
+
+def _opacity() -> dict[str, Any]:
+    return {
+        "condition": [{"param": "hover", "empty": False, "value": 1}, {"test": IS_PICKED, "value": 0.85}],
+        "value": 0.12,
+    }
+
+
+def _hover(field: str) -> dict[str, Any]:
+    return {"name": "hover", "select": {"type": "point", "on": "pointerover", "clear": "pointerout", "fields": [field]}}
+
+
+def _tips(title_by_field: Mapping[str, str]) -> list[dict[str, Any]]:
+    return [{"field": field, "type": "nominal", "title": title} for field, title in title_by_field.items()]
+
+
+def _chart(values: Sequence[Mapping[str, Any]], params: Sequence[Mapping[str, Any]] = ()) -> dict[str, Any]:
+    return {
+        "data": {"values": list(values)},
+        "width": "container",
+        **({"params": list(params)} if params else {}),
+    }
