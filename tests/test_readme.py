@@ -390,7 +390,7 @@ def test_the_table_of_parameters_is_what_a_study_may_search():
 def test_the_contract_page_has_every_configuration_and_result():
     assert set(CONTRACT_TYPES) == {
         *("TrialConfig", "TrainerSettings", "PrepareConfig", "FinalEvaluationConfig"),
-        *("RungMeasurement", "Metric", "Progress", "DatasetSummary", "FinalEvaluation"),
+        *("RungMeasurement", "Metric", "Progress", "DatasetSummary", "FinalEvaluation", "Examples"),
         *("TeacherSettings", "TeacherSummary", "LabelAudit"),
     }
 

@@ -12,6 +12,10 @@ from trial_trainer.contract import (
     BaseModel,
     CeilingBasis,
     DatasetSummary,
+    ExampleKind,
+    ExamplePage,
+    ExampleQuestion,
+    Examples,
     FinalEvaluation,
     Interval,
     LabelAgreement,
@@ -123,6 +127,33 @@ def a_row(value: float) -> PredictorScores:
 def a_gain(difference: float) -> Interval:
     """Return a paired difference that is known to four points."""
     return Interval(difference=difference, low=difference - 0.04, high=difference + 0.04, n=500, sites=60)
+
+
+def some_examples(text: str = "") -> Examples:
+    """Return a page of which the winner alone knows the price, and one whose text is not known.
+
+    Args:
+        text: stands wherever a page, a label or a model says anything.
+    """
+    price = ExampleQuestion(
+        attribute=f"price{text}",
+        gold=(f"3.50{text}",),
+        answers={"winner": f"3,50 €{text}", "baseline": f"35{text}", "untrained": "", "constant": "none"},
+        right=("winner",),
+        lines=(2,),
+    )
+    brand = replace(price, attribute="brand", gold=(), answers={"winner": "none", "baseline": "Smeg"}, lines=())
+    page = ExamplePage(
+        page=f"p1{text}",
+        site="shop1.example",
+        kind=ExampleKind.GAINED,
+        lines=(f"Kettle{text}", "from Italy", f"only 3.50{text}"),
+        lines_in_all=5,
+        questions=(price, brand),
+    )
+    bare = replace(page, page="p2", kind=ExampleKind.BOTH_WRONG, lines=(), lines_in_all=0, questions=(brand,))
+    counts = {ExampleKind.GAINED: 4, ExampleKind.LOST: 1, ExampleKind.BOTH_WRONG: 2, ExampleKind.BOTH_RIGHT: 130}
+    return Examples(reference="baseline", pages=(page, bare), pages_by_kind=counts, pages_in_all=140)
 
 
 def a_taught_summary() -> DatasetSummary:

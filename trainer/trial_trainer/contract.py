@@ -58,6 +58,7 @@ SUMMARY = "summary.json"
 LEDGER = "ledger.json"
 """Of a study, under its prefix."""
 FINAL_EVALUATION = "final-evaluation.json"
+EXAMPLES = "examples.json"
 
 ParameterValue = float | int | str
 
@@ -595,6 +596,60 @@ class FinalEvaluation:
     seconds: Mapping[str, float]
     curve: Mapping[str, PredictorScores] = field(default_factory=dict)
     """By name of the trial: the runs of the data curve."""
+    digest: str = ""
+    """The configuration's."""
+    contract_version: Count = VERSION
+
+
+class ExampleKind(StrEnum):
+    """Why a page of the test set is shown, by one of its questions: the winner's answer beside the reference's."""
+
+    GAINED = "Gained"
+    """The winner is right where the reference is not."""
+    LOST = "Lost"
+    """The reference is right where the winner is not."""
+    BOTH_WRONG = "BothWrong"
+    BOTH_RIGHT = "BothRight"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExampleQuestion:
+    """One question of a page that is shown, and what was answered."""
+
+    attribute: str
+    gold: tuple[str, ...]
+    """Accepted values; empty means that the page is known to have none."""
+    answers: Mapping[str, str]
+    """By predictor, as text."""
+    right: tuple[str, ...]
+    """The predictors whose answer is right; of a question without a value, those that state none."""
+    lines: tuple[Count, ...]
+    """Indexes of the page's lines in which the value stands; empty where it stands nowhere as it is."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExamplePage:
+    """One page of the test set as people read it."""
+
+    page: str
+    site: str
+    kind: ExampleKind
+    lines: tuple[str, ...]
+    """Of its text, as the model read it; empty where that cannot be told."""
+    lines_in_all: Count
+    questions: tuple[ExampleQuestion, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Examples:
+    """A bounded number of pages of the test set, chosen by a rule that looks at no page's text."""
+
+    reference: str
+    """The predictor that the winner is compared with: ``baseline``, or ``untrained`` where the baseline won."""
+    pages: tuple[ExamplePage, ...]
+    pages_by_kind: Mapping[str, int]
+    """How many pages of the test set are of each kind; one page may be of several."""
+    pages_in_all: Count
     digest: str = ""
     """The configuration's."""
     contract_version: Count = VERSION

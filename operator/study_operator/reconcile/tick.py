@@ -56,6 +56,7 @@ from trial_trainer.contract import (
     SUMMARY,
     ContractError,
     DatasetSummary,
+    Examples,
     FinalEvaluation,
     Progress,
     RungMeasurement,
@@ -75,6 +76,7 @@ MOST_BYTES: Mapping[type, int] = {
     RungMeasurement: 1024 * 1024,
     DatasetSummary: 4 * 1024 * 1024,
     FinalEvaluation: 4 * 1024 * 1024,
+    Examples: 1024 * 1024,
 }
 """How much of what jobs write is read into the operator's memory; the largest seen had a twentieth of it."""
 

@@ -6,6 +6,8 @@
     write: (key, value) => { try { sessionStorage.setItem(`report-${key}`, value); } catch { /* kept by nobody */ } },
   };
 
+  document.getElementById("scriptless").hidden = true;
+
   // --- Light and dark ---
 
   const theme = document.getElementById("theme");

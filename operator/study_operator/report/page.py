@@ -44,6 +44,7 @@ from study_operator.report.data_curve import (
     list_rows,
 )
 from study_operator.report.early_percents import EARLY_TITLE, list_early_header, list_early_rows
+from study_operator.report.examples import show_examples
 from study_operator.report.labels import label_rows
 from study_operator.report.report import (
     PREDICTOR_NAMES,
@@ -63,7 +64,7 @@ from study_operator.report.report import (
     ranked,
 )
 from study_operator.spec.study import Study
-from trial_trainer.contract import DatasetSummary, FinalEvaluation, LabelAudit, ParameterValue
+from trial_trainer.contract import DatasetSummary, Examples, FinalEvaluation, LabelAudit, ParameterValue
 
 _ENVIRONMENT = Environment(
     loader=PackageLoader("study_operator.report", "."),
@@ -106,12 +107,13 @@ class _Leaderboard:
     """The columns that are set to the right."""
 
 
-def render_page(report: Report, losses: Sequence[LossCurve] = ()) -> str:
+def render_page(report: Report, losses: Sequence[LossCurve] = (), examples: Examples | None = None) -> str:
     """Return the whole page.
 
     Args:
         report: what is known of the study.
         losses: the training losses of its trials, as far as they were read.
+        examples: pages of the test set, once that was read.
     """
     study, results, summary = report.study, report.final_evaluation, report.summary
     curve = _curve_table(study, report.curve) if report.curve is not None else None
@@ -139,6 +141,7 @@ def render_page(report: Report, losses: Sequence[LossCurve] = ()) -> str:
         cells=describe_cells(results) if results is not None else "",
         asking_lines=asking_lines(report) if report.adapter is not None and study.data.attributes else "",
         loading_lines=loading_lines(report) if report.adapter is not None else "",
+        examples=show_examples(examples) if examples is not None else None,
         leaderboard=_list_trials(report),
         has_agreement=sum(trial.measurement(study.last_rung) is not None for trial in report.trials) >= 2,
         early=_early_table(study, report.early) if report.early is not None else None,
@@ -173,13 +176,14 @@ def _read_library() -> str:
 
 def _write_policy(style: str, scripts: Iterable[str]) -> str:
     """Return what a browser may do for this page: run and apply what stands in it, and fetch nothing."""
-    ours = " ".join(_name_by_hash(script) for script in scripts)
+    ours = " ".join(name_by_hash(script) for script in scripts)
     return (
-        f"default-src 'none'; script-src {ours}; style-src {_name_by_hash(style)}; base-uri 'none'; form-action 'none'"
+        f"default-src 'none'; script-src {ours}; style-src {name_by_hash(style)}; base-uri 'none'; form-action 'none'"
     )
 
 
-def _name_by_hash(text: str) -> str:
+def name_by_hash(text: str) -> str:
+    """Return how a content security policy names a script or a style that stands in its page."""
     return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
 
 

@@ -34,11 +34,13 @@ from study_operator.spec.metrics import is_share
 from study_operator.spec.study import Study
 from trial_trainer.artifacts import ArtifactError, ArtifactStore
 from trial_trainer.contract import (
+    EXAMPLES,
     FINAL_EVALUATION,
     MEASUREMENT,
     MEASUREMENTS,
     SUMMARY,
     DatasetSummary,
+    Examples,
     FinalEvaluation,
     RungMeasurement,
 )
@@ -51,8 +53,19 @@ def write_report(study: Study, ledger: Ledger, raw: Mapping[str, Any], artifacts
     report = build_report(study, replace(parse_status(raw), ledger=ledger), artifacts)
     artifacts.write(names.LEDGER, render_copy(study, raw))
     artifacts.write(names.REPORT, json.dumps(render_json(report), indent=1, allow_nan=False).encode())
-    page = render_page(report, read_losses(study, ledger.trials, artifacts))
-    artifacts.write(names.REPORT_PAGE, page.encode())
+    artifacts.write(names.REPORT_PAGE, render_whole_page(report, artifacts).encode())
+
+
+def render_whole_page(report: Report, artifacts: ArtifactStore) -> str:
+    """Return the page of a report, with what it alone shows: losses, and pages of the test set."""
+    losses = read_losses(report.study, report.trials, artifacts)
+    examples = None
+    if report.final_evaluation is not None:
+        examples = read_result(Examples, artifacts, f"{names.FINAL_EVALUATION}/{EXAMPLES}")
+        # Those of another final evaluation are of other answers.
+        if examples is not None and examples.digest != report.final_evaluation.digest:
+            examples = None
+    return render_page(report, losses, examples)
 
 
 @dataclass

@@ -12,7 +12,7 @@ import pytest
 
 import report_scripts
 from builders.report_pages import EVIL, Page, a_report_that_holds
-from builders.some_studies import a_report, a_study, a_summary, a_trial, measured
+from builders.some_studies import a_report, a_study, a_summary, a_trial, measured, some_examples
 from study_operator.ledger.trial import TrialState
 from study_operator.report.charts import MOST_ARMS, MOST_LINES, LossCurve
 from study_operator.report.page import render_page
@@ -56,7 +56,9 @@ def test_what_draws_the_charts_is_what_the_pinned_release_of_vl_convert_makes() 
 
 
 def test_no_text_from_outside_makes_a_tag_or_an_attribute() -> None:
-    evil, harmless = (Page(render_page(a_report_that_holds(text))) for text in (EVIL, "harmless"))
+    evil, harmless = (
+        Page(render_page(a_report_that_holds(text), examples=some_examples(text))) for text in (EVIL, "harmless")
+    )
     assert evil.tags == harmless.tags
     assert "<" not in evil.chart_data
 
@@ -129,3 +131,22 @@ def test_the_page_of_a_thousand_trials_with_their_losses_keeps_its_size() -> Non
     )
     assert len(text.encode()) < MOST_BYTES
     assert json.dumps("t999") in text
+
+
+def test_answers_stand_beside_the_expected_value_and_the_line_that_holds_it_is_marked() -> None:
+    text = render_page(a_report(), examples=some_examples())
+    assert '<mark>only 3.50</mark> <span class="evidence">price</span>' in text
+    assert text.count("<mark>") == 1
+    assert '<a href="#page-1-2">price</a>' in text and '<li id="page-1-2"><mark>' in text
+    page = Page(text)
+    shown = [line.strip() for line in page.texts if line.strip()]
+    first = shown.index("price", shown.index("constants", shown.index("expected")))
+    assert shown[first : first + 10] == ["price", "3.50", "✓", "3,50 €", "✗", "35", "✗", "(nothing)", "✗", "none"]
+    assert "2 more lines" in shown and "its text is not known" in shown
+    assert "p1 (shop1.example): a page where the winner is right and the baseline is not" in shown
+    assert (
+        "2 of 140 pages of the test set: up to three of each of four kinds, in an order that the pages' names alone "
+        "decide. Of all pages, by at least one question: 4 where the winner is right and the baseline is not, 1 where "
+        "the baseline is right and the winner is not, 2 where both are wrong, 130 where both are right."
+    ) in page.text
+    assert "Pages" not in Page(render_page(a_report())).texts

@@ -6,7 +6,7 @@ import pytest
 from playwright.sync_api import Browser, Page, expect
 
 from builders.report_pages import a_report_that_holds
-from builders.some_studies import a_report, a_trial, measured
+from builders.some_studies import a_report, a_trial, measured, some_examples
 from study_operator.ledger.trial import TrialState
 from study_operator.report.charts import LossCurve
 from study_operator.report.page import render_page
@@ -44,6 +44,7 @@ def test_every_chart_is_drawn(open_page) -> None:
     for chart in charts.all():
         assert chart.locator("svg .mark-symbol path, svg .mark-line path, svg .mark-rect path").count() > 0
         assert chart.bounding_box()["height"] > 60
+    expect(page.get_by_text("All values stand in tables.")).to_be_hidden()
     assert page.locator("[data-chart=arms] svg text").filter(has_text=re.compile("^t00[0124]$")).count() == 4
 
 
@@ -113,6 +114,19 @@ def test_a_trial_that_is_picked_stands_out_in_the_charts(open_page) -> None:
     expect(page.locator("[data-chart=losses] svg .mark-line path[opacity='0.12']")).to_have_count(0)
 
 
+def test_a_click_on_an_attribute_shows_the_line_in_which_its_value_stands(open_page) -> None:
+    page = open_page(
+        render_page(a_report(trials=TRIALS), LOSSES, some_examples()), viewport={"width": 1200, "height": 300}
+    )
+    line = page.locator("mark")
+    expect(line).not_to_be_in_viewport()
+    page.locator("#pages").get_by_role("link", name="price").click()
+    expect(line).to_be_in_viewport()
+    right = page.locator("#pages td.right").first
+    expect(right).to_contain_text("✓ 3,50 €")
+    expect(right.get_by_label("right:")).to_be_visible()
+
+
 COLOURS = """() => [
     getComputedStyle(document.body).backgroundColor,
     getComputedStyle(document.querySelector('[data-chart=arms] svg .mark-symbol path')).fill,
@@ -159,7 +173,7 @@ def test_without_scripts_every_value_can_be_read(open_page) -> None:
     page = open_page(PAGE, java_script_enabled=False)
     expect(page.locator("#tools")).to_be_hidden()
     expect(page.locator("#leaderboard")).to_contain_text("out of memory")
-    expect(page.locator("noscript")).to_contain_text("All values stand in tables.")
+    expect(page.get_by_text("All values stand in tables.")).to_be_visible()
     page.locator("summary").first.click()
     expect(page.locator("details table").first).to_be_visible()
 
@@ -176,7 +190,8 @@ ATTACKS = (
 
 @pytest.mark.parametrize("text", ATTACKS)
 def test_no_text_from_outside_runs(open_page, text: str) -> None:
-    page = open_page(render_page(a_report_that_holds(text)))
+    page = open_page(render_page(a_report_that_holds(text), LOSSES, some_examples(text)))
+    expect(page.locator("mark")).to_have_text(f"only 3.50{text}")
     # All that a person can do: pick, sort, filter, rest on a mark.
     page.get_by_role("button", name="t000", exact=True).click()
     for button in page.locator("#leaderboard thead button").all():

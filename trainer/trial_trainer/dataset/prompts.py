@@ -148,6 +148,27 @@ class Prompter:
         answer = sample.answer[:-1] if sample.answer[-1:] == (self.end_of_turn,) else sample.answer
         return self._decode(answer)
 
+    def read_text(self, prefix: Sequence[int], attribute: str) -> str | None:
+        """Return the page or text that a prefix asks about, without what the template puts around it.
+
+        Args:
+            prefix: token ids that all questions of one page begin with.
+            attribute: one that is asked of it.
+
+        Returns:
+            None where the prefix does not begin as this template begins.
+        """
+        decoded, mark = self._decode(prefix), "Page 32."
+        for is_page in (True, False):
+            rendered = self._render(self.pose(attribute, mark, is_page=is_page), is_prompt=True)
+            head, _, tail = rendered.partition(mark)
+            if decoded.startswith(head):
+                text = decoded.removeprefix(head)
+                # It ends somewhere in what its questions share after the page.
+                length = next(n for n in range(len(tail), -1, -1) if text.endswith(tail[:n]))
+                return text[: len(text) - length]
+        return None
+
     def _join(
         self, prompt: tuple[int, ...], whole: Sequence[int], asked: list[Message], closed: list[Message]
     ) -> tuple[int, ...]:

@@ -5,6 +5,7 @@ loaded and asked is handed in, so nothing here knows torch. Under its output pre
 
 * ``predictions.jsonl``: a line for each question, with its gold values and the answer of every predictor, but not
   of the data curve's runs;
+* ``examples.json``: the contract's `Examples`, a few pages with their questions and answers, for people;
 * ``final-evaluation.json``: the contract's `FinalEvaluation`, written last and once. Where there is one already, it
   stands, unless it is of another winner's arm, data or model.
 
@@ -16,10 +17,12 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 
 from trial_trainer.artifacts import ArtifactStore, open_store
 from trial_trainer.contract import (
+    EXAMPLES,
     FINAL_EVALUATION,
     MEASUREMENT,
     PREDICTIONS,
@@ -31,10 +34,12 @@ from trial_trainer.contract import (
     PredictorScores,
     Progress,
     from_json,
+    to_json,
 )
 from trial_trainer.dataset.store import TEST, DatasetIndex, Page, Question, confirm_fingerprint, read_index, read_split
 from trial_trainer.errors import StudyError
 from trial_trainer.evaluation import measure
+from trial_trainer.evaluation.examples import ReadText, choose_examples
 from trial_trainer.evaluation.measure import Mean, Prediction, build_prediction
 from trial_trainer.progress import write_progress
 from trial_trainer.results import is_there, read_digest, write_once
@@ -56,13 +61,18 @@ PROGRESS_SECONDS = 2.0
 
 
 def run_final_evaluation(
-    config: FinalEvaluationConfig, *, answer: Answer, clock: Callable[[], float] = time.perf_counter
+    config: FinalEvaluationConfig,
+    *,
+    answer: Answer,
+    read_text: ReadText = lambda _: None,
+    clock: Callable[[], float] = time.perf_counter,
 ) -> FinalEvaluation:
     """Read the test set and write the final evaluation; return the one that stands in the output prefix.
 
     Args:
         config: who is evaluated, on which dataset.
         answer: asks one model.
+        read_text: returns the text of a page, for the examples.
         clock: seconds of a clock that never goes back.
 
     Raises:
@@ -121,6 +131,10 @@ def run_final_evaluation(
         digest=config.digest,
     )
     store.write(PREDICTIONS, _render_predictions(predictions).encode())
+    # A baseline that won has the winner's answers.
+    reference = BASELINE if BASELINE in candidates else UNTRAINED
+    examples = replace(choose_examples(pages, predictions, reference, read_text), digest=config.digest)
+    store.write(EXAMPLES, to_json(examples).encode())
     if not write_once(store, FINAL_EVALUATION, final_evaluation):
         return _read_final_evaluation(config, store) or final_evaluation
     return final_evaluation

@@ -229,6 +229,11 @@ def is_right(p: Prediction) -> bool:
     return p.finished and answers.is_correct(p.attribute, p.answer, p.gold)
 
 
+def is_answered_right(p: Prediction) -> bool:
+    """Say the same of any question: where there is no value, an answer that ended and states none is right."""
+    return is_right(p) if p.gold else p.finished and not _states_value(p)
+
+
 def _is_invalid(p: Prediction, *, may_be_silent: bool = False) -> bool:
     if not p.finished:
         return True

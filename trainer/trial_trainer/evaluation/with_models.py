@@ -6,7 +6,9 @@ import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from trial_trainer.base_model import load_tokenizer
 from trial_trainer.contract import BaseModel, Candidate, FinalEvaluationConfig, TrainerSettings
+from trial_trainer.dataset.prompts import Prompter
 from trial_trainer.dataset.store import DatasetIndex, Page
 from trial_trainer.evaluation.final import run_final_evaluation
 from trial_trainer.evaluation.measure import Prediction
@@ -24,7 +26,12 @@ def evaluate_with_models(config: FinalEvaluationConfig) -> None:
         adapter = None if candidate is None else candidate.adapter
         return ask_model(config.base_model, config.trainer, adapter, pages, index, tell)
 
-    run_final_evaluation(config, answer=answer)
+    prompter = Prompter(load_tokenizer(config.base_model))
+
+    def read_text(page: Page) -> str | None:
+        return prompter.read_text(page.prefix, page.questions[0].attribute)
+
+    run_final_evaluation(config, answer=answer, read_text=read_text)
 
 
 def ask_model(
