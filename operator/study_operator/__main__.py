@@ -1,9 +1,10 @@
-"""The command line: `finetune-study run|plan|trials|report study.yaml`, also found by kubectl as `kubectl finetune`.
+"""The command line: `finetune-study run|plan|trials|report|watch study.yaml`; as `kubectl finetune`, too.
 
     finetune-study run study.yaml                       run a study on this machine, or go on with it
     finetune-study plan study.yaml [--calibrate]        what it will cost
     finetune-study trials study.yaml [--format json]    its trials, also while it runs
     finetune-study report study.yaml [--format json]    its result, also while it runs
+    finetune-study watch study.yaml                     the report's page in a browser, with its news
 
 Relative paths in a manifest are relative to the manifest. Exit codes: 0 the study is complete (or the question was
 answered), 1 the study failed, 2 the manifest, a flag or a path cannot be used, 130 interrupted: the same command goes
@@ -30,6 +31,7 @@ from study_operator.laptop import session
 from study_operator.laptop.loop import Ending
 from study_operator.laptop.runner import GRACE_SECONDS
 from study_operator.laptop.session import TRAINER, Display, Opened, UsageError
+from study_operator.laptop.watch import PORT, Source, find_source, open_prefix, serve
 from study_operator.optimizer.designer import Designer
 from study_operator.report.estimate import (
     Calibration,
@@ -47,6 +49,7 @@ from trial_trainer.contract import DatasetSummary
 
 COMPLETE, FAILED, UNUSABLE, INTERRUPTED = 0, 1, 2, 130
 
+LAST_PORT = 65535
 PROGRESS_LINE_SECONDS = 60.0
 """Where there is no terminal, a trial says this often how far it is."""
 
@@ -71,6 +74,8 @@ def main(
     width = None if sys.stdout.isatty() else 200
     output = Console(highlight=False, width=width)
     try:
+        if arguments.command == "watch":
+            return _watch(output, arguments)
         opened = session.open_manifest(arguments.manifest, arguments.directory)
         match arguments.command:
             case "run":
@@ -108,8 +113,16 @@ def _parser() -> argparse.ArgumentParser:
     trials = commands.add_parser("trials", help="show the trials of a study, finished or running")
     report = commands.add_parser("report", help="show the result of a study, finished or running")
     ask = commands.add_parser("ask", help="ask the winner's adapter about pages or texts")
+    watch = commands.add_parser("watch", help="serve the report's page on this machine, with news as they come")
+    watch.add_argument(
+        "study",
+        metavar="STUDY.YAML|URI",
+        help="a manifest, or a study's prefix or report in a bucket, as status.reportURI names it",
+    )
+    watch.add_argument("--port", type=_port, default=PORT, help="of 127.0.0.1 (default: %(default)s; 0: a free one)")
     for command in (run, plan, trials, report, ask):
         command.add_argument("manifest", type=Path, metavar="STUDY.YAML")
+    for command in (run, plan, trials, report, ask, watch):
         command.add_argument(
             "--directory",
             type=Path,
@@ -335,6 +348,21 @@ def _ask(opened: Opened, output: Console, arguments: argparse.Namespace, trainer
         # What a model answers may hold anything; as Text it is no markup.
         table.add_row(Text(attribute), *(Text(values[attribute] or "–") for values in found.values()))
     output.print(table)
+    return COMPLETE
+
+
+def _port(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and int(text) <= LAST_PORT):
+        raise argparse.ArgumentTypeError(f"must be a number from 0 to {LAST_PORT}, got {text!r}")
+    return int(text)
+
+
+def _watch(output: Console, arguments: argparse.Namespace) -> int:
+    if "://" in arguments.study:
+        source: Source = open_prefix(arguments.study)
+    else:
+        source = find_source(session.open_manifest(Path(arguments.study), arguments.directory))
+    serve(source, arguments.port, lambda sentence: _say(output, sentence))
     return COMPLETE
 
 

@@ -38,6 +38,7 @@ __all__ = [
     "DirectoryStore",
     "S3Access",
     "S3Store",
+    "Version",
     "join",
     "open_object",
     "open_store",
@@ -94,6 +95,15 @@ class S3Access:
 FROM_ENVIRONMENT = S3Access()
 
 
+@dataclass(frozen=True, kw_only=True)
+class Version:
+    """An object as it was read."""
+
+    data: bytes
+    tag: str
+    """Changes with the object."""
+
+
 class ArtifactStore(Protocol):
     """Objects under one prefix."""
 
@@ -135,7 +145,7 @@ class ArtifactStore(Protocol):
         ...
 
 
-def open_store(uri: str, access: S3Access = FROM_ENVIRONMENT) -> ArtifactStore:
+def open_store(uri: str, access: S3Access = FROM_ENVIRONMENT) -> DirectoryStore | S3Store:
     """Open the store of a URI: ``s3://bucket/prefix``, ``file:///path``, or a path.
 
     Args:
@@ -212,6 +222,25 @@ class DirectoryStore:
                 return None
             with path.open("rb") as file:
                 return _read_most(file, f"{self.root}/{key}", most_bytes)
+
+    def read_news(self, key: str, seen: str | None, most_bytes: int | None = None) -> Version | None:
+        """Return the object if it is another one than was seen; None where it is the same, or there is none.
+
+        Args:
+            key: of the object.
+            seen: the tag of the version that was read last; None where none was.
+            most_bytes: as for `read`.
+        """
+        with self._translated(key) as path:
+            if not path.is_file():
+                return None
+            with path.open("rb") as file:
+                # Of the file that is open: another may take its name meanwhile.
+                status = os.fstat(file.fileno())
+                tag = f"{status.st_ino}/{status.st_mtime_ns}/{status.st_size}"
+                if tag == seen:
+                    return None
+                return Version(data=_read_most(file, f"{self.root}/{key}", most_bytes), tag=tag)
 
     def write(self, key: str, data: bytes) -> None:
         with self._translated(key) as path:
@@ -322,6 +351,27 @@ class S3Store:
             # What is left of it unread is not waited for.
             with contextlib.closing(body):
                 return _read_most(body, f"s3://{self._bucket}/{self._key(key)}", most_bytes)
+
+    def read_news(self, key: str, seen: str | None, most_bytes: int | None = None) -> Version | None:
+        """Do the same with a conditional request, so that an object that has not changed is not sent again."""
+        from botocore.exceptions import ClientError
+
+        condition = {} if seen is None else {"IfNoneMatch": seen}
+        with self._translated(key):
+            try:
+                answer = self._client.get_object(Bucket=self._bucket, Key=self._key(key), **condition)
+            except ClientError as error:
+                if _status_of(error) == 304:
+                    return None
+                self._raise_unless_missing(error, key)
+                return None
+            with contextlib.closing(answer["Body"]) as body:
+                tag = str(answer.get("ETag") or "")
+                # A server that knows no condition sends the same once more.
+                if tag and tag == seen:
+                    return None
+                data = _read_most(body, f"s3://{self._bucket}/{self._key(key)}", most_bytes)
+            return Version(data=data, tag=tag or hashlib.sha256(data).hexdigest())
 
     def write(self, key: str, data: bytes) -> None:
         with self._translated(key):

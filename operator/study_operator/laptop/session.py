@@ -387,6 +387,8 @@ class Seen:
 
     snapshot: Snapshot
     report: Report
+    artifacts: ArtifactStore
+    """Where the rest of it lies."""
 
 
 def look(opened: Opened) -> Seen:
@@ -407,7 +409,9 @@ def look(opened: Opened) -> Seen:
         recorded = parse_status(workspace.status.read()[0])
         artifacts = open_store(artifacts_uri(study), ACCESS)
         return Seen(
-            snapshot=take_snapshot(study, recorded, artifacts, 0.0), report=build_report(study, recorded, artifacts)
+            snapshot=take_snapshot(study, recorded, artifacts, 0.0),
+            report=build_report(study, recorded, artifacts),
+            artifacts=artifacts,
         )
 
 
