@@ -117,7 +117,6 @@ REFUSED_BY_THE_SERVER: list[tuple[str, Changes, str]] = [
     # What is not a field, or not yet.
     unknown("spec.paralelTrials", 4),
     unknown("spec.dataCurve.sizes", [200]),
-    unknown("spec.warmStartFrom", [{"study": "earlier"}]),
     unknown("spec.promotion.confirmSeeds", 2),
     unknown("spec.objective.target", "0.9"),
     unknown("spec.earlyEvaluation.percent", 20),
@@ -288,6 +287,7 @@ REFUSED_BY_THE_SERVER: list[tuple[str, Changes, str]] = [
     too_many("spec.parameters", [{"name": "lora_rank", "searchSpace": {}}] * 21),
     too_many(f"{RANK}.categorical.values", numbers(51)),
     too_many("spec.startingArms", [AN_ARM] * 51),
+    too_many("spec.warmStartFrom", [{"uri": f"s3://bucket/{number}"} for number in range(4)]),
     too_many("spec.outcomeConstraints", ["false_value_rate <= 0.1"] * 11),
     too_many("spec.parameterConstraints", ["weight_decay <= 0.4"] * 11),
     too_many("spec.earlyEvaluation.extraPercents", list(range(1, 12))),

@@ -652,8 +652,8 @@ def test_the_plan_bounds_what_a_teacher_may_cost(bench, taught):
             id="more nodes than one machine has",
         ),
         pytest.param(
-            changed(warmStartFrom=[]),
-            ["`spec.warmStartFrom` must not be given, because it is not a field, got []"],
+            changed(hyperband={}),
+            ["`spec.hyperband` must not be given, because it is not a field, got {{}}"],
             id="a field that is not built",
         ),
     ],
