@@ -87,10 +87,14 @@ def main() -> None:
         for arms in (2, 24):
             print(_sites_row(sites, arms, studies))
     print()
-    print("| early and final truth correlate | concordance | interval covers | its mean width |")
-    print("|---|---|---|---|")
-    for correlation in (0.0, 0.5, 0.9, 0.99):
-        print(_concordance_row(correlation, studies))
+    print(
+        "| audited of 18 | early and final truth correlate | concordance | 95 % interval covers | its mean width "
+        "| 90 % interval covers | Spearman's covers | top k kept covers | called reliable | called not reliable |"
+    )
+    print("|---|---|---|---|---|---|---|---|---|---|")
+    for audited in (3, 9, 18):
+        for correlation in (0.0, 0.5, 0.588, 0.9, 0.99):
+            print(_concordance_row(audited, correlation, studies))
     print()
     print(
         "| with two early rungs, truth of the first and of the next correlate | concordance | interval covers | width |"
@@ -133,26 +137,43 @@ def _sites_row(sites: int, arms: int, studies: int) -> str:
     return f"| {sites} | {arms} | {100 * read:+.1f} | {100 * corrected:+.1f} | {wrong:.1%} |"
 
 
-def _concordance_row(correlation: float, studies: int) -> str:
-    from builders.ledgers import a_study, continued, paused  # the tests' builders
+def _concordance_row(audited: int, correlation: float, studies: int) -> str:
+    """Simulate studies of 24 arms, five of which are promoted; 0.588 is where seven of ten pairs are ordered alike."""
+    from builders.ledgers import a_study, continued, paused, stopped  # the tests' builders
     from study_operator.ledger.trial import Continuation
 
     chance = np.random.default_rng(0)
-    study, truth = a_study(promotion=TWO_RUNGS), 0.5 + np.arcsin(correlation) / np.pi
-    covered, widths, means = 0, [], []
+    study = a_study(promotion=Promotion(num_promoted=5, num_audited=audited))
+    truth, spearman = 0.5 + np.arcsin(correlation) / np.pi, 6 / np.pi * np.arcsin(correlation / 2)
+    rows = []
     for _ in range(studies):
         early = chance.standard_normal(24)
         final = correlation * early + np.sqrt(1 - correlation**2) * chance.standard_normal(24)
         order = sorted(range(1, 24), key=lambda i: -early[i])
-        drawn = chance.choice(order[5:], 3, replace=False).tolist()
-        trials = [continued(paused(i, float(early[i])), float(final[i])) for i in (0, *order[:5])]
-        trials += [continued(paused(i, float(early[i])), float(final[i]), Continuation.AUDITED, 3 / 18) for i in drawn]
-        agreement = measure_agreement(study, trials)
-        means.append(agreement.concordance or 0.0)
-        widths.append(agreement.concordance_high - agreement.concordance_low)
-        covered += agreement.concordance_low <= truth <= agreement.concordance_high
-    reported = f"{np.mean(means):.2f} (true {truth:.2f})"
-    return f"| {correlation:g} | {reported} | {covered / studies:.1%} | {np.mean(widths):.2f} |"
+        kept = len({*order[:5]} & {*sorted(range(1, 24), key=lambda i: -final[i])[:5]})
+        drawn = chance.choice(order[5:], audited, replace=False).tolist()
+        trials = [continued(paused(i, float(early[i])), float(final[i])) for i in order[:5]]
+        trials.append(continued(paused(0, float(early[0])), float(final[0]), Continuation.BASELINE))
+        trials += [
+            continued(paused(i, float(early[i])), float(final[i]), Continuation.AUDITED, audited / 18) for i in drawn
+        ]
+        trials += [stopped(i, float(early[i])) for i in order[5:] if i not in drawn]
+        found = measure_agreement(study, trials)
+        rows.append(
+            (
+                found.concordance or 0.0,
+                found.concordance_low <= truth <= found.concordance_high,
+                found.concordance_high - found.concordance_low,
+                found.concordance_90[0] <= truth <= found.concordance_90[1],
+                found.spearman_90[0] <= spearman <= found.spearman_90[1],
+                found.top_kept is not None and found.top_kept.low <= kept <= found.top_kept.high,
+                found.is_reliable is True,
+                found.is_reliable is False,
+            )
+        )
+    mean, covered, width, *rest = np.array(rows, dtype=float).mean(axis=0)
+    cells = [f"{audited}", f"{correlation:g}", f"{mean:.2f} (true {truth:.2f})", f"{covered:.1%}", f"{width:.2f}"]
+    return f"| {' | '.join([*cells, *(f'{share:.1%}' for share in rest)])} |"
 
 
 def _concordance_row_of_three_rungs(correlation: float, studies: int) -> str:

@@ -17,6 +17,7 @@ Society B 13(2).
 from __future__ import annotations
 
 import bisect
+import functools
 import itertools
 import math
 from collections import Counter
@@ -295,6 +296,7 @@ def _lowest_share(found: int, n: int, tail: float) -> float:
     return low
 
 
+@functools.lru_cache(maxsize=1024)
 def hypergeometric_interval(population: int, drawn: int, found: int, confidence: float = CONFIDENCE) -> tuple[int, int]:
     """Return the exact interval for how many of a population are winners, after ``found`` of ``drawn`` were.
 

@@ -20,6 +20,7 @@ from importlib import resources
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from study_operator.ledger.early_percents import EarlyPercents
+from study_operator.ledger.failures import Failures
 from study_operator.ledger.merit import name_metric
 from study_operator.ledger.trial import Trial
 from study_operator.report.charts import (
@@ -45,6 +46,7 @@ from study_operator.report.data_curve import (
 )
 from study_operator.report.early_percents import EARLY_TITLE, list_early_header, list_early_rows
 from study_operator.report.examples import show_examples
+from study_operator.report.failures import describe_map, list_map_header, list_map_rows
 from study_operator.report.labels import label_rows
 from study_operator.report.report import (
     PREDICTOR_NAMES,
@@ -145,6 +147,8 @@ def render_page(report: Report, losses: Sequence[LossCurve] = (), examples: Exam
         leaderboard=_list_trials(report),
         has_agreement=sum(trial.measurement(study.last_rung) is not None for trial in report.trials) >= 2,
         early=_early_table(study, report.early) if report.early is not None else None,
+        failure_map=_failure_table(report.failures) if report.failures is not None else None,
+        failure_map_title=describe_map(report.failures) if report.failures is not None else "",
         early_title=EARLY_TITLE,
         curve=curve,
         curve_attributes=_curve_attributes_table(report.curve) if report.curve is not None else None,
@@ -200,6 +204,12 @@ def _results_table(results: FinalEvaluation) -> Table:
         ],
         numbers_from=1,
     )
+
+
+def _failure_table(failures: Failures) -> Table | None:
+    if not failures.cells:
+        return None
+    return Table(header=list_map_header(failures), rows=list(list_map_rows(failures)), numbers_from=0)
 
 
 def _early_table(study: Study, early: EarlyPercents) -> Table:

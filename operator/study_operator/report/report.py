@@ -19,6 +19,7 @@ from rich.table import Table
 from rich.text import Text
 
 from study_operator.ledger.early_percents import EarlyPercents, describe_enough
+from study_operator.ledger.failures import Failures, describe_failures
 from study_operator.ledger.gain import Gain, measure_validation_gain
 from study_operator.ledger.merit import name_metric
 from study_operator.ledger.ranking import rank
@@ -26,6 +27,7 @@ from study_operator.ledger.trial import Measurement, Trial, TrialState
 from study_operator.optimizer.designer import EXPLORATION_NODE, WARM_START_NODE
 from study_operator.report.data_curve import CurveReport, describe_fit, render_curve_json, render_data_curve
 from study_operator.report.early_percents import render_early_json, render_early_percents
+from study_operator.report.failures import render_failures_json
 from study_operator.report.labels import describe_labels
 from study_operator.report.numbers import describe_value, percent
 from study_operator.spec.metrics import is_share
@@ -110,6 +112,8 @@ class Report:
     """None where none is asked for, and before its first run."""
     early: EarlyPercents | None = None
     """None before all trials that go to full length are there."""
+    failures: Failures | None = None
+    """None before the first measurement."""
 
 
 def render_json(report: Report) -> dict[str, Any]:
@@ -131,6 +135,7 @@ def render_json(report: Report) -> dict[str, Any]:
         "finalEvaluation": _final_evaluation_as_json(report.final_evaluation),
         "dataCurve": render_curve_json(report.curve) if report.curve else None,
         "agreement": list(report.agreement),
+        "failures": render_failures_json(report.failures) if report.failures else None,
         "earlyPercents": render_early_json(report.early) if report.early else None,
         "acceleratorHours": {"spent": report.spent_hours, "saved": report.saved_hours},
     }
@@ -196,6 +201,8 @@ def lines_of(report: Report) -> list[str]:
     if report.early is not None:
         lines.append(describe_enough(report.early))
     lines += _describe_exploration(report.trials)
+    if report.failures is not None:
+        lines += describe_failures(report.failures)
     if report.curve is not None and report.curve.message:
         lines += [f"Data curve: {sentence}" for sentence in describe_fit(report.study, report.curve)]
         lines.append(f"Data curve: {report.curve.message}.")

@@ -19,6 +19,7 @@ from study_operator.ledger.curve_comparison import NAMES, CurveComparison, compa
 from study_operator.ledger.curve_runs import find_curve_trial
 from study_operator.ledger.data_curve import DataCurve, SizeRun, fit_data_curve
 from study_operator.ledger.early_percents import EarlyPercents, compare_percents, list_extra_places
+from study_operator.ledger.failures import find_failures
 from study_operator.ledger.gain import find_gain
 from study_operator.ledger.merit import name_metric
 from study_operator.ledger.status import Recorded, parse_status
@@ -115,6 +116,7 @@ def build_report(study: Study, recorded: Recorded, artifacts: ArtifactStore) -> 
         gain=find_gain(study, ledger),
         curve=_build_curve(study, ledger, final_evaluation, artifacts),
         early=_compare_percents(study, ledger, artifacts),
+        failures=find_failures(study, ledger.trials),
     )
 
 

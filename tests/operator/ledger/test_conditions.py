@@ -8,6 +8,7 @@ import pytest
 from builders.ledgers import NOW, a_ledger, a_study, a_trial, continued, of_three_rungs, paused, stopped
 from study_operator.ledger.status import parse_status, render_status
 from study_operator.ledger.trial import (
+    Continuation,
     Ledger,
     Outcome,
     SearchEnd,
@@ -73,6 +74,63 @@ def test_a_transition_time_moves_only_with_the_status() -> None:
     times = {c["type"]: c["lastTransitionTime"] for c in after["conditions"]}
     assert datetime.fromisoformat(times["Complete"]) == NOW
     assert datetime.fromisoformat(times["Prepared"]) == later
+
+
+def at_full_length(audited: dict[float, float]) -> Ledger:
+    """Return a baseline, a promoted trial and all others audited, by what they measured early and at full length."""
+    trials = [continued(paused(0, 0.01), 0.01, Continuation.BASELINE), continued(paused(1, 0.9), 0.9)]
+    trials += [
+        continued(paused(i, early), final, Continuation.AUDITED) for i, (early, final) in enumerate(audited.items(), 2)
+    ]
+    return a_ledger(*trials)
+
+
+RISING = [i / 40 for i in range(2, 32)]
+SOME_AGREE = {0.1: 0.2, 0.2: 0.1, 0.3: 0.4, 0.4: 0.3}
+
+
+@pytest.mark.parametrize(
+    ("ledger", "expected"),
+    [
+        pytest.param(a_ledger(paused(0, 0.3), paused(1, 0.4)), ("Unknown", "NotPromoted"), id="before the promotion"),
+        pytest.param(
+            a_ledger(
+                continued(paused(0, 0.3), 0.4, Continuation.BASELINE), continued(paused(1, 0.5), 0.6), stopped(2, 0.1)
+            ),
+            ("Unknown", "TooFewTrials"),
+            id="nothing audited",
+        ),
+        pytest.param(
+            at_full_length(SOME_AGREE),
+            ("Unknown", "TooFewTrials"),
+            id="few audited, of which some agree",
+        ),
+        pytest.param(at_full_length(dict(zip(RISING, RISING, strict=True))), ("True", "PairsAgree"), id="alike"),
+        pytest.param(
+            at_full_length(dict(zip(RISING, reversed(RISING), strict=True))), ("False", "PairsDisagree"), id="opposite"
+        ),
+    ],
+)
+def test_early_evaluation_is_reliable_where_pairs_agree_and_unknown_where_trials_do_not_tell(
+    ledger: Ledger, expected: tuple[str, str]
+) -> None:
+    assert conditions_of(ledger)["EarlyEvaluationReliable"] == expected
+
+
+def test_an_unknown_condition_is_read_as_it_was_written_and_keeps_its_time_and_figures() -> None:
+    study, ledger = a_study(), at_full_length(SOME_AGREE)
+    first = render_status(study, ledger, now=NOW)
+    before = parse_status(first)
+    assert before.conditions["EarlyEvaluationReliable"].is_true is None
+    # The same runs: nothing is measured anew, in an hour that has come to nothing.
+    again = render_status(study, before.ledger, now=NOW + timedelta(hours=1), recorded=before)
+    assert again["conditions"][-1] == first["conditions"][-1]
+    assert again["agreement"] == first["agreement"] is not None
+    assert "90 % interval" in first["conditions"][-1]["message"]
+    # A status of an earlier version has no such condition.
+    older = parse_status({**first, "conditions": first["conditions"][:-1]})
+    renewed = render_status(study, older.ledger, now=NOW, recorded=older)
+    assert renewed["conditions"][-1] == first["conditions"][-1]
 
 
 def test_accepted_reports_that_num_trials_was_raised_too_late() -> None:

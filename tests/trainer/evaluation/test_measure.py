@@ -17,6 +17,7 @@ from trial_trainer.evaluation.measure import (
     all_asked,
     build_prediction,
     false_value_rate,
+    gibberish_rate,
     hand_labelled,
     invalid_output_rate,
     measure,
@@ -97,6 +98,29 @@ def test_an_baseline_may_be_silent_and_a_model_may_not() -> None:
     predictions = [a_prediction(""), a_prediction("?!"), a_prediction(), a_prediction()]
     assert invalid_output_rate(predictions).value == 0.5
     assert invalid_output_rate(predictions, may_be_silent=True).value == 0.25
+
+
+@pytest.mark.parametrize(
+    ("prediction", "is_gibberish"),
+    [
+        pytest.param(a_prediction("the the the the the the"), 1, id="a word again and again"),
+        pytest.param(a_prediction("!!!!!!!!!!!!"), 1, id="a character again and again"),
+        pytest.param(a_prediction("Kettle\n" * 5), 1, id="an answer that does not stop"),
+        pytest.param(a_prediction("Pot of of of of of of of of of of"), 1, id="half of it one word again and again"),
+        pytest.param(a_prediction("Kettle and so on", finished=False), 1, id="cut off at the limit"),
+        pytest.param(a_prediction(""), 1, id="silence"),
+        pytest.param(a_prediction("the", attribute="price"), 1, id="no price"),
+        pytest.param(a_prediction("Pot"), 0, id="merely wrong"),
+        pytest.param(a_prediction("no no no"), 0, id="thrice is no repetition"),
+        pytest.param(a_prediction("A large pot with a lid, and four four four cups"), 0, id="a part of it"),
+        pytest.param(a_prediction("none"), 0, id="none where there is a value"),
+        pytest.param(a_prediction("aaaaaaaaaa", gold="aaaaaaaaaa"), 0, id="right, whatever it looks like"),
+    ],
+)
+def test_gibberish_is_invalid_or_repeats_itself_and_is_told_from_merely_wrong(
+    prediction: Prediction, is_gibberish: int
+) -> None:
+    assert gibberish_rate([prediction]).value == is_gibberish
 
 
 def test_the_hand_labelled_mean_reads_only_labels_that_people_made() -> None:
