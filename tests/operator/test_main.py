@@ -1,6 +1,7 @@
 """The command line at its process boundary: whole studies with a stand-in trainer, kills, interrupts, bad input."""
 
 import contextlib
+import http.client
 import json
 import os
 import pty
@@ -768,3 +769,33 @@ def test_data_that_cannot_be_prepared_ends_a_calibration_with_the_trainers_sente
         "finetune-study: the data must be preparable, but toy-prepare ended with exit code 12: "
         "the source must be a directory or a file, got 'nowhere'\n"
     )
+
+
+# --- watch ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_a_study_is_watched_while_it_runs_and_an_interrupt_ends_that(bench: Bench) -> None:
+    bench.behaviour["seconds"] = 0.5
+    running = bench.start("run")
+    bench.until("the study", (bench.home / "study.json").exists)
+    watching = bench.start("watch", "--port", "0")
+    assert watching.stdout is not None
+    address = re.search(r"127\.0\.0\.1:(\d+)/ until Ctrl-C", watching.stdout.readline())
+    assert address is not None
+    news = http.client.HTTPConnection("127.0.0.1", int(address[1]), timeout=PATIENCE_SECONDS)
+    news.request("GET", "/news")
+    events, pages = news.getresponse(), []
+    while not any("The winner beats the rule extractor" in page for page in pages):
+        if events.readline().startswith(b"event: page"):
+            asking = http.client.HTTPConnection("127.0.0.1", int(address[1]), timeout=PATIENCE_SECONDS)
+            asking.request("GET", "/page")
+            pages.append(asking.getresponse().read().decode())
+    # Each was another one, and the first came before the study had an end.
+    assert len({*pages}) == len(pages) > 1
+    assert "The winner" not in pages[0]
+    running.communicate(timeout=PATIENCE_SECONDS)
+    assert running.returncode == 0
+    watching.send_signal(signal.SIGINT)
+    watching.communicate(timeout=PATIENCE_SECONDS)
+    assert watching.returncode == 130

@@ -96,6 +96,22 @@ def test_what_is_missing_is_none(store):
     assert store.read("trials/t1/measurement.json/more") is None
 
 
+def test_an_object_is_read_again_only_when_it_is_another_one(store):
+    assert store.read_news("report/index.html", None) is None
+    store.write("report/index.html", b"one")
+    first = store.read_news("report/index.html", None)
+    assert first is not None and first.data == b"one"
+    assert store.read_news("report/index.html", first.tag) is None
+    store.write("report/index.html", b"two")
+    second = store.read_news("report/index.html", first.tag)
+    assert second is not None and second.data == b"two"
+    assert store.read_news("report/index.html", second.tag) is None
+    with pytest.raises(ArtifactError, match=r"must have at most 2 bytes"):
+        store.read_news("report/index.html", first.tag, most_bytes=2)
+    store.delete("report/index.html")
+    assert store.read_news("report/index.html", second.tag) is None
+
+
 def test_nothing_is_listed_where_nothing_was_written(store):
     assert list(store.list()) == []
     assert list(store.list("trials/")) == []

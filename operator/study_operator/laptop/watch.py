@@ -118,10 +118,11 @@ class LocalSource:
 
     def follow(self, board: Board, is_over: threading.Event) -> None:
         with follow_directory(self._opened.workspace.directory) as news:
-            last = b""
+            status, last = self._opened.workspace.status.path, None
             while not is_over.is_set():
                 try:
-                    state = self._opened.workspace.status.path.read_bytes()
+                    # A study that has just been accepted has no status yet, and a page of its own.
+                    state = status.read_bytes() if status.exists() else b""
                     if state != last:
                         board.show(self._render())
                         last = state

@@ -24,11 +24,12 @@ from study_operator.report.report import (
     describe_arm,
     describe_hours,
     describe_metric,
+    describe_parameter,
     final_evaluation_rows,
     ranked,
 )
 from study_operator.spec.metrics import is_share
-from study_operator.spec.study import Study
+from study_operator.spec.study import Categorical, LogUniform, Study, Uniform
 from trial_trainer.contract import FinalEvaluation
 
 Spec = Mapping[str, Any]
@@ -36,6 +37,8 @@ Spec = Mapping[str, Any]
 MOST_ARMS = 60
 """A chart with a line for each arm shows the best of them; the leaderboard has all."""
 
+MOST_PARAMETERS = 12
+"""Of which each has a small chart of its own."""
 MOST_LINES = 100
 """A chart with a line for each trial shows those that an early measurement ranks best."""
 
@@ -179,6 +182,70 @@ def draw_arms(report: Report, errors: str) -> Chart | None:
             ],
         },
     )
+
+
+def draw_parameters(report: Report) -> list[Chart]:
+    """Draw what the first rung measured by each parameter, of those that took two values or more.
+
+    These are the measurements themselves and no model of them: the other parameters differ from point to point.
+    """
+    metric = report.study.objective.metric
+    first = [(trial, m) for trial in report.trials if (m := trial.measurement(0)) is not None and m in known(trial)]
+    charts = []
+    for i, parameter in enumerate(report.study.parameters[:MOST_PARAMETERS]):
+        measured = [(trial, trial.arm[parameter.name], m) for trial, m in first if parameter.name in trial.arm]
+        if len({value for _, value, _ in measured}) < 2:
+            continue
+        values: list[dict[str, Any]] = [
+            {
+                "trial": trial.name,
+                "setting": value,
+                "value": m.value,
+                "role": _role(report, trial),
+                "text": describe_value(metric, m.value, m.standard_error),
+                "settingText": describe_parameter(value),
+                "arm": describe_arm(trial),
+            }
+            for trial, value, m in measured
+        ]
+        x: dict[str, Any] = {"field": "setting", "title": parameter.name}
+        match parameter.search_space:
+            case Categorical(values=choices):
+                # A baseline may have what is no choice.
+                given = [*dict.fromkeys([*choices, *(v["setting"] for v in values)])]
+                order = given if any(isinstance(value, str) for value in given) else sorted(given)
+                x |= {"type": "ordinal", "sort": order, "axis": {"labelAngle": 0, "labelOverlap": True}}
+            case LogUniform():
+                x |= {"type": "quantitative", "scale": {"type": "log", "nice": False, "padding": 8}}
+            case Uniform():
+                x |= {"type": "quantitative", "scale": {"zero": False, "padding": 8}}
+        tips = {"trial": "trial", "settingText": parameter.name, "text": metric, "arm": "arm"}
+        charts.append(
+            Chart(
+                name=f"parameter-{i}",
+                title=f"{metric} by {parameter.name}",
+                sentence=f"{metric} at the first measurement by {parameter.name}.",
+                table=Table(
+                    header=["trial", parameter.name, metric],
+                    rows=[[v["trial"], v["settingText"], v["text"]] for v in values],
+                    numbers_from=1,
+                ),
+                spec={
+                    **_chart(values, [PICKED]),
+                    "height": 170,
+                    "mark": {"type": "point", "size": 55},
+                    "encoding": {
+                        "x": x,
+                        "y": {"field": "value", **_quantity(metric, metric)},
+                        "color": {**_roles(values), "legend": None},
+                        "shape": {**_role_shapes(values), "legend": None},
+                        "opacity": {"condition": {"test": IS_PICKED, "value": 1}, "value": 0.2},
+                        "tooltip": _tips(tips),
+                    },
+                },
+            )
+        )
+    return charts
 
 
 def draw_losses(report: Report, curves: Sequence[LossCurve]) -> Chart | None:

@@ -32,6 +32,7 @@ from study_operator.report.charts import (
     draw_attributes,
     draw_data_curve,
     draw_losses,
+    draw_parameters,
     draw_usage,
     draw_validation,
 )
@@ -127,6 +128,7 @@ def render_page(report: Report, losses: Sequence[LossCurve] = (), examples: Exam
         draw_attributes(results) if results is not None else None,
         draw_data_curve(study, report.curve, curve) if report.curve is not None and curve is not None else None,
         draw_usage(report),
+        *(parameters := draw_parameters(report)),
     ]
     charts = {chart.name: chart for chart in drawn if chart is not None}
     style, library, script = _read_text("page.css"), _read_library(), _read_text("page.js")
@@ -138,6 +140,7 @@ def render_page(report: Report, losses: Sequence[LossCurve] = (), examples: Exam
         script=script,
         charts=charts,
         chart_data={"config": CONFIG, "specs": {name: chart.spec for name, chart in charts.items()}},
+        parameters=parameters,
         lines=_sort_lines(lines_of(report)),
         results=_results_table(results) if results is not None else None,
         cells=describe_cells(results) if results is not None else "",

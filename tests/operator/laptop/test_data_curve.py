@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
+from builders.report_pages import Page
 from builders.tiny_study import ROOT, save_model, write_pages
 
 pytestmark = pytest.mark.slow
@@ -85,6 +86,19 @@ def test_a_tiny_model_is_trained_on_nested_parts_and_each_is_measured_on_both_se
             assert mean == pytest.approx(measurement["metrics"][metric]["value"])
     trial = read(prefix / "trials" / "t000" / "rungs" / "0" / "measurement.json")
     assert trial["by_site"] == {}
+
+    # The pages that the report shows are those that the model read, without what its template puts around them.
+    examples = read(prefix / "final-evaluation" / "examples.json")
+    assert examples["reference"] in ("baseline", "untrained") and examples["pages"]
+    for shown in examples["pages"]:
+        number = shown["page"].removeprefix("p")
+        assert f"Kettle {number}" in shown["lines"] and "<|im_start|>" not in "".join(shown["lines"])
+        for question in shown["questions"]:
+            assert [question["gold"][0] in shown["lines"][line] for line in question["lines"]] == [True]
+    page = Page((prefix / "report" / "index.html").read_text())
+    assert "a page where" in page.text and "Pages" in page.texts
+    losses = page.charts["losses"]["data"]["values"]
+    assert {value["trial"] for value in losses} == {"t000", "t001"}
 
 
 def test_with_and_without_variants_the_same_part_is_trained_on_for_as_long_and_both_are_reported(

@@ -114,6 +114,23 @@ def test_the_loss_of_a_trial_is_drawn_by_the_share_of_its_full_length() -> None:
     ]
 
 
+def test_the_first_measurements_are_drawn_by_each_parameter_that_took_two_values() -> None:
+    rates = ((0, 0.001, 8), (1, 0.01, 8), (2, 0.0001, 4))
+    trials = tuple(
+        measured(a_trial(i, arm={"learning_rate": rate, "batch_size": 8, "rank": 2}), 0.4) for i, rate, _ in rates
+    )
+    charts = Page(render_page(a_report(trials=trials, winner=None))).charts
+    assert [name for name in charts if name.startswith("parameter")] == ["parameter-0"]
+    x = charts["parameter-0"]["encoding"]["x"]
+    assert (x["title"], x["scale"]["type"]) == ("learning_rate", "log")
+    assert [value["setting"] for value in charts["parameter-0"]["data"]["values"]] == [0.001, 0.01, 0.0001]
+
+    trials = tuple(measured(a_trial(i, arm={"learning_rate": 0.1, "batch_size": size}), 0.4) for i, _, size in rates)
+    x = Page(render_page(a_report(trials=trials, winner=None))).charts["parameter-1"]["encoding"]["x"]
+    # 8 and 16 are the choices; the baseline's 4 stands in its place among them.
+    assert x["sort"] == [4, 8, 16]
+
+
 def test_of_many_arms_the_best_are_drawn_and_all_are_listed() -> None:
     trials = tuple(measured(a_trial(i), i / 1000) for i in range(MOST_ARMS + 40))
     page = Page(render_page(a_report(trials=trials, winner=None)))

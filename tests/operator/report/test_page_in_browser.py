@@ -40,7 +40,7 @@ def head(page: Page, name: str):
 def test_every_chart_is_drawn(open_page) -> None:
     page = open_page(PAGE)
     charts = page.locator(".chart")
-    assert charts.count() == 6
+    assert charts.count() == 7
     for chart in charts.all():
         assert chart.locator("svg .mark-symbol path, svg .mark-line path, svg .mark-rect path").count() > 0
         assert chart.bounding_box()["height"] > 60
