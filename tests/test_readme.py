@@ -66,7 +66,7 @@ spec:
   maxFailedTrials: 3
   seed: 1
   earlyEvaluation: {checkpointPercent: 20, extraPercents: [10]}
-  promotion: {numPromoted: 2, numAudited: 1, rankBy: Objective}
+  promotion: {numPromoted: 2, numAudited: 1, rankBy: Objective, confirmSeeds: 3}
   budget: {acceleratorHours: "2", activeDeadlineSeconds: 3600}
   dataCurve:
     {sampleSizes: [100, 200], seeds: 2, arm: Winner, balanced: true, leastGain: "0.02", compareAugmentation: false}

@@ -564,6 +564,7 @@ def build_spec() -> Schema:
         "(has(self.dataCurve) ? size(self.dataCurve.sampleSizes) * self.dataCurve.seeds * "
         "(self.dataCurve.compareAugmentation ? 2 : 1) : 0)"
     )
+    extra = f"(2 * self.promotion.confirmSeeds + {curve})"
     named = "|".join(name for name in METRICS if name != "accuracy")
     term = rf"(?:{NUMBER}(?:\s*\*\s*[a-z_]+)?|[a-z_]+)"
     side = rf"\s*[-+]?\s*{term}(?:\s*[-+]\s*{term})*\s*"
@@ -726,6 +727,13 @@ def build_spec() -> Schema:
                         "report estimates it.",
                         limits.NUM_AUDITED,
                     ),
+                    "confirmSeeds": whole(
+                        "Under how many further seeds winner and baseline are trained again to full length, once there "
+                        "is a winner: with those after the study's. The test set is read with all of them at once, and "
+                        "with 3 or more the gain over the baseline holds for other seeds, too. The runs use what the "
+                        "budget has left, and change no winner. It needs a baseline.",
+                        limits.CONFIRM_SEEDS,
+                    ),
                 },
                 default={},
             ),
@@ -840,6 +848,11 @@ def build_spec() -> Schema:
                 ".promotion.promotedPercents",
             ),
             rule(
+                "self.promotion.confirmSeeds == 0 || has(self.baseline)",
+                "must be 0 where there is no baseline",
+                ".promotion.confirmSeeds",
+            ),
+            rule(
                 "!has(self.dataCurve) || self.dataCurve.arm != 'Baseline' || has(self.baseline)",
                 "must be Winner where there is no baseline",
                 ".dataCurve.arm",
@@ -850,16 +863,17 @@ def build_spec() -> Schema:
                 ".dataCurve.compareAugmentation",
             ),
             rule(
-                f"(self.numTrials + {curve}) * ({early} + 1) <= {limits.LEDGER_MEASUREMENTS}",
-                f"must not be so many with so many rungs: (numTrials + runs of the data curve) x (early rungs + 1) may "
-                f"be {limits.LEDGER_MEASUREMENTS}",
+                f"(self.numTrials + {extra}) * ({early} + 1) <= {limits.LEDGER_MEASUREMENTS}",
+                "must not be so many with so many rungs: (numTrials + confirmations + runs of the data curve) x (early "
+                f"rungs + 1) may be {limits.LEDGER_MEASUREMENTS}",
                 ".numTrials",
             ),
             rule(
-                f"(self.numTrials + {curve}) * (size(self.parameters) + 2 * ({early} + 1) * {bounded}) <= "
+                f"(self.numTrials + {extra}) * (size(self.parameters) + 2 * ({early} + 1) * {bounded}) <= "
                 f"{limits.LEDGER_VALUES}",
-                "must not be so many with so many constraints on an attribute's accuracy: (numTrials + runs of the "
-                f"data curve) x (parameters + 2 x (early rungs + 1) x such constraints) may be {limits.LEDGER_VALUES}",
+                "must not be so many with so many constraints on an attribute's accuracy: (numTrials + confirmations + "
+                "runs of the data curve) x (parameters + 2 x (early rungs + 1) x such constraints) may be "
+                f"{limits.LEDGER_VALUES}",
                 ".numTrials",
             ),
         ),

@@ -8,7 +8,15 @@ from __future__ import annotations
 from typing import Any
 
 from study_api.kinds import NULL, Schema, choice, fields, flag, listing, mapping, text, whole
-from study_operator.ledger.trial import Continuation, CurveEnd, Origin, SearchEnd, StageState, TrialState
+from study_operator.ledger.trial import (
+    ConfirmationsEnd,
+    Continuation,
+    CurveEnd,
+    Origin,
+    SearchEnd,
+    StageState,
+    TrialState,
+)
 from study_operator.spec import limits
 from study_operator.spec.limits import Whole
 from study_operator.spec.metrics import Direction
@@ -103,6 +111,11 @@ def _best(about: str) -> Schema:
             ),
             "gainUncorrected": _number("On validation: the difference of the two measurements, not corrected.", **NULL),
             "bestOf": _count("On validation: the number of arms that this one was chosen from.", **NULL),
+            "gainSeeds": _count(
+                "The training seeds that the gain is the mean over: 1 is the study's own, more are those of "
+                "promotion.confirmSeeds.",
+                **NULL,
+            ),
         },
         ("trial", "value", "rung"),
         **NULL,
@@ -149,7 +162,8 @@ def _trials(about: str, **more: Any) -> Schema:
             ),
             "totalSteps": _count("The optimizer steps of its full length."),
             "trainSamples": _count("Of a run of the data curve: the number of training samples that it sees."),
-            "seed": _count("Of a run of the data curve: its seed; absent where it is the study's."),
+            "seed": _count("Of a confirmation or a run of the data curve: its seed; absent where it is the study's."),
+            "repeats": whole("Of a confirmation: the index of the trial whose arm it is.", INDEX),
             "withoutVariants": flag(
                 "Of a run of the data curve: whether it reads no variants of training pages, to be compared with one "
                 "that does; absent where it reads them as the trials do."
@@ -169,6 +183,20 @@ def _trials(about: str, **more: Any) -> Schema:
     return listing(about, trial, limits.MAX_TRIALS, **more)
 
 
+def _change(about: str) -> Schema:
+    return fields(
+        about,
+        {
+            "difference": _number("The paired difference."),
+            "low": _number("The lower end of its 95 % interval; null where there are too few sites.", **NULL),
+            "high": _number("The upper end of its 95 % interval; null where there are too few sites.", **NULL),
+            "n": _count("The number of questions."),
+        },
+        ("difference", "n"),
+        **NULL,
+    )
+
+
 BY_TYPE: Schema = {"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["type"]}
 
 
@@ -178,7 +206,7 @@ def _conditions() -> Schema:
         {
             "type": text(
                 "Accepted, StorageReady, Prepared, Suspended, SearchComplete, Complete, Failed, JobsRefused, Stalled, "
-                "EarlyEvaluationReliable.",
+                "EarlyEvaluationReliable, Overfitting, SearchStagnating.",
                 64,
             ),
             "status": choice("Whether it holds.", ("True", "False", "Unknown")),
@@ -342,8 +370,26 @@ def build_status() -> Schema:
                     "low": _number("The lower end of its 95 % interval; null where there are too few sites.", **NULL),
                     "high": _number("The upper end of its 95 % interval; null where there are too few sites.", **NULL),
                     "n": _count("The number of questions."),
+                    "seeds": _count(
+                        "The further training seeds that it is the mean over; null where it is of the winner's own "
+                        "run alone.",
+                        **NULL,
+                    ),
                 },
                 ("mean", "difference", "n"),
+                **NULL,
+            ),
+            "winnerChange": fields(
+                "What became of the winner between its first rung and its end.",
+                {
+                    "validation": _change("Of its accuracy on validation."),
+                    "test": _change("Of its accuracy on the test set."),
+                    "loss": _change("Of its loss on validation, in nats per token."),
+                    "trainingLossBefore": _number(
+                        "The mean training loss of the last steps of the first rung, in nats per token.", **NULL
+                    ),
+                    "trainingLossAfter": _number("The same of as many steps at its end.", **NULL),
+                },
                 **NULL,
             ),
             "finalEvaluation": _stage("The Job of the final evaluation, on the test set, after the winner was chosen."),
@@ -357,8 +403,21 @@ def build_status() -> Schema:
                 **NULL,
             ),
             "cleanedAt": _time("When the checkpoints that nobody needs were deleted.", **NULL),
+            "confirmations": _trials(
+                "Winner and baseline under further seeds, by index, which goes on where that of the trials ends.",
+                **NULL,
+            ),
+            "confirmationsEnd": fields(
+                "Why no more of them begin; null while they do, and where none are asked for.",
+                {
+                    "end": choice("The reason, as one CamelCase word.", ConfirmationsEnd),
+                    "message": text("Human-readable message.", 2_000),
+                },
+                **NULL,
+            ),
             "dataCurve": _trials(
-                "The runs of the data curve, by index, which goes on where that of the trials ends.", **NULL
+                "The runs of the data curve, by index, which goes on where that of the trials and confirmations ends.",
+                **NULL,
             ),
             "dataCurveEnd": fields(
                 "Why no more runs of the data curve begin; null while they do, and where none are asked for.",

@@ -37,6 +37,7 @@ from study_operator.report.estimate import (
     Calibration,
     Plan,
     build_plan,
+    describe_confirmations,
     describe_curve,
     describe_first_arms,
     describe_rungs,
@@ -266,8 +267,8 @@ def _print_plan(
     )
     for line in describe_teacher(study, summary, session.count_records(opened)):
         _say(output, line)
-    if study.data_curve is not None:
-        _say(output, describe_curve(study))
+    for line in filter(None, (describe_confirmations(study), describe_curve(study))):
+        _say(output, line)
     if summary is not None:
         for line in describe_steps(study, summary):
             _say(output, line)
@@ -290,7 +291,7 @@ def _print_plan(
         )
     limit = study.budget.accelerator_hours
     if limit is not None and hours > limit:
-        fewer = "fewer trials or runs of the data curve" if study.data_curve is not None else "fewer trials"
+        fewer = "fewer trials, confirmations or runs of the data curve" if study.extra_runs else "fewer trials"
         _say(output, f"that is more than `spec.budget.acceleratorHours` ({limit:g}): {fewer} will be run")
 
 

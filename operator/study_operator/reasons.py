@@ -31,6 +31,8 @@ class ConditionType(StrEnum):
     JOBS_REFUSED = "JobsRefused"
     EARLY_EVALUATION_RELIABLE = "EarlyEvaluationReliable"
     STALLED = "Stalled"
+    OVERFITTING = "Overfitting"
+    SEARCH_STAGNATING = "SearchStagnating"
 
 
 class ConditionReason(StrEnum):
@@ -56,6 +58,12 @@ class ConditionReason(StrEnum):
     PAIRS_DISAGREE = "PairsDisagree"
     TOO_FEW_TRIALS = "TooFewTrials"
     NOT_PROMOTED = "NotPromoted"
+    NOT_EVALUATED = "NotEvaluated"
+    NOT_SEEN = "NotSeen"
+    TEST_FELL = "TestFell"
+    VALIDATION_LOSS_ROSE = "ValidationLossRose"
+    RISING = "Rising"
+    NO_RISE = "NoRise"
 
 
 class StudyStage(StrEnum):
@@ -64,6 +72,7 @@ class StudyStage(StrEnum):
     PREPARING = "Preparing"
     EXPLORING = "Exploring"
     PROMOTING = "Promoting"
+    CONFIRMING_SEEDS = "ConfirmingSeeds"
     MEASURING_DATA_CURVE = "MeasuringDataCurve"
     EVALUATING = "Evaluating"
     SUSPENDED = "Suspended"
@@ -142,6 +151,7 @@ class EventReason(StrEnum):
     SEARCH_ENDED = "SearchEnded"
     OPTIMIZER_DIED = "OptimizerDied"
     WINNER_CHOSEN = "WinnerChosen"
+    CONFIRMATIONS_ENDED = "ConfirmationsEnded"
     DATA_CURVE_CUT = "DataCurveCut"
     DATA_CURVE_ENDED = "DataCurveEnded"
     STUDY_COMPLETED = "StudyCompleted"

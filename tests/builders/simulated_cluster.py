@@ -20,7 +20,17 @@ from typing import Any
 from study_operator import names
 from study_operator.errors import ConflictError
 from study_operator.ledger.status import parse_status
-from study_operator.ledger.trial import GIVEN_UP, Continuation, CurveEnd, Ledger, Origin, SearchEnd, Trial, TrialState
+from study_operator.ledger.trial import (
+    GIVEN_UP,
+    ConfirmationsEnd,
+    Continuation,
+    CurveEnd,
+    Ledger,
+    Origin,
+    SearchEnd,
+    Trial,
+    TrialState,
+)
 from study_operator.optimizer.designer import DesignerError, Suggestion
 from study_operator.reconcile.job_specs import build_job_of, build_trial_job
 from study_operator.reconcile.runner import EndedAttempt, JobKind, JobPhase, JobSpec, JobStatus
@@ -443,6 +453,8 @@ class World:
         if spec.kind is JobKind.FINAL_EVALUATION:
             if status["winner"] is None:
                 raise Broken("the test set must not be read before the winner is written")
+            if self.study.promotion.confirm_seeds and status["confirmationsEnd"] is None:
+                raise Broken("the test set must not be read before the confirmations have ended")
             if self.study.data_curve is not None and status["dataCurveEnd"] is None:
                 raise Broken("the test set must not be read before the data curve has ended")
         if spec.kind is not JobKind.TRIAL:
@@ -453,9 +465,9 @@ class World:
         if len(trials) >= self.given_parallel:
             raise Broken(f"{spec.name} is one more than {self.given_parallel} trials")
         index = int(spec.trial[1:])
-        runs = [*status["trials"], *(status["dataCurve"] or ())]
+        runs = [*status["trials"], *(status["confirmations"] or ()), *(status["dataCurve"] or ())]
         known = runs[index] if index < len(runs) else None
-        if json.loads(spec.config)["train_samples"] is not None and status["winner"] is None:
+        if index >= len(status["trials"]) and status["winner"] is None:
             raise Broken(f"{spec.name} launched before there was a winner")
         if known is None or known["rung"] != spec.rung or known["state"] not in ("Pending", "Running"):
             raise Broken(f"{spec.name} launched, but what is written is {known}")
@@ -585,6 +597,7 @@ def a_random_study(chance: random.Random, seed: int) -> Study:
             num_promoted=promoted,
             num_audited=audited,
             promoted_percents=tuple(chance.choice((33, 50, 100)) for _ in rungs[1:]),
+            confirm_seeds=chance.choice((0, 0, 1, 3)) if has_baseline else 0,
         ),
         budget=Budget(accelerator_hours=chance.choice((None, None, None, 0.5))),
         data_curve=curve,
@@ -645,6 +658,7 @@ def _check_end(world: World, ledger: Ledger) -> None:
         raise Broken("a complete study must have no trial under way")
     _check_promotions(study, trials)
     _check_winner(study, ledger)
+    _check_confirmations(study, ledger)
     _check_curve(study, ledger)
 
 
@@ -813,6 +827,44 @@ def _check_winner(study: Study, ledger: Ledger) -> None:
         raise Broken(f"the winner is {ledger.winner}, and should be {best}")
 
 
+def _check_confirmations(study: Study, ledger: Ledger) -> None:
+    """Winner and baseline ran under as many further seeds as were asked for, in pairs, and nothing else did."""
+    runs, end, asked = ledger.confirmations, ledger.confirmations_end, study.promotion.confirm_seeds
+    if not asked:
+        if runs or end is not None:
+            raise Broken("a study that asks for no confirmations must have none")
+        return
+    baseline = next((t for t in ledger.trials if t.origin is Origin.BASELINE), None)
+    has_model = baseline is not None and baseline.state is TrialState.COMPLETED and not baseline.has_diverged
+    is_itself = has_model and baseline is not None and baseline.index == ledger.winner
+    of = (ledger.winner, baseline.index) if has_model and not is_itself and baseline is not None else ()
+    wanted = [(index, study.seed + k) for k in range(1, asked + 1) for index in of]
+    found = [(run.repeats, run.seed) for run in runs]
+    if found != wanted[: len(runs)]:
+        raise Broken(f"the confirmations are {found}, and should be {wanted}")
+    is_right = {
+        ConfirmationsEnd.ALL_RUNS_ENDED: bool(of) and len(runs) == len(wanted),
+        ConfirmationsEnd.BUDGET_EXHAUSTED: len(runs) < len(wanted) and study.budget.accelerator_hours is not None,
+        ConfirmationsEnd.NO_MODEL: not has_model,
+        ConfirmationsEnd.WINNER_IS_BASELINE: is_itself,
+    }
+    if end is None or not is_right[end] or len(runs) % 2:
+        raise Broken(f"the confirmations must not have ended with {end} after {len(runs)} of {len(wanted)}")
+    for index, run in enumerate(runs, len(ledger.trials)):
+        if (
+            run.index != index
+            or run.arm != ledger.trials[run.repeats or 0].arm
+            or run.origin is not Origin.CONFIRMATION
+        ):
+            raise Broken(f"{run.name} must be run {index}, of the arm of trial {run.repeats}")
+        ends = [(m.rung, m.step) for m in run.measurements if not m.diverged]
+        if run.total_steps != 120 or ends not in ([], [(study.last_rung, 120)]):
+            raise Broken(f"{run.name} must have 120 steps and go straight to its end, got {ends}")
+        is_measured = run.state is TrialState.COMPLETED
+        if is_measured != bool(run.measurements) or not (is_measured or run.state in GIVEN_UP):
+            raise Broken(f"{run.name} is {run.state} at the end")
+
+
 def _check_curve(study: Study, ledger: Ledger) -> None:
     """The arm that was asked for ran with the sizes that fit, the smallest first, and nothing else."""
     curve, runs = study.data_curve, ledger.curve
@@ -838,7 +890,7 @@ def _check_curve(study: Study, ledger: Ledger) -> None:
     }
     if ledger.curve_end is None or not is_right[ledger.curve_end]:
         raise Broken(f"the data curve must not have ended with {ledger.curve_end} after {len(runs)} of {len(wanted)}")
-    for index, run in enumerate(runs, len(ledger.trials)):
+    for index, run in enumerate(runs, len(ledger.trials) + len(ledger.confirmations)):
         if run.index != index or of is None or run.arm != of.arm or run.origin is not Origin.DATA_CURVE:
             raise Broken(f"{run.name} must be run {index}, of the arm {of and of.arm}")
         steps = 3 * ((run.train_samples or 0) // 16)

@@ -48,7 +48,13 @@ FULL_MANIFEST: dict[str, Any] = {
         "maxFailedTrials": 3,
         "seed": 1,
         "earlyEvaluation": {"rungs": [5, 20], "extraPercents": [10]},
-        "promotion": {"numPromoted": 2, "promotedPercents": [50], "rankBy": "Objective", "numAudited": 1},
+        "promotion": {
+            "numPromoted": 2,
+            "promotedPercents": [50],
+            "rankBy": "Objective",
+            "numAudited": 1,
+            "confirmSeeds": 3,
+        },
         "budget": {"acceleratorHours": "200", "activeDeadlineSeconds": 3600},
         "dataCurve": {
             "sampleSizes": [200, 400],

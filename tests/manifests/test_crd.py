@@ -181,7 +181,7 @@ def test_columns_tell_the_story(studies: Studies) -> None:
     written = studies.write_status(created, render_status(study, ledger, now=now))
     shown = get_columns(studies, "columns")
     expected = {"TRIALS": "4", "MEASURED": "3", "PROMOTED": "1", "BEST": "48.0%"}
-    expected["GAIN"] = "+13.0 (+6.7 to +18.5) best of 2"
+    expected["GAIN"] = "+13.0 (+6.7 to +18.5) best of 2, one seed"
     assert {name: shown[name] for name in expected} == expected
     assert shown["SAVED"] == written["status"]["summary"]["saved"] and shown["SAVED"].endswith(" h")
     assert shown["STATUS"] == "Promoting"

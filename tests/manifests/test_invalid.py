@@ -117,7 +117,6 @@ REFUSED_BY_THE_SERVER: list[tuple[str, Changes, str]] = [
     # What is not a field, or not yet.
     unknown("spec.paralelTrials", 4),
     unknown("spec.dataCurve.sizes", [200]),
-    unknown("spec.promotion.confirmSeeds", 2),
     unknown("spec.objective.target", "0.9"),
     unknown("spec.earlyEvaluation.percent", 20),
     unknown("spec.budget.gpuHours", "200"),
@@ -259,6 +258,11 @@ REFUSED_BY_THE_SERVER: list[tuple[str, Changes, str]] = [
         "must be Winner where there is no baseline",
     ),
     (
+        "a gain over a baseline that is not given",
+        {"spec.promotion.confirmSeeds": 1, "spec.baseline": None},
+        "must be 0 where there is no baseline",
+    ),
+    (
         "a comparison with variants that are not made",
         {"spec.dataCurve": {"sampleSizes": [200], "compareAugmentation": True}},
         "must be false where there is no data.augment",
@@ -272,6 +276,7 @@ REFUSED_BY_THE_SERVER: list[tuple[str, Changes, str]] = [
         },
         "must not be so many with so many rungs",
     ),
+    *out_of_bounds("spec.promotion.confirmSeeds", 0, 10),
     *out_of_bounds("spec.promotion.numPromoted", 1, 500),
     *out_of_bounds("spec.promotion.numAudited", 0, 500),
     *out_of_bounds("spec.budget.activeDeadlineSeconds", 1, 2**31 - 1)[:1],

@@ -37,6 +37,7 @@ OTHER_VALUES: dict[str, Any] = {
     "promotion.promotedPercents": [40],
     "promotion.rankBy": "ValidationLoss",
     "promotion.numAudited": 0,
+    "promotion.confirmSeeds": 2,
     "dataCurve.sampleSizes": [200, 800],
     "dataCurve.seeds": 3,
     "dataCurve.arm": "Baseline",

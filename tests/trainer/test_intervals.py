@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from trial_trainer.contract import LEAST_SITES
-from trial_trainer.intervals import estimate_gain, estimate_mean, estimate_share
+from trial_trainer.contract import LEAST_SEEDS, LEAST_SITES
+from trial_trainer.intervals import estimate_gain, estimate_gain_over_seeds, estimate_mean, estimate_share
 
 
 def column(*values: float) -> np.ndarray:
@@ -181,3 +181,46 @@ def test_intervals_that_forget_the_sites_hold_it_too_seldom() -> None:
         estimate = estimate_share(questions[:, None], np.ones((len(questions), 1)))
         held += estimate.low <= 0.5 <= estimate.high
     assert held < 85
+
+
+# Over seeds ------------------------------------------------------------------------------------------------------
+
+
+def many_sites(gains: list[int], sites: int = 400) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return a test set of one question a site, of which so many more are gained than lost under each seed."""
+    gained, lost = np.zeros((len(gains), sites, 1)), np.zeros((len(gains), sites, 1))
+    for seed, gain in enumerate(gains):
+        gained[seed, : gain + 40] = 1.0
+        lost[seed, gain + 40 : gain + 80] = 1.0
+    return gained, lost, np.ones((sites, 1))
+
+
+def test_the_gain_over_seeds_is_the_mean_and_its_error_that_of_sites_and_seeds() -> None:
+    gained, lost, count = many_sites([40, 60, 80])
+    estimate = estimate_gain_over_seeds(gained, lost, count)
+    of_sites = estimate_gain(gained.mean(axis=0), lost.mean(axis=0), count)
+    assert estimate.value == pytest.approx(0.15)
+    # The gains are 10, 15 and 20 %: a standard deviation of 5 %.
+    assert estimate.standard_error == pytest.approx(math.hypot(of_sites.standard_error, 0.05 / math.sqrt(3)))
+    assert estimate.low < of_sites.low < of_sites.high < estimate.high
+
+
+def test_seeds_that_differ_widen_the_interval_and_equal_ones_do_not() -> None:
+    equal, apart = (estimate_gain_over_seeds(*many_sites(gains)) for gains in ([60] * 3, [0, 60, 120]))
+    assert equal.value == pytest.approx(apart.value)
+    # Where seeds are most of the noise the quantile is Student's with two degrees of freedom, 4.3.
+    assert apart.high - apart.value > 3.5 * 0.15 / math.sqrt(3)
+    assert equal.high - equal.low < 0.15
+
+
+@pytest.mark.parametrize(("seeds", "sites"), [(LEAST_SEEDS - 1, 200), (LEAST_SEEDS, LEAST_SITES - 1)])
+def test_of_too_few_seeds_or_sites_there_is_no_interval(seeds: int, sites: int) -> None:
+    ones, count = np.ones((seeds, sites, 1)), np.full((sites, 1), 2.0)
+    estimate = estimate_gain_over_seeds(ones, 0 * ones, count)
+    assert (estimate.value, estimate.standard_error, estimate.low, estimate.high) == (0.5, None, None, None)
+
+
+def test_where_no_answer_changes_the_interval_is_that_of_a_difference_of_pages() -> None:
+    zeros, count = np.zeros((3, 10, 1)), np.full((10, 1), 4.0)
+    estimate, of_pages = estimate_gain_over_seeds(zeros, zeros, count), estimate_gain(zeros[0], zeros[0], count)
+    assert (estimate.value, estimate.low, estimate.high) == pytest.approx((0.0, of_pages.low, of_pages.high))

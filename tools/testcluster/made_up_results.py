@@ -132,6 +132,7 @@ def make_final_evaluation(config: contract.FinalEvaluationConfig, *, rules: floa
         study=config.study,
         winner=config.winner.trial,
         predictors={name: _scores(value) for name, value in values.items()},
+        confirmations={c.trial: _scores(0.5) for pair in config.confirmations for c in (pair.winner, pair.baseline)},
         curve={run.trial: _scores(0.4) for run in config.curve},
         gains=gains,
         seconds={"winner": 1.0},

@@ -29,6 +29,10 @@ LEAST_SITES = 5
 """Pages of one site look alike, so errors are estimated from the differences between sites. With fewer sites there are
 no standard errors and no intervals: of a share they would be wider than half of all that is possible."""
 
+LEAST_SEEDS = 3
+"""Further training seeds from which a gain has an interval over seeds: of two, Student's quantile is 12.7, and an
+interval is either wider than anybody can use or does not hold the truth."""
+
 TRIAL_CONFIG = "TRIAL_CONFIG"
 PREPARE_CONFIG = "PREPARE_CONFIG"
 FINAL_EVALUATION_CONFIG = "FINAL_EVALUATION_CONFIG"
@@ -315,8 +319,17 @@ class Candidate:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Confirmation:
+    """Winner and baseline, trained once more under the same seed, another one than the study's."""
+
+    seed: Count
+    winner: Candidate
+    baseline: Candidate
+
+
+@dataclass(frozen=True, kw_only=True)
 class FinalEvaluationConfig:
-    """Read the test set once: for the winner, the baseline, the untrained model, and the runs of the data curve."""
+    """Read the test set once: for the winner, the baseline, the untrained model, confirmations and the data curve."""
 
     study: str
     winner: Candidate
@@ -325,6 +338,10 @@ class FinalEvaluationConfig:
     dataset: str
     output: str
     trainer: TrainerSettings
+    winner_early: Candidate | None = None
+    """The winner's adapter of its first rung, by which nothing is chosen."""
+    confirmations: tuple[Confirmation, ...] = ()
+    """From these the gain over the baseline is told with the noise of seeds."""
     curve: tuple[Candidate, ...] = ()
     """Runs of the data curve, of which only scores are kept."""
     progress: str | None = None
@@ -425,7 +442,7 @@ class Progress:
     """Mean loss of the last ten steps, nats per token."""
     phase: str
     """``load``, ``train``, ``evaluate`` or ``save``; of the final evaluation, the predictor that is asked, or the trial
-    of the data curve."""
+    that confirms or is of the data curve."""
     eta_seconds: float | None
     updated_at: str
     """ISO 8601, UTC."""
@@ -570,6 +587,35 @@ class Interval:
 
 
 @dataclass(frozen=True, kw_only=True)
+class SeedInterval:
+    """The mean over further training seeds of a paired difference, with its 95 % interval over sites and seeds."""
+
+    difference: float
+    low: float | None
+    high: float | None
+    """None where there are fewer than `LEAST_SEEDS`, or fewer than `LEAST_SITES`."""
+    n: Count
+    """Questions, the same under each seed."""
+    sites: Count
+    by_seed: Mapping[str, float]
+    """The difference under each seed."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class WinnerChange:
+    """What became of the winner on validation and training between its first rung and its end."""
+
+    accuracy: Interval | None
+    """On validation, paired by question; None where nothing can be compared."""
+    loss: Interval | None
+    """Likewise of the answers' loss in nats per token; more than 0 where it rose."""
+    training_loss_before: float | None
+    """Mean over the last steps of the first rung, in nats per token; None where the trainer left no losses."""
+    training_loss_after: float | None
+    """Mean over as many steps at the end."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class PredictorScores:
     """How one predictor did on the test set."""
 
@@ -585,7 +631,8 @@ class PredictorScores:
 
 @dataclass(frozen=True, kw_only=True)
 class FinalEvaluation:
-    """The test set, read once. Predictors: ``winner``, ``baseline``, ``untrained``, ``rule_based``, ``constant``."""
+    """The test set, read once. Predictors: ``winner``, ``winner_early`` (its adapter of the first rung), ``baseline``,
+    ``untrained``, ``rule_based``, ``constant``."""
 
     study: str
     winner: str
@@ -594,6 +641,13 @@ class FinalEvaluation:
     """``<measure>/winner-<other>``, for those of the measures ``hand_labelled`` and ``all_asked`` that any question of
     the test set has."""
     seconds: Mapping[str, float]
+    winner_change: WinnerChange | None = None
+    """None where the winner's first rung left nothing to compare with."""
+    confirmations: Mapping[str, PredictorScores] = field(default_factory=dict)
+    """By name of the trial: winner and baseline under further seeds."""
+    seed_gains: Mapping[str, SeedInterval] = field(default_factory=dict)
+    """``<measure>/winner-baseline`` over the seeds of the confirmations, without the winner's own run: that one was
+    chosen for its luck, too."""
     curve: Mapping[str, PredictorScores] = field(default_factory=dict)
     """By name of the trial: the runs of the data curve."""
     digest: str = ""

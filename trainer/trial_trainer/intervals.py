@@ -14,6 +14,13 @@ then the mean over the columns. Pages of one site look alike, and there are ofte
   hardly be estimated, so the effective number goes towards that of fully correlated sites.
 * A paired difference: the share of questions gained minus the share lost, each with such an interval, joined as in Zou
   and Donner (2008), "Construction of confidence limits about effect measures", Statistics in Medicine 27(10).
+* A paired difference over training seeds: sites and seeds are crossed, two sources of noise. Their variances add up;
+  what a site and a seed do together is in both, so the sum is too large rather than too small (Cameron, Gelbach and
+  Miller, 2011, "Robust inference with multiway clustering", Journal of Business & Economic Statistics 29(2), take it
+  out again, which needs many of both). Its degrees of freedom are Satterthwaite's (1946), "An approximate distribution
+  of estimates of variance components", Biometrics Bulletin 2(6). Where few answers change, the variance of sites can
+  hardly be estimated, and the margin goes towards that of the paired difference above.
+  `benchmarks/seed_intervals.py` measures how often it holds the truth.
 """
 
 from __future__ import annotations
@@ -24,7 +31,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from trial_trainer.contract import LEAST_SITES
+from trial_trainer.contract import LEAST_SEEDS, LEAST_SITES
 
 TAIL = 0.025
 """Chance that an interval of 95 % misses on one side."""
@@ -32,6 +39,7 @@ TAIL = 0.025
 FULL_CORRELATION_ANSWERS = 0.3
 """Sites' worth of right (or wrong) answers at which the estimated effective number of questions and that of fully
 correlated sites weigh the same: of 0.1, 0.3, 0.6, 1 and 2 the smallest that held 93 % in every simulated case."""
+
 
 LARGEST_VARIANCE = 0.25
 """Of a quantity between 0 and 1."""
@@ -62,6 +70,26 @@ def estimate_mean(total: Array, count: Array) -> Estimate:
     return Estimate(value=value, standard_error=_standard_error(design, float(influence @ influence)))
 
 
+def estimate_change(total: Array, count: Array) -> Estimate:
+    """Estimate the mean of paired differences without bounds, such as of losses, with its interval.
+
+    The interval is Student's with Bell and McCaffrey's degrees of freedom.
+    """
+    from scipy.special import stdtrit
+
+    design = _Design.of(count)
+    estimate = estimate_mean(total, count)
+    if estimate.standard_error is None:
+        return estimate
+    margin = float(stdtrit(design.degrees_of_freedom, 1 - TAIL)) * estimate.standard_error
+    return Estimate(
+        value=estimate.value,
+        standard_error=estimate.standard_error,
+        low=estimate.value - margin,
+        high=estimate.value + margin,
+    )
+
+
 def estimate_share(total: Array, count: Array) -> Estimate:
     """Estimate the mean of a quantity between 0 and 1, with its interval."""
     design = _Design.of(count)
@@ -90,6 +118,43 @@ def estimate_gain(gained: Array, lost: Array, count: Array) -> Estimate:
         standard_error=error,
         low=max(gain - loss - _join(gain - gain_low, loss_high - loss, correlation), -1.0),
         high=min(gain - loss + _join(gain_high - gain, loss - loss_low, correlation), 1.0),
+    )
+
+
+def estimate_gain_over_seeds(gained: Array, lost: Array, count: Array) -> Estimate:
+    """Estimate the same difference as the mean over training seeds, with an interval over other sites and other seeds.
+
+    Args:
+        gained: sums of questions gained under each seed, (seed, site, column).
+        lost: likewise of questions lost.
+        count: numbers of questions, (site, column), which are the same under each seed.
+
+    Returns:
+        The estimate; without an interval where there are fewer than `LEAST_SEEDS`, or too few sites.
+    """
+    from scipy.special import stdtrit
+
+    design = _Design.of(count)
+    pages = estimate_gain(gained.mean(axis=0), lost.mean(axis=0), count)
+    differences = np.array([design.linearise(won - gone)[0] for won, gone in zip(gained, lost, strict=True)])
+    seeds = len(differences)
+    if seeds < LEAST_SEEDS or pages.low is None or pages.high is None:
+        return Estimate(value=pages.value, standard_error=None)
+    changed, influence = (gained + lost).mean(axis=0), design.linearise((gained - lost).mean(axis=0))[1]
+    of_sites, of_seeds = design.variance(influence), float(differences.var(ddof=1)) / seeds
+    total = of_sites + of_seeds
+    squares = of_sites**2 / design.degrees_of_freedom + of_seeds**2 / (seeds - 1)
+    quantile = float(stdtrit(total**2 / squares, 1 - TAIL)) if squares else 0.0
+    doubt = FULL_CORRELATION_ANSWERS / (FULL_CORRELATION_ANSWERS + design.sites * design.linearise(changed)[0])
+
+    def margin(of_pages: float) -> float:
+        return math.sqrt(quantile**2 * (of_seeds + (1 - doubt) * of_sites) + doubt * of_pages**2)
+
+    return Estimate(
+        value=pages.value,
+        standard_error=math.sqrt(total) or None,
+        low=max(pages.value - margin(pages.value - pages.low), -1.0),
+        high=min(pages.value + margin(pages.high - pages.value), 1.0),
     )
 
 

@@ -13,6 +13,7 @@ from typing import Any
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
+from study_operator.ledger.status import RUNS
 from study_operator.ledger.trial import TrialState
 
 Raw = Mapping[str, Any]
@@ -97,8 +98,8 @@ _STATES = tuple(state.lower() for state in TrialState)
 
 
 def _list_runs(status: Raw) -> list[Raw]:
-    """Return the trials and the runs of the data curve."""
-    return [*(status.get("trials") or ()), *(status.get("dataCurve") or ())]
+    """Return the trials, the confirmations and the runs of the data curve."""
+    return [run for name in RUNS for run in status.get(name) or ()]
 
 
 def _count_ends(trials: Iterable[Raw]) -> Counter[str]:

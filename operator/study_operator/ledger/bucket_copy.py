@@ -178,13 +178,15 @@ def _identify(study: Study) -> dict[str, str]:
 
 
 def _identify_rungs(study: Study) -> dict[str, Any]:
-    """Return what decides of rungs and data curve; of one early rung as it was written when there could be no more."""
+    """Return what decides of rungs and extra runs; of one early rung as it was written when there could be no more."""
     early, promotion = study.early_evaluation, study.promotion
     by_rung: dict[str, Any] = {}
     if study.last_rung > 1:
         by_rung = {"rungs": early.rungs, "promotedPercents": promotion.promoted_percents}
     if promotion.rank_by is not RankBy.OBJECTIVE:
         by_rung["rankBy"] = promotion.rank_by
+    if promotion.confirm_seeds:
+        by_rung["confirmSeeds"] = promotion.confirm_seeds
     if study.data_curve is not None:
         curve = dict(vars(study.data_curve))
         if not curve["compare_augmentation"]:

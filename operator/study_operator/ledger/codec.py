@@ -19,6 +19,7 @@ from study_operator.errors import StatusUnreadableError
 from study_operator.ledger.conditions import render_time
 from study_operator.ledger.texts import Message
 from study_operator.ledger.trial import (
+    ConfirmationsEnd,
     CurveEnd,
     DatasetCounts,
     Folded,
@@ -28,6 +29,7 @@ from study_operator.ledger.trial import (
     SearchEnd,
     Stage,
     Trial,
+    WinnerChange,
 )
 from trial_trainer.codec import Codec, Problem, has_wrong, to_camel_case
 from trial_trainer.contract import ParameterValue
@@ -110,6 +112,12 @@ class _Search:
 
 
 @dataclass(frozen=True, kw_only=True)
+class _ConfirmationsEnd:
+    end: ConfirmationsEnd
+    message: Message
+
+
+@dataclass(frozen=True, kw_only=True)
 class _CurveEnd:
     end: CurveEnd
     message: Message
@@ -127,8 +135,11 @@ class StoredLedger:
     winner: int | None
     final_evaluation: Stage
     test_gain: GainOnTest | None
+    winner_change: WinnerChange | None
     outcome: Outcome | None
     cleaned_at: datetime | None
+    confirmations: tuple[Trial, ...] = ()
+    confirmations_end: _ConfirmationsEnd | None
     data_curve: tuple[Trial, ...] = ()
     data_curve_end: _CurveEnd | None
 
@@ -145,8 +156,12 @@ def render_ledger(ledger: Ledger) -> dict[str, Any]:
         winner=ledger.winner,
         final_evaluation=ledger.final_evaluation,
         test_gain=ledger.test_gain,
+        winner_change=ledger.winner_change,
         outcome=ledger.outcome,
         cleaned_at=ledger.cleaned_at,
+        confirmations_end=_ConfirmationsEnd(end=ledger.confirmations_end, message=ledger.confirmations_message)
+        if ledger.confirmations_end
+        else None,
         data_curve_end=_CurveEnd(end=ledger.curve_end, message=ledger.curve_message) if ledger.curve_end else None,
     )
     return cast(dict[str, Any], STATUS.render(StoredLedger, stored))
@@ -162,11 +177,15 @@ def build_ledger(stored: StoredLedger, trouble: str) -> Ledger:
         search_end=stored.search.end if stored.search else None,
         search_message=stored.search.message if stored.search else trouble,
         winner=stored.winner,
+        confirmations=stored.confirmations,
+        confirmations_end=stored.confirmations_end.end if stored.confirmations_end else None,
+        confirmations_message=stored.confirmations_end.message if stored.confirmations_end else "",
         curve=stored.data_curve,
         curve_end=stored.data_curve_end.end if stored.data_curve_end else None,
         curve_message=stored.data_curve_end.message if stored.data_curve_end else "",
         final_evaluation=stored.final_evaluation,
         test_gain=stored.test_gain,
+        winner_change=stored.winner_change,
         outcome=stored.outcome,
         cleaned_at=stored.cleaned_at,
     )

@@ -11,9 +11,12 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 from study_operator.ledger.agreement import Agreement, describe_reliability, is_reliable
+from study_operator.ledger.confirmation_runs import list_confirmation_runs
 from study_operator.ledger.curve_runs import list_curve_runs
+from study_operator.ledger.overfitting import describe_change, name_sign
 from study_operator.ledger.ranking import find_open_rung
-from study_operator.ledger.trial import WAITS, Ledger, SearchEnd, Stage, StageState, Trial, TrialState
+from study_operator.ledger.stagnation import describe_stagnation, find_stagnation
+from study_operator.ledger.trial import WAITS, Ledger, SearchEnd, Stage, StageState, Trial, TrialState, WinnerChange
 from study_operator.reasons import ConditionReason, ConditionType, Problem, StudyStage
 from study_operator.settings import DEFAULTS, Settings
 from study_operator.spec.study import Study
@@ -83,6 +86,8 @@ def derive_conditions(
         before[ConditionType.EARLY_EVALUATION_RELIABLE]
         if agreements is None
         else _early_evaluation_reliable(agreements),
+        _overfitting(study, ledger.winner_change),
+        _search_stagnating(study, ledger),
     )
     return tuple(_dated(condition, before.get(condition.type), now) for condition in conditions)
 
@@ -103,6 +108,8 @@ def derive_refusal(
         Condition(type=ConditionType.JOBS_REFUSED, is_true=False, reason=ConditionReason.NOT_REFUSED),
         Condition(type=ConditionType.STALLED, is_true=True, reason=reason, message=message),
         Condition(type=ConditionType.EARLY_EVALUATION_RELIABLE, is_true=None, reason=ConditionReason.NOT_ACCEPTED),
+        Condition(type=ConditionType.OVERFITTING, is_true=None, reason=ConditionReason.NOT_ACCEPTED),
+        Condition(type=ConditionType.SEARCH_STAGNATING, is_true=False, reason=ConditionReason.NOT_ACCEPTED),
     )
     was_accepted = ConditionType.ACCEPTED in before and (
         before[ConditionType.ACCEPTED].is_true or before[ConditionType.PREPARED].reason != ConditionReason.NOT_ACCEPTED
@@ -124,6 +131,8 @@ def name_stage(study: Study, ledger: Ledger) -> str:
     if ledger.prepare.state is not StageState.COMPLETED:
         return StudyStage.PREPARING
     if ledger.winner is not None:
+        if study.promotion.confirm_seeds and ledger.confirmations_end is None:
+            return StudyStage.CONFIRMING_SEEDS
         is_measuring = study.data_curve is not None and ledger.curve_end is None
         return StudyStage.MEASURING_DATA_CURVE if is_measuring else StudyStage.EVALUATING
     return StudyStage.PROMOTING if is_promoting(ledger.trials) else StudyStage.EXPLORING
@@ -198,6 +207,25 @@ def _early_evaluation_reliable(agreements: Sequence[Agreement]) -> Condition:
     )
 
 
+def _overfitting(study: Study, change: WinnerChange | None) -> Condition:
+    if change is None:
+        return Condition(type=ConditionType.OVERFITTING, is_true=None, reason=ConditionReason.NOT_EVALUATED)
+    sign = name_sign(change)
+    is_seen = sign is not ConditionReason.NOT_SEEN
+    message = describe_change(study, change)
+    return Condition(type=ConditionType.OVERFITTING, is_true=is_seen, reason=sign, message=message)
+
+
+def _search_stagnating(study: Study, ledger: Ledger) -> Condition:
+    stand = find_stagnation(study, ledger.trials)
+    if stand.is_stagnating:
+        reason = ConditionReason.NO_RISE
+    else:
+        reason = ConditionReason.RISING if stand.measured > stand.window else ConditionReason.TOO_FEW_TRIALS
+    message = describe_stagnation(study, stand) if stand.is_stagnating else ""
+    return Condition(type=ConditionType.SEARCH_STAGNATING, is_true=stand.is_stagnating, reason=reason, message=message)
+
+
 def _search_complete(ledger: Ledger) -> Condition:
     if ledger.search_end is None:
         reason = ConditionReason.OPTIMIZER_DIED if ledger.search_message else ConditionReason.SEARCHING
@@ -224,6 +252,10 @@ def _say_stage(study: Study, ledger: Ledger, stage: str) -> str:
         is_last = rung >= study.last_rung
         end = "full length" if is_last else f"{study.early_evaluation.rungs[rung]} % of their full length"
         return f"{running} trials are on their way to {end}{_say_waiting(ledger.trials)}"
+    if stage == StudyStage.CONFIRMING_SEEDS:
+        ended = sum(not t.is_busy for t in ledger.confirmations)
+        of = f"{ended} of {len(list_confirmation_runs(study, ledger))} runs of winner and baseline under further seeds"
+        return f"{of} have ended{_say_waiting(ledger.confirmations)}"
     if stage == StudyStage.MEASURING_DATA_CURVE:
         ended = sum(not t.is_busy for t in ledger.curve)
         of = f"{ended} of {len(list_curve_runs(study, ledger))} runs of the data curve have ended"

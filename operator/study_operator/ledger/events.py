@@ -9,6 +9,7 @@ from study_operator.ledger.curve_runs import describe_too_large
 from study_operator.ledger.trial import (
     REFUSED,
     WAITS,
+    ConfirmationsEnd,
     Continuation,
     CurveEnd,
     DatasetCounts,
@@ -53,6 +54,10 @@ def events_between(study: Study, before: Ledger, after: Ledger) -> list[Event]:
         events.append(Event(reason=EventReason.WINNER_CHOSEN, message=f"trial t{after.winner:03d} won by validation"))
     if before.dataset is None and after.dataset is not None and (left_out := describe_too_large(study, after)):
         events.append(Event(reason=EventReason.DATA_CURVE_CUT, message=left_out, is_warning=True))
+    if before.confirmations_end is None and after.confirmations_end is not None:
+        is_warning = after.confirmations_end is not ConfirmationsEnd.ALL_RUNS_ENDED
+        message = after.confirmations_message
+        events.append(Event(reason=EventReason.CONFIRMATIONS_ENDED, message=message, is_warning=is_warning))
     if before.curve_end is None and after.curve_end is not None:
         is_warning = after.curve_end is not CurveEnd.ALL_RUNS_ENDED
         events.append(Event(reason=EventReason.DATA_CURVE_ENDED, message=after.curve_message, is_warning=is_warning))

@@ -4,13 +4,13 @@ The best of many measurements is too good by chance: with 24 equal arms and a hu
 above the baseline's. Called by the status and by the report with the ledger alone.
 
 Once the test set is read, the gain is the paired difference on it: the winner was chosen by validation, so nothing has
-to be corrected. Before, the estimate is the best arm's measurement, drawn towards the mean of the arms that cannot be
-told from it as far as noise explains how they differ (James and Stein, 1961; which arms: Gupta, 1965), minus the
-baseline's. The interval is simultaneous over all arms that were read (Bonferroni), so it covers whichever was chosen,
-at either rung. A standard error of few sites is itself a guess, so quantiles are Student's with one degree of freedom
-less than there are sites. Measurements carry standard errors and no covariances: the noise that all arms share, being
-asked the same questions, is counted as if it were each arm's own, which makes the interval too wide and never too
-narrow.
+to be corrected. Where winner and baseline were trained under further seeds it is the mean over these. Before, the
+estimate is the best arm's measurement, drawn towards the mean of the arms that cannot be told from it as far as noise
+explains how they differ (James and Stein, 1961; which arms: Gupta, 1965), minus the baseline's. The interval is
+simultaneous over all arms that were read (Bonferroni), so it covers whichever was chosen, at either rung. A standard
+error of few sites is itself a guess, so quantiles are Student's with one degree of freedom less than there are sites.
+Measurements carry standard errors and no covariances: the noise that all arms share, being asked the same questions, is
+counted as if it were each arm's own, which makes the interval too wide and never too narrow.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from study_operator.ledger.ranking import choose_winner
 from study_operator.ledger.trial import GainOnTest, Ledger, Measurement, Origin, Trial
 from study_operator.spec.metrics import is_share
 from study_operator.spec.study import Study
-from trial_trainer.contract import FinalEvaluation
+from trial_trainer.contract import LEAST_SEEDS, FinalEvaluation
 
 CONFIDENCE = 0.95
 CARRIED = 0.5
@@ -61,6 +61,8 @@ class Gain:
     """On validation: how many arms were read, of which this is the best."""
     uncorrected: float | None
     """On validation: the difference of the two measurements."""
+    seeds: int | None = None
+    """Further training seeds that it is the mean over; None: of the study's own seed alone."""
 
 
 def find_best(study: Study, trials: Sequence[Trial]) -> Trial | None:
@@ -93,6 +95,7 @@ def find_gain(study: Study, ledger: Ledger) -> Gain | None:
             source=GainSource.TEST,
             best_of=None,
             uncorrected=None,
+            seeds=test.seeds,
         )
     return measure_validation_gain(study, ledger.trials, best, baseline)
 
@@ -130,19 +133,33 @@ def measure_validation_gain(study: Study, trials: Sequence[Trial], best: Trial, 
 
 
 def describe_gain(gain: Gain, metric: str) -> str:
-    """Return a gain as short as it can be told with what it rests on: ``+1.2 (-3.4 to +5.8) best of 24``."""
+    """Return a gain as short as it can be told with what it rests on: ``+1.2 (-3.4 to +5.8) best of 24, one seed``."""
     scale, form = (100, "+.1f") if is_share(metric) else (1, "+.3g")
     text = format(gain.estimate * scale, form)
     if gain.low is not None and gain.high is not None:
         text += f" ({format(gain.low * scale, form)} to {format(gain.high * scale, form)})"
     else:
         text += " (no interval)"
-    return f"{text} on test" if gain.source is GainSource.TEST else f"{text} best of {gain.best_of}"
+    text += " on test" if gain.source is GainSource.TEST else f" best of {gain.best_of}"
+    return f"{text}, {'one seed' if gain.seeds is None else f'{gain.seeds} seeds'}"
 
 
 def find_test_gain(final_evaluation: FinalEvaluation) -> GainOnTest | None:
-    """Return what the test set says of winner and baseline, by the hand-labelled mean where people labelled it."""
+    """Return what the test set says of winner and baseline, by the hand-labelled mean where people labelled it.
+
+    Of further seeds where there are enough of them for an interval; else of the winner's own run.
+    """
     for mean in ("hand_labelled", "all_asked"):
+        of_seeds = final_evaluation.seed_gains.get(f"{mean}/winner-baseline")
+        if of_seeds is not None and of_seeds.n and len(of_seeds.by_seed) >= LEAST_SEEDS:
+            return GainOnTest(
+                mean=mean,
+                difference=of_seeds.difference,
+                low=of_seeds.low,
+                high=of_seeds.high,
+                n=of_seeds.n,
+                seeds=len(of_seeds.by_seed),
+            )
         gain = final_evaluation.gains.get(f"{mean}/winner-baseline")
         if gain is not None and gain.n:
             return GainOnTest(mean=mean, difference=gain.difference, low=gain.low, high=gain.high, n=gain.n)

@@ -131,8 +131,14 @@ def render_status(
 
 
 def _render_ledger(ledger: Ledger, recorded: Recorded) -> dict[str, Any]:
-    runs, count = _render_runs(ledger.runs, recorded), len(ledger.trials)
-    return {**render_ledger(ledger), "trials": runs[:count], "dataCurve": runs[count:] or None}
+    runs, first = _render_runs(ledger.runs, recorded), len(ledger.trials)
+    second = first + len(ledger.confirmations)
+    return {
+        **render_ledger(ledger),
+        "trials": runs[:first],
+        "confirmations": runs[first:second] or None,
+        "dataCurve": runs[second:] or None,
+    }
 
 
 def _render_progress(ledger: Ledger, progress: Sequence[TrialProgress]) -> list[Raw] | None:
@@ -169,6 +175,9 @@ def render_refusal(
     }
 
 
+RUNS = ("trials", "confirmations", "dataCurve")
+"""The lists of runs, in the order of their indexes."""
+
 SHORT_TRIAL_BYTES, SHORT_BYTES, SERVER_BYTES = 60, 300, 500
 """Of messages where the API server does not take longer ones, and of its own words."""
 
@@ -186,9 +195,9 @@ def shorten_status(status: Raw, recorded: Recorded, why: str) -> dict[str, Any]:
         else _shorten(c, SHORT_BYTES)
         for c in status["conditions"]
     ]
-    of_study = ("prepare", "finalEvaluation", "search", "dataCurveEnd", "outcome")
+    of_study = ("prepare", "finalEvaluation", "search", "confirmationsEnd", "dataCurveEnd", "outcome")
     parts = {name: _shorten(status[name], SHORT_BYTES) for name in of_study}
-    runs = {n: [_shorten(run, SHORT_TRIAL_BYTES) for run in status[n] or ()] for n in ("trials", "dataCurve")}
+    runs = {n: [_shorten(run, SHORT_TRIAL_BYTES) for run in status[n] or ()] for n in RUNS}
     return {**status, **parts, **runs, "conditions": conditions, "agreement": None, "progress": None}
 
 
@@ -212,7 +221,7 @@ def _without_nulls(value: Any) -> Any:
 
 
 def _render_runs(runs: Sequence[Trial], recorded: Recorded) -> list[Raw]:
-    raw, known = [*recorded.raw.get("trials", ()), *(recorded.raw.get("dataCurve") or ())], recorded.ledger.runs
+    raw, known = [run for name in RUNS for run in recorded.raw.get(name) or ()], recorded.ledger.runs
     return [raw[i] if i < len(known) and run is known[i] else STATUS.render(Trial, run) for i, run in enumerate(runs)]
 
 
@@ -301,6 +310,7 @@ def _render_best(study: Study, trial: Trial | None, gain: Gain | None) -> dict[s
         "gainOn": gain.source.value if gain is not None else None,
         "gainUncorrected": _render_number(gain.uncorrected if gain is not None else None),
         "bestOf": gain.best_of if gain is not None else None,
+        "gainSeeds": None if gain is None else gain.seeds or 1,
     }
 
 

@@ -42,6 +42,8 @@ class Origin(StrEnum):
     TYPICAL_ARM = "TypicalArm"
     """Known to be good for LoRA: `study_operator.spec.typical_arms`."""
     SUGGESTED = "Suggested"
+    CONFIRMATION = "Confirmation"
+    """The arm of the winner or of the baseline once more, under another seed: never a candidate."""
     DATA_CURVE = "DataCurve"
     """The arm of a trial once more, on a part of the training data: never a candidate."""
 
@@ -142,7 +144,9 @@ class Trial:
     train_samples: int | None = None
     """Of a run of the data curve: how many training samples it sees. None means all."""
     seed: int | None = None
-    """Of a run of the data curve; None means the study's."""
+    """Of a confirmation, or of a run of the data curve; None means the study's."""
+    repeats: int | None = None
+    """Of a confirmation: the index of the trial whose arm it is."""
     without_variants: bool = False
     """Of a run of the data curve: whether it reads no variants of training pages, where the trials do."""
     continuation: Continuation | None = None
@@ -167,6 +171,11 @@ class Trial:
     def is_busy(self) -> bool:
         """Whether it holds, or waits for, a slot."""
         return self.state is TrialState.PENDING or self.state is TrialState.RUNNING
+
+    @property
+    def is_candidate(self) -> bool:
+        """Whether it may be promoted and win: no confirmation, and no run of the data curve."""
+        return self.origin is not Origin.CONFIRMATION and self.origin is not Origin.DATA_CURVE
 
     @property
     def attempts_so_far(self) -> int:
@@ -266,6 +275,43 @@ class GainOnTest:
     high: float | None
     """None where the test set has too few sites for an interval."""
     n: int
+    seeds: int | None = None
+    """Further training seeds that it is the mean over, the interval too; None: of the winner's own run alone."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Change:
+    """A paired difference with its 95 % interval."""
+
+    difference: float
+    low: float | None
+    high: float | None
+    """None where there are too few sites for an interval."""
+    n: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class WinnerChange:
+    """What became of the winner between its first rung and its end."""
+
+    validation: Change | None
+    """Of accuracy on validation."""
+    test: Change | None
+    """Of accuracy on the test set, by the mean that is read there."""
+    loss: Change | None
+    """Of the loss on validation, nats per token."""
+    training_loss_before: float | None
+    training_loss_after: float | None
+
+
+class ConfirmationsEnd(StrEnum):
+    """Why no more confirmations are begun."""
+
+    ALL_RUNS_ENDED = "AllRunsEnded"
+    BUDGET_EXHAUSTED = "BudgetExhausted"
+    NO_MODEL = "NoModel"
+    """The baseline left no model at full length."""
+    WINNER_IS_BASELINE = "WinnerIsBaseline"
 
 
 class CurveEnd(StrEnum):
@@ -308,27 +354,34 @@ class Ledger:
     search_message: str = ""
     winner: int | None = None
     """Index of the trial that validation chose. Written before the test set is read, and never changed."""
+    confirmations: tuple[Trial, ...] = ()
+    """Winner and baseline under further seeds; their indexes go on where those of the trials end."""
+    confirmations_end: ConfirmationsEnd | None = None
+    """None until no more of them are begun and all have ended, and where none are asked for."""
+    confirmations_message: str = ""
     curve: tuple[Trial, ...] = ()
-    """Runs of the data curve, once there is a winner; their indexes go on where those of the trials end."""
+    """Runs of the data curve, after the confirmations; their indexes go on where those end."""
     curve_end: CurveEnd | None = None
     """None until no more of them are begun and all have ended, and where the study has no data curve."""
     curve_message: str = ""
     final_evaluation: Stage = Stage()
     test_gain: GainOnTest | None = None
     """None until the test set is read, and where there is no baseline."""
+    winner_change: WinnerChange | None = None
+    """None until the test set is read, and where the winner's first rung left nothing to compare with."""
     outcome: Outcome | None = None
     cleaned_at: datetime | None = None
     """When the checkpoints that nobody needs any more were deleted, which is once after the end."""
 
     @property
     def runs(self) -> tuple[Trial, ...]:
-        """All that have jobs, by index: trials, and runs of the data curve. Only trials are ever compared."""
-        return self.trials + self.curve if self.curve else self.trials
+        """All that have jobs, by index: trials, confirmations, and runs of the data curve. Trials alone are ranked."""
+        return self.trials + self.confirmations + self.curve if self.confirmations or self.curve else self.trials
 
     def with_runs(self, runs: tuple[Trial, ...]) -> Ledger:
         """Return the ledger with all of its runs as they are given."""
-        count = len(self.trials)
-        return replace(self, trials=runs[:count], curve=runs[count:])
+        first, second = len(self.trials), len(self.trials) + len(self.confirmations)
+        return replace(self, trials=runs[:first], confirmations=runs[first:second], curve=runs[second:])
 
 
 def count_attempts_against(

@@ -7,7 +7,7 @@ accelerator-hours; seconds are wall seconds.
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 
@@ -63,34 +63,42 @@ def is_budget_exhausted(study: Study, ledger: Ledger, now: datetime) -> bool:
     return deadline is not None and usage.active_seconds + reserved_seconds >= deadline
 
 
-def count_affordable(study: Study, ledger: Ledger, of: Trial, steps: Sequence[int], now: datetime) -> int:
-    """Return how many further runs of so many steps the budget has room for, beside those of the data curve that run.
+def count_affordable(
+    study: Study, ledger: Ledger, of: Callable[[Trial], Trial], wanted: Sequence[tuple[Trial, int]], now: datetime
+) -> int:
+    """Return how many further runs the budget has room for, beside the confirmations and runs of the curve that run.
 
     Args:
         study: the study.
         ledger: its ledger.
-        of: the trial whose arm they have.
-        steps: of each of them, in the order in which they would begin.
+        of: tells the trial whose arm one of those has that run.
+        wanted: of each further run, in the order in which they would begin, the trial whose arm it has and its steps.
         now: the time.
     """
-    hours, deadline, first = study.budget.accelerator_hours, study.budget.active_deadline_seconds, of.measurement(0)
-    if (hours is None and deadline is None) or first is None or first.step <= 0:
-        return len(steps)
+    hours, deadline = study.budget.accelerator_hours, study.budget.active_deadline_seconds
+    if hours is None and deadline is None:
+        return len(wanted)
     usage = measure_usage(study, ledger, now)
     # What those that run still need.
     left = [
-        max(0.0, _seconds_of_steps(of, first, run.total_steps) - sum(seconds_of(a, now) for a in run.attempts))
-        for run in ledger.curve
+        max(0.0, _seconds_from_start(of(run), run.total_steps) - sum(seconds_of(a, now) for a in run.attempts))
+        for run in (*ledger.confirmations, *ledger.curve)
         if run.is_busy
     ]
-    for count, more in enumerate(steps):
-        left.append(_seconds_of_steps(of, first, more))
+    for count, (trial, steps) in enumerate(wanted):
+        left.append(_seconds_from_start(trial, steps))
         reserved_hours = sum(left) * study.accelerators / 3600
         if hours is not None and usage.accelerator_hours + reserved_hours >= hours:
             return count
         if deadline is not None and usage.active_seconds + _seconds_in_slots(left, study.parallel_trials) >= deadline:
             return count
-    return len(steps)
+    return len(wanted)
+
+
+def _seconds_from_start(trial: Trial, steps: int) -> float:
+    """Estimate what a run of a trial's arm takes; nothing where that was not measured, and the budget does not tell."""
+    first = trial.measurement(0)
+    return 0.0 if first is None or first.step <= 0 else _seconds_of_steps(trial, first, steps)
 
 
 def _seconds_in_slots(seconds: Sequence[float], slots: int) -> float:

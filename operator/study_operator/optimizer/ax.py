@@ -36,8 +36,16 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, assert_never, cast
 
+from study_operator.ledger.stagnation import find_stagnation
 from study_operator.ledger.trial import Trial, TrialState
-from study_operator.optimizer.designer import EXPLORATION_NODE, WARM_START_NODE, DesignerError, Suggestion
+from study_operator.optimizer.designer import (
+    EXPLORATION_NODE,
+    STAGNATION_NODE,
+    WARM_START_NODE,
+    DesignerError,
+    Suggestion,
+)
+from study_operator.optimizer.farthest import find_farthest, place
 from study_operator.optimizer.outcomes import OutcomeError, find_means, find_scores
 from study_operator.spec.metrics import Direction
 from study_operator.spec.study import (
@@ -126,10 +134,10 @@ class AxDesigner:
             DesignerError: where no arm can be proposed and no trial is running, or the ledger holds what Ax must not be
                 told: a point outside the search space, a number that is not finite, a metric that is missing.
         """
-        ledger = _entries(study, trials)
+        ledger, is_stagnating = _entries(study, trials), find_stagnation(study, trials).is_stagnating
         suggestions: list[Suggestion] = []
         while len(suggestions) < count:
-            suggestion = _try_to_propose(study, ledger)
+            suggestion = _try_to_propose(study, ledger, is_stagnating=is_stagnating)
             if suggestion is None:
                 break
             suggestions.append(suggestion)
@@ -153,18 +161,18 @@ class _Entry:
     """How the arm was found; empty for the baseline and starting arms."""
 
 
-def _try_to_propose(study: Study, ledger: Sequence[_Entry]) -> Suggestion | None:
+def _try_to_propose(study: Study, ledger: Sequence[_Entry], *, is_stagnating: bool) -> Suggestion | None:
     """Return what `_propose` does; whatever Ax or its libraries raise, the same ledger raises again."""
     try:
         with _one_thread():
-            return _propose(study, ledger)
+            return _propose(study, ledger, is_stagnating=is_stagnating)
     except (DesignerError, MemoryError):
         raise
     except Exception as error:
         raise DesignerError(f"Ax failed with {type(error).__name__}: {error}") from error
 
 
-def _propose(study: Study, ledger: Sequence[_Entry]) -> Suggestion | None:
+def _propose(study: Study, ledger: Sequence[_Entry], *, is_stagnating: bool) -> Suggestion | None:
     """Return the one arm that this ledger leads to; None where there is nothing to propose."""
     # Ax would find out by drawing 10,000 times.
     if _untried_arms(study, ledger) == []:
@@ -175,6 +183,9 @@ def _propose(study: Study, ledger: Sequence[_Entry]) -> Suggestion | None:
     with with_rng_seed(study.seed % 2**32):
         if _is_initial(study, ledger):
             return _spread_out(study, ledger, experiment, INITIALIZATION_NODE)
+        # A model that has found nothing better for long has every second arm only; the other is far from all it knows.
+        if is_stagnating and ledger[-1].generation_node != STAGNATION_NODE:
+            return _explore(study, ledger)
         predictors = _fit_earlier(study)
         modelled = _build_experiment(study, ledger, predictors) if predictors else experiment
         model = _fit_model(study, modelled)
@@ -645,15 +656,7 @@ def _choose(
     Its maximum is not looked for: of a wide space with few measured arms it lies in a corner, where the model knows
     least and most arms are bad. Random points are searched by SMAC too (Hutter et al. 2011), beside local ones.
     """
-    candidates = _untried_arms(study, ledger)
-    chance = random.Random(f"{study.seed} {len(ledger)}")
-    if candidates is None:
-        # Ax compares each with all the others for duplicates, which takes seconds.
-        sobol = _build_sobol(_build_experiment(study, []), chance.randrange(2**32), deduplicate=False)
-        closed = _closed_keys(study, ledger)
-        candidates = [arm for arm in _draw(study, sobol, NUM_CANDIDATES) if _key(study, arm) not in closed]
-    elif len(candidates) > NUM_CANDIDATES:
-        candidates = chance.sample(candidates, NUM_CANDIDATES)
+    candidates = _draw_candidates(study, ledger)
     if not candidates:
         return None
     with torch.no_grad():
@@ -663,6 +666,29 @@ def _choose(
         )
     best = max(range(len(candidates)), key=values.__getitem__)
     return _checked(study, Suggestion(arm=candidates[best], generation_node=MODEL_NODE))
+
+
+def _explore(study: Study, ledger: Sequence[_Entry]) -> Suggestion | None:
+    """Return the one of some spread-out points that is farthest from all arms that were tried, run, or cannot run."""
+    candidates = _draw_candidates(study, ledger)
+    if not candidates:
+        return None
+    found = find_farthest([place(study, arm) for arm in candidates], [place(study, entry.arm) for entry in ledger])
+    return _checked(study, Suggestion(arm=candidates[found], generation_node=STAGNATION_NODE))
+
+
+def _draw_candidates(study: Study, ledger: Sequence[_Entry]) -> list[Arm]:
+    """Return some spread-out arms that may still be proposed; of a finite space drawn among what is left of it."""
+    candidates = _untried_arms(study, ledger)
+    chance = random.Random(f"{study.seed} {len(ledger)}")
+    if candidates is None:
+        # Ax compares each with all the others for duplicates, which takes seconds.
+        sobol = _build_sobol(_build_experiment(study, []), chance.randrange(2**32), deduplicate=False)
+        closed = _closed_keys(study, ledger)
+        candidates = [arm for arm in _draw(study, sobol, NUM_CANDIDATES) if _key(study, arm) not in closed]
+    elif len(candidates) > NUM_CANDIDATES:
+        candidates = chance.sample(candidates, NUM_CANDIDATES)
+    return candidates
 
 
 # Spaces that end.

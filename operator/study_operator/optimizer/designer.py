@@ -16,6 +16,9 @@ EXPLORATION_NODE = "Explore_Sobol"
 WARM_START_NODE = "WarmStart"
 """The generation node of an arm that was the best of an earlier study."""
 
+STAGNATION_NODE = "Explore_Farthest"
+"""The generation node of an arm that lies far from all others because the search stagnates (`ledger.stagnation`)."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Suggestion:

@@ -258,7 +258,7 @@ class StudyDesigner:
 def _what_counts(study: Study, trials: Sequence[Trial]) -> bytes:
     """Return all that a proposal depends on, in one form: not how often a trial was tried, or who is running now."""
     space = (study.uid, study.seed, study.objective, study.outcome_constraints, study.parameters)
-    rest = (study.parameter_constraints, study.parallel_trials, study.baseline, study.starting_arms)
+    rest = (study.parameter_constraints, study.parallel_trials, study.baseline, study.starting_arms, study.num_trials)
     reported = [(t.index, tuple(sorted(t.arm.items())), t.generation_node, _what_is_told(t)) for t in trials]
     return repr((space, rest, sorted(reported))).encode()
 
@@ -266,5 +266,5 @@ def _what_counts(study: Study, trials: Sequence[Trial]) -> bytes:
 def _what_is_told(trial: Trial) -> object:
     first = trial.measurement(0)
     if first is not None:
-        return first.value, first.diverged, tuple(sorted(first.metrics.items()))
+        return first.value, first.standard_error, first.diverged, tuple(sorted(first.metrics.items()))
     return "Running" if trial.is_busy else trial.state.value

@@ -10,6 +10,7 @@ from typing import TypeVar, assert_never
 
 from study_operator import names
 from study_operator.errors import LaunchRefusedError
+from study_operator.ledger.confirmation_runs import ConfirmationRun
 from study_operator.ledger.curve_runs import CurveRun
 from study_operator.ledger.status import Recorded
 from study_operator.ledger.trial import WAITS, Continuation, Ledger, Origin, SearchEnd, Stage, Trial, TrialState, move
@@ -17,11 +18,13 @@ from study_operator.optimizer.designer import Designer, DesignerError, ProposalP
 from study_operator.reasons import WaitReason
 from study_operator.reconcile.actions import (
     Action,
+    AddConfirmation,
     AddCurveRun,
     Attach,
     ChooseWinner,
     CleanUp,
     DeleteJob,
+    EndConfirmations,
     EndCurve,
     EndSearch,
     EvaluateWinner,
@@ -227,6 +230,11 @@ def _decide(study: Study, ledger: Ledger, action: Action) -> Ledger:
             return _with_trial(ledger, replace(trial, inclusion_probability=probability))
         case ChooseWinner(index=index):
             return replace(ledger, winner=index)
+        case AddConfirmation(run=confirmation):
+            begun = _begin_confirmation(study, ledger, confirmation)
+            return replace(ledger, confirmations=(*ledger.confirmations, begun))
+        case EndConfirmations(end=confirmed, reason=reason):
+            return replace(ledger, confirmations_end=confirmed, confirmations_message=reason)
         case AddCurveRun(of=of, run=run):
             return replace(ledger, curve=(*ledger.curve, _begin_curve_run(study, ledger, ledger.trials[of].arm, run)))
         case EndCurve(end=end, reason=reason):
@@ -237,6 +245,20 @@ def _decide(study: Study, ledger: Ledger, action: Action) -> Ledger:
             raise TypeError(f"{type(action).__name__} must be carried out, not decided")
         case _:
             assert_never(action)
+
+
+def _begin_confirmation(study: Study, ledger: Ledger, run: ConfirmationRun) -> Trial:
+    """Return winner or baseline under another seed, which goes to its full length at once."""
+    of = ledger.trials[run.of]
+    return Trial(
+        index=len(ledger.runs),
+        arm=of.arm,
+        origin=Origin.CONFIRMATION,
+        rung=study.last_rung,
+        total_steps=of.total_steps,
+        seed=run.seed,
+        repeats=of.index,
+    )
 
 
 def _begin_curve_run(study: Study, ledger: Ledger, arm: Arm, run: CurveRun) -> Trial:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from study_operator.ledger.confirmation_runs import ConfirmationRun
 from study_operator.ledger.curve_runs import CurveRun
-from study_operator.ledger.trial import Continuation, CurveEnd, Origin, Outcome, SearchEnd
+from study_operator.ledger.trial import ConfirmationsEnd, Continuation, CurveEnd, Origin, Outcome, SearchEnd
 from study_operator.spec.study import Arm
 
 
@@ -78,6 +79,22 @@ class ChooseWinner:
 
 
 @dataclass(frozen=True, kw_only=True)
+class AddConfirmation:
+    """Enter a confirmation into the ledger: the arm of winner or baseline under another seed."""
+
+    run: ConfirmationRun
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class EndConfirmations:
+    """Begin no more confirmations, for good."""
+
+    end: ConfirmationsEnd
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class AddCurveRun:
     """Enter a run of the data curve into the ledger: the arm of a trial on a part of the training data."""
 
@@ -138,6 +155,8 @@ Action = (
     | Promote
     | Stop
     | ChooseWinner
+    | AddConfirmation
+    | EndConfirmations
     | AddCurveRun
     | EndCurve
     | EvaluateWinner

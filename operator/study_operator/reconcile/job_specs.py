@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from study_operator import names
+from study_operator.ledger.confirmation_runs import ConfirmedPair, list_confirmed_pairs
 from study_operator.ledger.ranking import find_finished_baseline
 from study_operator.ledger.trial import Ledger, Trial, TrialState
 from study_operator.reconcile.runner import JobKind, JobSpec
@@ -14,6 +15,7 @@ from trial_trainer.artifacts import join
 from trial_trainer.contract import (
     ADAPTER,
     Candidate,
+    Confirmation,
     FinalEvaluationConfig,
     PrepareConfig,
     TeacherSettings,
@@ -29,9 +31,10 @@ def artifacts_uri(study: Study) -> str:
     return names.study_uri(study.storage.uri, study.namespace, study.name, study.uid)
 
 
-def adapter_uri(study: Study, trial: Trial) -> str:
-    """Return where a trial's full-length adapter lies."""
-    return join(artifacts_uri(study), names.rung_key(trial.name, study.last_rung), ADAPTER)
+def adapter_uri(study: Study, trial: Trial, rung: int | None = None) -> str:
+    """Return where a trial's adapter of a rung lies; of its full length where none is given."""
+    rung = study.last_rung if rung is None else rung
+    return join(artifacts_uri(study), names.rung_key(trial.name, rung), ADAPTER)
 
 
 def count_steps(study: Study, arm: Arm, train_samples: int) -> int:
@@ -92,8 +95,9 @@ def build_trial_job(study: Study, trial: Trial, fingerprint: str) -> JobSpec:
     """
     root = artifacts_uri(study)
     end = study.stop_step(trial.total_steps, trial.rung)
-    # A run of the data curve goes straight to its end.
-    is_part = trial.train_samples is not None
+    # Confirmations and runs of the data curve go straight to their end.
+    is_straight, is_part = not trial.is_candidate, trial.train_samples is not None
+    before = join(root, names.rung_key(trial.name, trial.rung - 1)) if trial.rung > 0 and not is_straight else None
     config = TrialConfig(
         study=study.name,
         trial=trial.name,
@@ -106,11 +110,11 @@ def build_trial_job(study: Study, trial: Trial, fingerprint: str) -> JobSpec:
         total_steps=trial.total_steps,
         stop_step=end,
         trainer=replace(study.trainer, nodes=study.nodes),
-        evaluate_at_steps=() if is_part else _steps_on_the_way(study, trial, end),
+        evaluate_at_steps=() if is_straight else _steps_on_the_way(study, trial, end),
         train_samples=trial.train_samples,
         balanced=is_part and study.data_curve is not None and study.data_curve.balanced,
         is_augmented=not trial.without_variants,
-        resume_from=join(root, names.rung_key(trial.name, trial.rung - 1)) if trial.rung > 0 and not is_part else None,
+        resume_from=before,
         progress=join(root, names.progress_key(trial.name)),
         dataset_fingerprint=fingerprint,
     )
@@ -119,7 +123,13 @@ def build_trial_job(study: Study, trial: Trial, fingerprint: str) -> JobSpec:
 
 
 def build_final_evaluation_job(
-    study: Study, winner: Trial, baseline: Trial | None, fingerprint: str, curve: Sequence[Trial] = ()
+    study: Study,
+    winner: Trial,
+    baseline: Trial | None,
+    fingerprint: str,
+    *,
+    confirmed: Sequence[ConfirmedPair] = (),
+    curve: Sequence[Trial] = (),
 ) -> JobSpec:
     """Build the job that reads the test set; a winner that is the baseline is not read twice.
 
@@ -128,6 +138,7 @@ def build_final_evaluation_job(
         winner: that validation chose.
         baseline: with its full-length adapter; None where it has none.
         fingerprint: of the dataset.
+        confirmed: winner and baseline under further seeds, where both have an adapter.
         curve: the runs of the data curve that have an adapter.
     """
 
@@ -135,6 +146,8 @@ def build_final_evaluation_job(
         digest = build_trial_job(study, trial, fingerprint).digest
         return Candidate(trial=trial.name, adapter=adapter_uri(study, trial), digest=digest)
 
+    # A trial has the same digest on every rung.
+    early = replace(candidate(winner), adapter=adapter_uri(study, winner, 0))
     has_baseline = baseline is not None and baseline.index != winner.index
     config = FinalEvaluationConfig(
         study=study.name,
@@ -144,6 +157,11 @@ def build_final_evaluation_job(
         dataset=join(artifacts_uri(study), names.DATASET),
         output=join(artifacts_uri(study), names.FINAL_EVALUATION),
         trainer=study.trainer,
+        winner_early=early,
+        confirmations=tuple(
+            Confirmation(seed=pair.seed, winner=candidate(pair.winner), baseline=candidate(pair.baseline))
+            for pair in confirmed
+        ),
         curve=tuple(map(candidate, curve)),
         progress=join(artifacts_uri(study), names.FINAL_EVALUATION_PROGRESS),
         dataset_fingerprint=fingerprint,
@@ -167,7 +185,8 @@ def build_job_of(study: Study, ledger: Ledger, of: Trial | JobKind) -> JobSpec:
             winner = ledger.trials[ledger.winner or 0]
             baseline = find_finished_baseline(study, ledger.trials)
             curve = [run for run in ledger.curve if run.state is TrialState.COMPLETED and not run.has_diverged]
-            return build_final_evaluation_job(study, winner, baseline, fingerprint, curve)
+            pairs = list_confirmed_pairs(ledger)
+            return build_final_evaluation_job(study, winner, baseline, fingerprint, confirmed=pairs, curve=curve)
         case Trial():
             return build_trial_job(study, of, fingerprint)
         case _:

@@ -9,11 +9,22 @@ from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
 
 from study_operator import names
+from study_operator.ledger import confirmation_runs
+from study_operator.ledger.confirmation_runs import list_confirmation_runs
 from study_operator.ledger.curve_runs import describe_end, find_curve_trial, list_curve_runs
-from study_operator.ledger.ranking import Choice, choose, choose_replacements, choose_winner, find_open_rung, rank
+from study_operator.ledger.ranking import (
+    Choice,
+    choose,
+    choose_replacements,
+    choose_winner,
+    find_finished_baseline,
+    find_open_rung,
+    rank,
+)
 from study_operator.ledger.trial import (
     GIVEN_UP,
     WAITS,
+    ConfirmationsEnd,
     Continuation,
     CurveEnd,
     Ledger,
@@ -30,11 +41,13 @@ from study_operator.ledger.usage import count_affordable, is_budget_exhausted
 from study_operator.reasons import EndReason, FailureReason, Problem, StudyStage, WaitReason
 from study_operator.reconcile.actions import (
     Action,
+    AddConfirmation,
     AddCurveRun,
     Attach,
     ChooseWinner,
     CleanUp,
     DeleteJob,
+    EndConfirmations,
     EndCurve,
     EndSearch,
     EvaluateWinner,
@@ -358,6 +371,38 @@ _SAY_CONTINUATION = {
 }
 
 
+def _plan_confirmations(study: Study, ledger: Ledger, now: datetime) -> list[Action]:
+    """Begin winner and baseline under further seeds in free slots, a pair only where the budget has room for both."""
+    baseline = find_finished_baseline(study, ledger.trials)
+    if baseline is None:
+        return [_end_confirmations(study, ledger, ConfirmationsEnd.NO_MODEL)]
+    if baseline.index == ledger.winner:
+        return [_end_confirmations(study, ledger, ConfirmationsEnd.WINNER_IS_BASELINE)]
+    missing = list_confirmation_runs(study, ledger)[len(ledger.confirmations) :]
+    busy = sum(run.is_busy for run in ledger.confirmations)
+    wanted = [(of := ledger.trials[run.of], of.total_steps) for run in missing]
+    affordable = count_affordable(study, ledger, lambda run: ledger.trials[run.repeats or 0], wanted, now)
+    if affordable and missing[affordable - 1].of == ledger.winner:
+        # The baseline of the same seed comes next, and has no room.
+        affordable -= 1
+    if missing and missing[0].of != ledger.winner:
+        # Its pair has begun, and was reckoned with.
+        affordable = max(affordable, 1)
+    if missing and affordable:
+        begun = missing[: min(max(0, study.parallel_trials - busy), affordable)]
+        return [
+            AddConfirmation(run=run, reason=f"trial t{run.of:03d} is trained under seed {run.seed}") for run in begun
+        ]
+    if busy:
+        return []
+    end = ConfirmationsEnd.BUDGET_EXHAUSTED if missing else ConfirmationsEnd.ALL_RUNS_ENDED
+    return [_end_confirmations(study, ledger, end)]
+
+
+def _end_confirmations(study: Study, ledger: Ledger, end: ConfirmationsEnd) -> EndConfirmations:
+    return EndConfirmations(end=end, reason=confirmation_runs.describe_end(study, ledger, end))
+
+
 def _plan_curve(study: Study, ledger: Ledger, now: datetime) -> list[Action]:
     """Begin runs of the data curve in free slots, the smallest first, as long as the budget has room for them."""
     trial = find_curve_trial(study, ledger)
@@ -365,7 +410,8 @@ def _plan_curve(study: Study, ledger: Ledger, now: datetime) -> list[Action]:
         return [_end_curve(study, ledger, CurveEnd.NO_MODEL)]
     missing = list_curve_runs(study, ledger)[len(ledger.curve) :]
     busy = sum(run.is_busy for run in ledger.curve)
-    affordable = count_affordable(study, ledger, trial, [run.total_steps for run in missing], now)
+    wanted = [(trial, run.total_steps) for run in missing]
+    affordable = count_affordable(study, ledger, lambda _: trial, wanted, now)
     if affordable and missing[affordable - 1].without_variants:
         # Its pair comes next, and has no room: alone it says nothing of what variants gain.
         affordable -= 1
@@ -390,12 +436,14 @@ def _plan_end(
     now: datetime,
     settings: Settings,
 ) -> list[Action]:
-    """Fix the winner, measure the data curve, read the test set once, end."""
+    """Fix the winner, train it and the baseline under further seeds, measure the data curve, read the test set, end."""
     if ledger.winner is None:
         winner = choose_winner(study, trials)
         if winner is None:
             return [_fail(Problem(FailureReason.NO_WINNER, "no trial reached its full length with a usable model"))]
         return [ChooseWinner(index=winner.index, reason="the best validation measurement at full length")]
+    if study.promotion.confirm_seeds and ledger.confirmations_end is None:
+        return _plan_confirmations(study, ledger, now)
     if study.data_curve is not None and ledger.curve_end is None:
         return _plan_curve(study, ledger, now)
     has_test = ledger.dataset is not None and ledger.dataset.test_samples > 0
@@ -404,10 +452,16 @@ def _plan_end(
         if _is_launchable(ledger.final_evaluation, jobs.get(name), now, settings):
             return [EvaluateWinner(reason="the winner is chosen")]
         return []
-    is_short = ledger.search_end is SearchEnd.BUDGET_EXHAUSTED or ledger.curve_end is CurveEnd.BUDGET_EXHAUSTED
+    is_short = (
+        ledger.search_end is SearchEnd.BUDGET_EXHAUSTED
+        or ledger.confirmations_end is ConfirmationsEnd.BUDGET_EXHAUSTED
+        or ledger.curve_end is CurveEnd.BUDGET_EXHAUSTED
+    )
     message = f"trial t{ledger.winner:03d} is the winner of {len(trials)} trials"
     if ledger.search_end is not SearchEnd.ALL_TRIALS_MEASURED and ledger.search_end is not None:
         message += f"; {_SAY_END[ledger.search_end]}"
+    if ledger.confirmations_message:
+        message += f"; {ledger.confirmations_message}"
     if ledger.curve_message:
         message += f"; {ledger.curve_message}"
     outcome = Outcome(

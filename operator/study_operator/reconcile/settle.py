@@ -16,6 +16,7 @@ from study_operator.clocks import fit_span
 from study_operator.ledger.folding import fold_attempts
 from study_operator.ledger.gain import find_test_gain
 from study_operator.ledger.merit import name_metric
+from study_operator.ledger.overfitting import find_winner_change
 from study_operator.ledger.trial import (
     GIVEN_UP,
     WAITS,
@@ -23,7 +24,6 @@ from study_operator.ledger.trial import (
     DatasetCounts,
     Ledger,
     Measurement,
-    Origin,
     Stage,
     StageState,
     Trial,
@@ -128,13 +128,14 @@ def settle(
     runs = tuple(_say_refused(_settle_trial(run, seen), seen) for run in ledger.runs)
     prepare = _settle_stage(ledger.prepare, names.prepare_job(study.name), seen, is_done=results.summary is not None)
     final_evaluation = ledger.final_evaluation
-    test_gain = ledger.test_gain
+    test_gain, winner_change = ledger.test_gain, ledger.winner_change
     if ledger.winner is not None:
         final_evaluation = _settle_stage(
             final_evaluation, names.final_evaluation_job(study.name), seen, is_done=results.final_evaluation is not None
         )
         if results.final_evaluation is not None and final_evaluation.state is StageState.COMPLETED:
             test_gain = find_test_gain(results.final_evaluation)
+            winner_change = find_winner_change(results.final_evaluation)
     dataset = ledger.dataset
     if dataset is None and results.summary is not None and prepare.state is StageState.COMPLETED:
         dataset = _count_samples(results.summary)
@@ -144,6 +145,7 @@ def settle(
             prepare=prepare,
             final_evaluation=final_evaluation,
             test_gain=test_gain,
+            winner_change=winner_change,
             dataset=dataset,
         )
     )
@@ -433,9 +435,10 @@ def _find_smaller(trial: Trial, trials: Sequence[Trial]) -> tuple[Trial | None, 
 
     The kernel kills for the sum of all there is. The arm's part in it shows beside others, which have the same pod
     template and so the same limit: where one that needs no more has run, it is the arm. One that has run on its own
-    first rung is not to blame on a later one, nor in a run of the data curve, whose arm has run to its full length.
+    first rung is not to blame on a later one, nor in a confirmation or a run of the data curve, whose arm has run to
+    its full length.
     """
-    if trial.measurement(0) is not None or trial.origin is Origin.DATA_CURVE:
+    if trial.measurement(0) is not None or not trial.is_candidate:
         return None, "it has run in the same memory before, so that it is not the arm's fault"
     size = _size_of(trial.arm)
     for other in trials:
@@ -680,7 +683,7 @@ def _find_worst_value(study: Study, trials: Sequence[Trial]) -> float:
     if is_share(metric):
         return bound
     # A run on few samples is no measure of what is bad for an arm.
-    compared = [t for t in trials if t.origin is not Origin.DATA_CURVE]
+    compared = [t for t in trials if t.is_candidate]
     values = [m.value for t in compared for m in t.measurements if not m.diverged]
     return min(values, key=study.objective.merit, default=bound)
 

@@ -373,11 +373,11 @@ def _dropped(recorded: Recorded, error: ConflictError) -> TickResult:
 
 
 def report_key(ledger: Ledger) -> str:
-    """Return a word that changes with each new measurement, promotion, or the end: of the data curve, of the study."""
+    """Return a word that changes with each new measurement, promotion, or the end: of a stage, of the study."""
     measured = sum(len(t.measurements) for t in ledger.runs)
     continued = sum(t.rung for t in ledger.trials)
-    curve_end = f"/{ledger.curve_end}" if ledger.curve_end is not None else ""
-    return f"{measured}/{continued}/{ledger.outcome.reason if ledger.outcome else ''}{curve_end}"
+    ends = "".join(f"/{end}" for end in (ledger.confirmations_end, ledger.curve_end) if end is not None)
+    return f"{measured}/{continued}/{ledger.outcome.reason if ledger.outcome else ''}{ends}"
 
 
 # --- Observe ----------------------------------------------------------------------------------------------------

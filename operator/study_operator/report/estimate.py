@@ -47,7 +47,7 @@ class Phase:
     """Of accelerator time; None where nothing was measured."""
     arithmetic: str
     is_rung: bool = False
-    """Whether its jobs are a rung of the trials, of which some are stopped; no runs of the data curve are."""
+    """Whether its jobs are a rung of the trials, of which some are stopped; no extra run is of one."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,7 +80,7 @@ class Plan:
 
     @property
     def spent_seconds(self) -> float | None:
-        """Accelerator time of trials and data curve: what `ledger.usage` counts as spent of a study that ran."""
+        """Accelerator time of all runs but the final evaluation: what `ledger.usage` counts as spent of a study."""
         return None if self.seconds is None else self.seconds - (self.phases[-1].seconds or 0.0)
 
     @property
@@ -110,7 +110,8 @@ def parse_calibration(text: str) -> Calibration:
 def build_plan(study: Study, summary: DatasetSummary | None, calibration: Calibration | None) -> Plan:
     """Add up a study's phases; seconds only where both the dataset and the machine are known."""
     trials, epochs = study.num_trials, study.trainer.epochs
-    predictors = 3 if study.baseline is not None else 2
+    # The winner at its end and at its first rung, the untrained model, the baseline.
+    predictors = 4 if study.baseline is not None else 3
     costs = _Costs(summary, calibration)
     ends = (0, *study.early_evaluation.rungs, 100)
     names = ["explore", *(f"promote to {percent} %" for percent in ends[2:-1]), "promote"]
@@ -120,9 +121,9 @@ def build_plan(study: Study, summary: DatasetSummary | None, calibration: Calibr
     ):
         extra = sum(begin < percent < end for percent in study.early_evaluation.extra_percents)
         rungs.append(replace(costs.phase(name, jobs, (end - begin) / 100 * epochs, 1 + extra, 0), is_rung=True))
-    curve = list(_plan_curve(study, summary, costs))
-    predictors += sum(phase.jobs for phase in curve)
-    phases = (*rungs, *curve, costs.phase("final evaluation", 1, 0.0, 0, predictors))
+    further = [*_plan_confirmations(study, costs), *_plan_curve(study, summary, costs)]
+    predictors += sum(phase.jobs for phase in further)
+    phases = (*rungs, *further, costs.phase("final evaluation", 1, 0.0, 0, predictors))
     measurements = 1 + len(study.early_evaluation.extra_percents)
     return Plan(
         phases=phases,
@@ -130,6 +131,12 @@ def build_plan(study: Study, summary: DatasetSummary | None, calibration: Calibr
         full_seconds=costs.phase("full length", trials, epochs, measurements, 0).seconds,
         wall_seconds=_wall(study, phases),
     )
+
+
+def _plan_confirmations(study: Study, costs: _Costs) -> Iterator[Phase]:
+    """Yield the row of winner and baseline under further seeds."""
+    if study.promotion.confirm_seeds:
+        yield costs.phase("confirm seeds", 2 * study.promotion.confirm_seeds, float(study.trainer.epochs), 1, 0)
 
 
 def _plan_curve(study: Study, summary: DatasetSummary | None, costs: _Costs) -> Iterator[Phase]:
@@ -240,6 +247,14 @@ def describe_rungs(study: Study) -> str:
         f"{between}{full} to the end ({promotion.num_promoted} promoted{by}, {audited}{baseline}); "
         f"{study.parallel_trials} at a time"
     )
+
+
+def describe_confirmations(study: Study) -> str:
+    """Return how many confirmations there are, in one sentence; empty where none are asked for."""
+    seeds = study.promotion.confirm_seeds
+    if not seeds:
+        return ""
+    return f"confirmations: winner and baseline under {seeds} further seeds = {2 * seeds} runs, after the promotions"
 
 
 def describe_curve(study: Study) -> str:

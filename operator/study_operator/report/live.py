@@ -13,7 +13,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from study_operator.ledger.trial import Origin, Trial, TrialState
+from study_operator.ledger.trial import Trial, TrialState
 from study_operator.report.report import PREDICTOR_NAMES, describe_arm, describe_measurements, name_measurements
 from study_operator.spec.study import Study
 from trial_trainer.contract import Progress
@@ -61,7 +61,7 @@ def render_live(snapshot: Snapshot) -> RenderableType:
         table.add_column(head.removeprefix(f"{metric} ") if head.endswith("full length") else head, justify="right")
     for trial in snapshot.trials:
         table.add_row(*_row(snapshot.study, trial, snapshot.progress.get(trial.name)))
-    measured = sum(bool(t.measurements) for t in snapshot.trials if t.origin is not Origin.DATA_CURVE)
+    measured = sum(bool(t.measurements) for t in snapshot.trials if t.is_candidate)
     head = (
         f"{snapshot.study.name}: {snapshot.stage}, {measured} of {snapshot.study.num_trials} trials measured, "
         f"{duration(snapshot.elapsed_seconds)}"
@@ -91,7 +91,9 @@ def _row(study: Study, trial: Trial, progress: Progress | None) -> Sequence[Rend
 
 
 def _describe_run(trial: Trial) -> str:
-    """Return an arm; of a run of the data curve what differs between them."""
+    """Return an arm; of a confirmation or a run of the data curve what differs between them."""
+    if trial.repeats is not None:
+        return f"trial t{trial.repeats:03d} again, seed {trial.seed}"
     if trial.train_samples is None:
         return describe_arm(trial)
     variants = ", without variants" if trial.without_variants else ""

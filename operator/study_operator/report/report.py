@@ -24,7 +24,7 @@ from study_operator.ledger.gain import Gain, measure_validation_gain
 from study_operator.ledger.merit import name_metric
 from study_operator.ledger.ranking import rank
 from study_operator.ledger.trial import Measurement, Trial, TrialState
-from study_operator.optimizer.designer import EXPLORATION_NODE, WARM_START_NODE
+from study_operator.optimizer.designer import EXPLORATION_NODE, STAGNATION_NODE, WARM_START_NODE
 from study_operator.report.data_curve import CurveReport, describe_fit, render_curve_json, render_data_curve
 from study_operator.report.early_percents import render_early_json, render_early_percents
 from study_operator.report.failures import render_failures_json
@@ -33,6 +33,7 @@ from study_operator.report.numbers import describe_value, percent
 from study_operator.spec.metrics import is_share
 from study_operator.spec.study import Study
 from trial_trainer.contract import (
+    LEAST_SEEDS,
     LEAST_SITES,
     DatasetSummary,
     FinalEvaluation,
@@ -41,13 +42,15 @@ from trial_trainer.contract import (
     Metric,
     Precision,
     PredictorScores,
+    SeedInterval,
 )
 
 HAND_LABELLED, ALL_ASKED = "hand_labelled", "all_asked"
 MEAN_NAMES = {HAND_LABELLED: "mean of the hand-labelled attributes", ALL_ASKED: "mean of all asked attributes"}
-PREDICTORS = ("winner", "baseline", "untrained", "rule_based", "constant")
+PREDICTORS = ("winner", "winner_early", "baseline", "untrained", "rule_based", "constant")
 PREDICTOR_NAMES = {
     "winner": "winner",
+    "winner_early": "winner at its first rung",
     "baseline": "baseline",
     "untrained": "untrained model",
     "rule_based": "rule extractor",
@@ -62,6 +65,8 @@ ASKING = {
 """How an adapter is asked, by what the study's records were."""
 LOWER = "(lower is better)"
 """What a row of the test set's table is marked with that is no share of right values."""
+ONE_SEED = "one seed"
+"""What every gain says that another training seed might change: of one run of each arm."""
 FULL_LENGTH_RUNS = "running every measured trial to its full length"
 SHARED_MARKUP = "The rule extractor reads the same markup as the labels, so it is no independent baseline here."
 
@@ -108,6 +113,10 @@ class Report:
     written_at: datetime
     gain: Gain | None = None
     """The best trial so far against the baseline: on the test set once that was read."""
+    winner_change: str = ""
+    """One sentence on what became of the winner between its first rung and its end, once the test set was read."""
+    confirmations: str = ""
+    """One sentence on winner and baseline under further seeds, once all of these have ended."""
     curve: CurveReport | None = None
     """None where none is asked for, and before its first run."""
     early: EarlyPercents | None = None
@@ -133,6 +142,8 @@ def render_json(report: Report) -> dict[str, Any]:
         "trials": [_trial_as_json(trial) for trial in report.trials],
         "dataset": asdict(report.summary) if report.summary else None,
         "finalEvaluation": _final_evaluation_as_json(report.final_evaluation),
+        "winnerChange": report.winner_change or None,
+        "confirmations": report.confirmations or None,
         "dataCurve": render_curve_json(report.curve) if report.curve else None,
         "agreement": list(report.agreement),
         "failures": render_failures_json(report.failures) if report.failures else None,
@@ -203,6 +214,10 @@ def lines_of(report: Report) -> list[str]:
     lines += _describe_exploration(report.trials)
     if report.failures is not None:
         lines += describe_failures(report.failures)
+    if report.winner_change:
+        lines.append(f"Overfitting: {report.winner_change}.")
+    if report.confirmations:
+        lines.append(f"Further seeds: {report.confirmations}.")
     if report.curve is not None and report.curve.message:
         lines += [f"Data curve: {sentence}" for sentence in describe_fit(report.study, report.curve)]
         lines.append(f"Data curve: {report.curve.message}.")
@@ -390,9 +405,9 @@ def describe_interval(interval: Interval) -> str:
     """Return a paired difference with its interval and what it rests on."""
     difference, n = f"{interval.difference * 100:+.1f} points", f"n = {interval.n}"
     if interval.low is None or interval.high is None or interval.sites < LEAST_SITES:
-        return f"{difference} ({n}; no interval: {_too_few(interval.sites)})"
+        return f"{difference} ({n}, {ONE_SEED}; no interval: {_too_few(interval.sites)})"
     low, high = interval.low * 100, interval.high * 100
-    return f"{difference} (95 % interval {low:+.1f} to {high:+.1f}, {n}, {interval.sites} sites)"
+    return f"{difference} (95 % interval {low:+.1f} to {high:+.1f}, {n}, {interval.sites} sites, {ONE_SEED})"
 
 
 def asking_lines(report: Report) -> str:
@@ -479,11 +494,13 @@ def _describe_validation_gain(gain: Gain, metric: str) -> str:
         message += f", the best of {gain.best_of} arms"
     if gain.low is None or gain.high is None:
         unknown = "without standard errors nobody knows by how much"
-        return f"{message}, which is too good by chance; {unknown}" if is_chosen else f"{message}; no standard errors"
+        if is_chosen:
+            return f"{message}, which is too good by chance; {unknown}; {ONE_SEED}"
+        return f"{message}; no standard errors; {ONE_SEED}"
     low, high = format(gain.low * scale, form), format(gain.high * scale, form)
     corrected = f"{format(gain.estimate * scale, form)}{unit}"
     choice = "that choice" if is_chosen else "being the better of two"
-    return f"{message}; corrected for {choice} {corrected} (95 % interval {low} to {high})"
+    return f"{message}; corrected for {choice} {corrected} (95 % interval {low} to {high}, {ONE_SEED})"
 
 
 def _describe_exploration(trials: Sequence[Trial]) -> Iterator[str]:
@@ -494,6 +511,10 @@ def _describe_exploration(trials: Sequence[Trial]) -> Iterator[str]:
             f"Search: {exploring} of {len(trials)} arms {were} spread out because the optimizer's model did not rank "
             "the measured arms better than chance."
         )
+    away = sum(trial.generation_node == STAGNATION_NODE for trial in trials)
+    if away:
+        were = "was" if away == 1 else "were"
+        yield f"Search: {away} of {len(trials)} arms {were} tried far from all others because the best no longer rose."
     carried = [trial.name for trial in trials if trial.generation_node == WARM_START_NODE]
     if carried:
         yield f"Warm start: {', '.join(carried)} tried what was best in earlier studies."
@@ -508,6 +529,7 @@ def _gain_as_json(gain: Gain) -> dict[str, Any]:
         "on": gain.source,
         "bestOf": gain.best_of,
         "uncorrected": gain.uncorrected,
+        "seeds": gain.seeds or 1,
     }
 
 
@@ -527,10 +549,24 @@ def _describe_test(final_evaluation: FinalEvaluation, labels_from: LabelSource) 
     for other in PREDICTORS[1:]:
         gain = _gain(final_evaluation, mean, other)
         if gain is not None:
-            seed = "; one training seed" if other == "baseline" else ""
             is_shared = other == "rule_based" and other not in _independent(mean, labels_from)
             shared = "; no independent baseline" if is_shared else ""
-            yield f"Gain over the {PREDICTOR_NAMES[other]}: {describe_interval(gain)}{seed}{shared}."
+            yield f"Gain over the {PREDICTOR_NAMES[other]}: {describe_interval(gain)}{shared}."
+    of_seeds = final_evaluation.seed_gains.get(f"{mean}/winner-baseline")
+    if of_seeds is not None and of_seeds.n:
+        yield f"Gain over the baseline under further seeds: {_describe_seeds(of_seeds)}."
+
+
+def _describe_seeds(gain: SeedInterval) -> str:
+    """Return what winner and baseline differ by when both are trained again, and under which seed by how much."""
+    values = ", ".join(f"{value * 100:+.1f}" for value in gain.by_seed.values())
+    points = f"{gain.difference * 100:+.1f} points, the mean of {len(gain.by_seed)} ({values})"
+    if gain.low is not None and gain.high is not None:
+        low, high = gain.low * 100, gain.high * 100
+        return f"{points}; 95 % interval over seeds and sites {low:+.1f} to {high:+.1f}, {gain.sites} sites"
+    if len(gain.by_seed) < LEAST_SEEDS:
+        return f"{points}; no interval: {len(gain.by_seed)} are too few, {LEAST_SEEDS} are needed"
+    return f"{points}; no interval: {_too_few(gain.sites)}"
 
 
 def _describe_test_value(metric: Metric) -> str:
@@ -586,10 +622,12 @@ def _final_evaluation_as_json(final_evaluation: FinalEvaluation | None) -> dict[
     if final_evaluation is None:
         return None
     values = asdict(final_evaluation)
-    for scores in (*values["predictors"].values(), *values["curve"].values()):
+    scored = ("predictors", "confirmations", "curve")
+    for scores in (scores for kind in scored for scores in values[kind].values()):
         scores["by_attribute"] = {a: m if m["n"] else None for a, m in scores["by_attribute"].items()}
         scores |= {name: None for name, m in scores.items() if name != "by_attribute" and not (m and m["n"])}
-    values["gains"] = {name: gain for name, gain in values["gains"].items() if gain["n"]}
+    for kind in ("gains", "seed_gains"):
+        values[kind] = {name: gain for name, gain in values[kind].items() if gain["n"]}
     return values
 
 

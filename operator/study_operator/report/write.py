@@ -22,8 +22,10 @@ from study_operator.ledger.early_percents import EarlyPercents, compare_percents
 from study_operator.ledger.failures import find_failures
 from study_operator.ledger.gain import find_gain
 from study_operator.ledger.merit import name_metric
+from study_operator.ledger.overfitting import describe_change, name_sign
 from study_operator.ledger.status import Recorded, parse_status
 from study_operator.ledger.trial import Ledger, Measurement, StageState
+from study_operator.reasons import ConditionReason
 from study_operator.reconcile.job_specs import adapter_uri
 from study_operator.reconcile.settle import build_measurement
 from study_operator.reconcile.tick import TickResult, read_result, report_key
@@ -114,6 +116,8 @@ def build_report(study: Study, recorded: Recorded, artifacts: ArtifactStore) -> 
         saved_hours=float(saved) if (saved := usage.get("savedAcceleratorHours", "0")) is not None else None,
         written_at=datetime.now(UTC),
         gain=find_gain(study, ledger),
+        winner_change=_describe_change(study, ledger),
+        confirmations=ledger.confirmations_message,
         curve=_build_curve(study, ledger, final_evaluation, artifacts),
         early=_compare_percents(study, ledger, artifacts),
         failures=find_failures(study, ledger.trials),
@@ -136,6 +140,15 @@ def _compare_percents(study: Study, ledger: Ledger, artifacts: ArtifactStore) ->
             if result is not None and all(name in result.metrics and result.metrics[name].n for name in needed):
                 extra.setdefault(percent, {})[trial.index] = build_measurement(study, result)
     return compare_percents(study, ledger.trials, extra)
+
+
+def _describe_change(study: Study, ledger: Ledger) -> str:
+    """Say what became of the winner between its rungs, and whether that is seen to be overfitting."""
+    change = ledger.winner_change
+    if change is None:
+        return ""
+    is_seen = name_sign(change) is not ConditionReason.NOT_SEEN
+    return f"{'seen' if is_seen else 'not seen'}: {describe_change(study, change)}"
 
 
 def _build_curve(

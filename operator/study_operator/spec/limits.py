@@ -27,7 +27,7 @@ class Whole(NamedTuple):
 
 
 MAX_TRIALS = 500
-"""And of trials and runs of the data curve together."""
+"""And of trials, confirmations and runs of the data curve together."""
 MAX_INT32 = 2**31 - 1
 
 GENERATION = Whole(0, 2**63 - 1, 0)
@@ -44,6 +44,8 @@ RUNG_PERCENT = Whole(1, 99)
 EXTRA_PERCENT = Whole(1, 99)
 NUM_PROMOTED = Whole(1, MAX_TRIALS, 1)
 NUM_AUDITED = Whole(0, MAX_TRIALS, 0)
+CONFIRM_SEEDS = Whole(0, 10, 0)
+"""Each takes two runs to full length."""
 PROMOTED_PERCENT = Whole(1, 100)
 DEFAULT_PROMOTED_PERCENT = 33
 """A third: Li et al. (2018), "Hyperband", section 3.6 (their eta is 3)."""
@@ -65,7 +67,7 @@ MAX_LENGTH_TOKENS = Whole(32, 2**20, 1024)
 WARMUP_PERCENT = Whole(0, 100, 10)
 SAMPLE_SIZE = Whole(1, 10**9)
 CURVE_ADAPTERS_BYTES = 120_000
-"""What the final evaluation's configuration may take to name the adapters of a data curve. It is one environment
+"""What the final evaluation's configuration may take to name adapters, of confirmations too. It is one environment
 variable, and Linux starts no process with one of more than 128 KiB (execve(2), MAX_ARG_STRLEN)."""
 CURVE_SEEDS = Whole(1, 10, 3)
 NODES = Whole(1, 64, 1)
@@ -112,8 +114,8 @@ CHECKPOINT_LENGTH = 64
 """Of the key of a checkpoint as a trainer writes it into its measurement: ours take 30."""
 
 LEDGER_VALUES = 4_000
-"""Of all trials and runs of the data curve together: a trial's entry holds a value of each parameter, and each
+"""Of all trials, confirmations and runs of the data curve together: an entry holds a value of each parameter, and each
 measurement of an attribute's accuracy that a constraint bounds takes the room of two."""
 
 LEDGER_MEASUREMENTS = 1_000
-"""Of all trials together: one on each rung. A run of the data curve counts as a trial."""
+"""Of all trials together: one on each rung. A confirmation or a run of the data curve counts as a trial."""

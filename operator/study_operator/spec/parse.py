@@ -477,6 +477,7 @@ def _parse_promotion(fields: Fields, early: EarlyEvaluation) -> Promotion:
         num_audited=fields.whole("numAudited", limits.NUM_AUDITED),
         promoted_percents=percents,
         rank_by=fields.choice("rankBy", RankBy, RankBy.OBJECTIVE),
+        confirm_seeds=fields.whole("confirmSeeds", limits.CONFIRM_SEEDS),
     )
     fields.done()
     return promotion
@@ -726,25 +727,28 @@ def _find_contradictions(study: Study) -> Iterator[str]:
         each = "" if rungs == 1 else f" of {rungs} early rungs"
         rule = f"must be at least {chosen}, the number of promoted and audited trials{each} and the baseline"
         yield f"`spec.numTrials` {rule}, got {study.num_trials}"
-    # A run of the data curve takes as much room as a trial.
-    curve = study.data_curve.runs if study.data_curve is not None else 0
-    beside = f", beside {curve} runs of the data curve" if curve else ""
-    most = limits.LEDGER_MEASUREMENTS // (rungs + 1) - curve
+    # A confirmation or a run of the data curve takes as much room as a trial.
+    extra = study.extra_runs
+    beside = f", beside {extra} further runs" if extra else ""
+    most = limits.LEDGER_MEASUREMENTS // (rungs + 1) - extra
     if study.num_trials > most:
         yield f"`spec.numTrials` must be at most {most} with {rungs} early rungs{beside}, got {study.num_trials}"
     bounded = sum(c.metric.startswith("accuracy/") for c in study.outcome_constraints)
-    most = limits.LEDGER_VALUES // max(1, len(study.parameters) + 2 * (rungs + 1) * bounded) - curve
+    most = limits.LEDGER_VALUES // max(1, len(study.parameters) + 2 * (rungs + 1) * bounded) - extra
     if study.num_trials > most:
         rule = f"must be at most {most} with {len(study.parameters)} parameters"
         rule += f" and {bounded} constraints on an attribute's accuracy" if bounded else ""
         yield f"`spec.numTrials` {rule}{beside}, got {study.num_trials}"
+    if study.promotion.confirm_seeds and study.baseline is None:
+        rule = "must be 0 where there is no spec.baseline"
+        yield f"`spec.promotion.confirmSeeds` {rule}, got {study.promotion.confirm_seeds}"
     if study.data_curve is not None and study.data_curve.arm is CurveArm.BASELINE and study.baseline is None:
         yield "`spec.dataCurve.arm` must be 'Winner' where there is no spec.baseline, got 'Baseline'"
     if study.data_curve is not None and study.data_curve.compare_augmentation and study.data.augment is None:
         yield "`spec.dataCurve.compareAugmentation` must be false where there is no spec.data.augment, got True"
     if study.data_curve is not None:
         taken = _count_candidate_bytes(study)
-        most = limits.CURVE_ADAPTERS_BYTES // taken
+        most = limits.CURVE_ADAPTERS_BYTES // taken - 2 * study.promotion.confirm_seeds
         if study.data_curve.runs > most:
             rule = f"must have at most {most} runs where naming an adapter takes {taken} bytes"
             yield f"`spec.dataCurve` {rule} (a shorter `spec.storage.uri` allows more), got {study.data_curve.runs}"

@@ -99,6 +99,8 @@ class Promotion:
     promoted_percents: tuple[int, ...] = ()
     """Of the trials on each early rung but the last: how many are promoted to the next one."""
     rank_by: RankBy = RankBy.OBJECTIVE
+    confirm_seeds: int = 0
+    """Further seeds under which winner and baseline are trained once more, after the choice of the winner."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -323,6 +325,11 @@ class Study:
             min(trials, promoted + audited * (rung + 1) + has_baseline)
             for rung, promoted in enumerate(self.count_promoted(trials))
         )
+
+    @property
+    def extra_runs(self) -> int:
+        """How many runs there are beside the trials: confirmations, and those of the data curve."""
+        return 2 * self.promotion.confirm_seeds + (self.data_curve.runs if self.data_curve is not None else 0)
 
     @property
     def accelerators(self) -> int:

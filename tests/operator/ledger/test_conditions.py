@@ -34,6 +34,8 @@ def test_all_conditions_are_there_from_the_first_status_on() -> None:
         "JobsRefused": ("False", "NotRefused"),
         "Stalled": ("False", "Progressing"),
         "EarlyEvaluationReliable": ("Unknown", "NotPromoted"),
+        "Overfitting": ("Unknown", "NotEvaluated"),
+        "SearchStagnating": ("False", "TooFewTrials"),
     }
 
 

@@ -134,7 +134,7 @@ def test_the_measurement_with_fewer_sites_determines_the_degrees_of_freedom() ->
 def test_without_standard_errors_there_is_no_interval() -> None:
     gain = gain_of(paused(0, 0.30, **UNKNOWN), paused(1, 0.40, **UNKNOWN))
     assert (gain.low, gain.high) == (None, None)
-    assert describe_gain(gain, "accuracy") == "+10.0 (no interval) best of 1"
+    assert describe_gain(gain, "accuracy") == "+10.0 (no interval) best of 1, one seed"
 
 
 def test_a_lower_loss_is_a_gain_below_zero() -> None:
@@ -184,7 +184,7 @@ SCORES = a_ledger(
 
 def test_after_the_final_evaluation_the_gain_is_that_of_the_test_set() -> None:
     status = render_status(STUDY, SCORES, now=NOW)
-    assert status["summary"]["gain"] == "+2.7 (-1.8 to +7.1) on test"
+    assert status["summary"]["gain"] == "+2.7 (-1.8 to +7.1) on test, one seed"
     best = status["best"]
     assert (best["gain"], best["gainLow"], best["gainHigh"]) == ("0.027", "-0.018", "0.071")
     assert (best["gainOn"], best["bestOf"], best["gainUncorrected"]) == ("Test", None, None)
@@ -194,7 +194,7 @@ def test_after_the_final_evaluation_the_gain_is_that_of_the_test_set() -> None:
 def test_a_test_set_of_few_sites_gives_no_interval() -> None:
     ledger = replace(SCORES, test_gain=replace(READ, low=None, high=None))
     status = render_status(STUDY, ledger, now=NOW)
-    assert status["summary"]["gain"] == "+2.7 (no interval) on test"
+    assert status["summary"]["gain"] == "+2.7 (no interval) on test, one seed"
     assert parse_status(json.loads(json.dumps(status))).ledger == ledger
 
 

@@ -93,7 +93,7 @@ def test_the_printer_columns_are_rounded() -> None:
     ledger = a_ledger(continued(paused(0, 1 / 3), None), stopped(1, 0.4375))
     assert render_status(a_study(), ledger, now=NOW)["summary"] == {
         "best": "43.8%",
-        "gain": "+10.4 (+4.9 to +16.0) best of 1",
+        "gain": "+10.4 (+4.9 to +16.0) best of 1, one seed",
         "saved": "0.2 h",
     }
     assert render_status(minimizing(), ledger, now=NOW)["summary"]["best"] == "0.3333"
@@ -186,6 +186,7 @@ def test_the_best_trial_is_rendered_with_its_metric_error_and_gain() -> None:
         "gainOn": "Validation",
         "gainUncorrected": repr(0.45 - 0.3),
         "bestOf": 1,
+        "gainSeeds": 1,
     }
 
 

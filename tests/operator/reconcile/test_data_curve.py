@@ -272,7 +272,8 @@ def test_the_runs_use_what_the_budget_has_left(left_seconds: int | None, room: i
         room = {400: 2, 390: 0}.get(left_seconds, 4)
     elif left_seconds is not None:
         budget = Budget(accelerator_hours=usage.accelerator_hours + left_seconds / 3600)
-    assert count_affordable(a_curve_study(budget=budget), decided(), TRIALS[2], [6, 6, 30, 30], NOW) == room
+    study, wanted = a_curve_study(budget=budget), [(TRIALS[2], steps) for steps in (6, 6, 30, 30)]
+    assert count_affordable(study, decided(), lambda _: TRIALS[2], wanted, NOW) == room
 
 
 @pytest.mark.parametrize(

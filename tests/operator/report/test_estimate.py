@@ -8,6 +8,7 @@ from builders.some_studies import a_study, a_summary
 from study_operator.report.estimate import (
     Calibration,
     build_plan,
+    describe_confirmations,
     describe_curve,
     describe_first_arms,
     describe_rungs,
@@ -37,7 +38,7 @@ def test_seconds_follow_from_pages_and_a_calibration():
     # 80 training pages, 40 validation pages, 140 test pages.
     assert explore.seconds == pytest.approx(8 * (10 + 0.6 * 80 * 2 + 40 * 0.5))
     assert promote.seconds == pytest.approx(4 * (10 + 2.4 * 80 * 2 + 40 * 0.5))
-    assert final_evaluation.seconds == pytest.approx(10 + 3 * 140 * 0.5)
+    assert final_evaluation.seconds == pytest.approx(10 + 4 * 140 * 0.5)
     assert plan.seconds == pytest.approx(sum(phase.seconds for phase in plan.phases))
     # Every trial in one go: one start, one evaluation, and three epochs.
     assert plan.full_seconds == pytest.approx(8 * (10 + 3 * 80 * 2 + 40 * 0.5))
@@ -130,6 +131,19 @@ def test_the_plan_names_the_typical_arms_and_how_to_leave_them_out():
     assert list(describe_first_arms(replace(a_study(), typical_arms=(arm,)))) == [
         "typical arm: learning_rate 0.00078, batch_size 16 (a paper); `spec.typicalArms: 0` leaves it out"
     ]
+
+
+def test_further_seeds_are_a_row_of_full_length_runs_that_save_nothing():
+    study = replace(a_study(), promotion=replace(a_study().promotion, confirm_seeds=3))
+    alone, plan = (build_plan(each, a_summary(), CALIBRATION) for each in (a_study(), study))
+    row = next(phase for phase in plan.phases if phase.name == "confirm seeds")
+    assert (row.jobs, row.training_passes, row.validation_passes) == (6, 6 * 3, 6)
+    assert plan.saved_seconds == alone.saved_seconds
+    assert plan.seconds == pytest.approx(alone.seconds + 6 * (10 + 3 * 80 * 2 + 40 * 0.5 + 140 * 0.5))
+    assert describe_confirmations(study) == (
+        "confirmations: winner and baseline under 3 further seeds = 6 runs, after the promotions"
+    )
+    assert describe_confirmations(a_study()) == ""
 
 
 def test_the_data_curve_has_a_row_for_each_size_and_saves_nothing():

@@ -47,7 +47,7 @@ def test_a_winner_that_does_not_beat_the_rules_is_said_first():
 
     assert lines_of(report)[0] == (
         "THE WINNER DOES NOT BEAT THE RULE EXTRACTOR on the test set: 44.0 % against 47.0 % "
-        "(mean of the hand-labelled attributes), -3.0 points (95 % interval -7.0 to +1.0, n = 500, 60 sites)."
+        "(mean of the hand-labelled attributes), -3.0 points (95 % interval -7.0 to +1.0, n = 500, 60 sites, one seed)."
     )
 
 
@@ -87,21 +87,21 @@ MARKUP_ONLY = without_hand_labels(a_final_evaluation(winner=0.946, rules=0.546))
         pytest.param(
             MARKUP_ONLY,
             "The winner beats the constants (better than the untrained model) on the test set: 94.6 % against 20.0 % "
-            "(mean of all asked attributes), +74.6 points (95 % interval +70.6 to +78.6, n = 500, 60 sites). "
+            "(mean of all asked attributes), +74.6 points (95 % interval +70.6 to +78.6, n = 500, 60 sites, one seed). "
             "The rule extractor reads the same markup as the labels, so it is no independent baseline here.",
             id="labels of markup alone",
         ),
         pytest.param(
             only(MARKUP_ONLY, "winner", "rule_based", "untrained"),
             "The winner beats the untrained model on the test set: 94.6 % against 2.0 % "
-            "(mean of all asked attributes), +92.6 points (95 % interval +88.6 to +96.6, n = 500, 60 sites). "
+            "(mean of all asked attributes), +92.6 points (95 % interval +88.6 to +96.6, n = 500, 60 sites, one seed). "
             "The rule extractor reads the same markup as the labels, so it is no independent baseline here.",
             id="labels of markup and no constants",
         ),
         pytest.param(
             only(MARKUP_ONLY, "winner", "rule_based", "baseline"),
             "The winner beats the baseline on the test set: 94.6 % against 48.0 % "
-            "(mean of all asked attributes), +46.6 points (95 % interval +42.6 to +50.6, n = 500, 60 sites). "
+            "(mean of all asked attributes), +46.6 points (95 % interval +42.6 to +50.6, n = 500, 60 sites, one seed). "
             "The rule extractor reads the same markup as the labels, so it is no independent baseline here.",
             id="labels of markup and a baseline arm alone",
         ),
@@ -109,14 +109,14 @@ MARKUP_ONLY = without_hand_labels(a_final_evaluation(winner=0.946, rules=0.546))
             only(a_final_evaluation(winner=0.19), "winner", "baseline", "untrained", "constant"),
             "THE WINNER DOES NOT BEAT THE CONSTANTS (BETTER THAN THE UNTRAINED MODEL) on the test set: 19.0 % "
             "against 20.0 % (mean of the hand-labelled attributes), "
-            "-1.0 points (95 % interval -5.0 to +3.0, n = 500, 60 sites).",
+            "-1.0 points (95 % interval -5.0 to +3.0, n = 500, 60 sites, one seed).",
             id="ready samples, where the most frequent answer is as good",
         ),
         pytest.param(
             a_final_evaluation(winner=0.15, rules=0.0),
             "THE WINNER DOES NOT BEAT THE CONSTANTS (BETTER THAN THE RULE EXTRACTOR AND THE UNTRAINED MODEL) on the "
             "test set: 15.0 % against 20.0 % (mean of the hand-labelled attributes), "
-            "-5.0 points (95 % interval -9.0 to -1.0, n = 500, 60 sites).",
+            "-5.0 points (95 % interval -9.0 to -1.0, n = 500, 60 sites, one seed).",
             id="pages on which the rules find nothing",
         ),
         pytest.param(
@@ -125,7 +125,7 @@ MARKUP_ONLY = without_hand_labels(a_final_evaluation(winner=0.946, rules=0.546))
                 predictors=MARKUP_ONLY.predictors | {"constant": MARKUP_ONLY.predictors["untrained"]},
             ),
             "The winner beats the untrained model on the test set: 94.6 % against 2.0 % "
-            "(mean of all asked attributes), +92.6 points (95 % interval +88.6 to +96.6, n = 500, 60 sites). "
+            "(mean of all asked attributes), +92.6 points (95 % interval +88.6 to +96.6, n = 500, 60 sites, one seed). "
             "The rule extractor reads the same markup as the labels, so it is no independent baseline here.",
             id="constants as good as the untrained model",
         ),
@@ -154,8 +154,8 @@ MARKUP_ONLY = without_hand_labels(a_final_evaluation(winner=0.946, rules=0.546))
                 gains={"hand_labelled/winner-rule_based": Interval(difference=0.05, low=None, high=None, n=9, sites=3)},
             ),
             "Whether the winner beats the rule extractor on the test set is not known: 52.0 % against 47.0 % "
-            "(mean of the hand-labelled attributes), +5.0 points (n = 9; no interval: 3 sites are too few, 5 are "
-            "needed).",
+            "(mean of the hand-labelled attributes), +5.0 points (n = 9, one seed; no interval: 3 sites are too few, 5 "
+            "are needed).",
             id="too few sites",
         ),
     ],
@@ -172,7 +172,7 @@ def test_every_form_of_the_report_reads_the_same_mean() -> None:
     assert values["headline"] == lines_of(report)[0]
     assert str(escape(values["headline"])) in render_page(report)
     test = "94.6 % (95 % interval 88.7 to 100.0, n = 140, 60 sites); no label of the test set was made by a person."
-    gain = "+40.0 points (95 % interval +36.0 to +44.0, n = 500, 60 sites); no independent baseline."
+    gain = "+40.0 points (95 % interval +36.0 to +44.0, n = 500, 60 sites, one seed); no independent baseline."
     for line in (f"Test, mean of all asked attributes: {test}", f"Gain over the rule extractor: {gain}"):
         assert line in lines_of(report) and str(escape(line)) in render_page(report)
 
@@ -289,7 +289,7 @@ def test_a_gain_without_standard_errors_is_said_to_be_too_good() -> None:
     ]
     assert lines_of(replace(report, trials=trials))[2].endswith(
         "of the baseline: +7.0 points as measured, the best of 2 arms, which is too good by chance; without standard "
-        "errors nobody knows by how much."
+        "errors nobody knows by how much; one seed."
     )
 
 
@@ -300,7 +300,9 @@ def test_one_arm_beside_the_baseline_is_the_best_of_nothing() -> None:
         replace(t, measurements=tuple(replace(m, standard_error=None) for m in t.measurements)) for t in alone.trials
     ]
     assert "+7.0 points as measured; corrected for being the better of two" in lines_of(alone)[2]
-    assert lines_of(replace(alone, trials=unknown))[2].endswith("+7.0 points as measured; no standard errors.")
+    assert lines_of(replace(alone, trials=unknown))[2].endswith(
+        "+7.0 points as measured; no standard errors; one seed."
+    )
 
 
 @pytest.mark.parametrize("direction", Direction)
@@ -351,6 +353,7 @@ def test_programs_read_the_gain_with_its_interval_and_what_it_is_of() -> None:
         "on": "Validation",
         "bestOf": 24,
         "uncorrected": 0.07,
+        "seeds": 1,
     }
 
 
@@ -361,15 +364,12 @@ def test_the_end_says_validation_test_gain_agreement_and_time():
     assert lines[2] == (
         "Validation accuracy: 55.0 % ± 2.0 (n = 160, step 120 of 120), "
         "against 48.0 % ± 2.0 of the baseline: +7.0 points as measured, the best of 2 arms; corrected for that choice "
-        "+6.5 points (95 % interval +0.7 to +12.5)."
+        "+6.5 points (95 % interval +0.7 to +12.5, one seed)."
     )
     assert (
         "Test, mean of the hand-labelled attributes: 52.0 % (95 % interval 46.1 to 57.9, n = 140, 60 sites)." in lines
     )
-    assert (
-        "Gain over the baseline: +4.0 points (95 % interval +0.0 to +8.0, n = 500, 60 sites); one training seed."
-        in lines
-    )
+    assert "Gain over the baseline: +4.0 points (95 % interval +0.0 to +8.0, n = 500, 60 sites, one seed)." in lines
     assert "Early and final measurements agree on 2 of 3 pairs." in lines
     assert (
         "Accelerator time: 30.0 minutes spent, 15.0 minutes saved against running every measured trial "

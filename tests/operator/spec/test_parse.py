@@ -51,9 +51,9 @@ WRONG_MANIFESTS = [
         id="an unknown field of the spec",
     ),
     pytest.param(
-        {"spec.promotion.confirmSeeds": 2},
-        ["`spec.promotion.confirmSeeds` must not be given, because it is not a field, got 2"],
-        id="confirming seeds, not built yet",
+        {"spec.promotion.confirmSeeds": 11},
+        ["`spec.promotion.confirmSeeds` must be a whole number from 0 to 10, got 11"],
+        id="too many further seeds",
     ),
     pytest.param(
         {"spec.trainer.quantization": "NF4"},
@@ -704,8 +704,13 @@ WRONG_MANIFESTS = [
     ),
     pytest.param(
         {"spec.dataCurve": {"sampleSizes": list(range(1, 21)), "seeds": 10}, "spec.numTrials": 301},
-        ["`spec.numTrials` must be at most 300 with 1 early rungs, beside 200 runs of the data curve, got 301"],
+        ["`spec.numTrials` must be at most 300 with 1 early rungs, beside 200 further runs, got 301"],
         id="more trials and runs than a status holds",
+    ),
+    pytest.param(
+        {"spec.promotion.confirmSeeds": 1, "spec.baseline": None},
+        ["`spec.promotion.confirmSeeds` must be 0 where there is no spec.baseline, got 1"],
+        id="a gain over a baseline that is not given",
     ),
     pytest.param(
         {"spec.dataCurve": {"sampleSizes": [200], "compareAugmentation": True}},
@@ -718,7 +723,7 @@ WRONG_MANIFESTS = [
             "spec.data.augment": {},
             "spec.numTrials": 101,
         },
-        ["`spec.numTrials` must be at most 100 with 1 early rungs, beside 400 runs of the data curve, got 101"],
+        ["`spec.numTrials` must be at most 100 with 1 early rungs, beside 400 further runs, got 101"],
         id="more trials and compared runs than a status holds",
     ),
     pytest.param(

@@ -14,13 +14,16 @@ from trial_trainer.artifacts import DirectoryStore
 from trial_trainer.contract import (
     BaseModel,
     Candidate,
+    Confirmation,
     ContractError,
     DatasetSummary,
     FinalEvaluation,
     FinalEvaluationConfig,
     Progress,
+    RungMeasurement,
     TrainerSettings,
     from_json,
+    to_json,
 )
 from trial_trainer.dataset.store import (
     HAND,
@@ -197,6 +200,95 @@ def test_runs_of_the_data_curve_are_scored_beside_the_others_and_their_answers_f
     assert set(found.predictors) == {"winner", "baseline", "untrained", "rule_based", "constant"}
     assert set(read_lines(tmp_path)[0]["answers"]) == set(found.predictors)
     assert set(found.seconds) == {"winner", "baseline", "untrained", "t004", "t005"}
+
+
+def write_rung(tmp_path, rung: int, word: str, loss: float, step: int) -> Candidate:
+    """Write what one rung of the winner left on a validation set of six pages; return its adapter."""
+    store = DirectoryStore(str(tmp_path / "trials" / "t003" / "rungs" / str(rung)))
+    given = [
+        build_prediction(page, q, answer=word, loss=loss + 0.01 * i, answer_tokens=2)
+        for i, page in enumerate(map(a_page, range(6)))
+        for q in page.questions
+    ]
+    store.write("predictions.jsonl", "".join(to_json(p) + "\n" for p in given).encode())
+    store.write("training-losses.json", json.dumps([1.0] * 4 + [0.25] * (step - 4)).encode())
+    measurement = RungMeasurement(
+        study="s", trial="t003", rung=rung, step=step, total_steps=20, checkpoint="", metrics={}, samples_seen=1,
+        tokens_per_second=1.0, peak_memory_bytes=1, seconds={},
+    )  # fmt: skip
+    store.write("measurement.json", to_json(measurement).encode())
+    store.write("adapter/adapter_config.json", b"{}")
+    return Candidate(trial="t003", adapter=f"{store.uri}/adapter")
+
+
+class Rungs(Models):
+    """As `Models`, but the winner's first adapter knows the brand and its last one the name."""
+
+    def __call__(self, candidate, pages, index, tell=lambda answered: None):
+        is_early = candidate is not None and "/rungs/0/" in candidate.adapter
+        self.word_by_trial = {**self.word_by_trial, "t003": "Smeg" if is_early else "Kettle"}
+        return super().__call__(candidate, pages, index, tell)
+
+
+def test_the_winner_at_its_first_rung_is_read_beside_its_end_and_both_are_compared_on_validation(tmp_path) -> None:
+    write_dataset(tmp_path, [a_page(number) for number in range(6)])
+    early, late = write_rung(tmp_path, 0, "", 0.5, 4), write_rung(tmp_path, 1, "Kettle", 0.7, 20)
+    models = Rungs()
+    found = run_final_evaluation(a_config(tmp_path, winner=late, winner_early=early), answer=models)
+
+    assert models.asked == ["t003", "t003", "t000", None]
+    assert found.predictors["winner_early"].hand_labelled.value == 1.0
+    assert found.gains["hand_labelled/winner-winner_early"].difference == -1.0
+    change = found.winner_change
+    assert change is not None and change.accuracy is not None and change.loss is not None
+    assert (change.accuracy.difference, change.accuracy.n, change.accuracy.sites) == (0.5, 12, 6)
+    assert change.loss.difference == pytest.approx(0.2)
+    assert (change.training_loss_before, change.training_loss_after) == (1.0, 0.25)
+
+
+def test_a_first_adapter_that_is_gone_costs_nothing_else(tmp_path, pages, caplog) -> None:
+    gone = Candidate(trial="t003", adapter=str(tmp_path / "trials" / "t003" / "rungs" / "0" / "adapter"))
+    found = run_final_evaluation(a_config(tmp_path, winner_early=gone), answer=Models())
+    assert "is gone: nothing is said of the winner at its first rung" in caplog.text
+    assert "winner_early" not in found.predictors and found.winner_change is None
+
+
+def test_what_somebody_elses_trainer_wrote_of_its_rungs_is_not_compared(tmp_path, pages, caplog) -> None:
+    early, late = write_rung(tmp_path, 0, "", 0.5, 4), write_rung(tmp_path, 1, "", 0.5, 20)
+    (tmp_path / "trials" / "t003" / "rungs" / "0" / "predictions.jsonl").write_text('{"text": "Kettle"}\n')
+    found = run_final_evaluation(a_config(tmp_path, winner=late, winner_early=early), answer=Rungs())
+    assert found.winner_change is None and "cannot be compared on validation" in caplog.text
+    assert "winner_early" in found.predictors
+
+
+def a_confirmation(seed: int) -> Confirmation:
+    winner, baseline = (Candidate(trial=f"t{2 * seed + k:03d}", adapter=f"runs/{seed}/{k}/adapter") for k in (0, 1))
+    return Confirmation(seed=seed, winner=winner, baseline=baseline)
+
+
+def test_winner_and_baseline_under_further_seeds_are_read_in_the_same_run_and_compared(tmp_path) -> None:
+    write_dataset(tmp_path, [a_page(number) for number in range(6)])
+    pairs = tuple(a_confirmation(seed) for seed in (2, 3, 4))
+    # Of the two values of a page the winner knows the name: under seed 4 it is the baseline that does.
+    words = {"t004": "Kettle", "t005": "", "t006": "Kettle", "t007": "", "t008": "", "t009": "Kettle"}
+    models = Models({"t003": "Kettle", "t000": "Smeg", None: "", **words})
+    found = run_final_evaluation(a_config(tmp_path, confirmations=pairs), answer=models)
+
+    assert models.asked == ["t003", "t000", None, "t004", "t005", "t006", "t007", "t008", "t009"]
+    gain = found.seed_gains["all_asked/winner-baseline"]
+    assert gain.by_seed == {"2": 0.5, "3": 0.5, "4": -0.5}
+    assert (gain.difference, gain.n, gain.sites) == (pytest.approx(1 / 6), 12, 6)
+    # Seeds alone, of which each has another value: Student's with two degrees of freedom, 4.3 x 1 / 3.
+    assert gain.low == -1.0 and gain.high == 1.0
+    # A brand is known by hand, and neither knows it.
+    assert found.seed_gains["hand_labelled/winner-baseline"].by_seed == {"2": 0.0, "3": 0.0, "4": 0.0}
+    assert found.confirmations["t004"] == found.predictors["winner"]
+    assert found.confirmations["t008"].all_asked.value == 0.0
+    # The gain of the winner's own run is what it is without them.
+    alone = run_final_evaluation(a_config(tmp_path, output=str(tmp_path / "alone")), answer=models)
+    assert found.gains == alone.gains and found.predictors == alone.predictors
+    assert (alone.confirmations, alone.seed_gains) == ({}, {})
+    assert set(read_lines(tmp_path)[0]["answers"]) == set(found.predictors)
 
 
 def test_a_baseline_that_won_has_the_winners_numbers_and_no_gain(tmp_path, pages) -> None:

@@ -4,7 +4,7 @@ Called by ``python -m trial_trainer final-evaluation`` after the winner was chos
 loaded and asked is handed in, so nothing here knows torch. Under its output prefix lie
 
 * ``predictions.jsonl``: a line for each question, with its gold values and the answer of every predictor, but not
-  of the data curve's runs;
+  of confirmations and the data curve's runs;
 * ``examples.json``: the contract's `Examples`, a few pages with their questions and answers, for people;
 * ``final-evaluation.json``: the contract's `FinalEvaluation`, written last and once. Where there is one already, it
   stands, unless it is of another winner's arm, data or model.
@@ -15,10 +15,12 @@ How far it is lies meanwhile at ``config.progress``.
 from __future__ import annotations
 
 import json
+import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
+from statistics import fmean
 
 from trial_trainer.artifacts import ArtifactStore, open_store
 from trial_trainer.contract import (
@@ -26,6 +28,7 @@ from trial_trainer.contract import (
     FINAL_EVALUATION,
     MEASUREMENT,
     PREDICTIONS,
+    TRAINING_LOSSES,
     Candidate,
     ContractError,
     FinalEvaluation,
@@ -33,6 +36,9 @@ from trial_trainer.contract import (
     Interval,
     PredictorScores,
     Progress,
+    RungMeasurement,
+    SeedInterval,
+    WinnerChange,
     from_json,
     to_json,
 )
@@ -45,12 +51,15 @@ from trial_trainer.progress import write_progress
 from trial_trainer.results import is_there, read_digest, write_once
 
 WINNER, BASELINE, UNTRAINED, RULE_BASED, CONSTANT = "winner", "baseline", "untrained", "rule_based", "constant"
+WINNER_EARLY = "winner_early"
 MEANS: tuple[Mean, ...] = ("hand_labelled", "all_asked")
 
 _BASELINES: dict[str, Callable[[Question], str | None]] = {
     RULE_BASED: lambda question: question.rule,
     CONSTANT: lambda question: question.constant,
 }
+
+log = logging.getLogger(__name__)
 
 Answer = Callable[[Candidate | None, Sequence[Page], DatasetIndex, Callable[[int], None]], Sequence[Prediction]]
 """Ask a model every question of the pages, in dataset order: a candidate's adapter, or None for the untrained model.
@@ -91,28 +100,35 @@ def run_final_evaluation(
 
     # The models.
     candidates = _candidates(config)
+    if config.winner_early is not None and WINNER_EARLY not in candidates:
+        log.warning("%s is gone: nothing is said of the winner at its first rung", config.winner_early.adapter)
     questions = sum(len(page.questions) for page in pages)
-    teller = _Teller(config, questions, models=len(candidates) + len(config.curve), clock=clock)
+    models = len(candidates) + 2 * len(config.confirmations) + len(config.curve)
+    teller = _Teller(config, questions, models=models, clock=clock)
     seconds: dict[str, float] = {}
-    predictions: dict[str, Sequence[Prediction]] = {}
-    for name, candidate in candidates.items():
+
+    def ask(name: str, candidate: Candidate | None) -> Sequence[Prediction]:
         _check_adapter(candidate)
         started = clock()
-        predictions[name] = answer(candidate, pages, index, teller.begin(name))
+        given = answer(candidate, pages, index, teller.begin(name))
         seconds[name] = clock() - started
-        _check_complete(name, predictions[name], pages)
+        _check_complete(name, given, pages)
+        return given
+
+    predictions = {name: ask(name, candidate) for name, candidate in candidates.items()}
     if config.baseline is not None and BASELINE not in predictions:
         predictions[BASELINE] = predictions[WINNER]
 
+    # Winner and baseline under further seeds.
+    confirmations: dict[str, PredictorScores] = {}
+    pairs: dict[str, tuple[Sequence[Prediction], Sequence[Prediction]]] = {}
+    for pair in config.confirmations:
+        winner, baseline = ask(pair.winner.trial, pair.winner), ask(pair.baseline.trial, pair.baseline)
+        pairs[str(pair.seed)] = winner, baseline
+        confirmations |= {pair.winner.trial: _score(WINNER, winner), pair.baseline.trial: _score(BASELINE, baseline)}
+
     # The data curve's: their answers are scored and forgotten, as there may be hundreds of runs.
-    curve: dict[str, PredictorScores] = {}
-    for candidate in config.curve:
-        _check_adapter(candidate)
-        started = clock()
-        given = answer(candidate, pages, index, teller.begin(candidate.trial))
-        seconds[candidate.trial] = clock() - started
-        _check_complete(candidate.trial, given, pages)
-        curve[candidate.trial] = _score(candidate.trial, given)
+    curve = {run.trial: _score(run.trial, ask(run.trial, run)) for run in config.curve}
 
     # Their baselines, whose answers came with the dataset.
     for name, say in _BASELINES.items():
@@ -127,6 +143,9 @@ def run_final_evaluation(
         predictors={name: _score(name, given) for name, given in predictions.items()},
         gains=_measure_gains(predictions),
         seconds=seconds,
+        winner_change=_measure_change(config),
+        confirmations=confirmations,
+        seed_gains=_measure_seed_gains(pairs),
         curve=curve,
         digest=config.digest,
     )
@@ -199,6 +218,10 @@ class _Teller:
 def _candidates(config: FinalEvaluationConfig) -> dict[str, Candidate | None]:
     """The models to ask, in order. A baseline that won is not asked twice."""
     candidates: dict[str, Candidate | None] = {WINNER: config.winner}
+    early = config.winner_early
+    # What somebody has deleted since must not cost the study its end.
+    if early is not None and next(iter(open_store(early.adapter).list()), None) is not None:
+        candidates[WINNER_EARLY] = early
     if config.baseline is not None and config.baseline.trial != config.winner.trial:
         candidates[BASELINE] = config.baseline
     candidates[UNTRAINED] = None
@@ -209,13 +232,51 @@ def _check_adapter(candidate: Candidate | None) -> None:
     """Make sure that an adapter is that of the trial it is evaluated for: the measurement beside it tells."""
     if candidate is None or not candidate.digest:
         return
-    found = read_digest(open_store(candidate.adapter.rstrip("/").rpartition("/")[0]), MEASUREMENT)
+    found = read_digest(_rung_of(candidate), MEASUREMENT)
     # Trainers of earlier versions wrote none.
     if found and found != candidate.digest:
         raise StudyError(
             f"the adapter of trial {candidate.trial} must lie beside a measurement with the digest "
             f"{candidate.digest!r}, got {found!r}: {candidate.adapter}"
         )
+
+
+def _measure_change(config: FinalEvaluationConfig) -> WinnerChange | None:
+    """Compare what the winner's first rung and its last one have written; None where they have nothing in common."""
+    if config.winner_early is None:
+        return None
+    early, late = (_rung_of(candidate) for candidate in (config.winner_early, config.winner))
+    try:
+        measured = early.read(MEASUREMENT)
+        before, after = _read_predictions(early), _read_predictions(late)
+        if measured is None or not before or not after:
+            return None
+        accuracy = measure.paired_gain(after, before, measure="all_asked")
+        loss = measure.paired_loss_change(after, before)
+        training = _read_training_losses(late, from_json(RungMeasurement, measured, ignored=[]).step)
+    except ValueError as error:
+        # A trainer of somebody else's may write other lines.
+        log.warning("the winner's rungs cannot be compared on validation: %s", error)
+        return None
+    return WinnerChange(accuracy=accuracy, loss=loss, training_loss_before=training[0], training_loss_after=training[1])
+
+
+def _rung_of(candidate: Candidate) -> ArtifactStore:
+    """Return the output of the rung that an adapter is of."""
+    return open_store(candidate.adapter.rstrip("/").rpartition("/")[0])
+
+
+def _read_predictions(rung: ArtifactStore) -> list[Prediction]:
+    return [from_json(Prediction, line, ignored=[]) for line in (rung.read(PREDICTIONS) or b"").splitlines()]
+
+
+def _read_training_losses(rung: ArtifactStore, first_end: int) -> tuple[float | None, float | None]:
+    """Return the mean training loss of the last steps of the first rung, and of as many at the end."""
+    losses = json.loads(rung.read(TRAINING_LOSSES) or b"[]")
+    window = min(first_end, len(losses) - first_end)
+    if window < 1:
+        return None, None
+    return fmean(losses[first_end - window : first_end]), fmean(losses[-window:])
 
 
 def _check_complete(name: str, predictions: Sequence[Prediction], pages: Sequence[Page]) -> None:
@@ -261,6 +322,14 @@ def _measure_gains(predictions: Mapping[str, Sequence[Prediction]]) -> dict[str,
         for other in predictions
         if predictions[other] is not predictions[WINNER]
     }
+    return {name: gain for name, gain in gains.items() if gain is not None}
+
+
+def _measure_seed_gains(
+    pairs: Mapping[str, tuple[Sequence[Prediction], Sequence[Prediction]]],
+) -> dict[str, SeedInterval]:
+    """Measure the gain over the baseline over further seeds, by each mean that any question has."""
+    gains = {f"{mean}/{WINNER}-{BASELINE}": measure.paired_gain_over_seeds(pairs, measure=mean) for mean in MEANS}
     return {name: gain for name, gain in gains.items() if gain is not None}
 
 

@@ -14,7 +14,7 @@ import math
 import re
 import zlib
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trial_trainer import intervals
-from trial_trainer.contract import Interval, Metric, SiteSum
+from trial_trainer.contract import Interval, Metric, SeedInterval, SiteSum
 from trial_trainer.dataset.store import HAND, Page, Question
 from trial_trainer.pages import answers
 
@@ -205,15 +205,70 @@ def paired_gain(a: Sequence[Prediction], b: Sequence[Prediction], *, measure: Me
     Raises:
         ValueError: where the two were not asked the same questions.
     """
-    pairs = [(one, other) for one, other in _pair(a, b) if one.gold and (measure == "all_asked" or one.origin == HAND)]
+    gained, lost = _tabulate_changes(a, b, measure)
+    if not gained.sites:
+        return None
+    gain = intervals.estimate_gain(gained.total, lost.total, gained.count)
+    n = int(gained.count.sum())
+    return Interval(difference=gain.value, low=gain.low, high=gain.high, n=n, sites=gained.sites)
+
+
+def paired_loss_change(a: Sequence[Prediction], b: Sequence[Prediction]) -> Interval | None:
+    """Estimate how much higher the loss of ``a`` is than that of ``b`` on the same questions, in nats per token.
+
+    None where no question has both losses.
+
+    Raises:
+        ValueError: where the two were not asked the same questions.
+    """
+    pairs = [(one, other) for one, other in _pair(a, b) if one.loss is not None and other.loss is not None]
     if not pairs:
         return None
+    changes = {id(one): _bounded_loss(one) - _bounded_loss(other) for one, other in pairs}
+    table = _tabulate([one for one, _ in pairs], lambda p: changes[id(p)], by_attribute=False)
+    change = intervals.estimate_change(table.total, table.count)
+    return Interval(difference=change.value, low=change.low, high=change.high, n=len(pairs), sites=table.sites)
+
+
+def paired_gain_over_seeds(
+    pairs: Mapping[str, tuple[Sequence[Prediction], Sequence[Prediction]]], *, measure: Mean
+) -> SeedInterval | None:
+    """Estimate how much better the first of each pair does than the second, as the mean over training seeds.
+
+    Args:
+        pairs: what both arms answered to the same questions, by seed.
+        measure: which questions count.
+
+    Returns:
+        The gain with an interval that speaks of other sites and other seeds; None where no question has a value, or
+        there is no pair.
+
+    Raises:
+        ValueError: where any two were not asked the same questions.
+    """
+    tables = {seed: _tabulate_changes(a, b, measure) for seed, (a, b) in pairs.items()}
+    first = next((gained for gained, _ in tables.values()), None)
+    if first is None or not first.sites:
+        return None
+    if any(gained.names != first.names or (gained.count != first.count).any() for gained, _ in tables.values()):
+        raise ValueError("under every seed the same questions must be answered in the same order")
+    gained, lost = (np.stack([table.total for table in side]) for side in zip(*tables.values(), strict=True))
+    gain = intervals.estimate_gain_over_seeds(gained, lost, first.count)
+    by_seed = {
+        seed: intervals.estimate_mean(won.total - gone.total, won.count).value for seed, (won, gone) in tables.items()
+    }
+    n = int(first.count.sum())
+    return SeedInterval(difference=gain.value, low=gain.low, high=gain.high, n=n, sites=first.sites, by_seed=by_seed)
+
+
+def _tabulate_changes(a: Sequence[Prediction], b: Sequence[Prediction], measure: Mean) -> tuple[_Table, _Table]:
+    """Return the questions that ``a`` alone answers right, and those that ``b`` alone does."""
+    pairs = [(one, other) for one, other in _pair(a, b) if one.gold and (measure == "all_asked" or one.origin == HAND)]
     rightness = {id(one): (is_right(one), is_right(other)) for one, other in pairs}
     asked = [one for one, _ in pairs]
     gained = _tabulate(asked, lambda p: float(rightness[id(p)] == (True, False)))
     lost = _tabulate(asked, lambda p: float(rightness[id(p)] == (False, True)))
-    gain = intervals.estimate_gain(gained.total, lost.total, gained.count)
-    return Interval(difference=gain.value, low=gain.low, high=gain.high, n=len(pairs), sites=gained.sites)
+    return gained, lost
 
 
 # What one answer counts as --------------------------------------------------------------------------------------------

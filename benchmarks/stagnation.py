@@ -1,0 +1,202 @@
+"""What it brings, and costs, that a search explores when it stagnates: paired searches of functions made up for it.
+
+    PYTHONPATH=operator:trainer python benchmarks/stagnation.py [--seeds 200]
+
+Each search has 24 or 40 trials over a learning rate, a dropout and a weight decay, the first five spread out. Then a
+stand-in for Ax proposes, the same for both searches of a pair: a Gaussian process in numpy on the measurements' normal
+scores, its length scale and noise chosen by their likelihood, and expected improvement over 512 Sobol points. One of
+the two explores where `ledger.stagnation` says so, as `optimizer.ax` does: every second arm is the candidate that is
+farthest from all arms. Until then both are the same.
+
+A measurement is the function's value and normal noise with the standard deviation of 2 points, which it carries as its
+standard error. The functions:
+
+* one basin: 70 % at its best, broad, its place drawn by the seed;
+* a hidden second one: beside it, far away, another of 85 %, so narrow that it is 6 % of the space.
+
+Found: an arm was tried whose true value is above all of the first basin. Regret: the best there is minus the true value
+of the arm that was measured best. Differences have 95 % intervals over seeds; p is McNemar's exact test.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import statistics
+import sys
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import binomtest, norm, qmc, rankdata
+
+# The made-up studies are the tests' own.
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
+
+from builders.ledgers import a_measurement, a_study, a_trial
+from study_operator.ledger.stagnation import find_stagnation
+from study_operator.ledger.trial import Trial, TrialState
+from study_operator.optimizer.farthest import find_farthest, place
+from study_operator.spec.study import LogUniform, Parameter, Study, Uniform
+
+Array = NDArray[np.float64]
+
+NOISE, INITIAL, CANDIDATES = 0.02, 5, 512
+LOWEST, FIRST, SECOND = 0.3, 0.7, 0.85
+BROAD, NARROW = 0.35, 0.18
+PARAMETERS = (
+    Parameter(name="learning_rate", search_space=LogUniform(min=1e-5, max=1e-2)),
+    Parameter(name="lora_dropout", search_space=Uniform(min=0.0, max=0.2)),
+)
+LENGTHS, NOISES = (0.15, 0.25, 0.4, 0.7), (0.01, 0.1, 0.5)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Function:
+    """What is searched: the places of its basins in the unit cube."""
+
+    first: Array
+    second: Array | None
+
+    def __call__(self, point: Array) -> float:
+        """Return the true value at a point."""
+        values = [self._basin(point, self.first, FIRST, BROAD)]
+        if self.second is not None:
+            values.append(self._basin(point, self.second, SECOND, NARROW))
+        return max(values)
+
+    @property
+    def best(self) -> float:
+        """The highest value that there is."""
+        return FIRST if self.second is None else SECOND
+
+    def _basin(self, point: Array, centre: Array, height: float, width: float) -> float:
+        squared = float(((point - centre) ** 2).sum())
+        return LOWEST + (height - LOWEST) * math.exp(-squared / (2 * width**2))
+
+
+def draw_function(seed: int, *, is_hidden: bool) -> Function:
+    """Draw where the basins are, at least 0.6 apart."""
+    chance = np.random.default_rng(seed)
+    while True:
+        first, second = chance.uniform(0.1, 0.9, (2, len(PARAMETERS)))
+        if np.linalg.norm(first - second) >= 0.6:
+            return Function(first=first, second=second if is_hidden else None)
+
+
+def _arm(point: Array) -> dict[str, float]:
+    return {
+        "learning_rate": 1e-5 * 1e3 ** float(point[0]),
+        "lora_dropout": 0.2 * float(point[1]),
+    }
+
+
+def expect_improvement(points: Array, values: Array, candidates: Array) -> Array:
+    """Return the expected improvement at candidates of a Gaussian process on normal scores."""
+    scores = norm.ppf(rankdata(values) / (len(values) + 1))
+
+    def kernel(a: Array, b: Array, length: float) -> Array:
+        return np.exp(-((a[:, None] - b[None]) ** 2).sum(axis=2) / (2 * length**2))
+
+    def fit(length: float, noise: float) -> tuple[float, Array, Array]:
+        lower = np.linalg.cholesky(kernel(points, points, length) + noise * np.eye(len(points)))
+        white = np.linalg.solve(lower, scores)
+        return -0.5 * float(white @ white) - float(np.log(np.diag(lower)).sum()), lower, white
+
+    length, noise = max(((le, no) for le in LENGTHS for no in NOISES), key=lambda both: fit(*both)[0])
+    _, lower, white = fit(length, noise)
+    across = np.linalg.solve(lower, kernel(points, candidates, length))
+    mean, deviation = across.T @ white, np.sqrt(np.maximum(1 - (across**2).sum(axis=0), 1e-9))
+    best = float((kernel(points, points, length) @ np.linalg.solve(lower.T, white)).max())
+    z = (mean - best) / deviation
+    return np.asarray(deviation * (z * norm.cdf(z) + norm.pdf(z)))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Found:
+    """What one search found."""
+
+    is_second: bool
+    regret: float
+    explored: int
+
+
+def search(seed: int, *, trials: int, is_hidden: bool, explores: bool) -> Found:
+    """Run one search; everything that is drawn depends on the seed and the number of the trial alone."""
+    function = draw_function(seed, is_hidden=is_hidden)
+    study = replace(a_study(), parameters=PARAMETERS, num_trials=trials, baseline=None)
+    initial = qmc.Sobol(len(PARAMETERS), seed=seed).random(8)
+    noise = np.random.default_rng(seed + 10**6).normal(0, NOISE, trials)
+    points: list[Array] = []
+    ledger: list[Trial] = []
+    explored = 0
+    was_explored = False
+    for index in range(trials):
+        candidates = qmc.Sobol(len(PARAMETERS), seed=1_000 * seed + index).random(CANDIDATES)
+        if index < INITIAL:
+            point = initial[index]
+        elif explores and not was_explored and find_stagnation(study, ledger).is_stagnating:
+            point, was_explored = _go_away(study, candidates, ledger), True
+            explored += 1
+        else:
+            values = np.array([t.measurements[0].value for t in ledger])
+            point = candidates[int(np.argmax(expect_improvement(np.array(points), values, candidates)))]
+            was_explored = False
+        points.append(point)
+        measured = a_measurement(0, function(point) + float(noise[index]), standard_error=NOISE)
+        ledger.append(a_trial(index + 1, arm=_arm(point), state=TrialState.PAUSED, measurements=(measured,)))
+    truths = [function(point) for point in points]
+    best = max(range(trials), key=lambda i: ledger[i].measurements[0].value)
+    return Found(is_second=max(truths) > FIRST, regret=function.best - truths[best], explored=explored)
+
+
+def _go_away(study: Study, candidates: Array, ledger: list[Trial]) -> Array:
+    places = [place(study, _arm(point)) for point in candidates]
+    return candidates[find_farthest(places, [place(study, trial.arm) for trial in ledger])]
+
+
+def compare(seed: int, *, trials: int, is_hidden: bool) -> tuple[Found, Found]:
+    """Run a pair: without and with exploration."""
+    run: Callable[..., Found] = partial(search, seed, trials=trials, is_hidden=is_hidden)
+    return run(explores=False), run(explores=True)
+
+
+def describe(pairs: list[tuple[Found, Found]], name: str, trials: int) -> str:
+    """Return one row of the table."""
+    without, having = zip(*pairs, strict=True)
+    gained = sum(b.is_second and not a.is_second for a, b in pairs)
+    lost = sum(a.is_second and not b.is_second for a, b in pairs)
+    p = binomtest(gained, gained + lost, alternative="greater").pvalue if gained + lost else 1.0
+    found = [f"{sum(each.is_second for each in side)} of {len(pairs)}" for side in (without, having)]
+    regrets = [statistics.fmean(each.regret for each in side) for side in (without, having)]
+    differences = [b.regret - a.regret for a, b in pairs]
+    error = 1.96 * statistics.stdev(differences) / math.sqrt(len(differences))
+    change = statistics.fmean(differences)
+    cells = [name, str(trials), f"{statistics.fmean(each.explored for each in having):.1f}"]
+    cells += [*found, f"{p:.2g}"] if max(each.is_second for each in (*without, *having)) else ["–", "–", "–"]
+    cells += [f"{100 * regret:.2f}" for regret in regrets]
+    cells.append(f"{100 * change:+.2f} ({100 * (change - error):+.2f} to {100 * (change + error):+.2f})")
+    return f"| {' | '.join(cells)} |"
+
+
+def main() -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", type=int, default=200)
+    parser.add_argument("--processes", type=int, default=2)
+    arguments = parser.parse_args()
+    print("| function | trials | explored | found | found, exploring | p | regret | exploring | difference, points |")
+    print("|---|---|---|---|---|---|---|---|---|", flush=True)
+    with ProcessPoolExecutor(arguments.processes) as pool:
+        for is_hidden, name in ((True, "a hidden second basin"), (False, "one basin")):
+            for trials in (24, 40):
+                pair = partial(compare, trials=trials, is_hidden=is_hidden)
+                print(describe(list(pool.map(pair, range(arguments.seeds))), name, trials), flush=True)
+
+
+if __name__ == "__main__":
+    main()

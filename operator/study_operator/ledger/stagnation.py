@@ -1,0 +1,75 @@
+"""Whether a search stagnates: its best measurement has not risen for so many trials that chance hardly explains it.
+
+Told from the trials alone, by the status and by the optimizer: while a search stagnates, every second arm is tried far
+away from all that were tried.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import median
+
+from study_operator.ledger.trial import Trial
+from study_operator.spec.metrics import is_share
+from study_operator.spec.study import Study
+
+LEAST_WINDOW = 6
+"""Trials without a rise before a search is said to stagnate, and at least a quarter of all of them."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stagnation:
+    """How long the best measurement of the first rung has not risen."""
+
+    best: str
+    """Name of the trial that rose last; empty where nothing was measured."""
+    value: float
+    """Its measurement."""
+    since: int
+    """Trials measured after it, none of which rose above it by the error."""
+    measured: int
+    window: int
+    error: float
+    """One standard error of a paired difference: what a rise must reach."""
+
+    @property
+    def is_stagnating(self) -> bool:
+        """Whether there was no rise for the whole window."""
+        return self.since >= self.window
+
+
+def find_stagnation(study: Study, trials: Sequence[Trial]) -> Stagnation:
+    """Return how long the best has not risen, the trials taken in the order in which they were proposed.
+
+    Arms answer the same questions. Of the noise of two measurements half is taken to be shared, as where gains are
+    corrected (`gain.CARRIED`), so that the standard error of their difference is that of one of them: the median is
+    taken. Where none is known any rise counts. One that diverged is measured, and rises never.
+    """
+    window = max(LEAST_WINDOW, -(-study.num_trials // 4))
+    measured = [(t, m) for t in sorted(trials, key=lambda t: t.index) if (m := t.measurement(0)) is not None]
+    error = median([m.standard_error for _, m in measured if m.standard_error] or [0.0])
+    best, last, since = None, None, 0
+    for trial, measurement in measured:
+        merit = study.objective.merit(measurement.value)
+        is_rise = not measurement.diverged and (last is None or (merit >= last + error and merit > last))
+        best, last, since = (trial, merit, 0) if is_rise else (best, last, since + 1)
+    return Stagnation(
+        best=best.name if best is not None else "",
+        value=study.objective.merit(last) if last is not None else 0.0,
+        since=since if best is not None else 0,
+        measured=len(measured),
+        window=window,
+        error=error,
+    )
+
+
+def describe_stagnation(study: Study, stand: Stagnation) -> str:
+    """Return one sentence on a search that stagnates."""
+    metric = study.objective.metric
+    value = f"{stand.value:.1%}" if is_share(metric) else f"{stand.value:.4g}"
+    error = f"{stand.error * 100:.1f} points" if is_share(metric) else f"{stand.error:.2g}"
+    return (
+        f"{stand.since} trials since {stand.best} were not better than its {metric} of {value} on the first rung by "
+        f"{error}, one standard error of a paired difference; every second arm is now tried far from all others"
+    )

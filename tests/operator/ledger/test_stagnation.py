@@ -1,0 +1,86 @@
+"""A search whose best no longer rises: what counts as a rise, after how many trials it is said, and in which words."""
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from builders.ledgers import NOW, a_ledger, a_study, a_trial, minimizing, paused
+from study_operator.ledger.stagnation import describe_stagnation, find_stagnation
+from study_operator.ledger.status import render_status
+from study_operator.ledger.trial import Trial
+
+
+def measured(*values: float, **changes: Any) -> list[Trial]:
+    """Return trials with these first measurements, each with a standard error of 2 points."""
+    return [paused(index, value, **changes) for index, value in enumerate(values)]
+
+
+@pytest.mark.parametrize(
+    ("num_trials", "since", "expected"),
+    [
+        pytest.param(24, 5, False, id="one fewer than six"),
+        pytest.param(24, 6, True, id="six of twenty-four"),
+        pytest.param(40, 9, False, id="one fewer than a quarter of forty"),
+        pytest.param(40, 10, True, id="a quarter of forty"),
+        pytest.param(41, 10, False, id="a quarter is rounded up"),
+    ],
+)
+def test_it_stagnates_after_six_trials_or_a_quarter_of_all_without_a_rise(
+    num_trials: int, since: int, expected: bool
+) -> None:
+    stand = find_stagnation(a_study(num_trials=num_trials), measured(0.4, 0.6, *[0.5] * since))
+    assert (stand.best, stand.since, stand.is_stagnating) == ("t001", since, expected)
+
+
+@pytest.mark.parametrize(
+    ("last", "best"),
+    [
+        pytest.param(0.619, "t000", id="by less than a standard error"),
+        pytest.param(0.621, "t007", id="by more"),
+    ],
+)
+def test_a_rise_is_one_of_a_standard_error(last: float, best: str) -> None:
+    assert find_stagnation(a_study(num_trials=24), measured(0.6, *[0.5] * 6, last)).best == best
+
+
+def test_small_rises_add_up() -> None:
+    values = [0.600, 0.608, 0.616, 0.624, 0.5, 0.5, 0.5]
+    stand = find_stagnation(a_study(num_trials=24), measured(*values))
+    assert (stand.best, stand.since) == ("t003", 3)
+
+
+def test_where_no_error_is_known_any_rise_counts_and_an_equal_value_is_none() -> None:
+    unknown = measured(0.6, *[0.5] * 5, 0.601, 0.601, standard_error=None)
+    stand = find_stagnation(a_study(num_trials=24), unknown)
+    assert (stand.best, stand.since, stand.error) == ("t006", 1, 0.0)
+
+
+def test_of_a_loss_a_fall_is_a_rise() -> None:
+    stand = find_stagnation(minimizing(a_study(num_trials=24)), measured(0.6, 0.5, *[0.7] * 6))
+    assert (stand.best, stand.value, stand.is_stagnating) == ("t001", 0.5, True)
+
+
+def test_a_trial_that_diverged_was_tried_and_one_that_runs_was_not_yet() -> None:
+    diverged = [replace(t, index=i + 1) for i, t in enumerate(measured(*[0.0] * 6, diverged=True))]
+    stand = find_stagnation(a_study(num_trials=24), [*measured(0.6), *diverged, a_trial(7)])
+    assert (stand.since, stand.measured) == (6, 7)
+    alone = find_stagnation(a_study(num_trials=24), diverged)
+    assert (alone.best, alone.is_stagnating) == ("", False)
+
+
+def test_the_condition_says_so_with_its_numbers() -> None:
+    def condition(*values: float) -> dict[str, Any]:
+        status = render_status(a_study(num_trials=24), a_ledger(*measured(*values)), now=NOW)
+        return next(c for c in status["conditions"] if c["type"] == "SearchStagnating")
+
+    assert (condition()["status"], condition()["reason"]) == ("False", "TooFewTrials")
+    assert condition(*[0.1 * i for i in range(9)])["reason"] == "Rising"
+    found = condition(0.4, 0.6, *[0.5] * 6)
+    assert (found["status"], found["reason"]) == ("True", "NoRise")
+    assert found["message"] == (
+        "6 trials since t001 were not better than its accuracy of 60.0% on the first rung by 2.0 points, one standard "
+        "error of a paired difference; every second arm is now tried far from all others"
+    )
+    loss = minimizing(a_study(num_trials=24))
+    assert "its validation_loss of 0.5 on" in describe_stagnation(loss, find_stagnation(loss, measured(0.5, *[1] * 6)))
