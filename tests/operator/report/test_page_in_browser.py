@@ -149,10 +149,13 @@ def test_the_page_is_dark_where_the_browser_is_and_by_clicking(open_page) -> Non
 
 def test_print_is_light_and_without_what_only_a_screen_needs(open_page) -> None:
     page = open_page(PAGE, color_scheme="dark")
-    page.locator("#theme").click()
-    page.locator("#theme").click()
+    for chosen in ("auto", "light", "dark"):
+        expect(page.locator("#theme")).to_have_text(f"colours: {chosen}")
+        page.emulate_media(media="print")
+        assert page.evaluate(COLOURS)[0] == "rgb(255, 255, 255)"
+        page.emulate_media(media="screen")
+        page.locator("#theme").click()
     page.emulate_media(media="print")
-    assert page.evaluate(COLOURS)[0] == "rgb(255, 255, 255)"
     expect(page.locator(".bar")).to_be_hidden()
     expect(page.locator("#tools")).to_be_hidden()
     expect(page.locator("[data-chart=arms] svg")).to_be_visible()
