@@ -1,8 +1,8 @@
 """What it brings, and costs, that a search explores when it stagnates: paired searches of functions made up for it.
 
-    PYTHONPATH=operator:trainer python benchmarks/stagnation.py [--seeds 200]
+    PYTHONPATH=operator:trainer python benchmarks/stagnation.py [--seeds 80] [--trials 24]
 
-Each search has 24 or 40 trials over a learning rate, a dropout and a weight decay, the first five spread out. Then a
+Each search has 24 trials over a learning rate and a dropout, the first five spread out. Then a
 stand-in for Ax proposes, the same for both searches of a pair: a Gaussian process in numpy on the measurements' normal
 scores, its length scale and noise chosen by their likelihood, and expected improvement over 512 Sobol points. One of
 the two explores where `ledger.stagnation` says so, as `optimizer.ax` does: every second arm is the candidate that is
@@ -12,7 +12,7 @@ A measurement is the function's value and normal noise with the standard deviati
 standard error. The functions:
 
 * one basin: 70 % at its best, broad, its place drawn by the seed;
-* a hidden second one: beside it, far away, another of 85 %, so narrow that it is 6 % of the space.
+* a hidden second one: beside it, far away, another of 85 %, so narrow that 6 % of the space are better than the first.
 
 Found: an arm was tried whose true value is above all of the first basin. Regret: the best there is minus the true value
 of the arm that was measured best. Differences have 95 % intervals over seeds; p is McNemar's exact test.
@@ -186,14 +186,15 @@ def describe(pairs: list[tuple[Found, Found]], name: str, trials: int) -> str:
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", type=int, default=200)
+    parser.add_argument("--seeds", type=int, default=80)
+    parser.add_argument("--trials", type=int, nargs="+", default=[24])
     parser.add_argument("--processes", type=int, default=2)
     arguments = parser.parse_args()
     print("| function | trials | explored | found | found, exploring | p | regret | exploring | difference, points |")
     print("|---|---|---|---|---|---|---|---|---|", flush=True)
     with ProcessPoolExecutor(arguments.processes) as pool:
         for is_hidden, name in ((True, "a hidden second basin"), (False, "one basin")):
-            for trials in (24, 40):
+            for trials in arguments.trials:
                 pair = partial(compare, trials=trials, is_hidden=is_hidden)
                 print(describe(list(pool.map(pair, range(arguments.seeds))), name, trials), flush=True)
 

@@ -83,11 +83,11 @@ def derive_conditions(
         Condition(type=ConditionType.STALLED, is_true=True, reason=failure, message=failure_message)
         if has_failed
         else _stalled(ledger, refused, now, settings),
+        _overfitting(study, ledger.winner_change),
+        _search_stagnating(study, ledger),
         before[ConditionType.EARLY_EVALUATION_RELIABLE]
         if agreements is None
         else _early_evaluation_reliable(agreements),
-        _overfitting(study, ledger.winner_change),
-        _search_stagnating(study, ledger),
     )
     return tuple(_dated(condition, before.get(condition.type), now) for condition in conditions)
 
@@ -107,9 +107,9 @@ def derive_refusal(
         Condition(type=ConditionType.FAILED, is_true=False, reason=ConditionReason.NOT_FAILED),
         Condition(type=ConditionType.JOBS_REFUSED, is_true=False, reason=ConditionReason.NOT_REFUSED),
         Condition(type=ConditionType.STALLED, is_true=True, reason=reason, message=message),
-        Condition(type=ConditionType.EARLY_EVALUATION_RELIABLE, is_true=None, reason=ConditionReason.NOT_ACCEPTED),
         Condition(type=ConditionType.OVERFITTING, is_true=None, reason=ConditionReason.NOT_ACCEPTED),
         Condition(type=ConditionType.SEARCH_STAGNATING, is_true=False, reason=ConditionReason.NOT_ACCEPTED),
+        Condition(type=ConditionType.EARLY_EVALUATION_RELIABLE, is_true=None, reason=ConditionReason.NOT_ACCEPTED),
     )
     was_accepted = ConditionType.ACCEPTED in before and (
         before[ConditionType.ACCEPTED].is_true or before[ConditionType.PREPARED].reason != ConditionReason.NOT_ACCEPTED
