@@ -22,7 +22,7 @@ from study_operator.ledger.agreement import (
     describe_lack,
 )
 from study_operator.ledger.early_percents import EarlyPercents, describe_enough
-from study_operator.report.numbers import describe_value
+from study_operator.spec.metrics import is_share
 from study_operator.spec.study import Study
 
 EARLY_TITLE = (
@@ -84,7 +84,8 @@ def _describe_kept(kept: TopKept | None) -> str:
 def _describe_regret(metric: str, regret: Regret | None) -> str:
     if regret is None:
         return NOT_ESTIMABLE
-    return ("" if regret.is_exact else "at least ") + describe_value(metric, regret.value, None)
+    value = f"{regret.value * 100:.1f} points" if is_share(metric) else f"{regret.value:.3g}"
+    return value if regret.is_exact else f"at least {value}"
 
 
 def render_early_percents(study: Study, early: EarlyPercents) -> Table:

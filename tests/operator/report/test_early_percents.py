@@ -89,7 +89,7 @@ def test_the_table_has_every_percent_with_its_figures_or_says_that_there_are_non
         "Kendall": "0.00 (-0.80 to 0.80)",
         "Spearman": "-0.13 (-0.98 to 0.98)",
         "top k kept": "0 to 1 of 2",
-        "regret": "at least 10.0 %",
+        "regret": "at least 10.0 points",
         "training, full runs": "6.6 of 9",
         "reliable": "not known",
     }
@@ -106,7 +106,7 @@ def test_every_form_of_the_report_tells_early_percents(tmp_path: Path) -> None:
     console.print(render_summary(report))
     page = render_page(report)
     for text in (console.file.getvalue(), page):
-        assert "20 % (rung)" in text and "at least 10.0 %" in text
+        assert "20 % (rung)" in text and "at least 10.0 points" in text
     found = json.loads(json.dumps(render_json(report), allow_nan=False))["earlyPercents"]
     assert (found["confidence"], found["leastConcordance"], found["enough"]) == (0.9, 0.7, None)
     assert found["percents"][1]["regret"] == {"value": pytest.approx(0.1), "isExact": False}
