@@ -151,7 +151,9 @@ def render_page(report: Report, losses: Sequence[LossCurve] = (), examples: Exam
         has_agreement=sum(trial.measurement(study.last_rung) is not None for trial in report.trials) >= 2,
         early=_early_table(study, report.early) if report.early is not None else None,
         failure_map=_failure_table(report.failures) if report.failures is not None else None,
-        failure_map_title=describe_map(report.failures) if report.failures is not None else "",
+        failure_map_title=describe_map(report.failures)
+        if report.failures is not None and report.failures.cells
+        else "",
         early_title=EARLY_TITLE,
         curve=curve,
         curve_attributes=_curve_attributes_table(report.curve) if report.curve is not None else None,

@@ -1,6 +1,7 @@
 """What a report says of failing trials."""
 
 import json
+from dataclasses import replace
 
 from builders.some_studies import a_report
 from study_operator.ledger.failures import Cell, Failures, Region
@@ -49,3 +50,9 @@ def test_every_form_of_the_report_tells_failures() -> None:
     assert (found["diverged"], found["gibberish"]) == (["t003"], ["t007", "t009"])
     assert found["region"]["failed_above"] == 9 and found["map"][0]["probability"] == 0.72
     assert sentence in found["sentences"]
+
+
+def test_a_page_of_a_study_without_a_map_is_drawn_without_one() -> None:
+    few = replace(FAILURES, region=None, rank=None, cells=())
+    page = render_page(a_report(failures=few))
+    assert "Probability of a failure by learning rate" not in page
