@@ -339,6 +339,9 @@ def test_a_field_that_the_table_calls_required_is(path: str):
 @pytest.mark.parametrize("path", [path for path, default in FIELDS.items() if default == "none"])
 def test_a_field_without_a_default_may_be_left_out(path: str):
     raw = whole()
+    if path == "spec.baseline":
+        # Further seeds are the winner's and the baseline's.
+        del raw["spec"]["promotion"]["confirmSeeds"]
     for holder in list(holders(raw, path)):
         del holder[path.rpartition(".")[2]]
 
