@@ -92,7 +92,7 @@ def test_a_tiny_model_is_trained_on_nested_parts_and_each_is_measured_on_both_se
     assert examples["reference"] in ("baseline", "untrained") and examples["pages"]
     for shown in examples["pages"]:
         number = shown["page"].removeprefix("p")
-        assert f"Kettle {number}" in shown["lines"] and "<|im_start|>" not in "".join(shown["lines"])
+        assert f"# Kettle {number}" in shown["lines"] and "<|im_start|>" not in "".join(shown["lines"])
         for question in shown["questions"]:
             assert [question["gold"][0] in shown["lines"][line] for line in question["lines"]] == [True]
     page = Page((prefix / "report" / "index.html").read_text())
