@@ -221,6 +221,9 @@ def test_an_optional_field_can_neither_go_nor_come_once_the_study_is_accepted(
     spec = FULL_MANIFEST["spec"] if is_absent else without(path)
     if path == "storage.caBundle":
         spec = a_manifest({"spec.storage.caBundle": None}, FULL_MANIFEST)["spec"]
+    if path == "baseline":
+        # Further seeds are the winner's and the baseline's.
+        spec = a_manifest({"spec.baseline": None, "spec.promotion.confirmSeeds": None}, FULL_MANIFEST)["spec"]
     if not is_absent:
         assert FROZEN in studies.find_refused_change(accepted, spec)
     shorter = accept(studies, a_study(studies, "shorter", spec))

@@ -47,6 +47,9 @@ def test_a_study_goes_from_apply_to_its_winner(
         "JobsRefused": ("False", "NotRefused"),
         "Stalled": ("False", "Progressing"),
         "EarlyEvaluationReliable": ("Unknown", "TooFewTrials"),
+        # The made-up final evaluation says nothing of the winner's first rung.
+        "Overfitting": ("Unknown", "NotEvaluated"),
+        "SearchStagnating": ("False", "TooFewTrials"),
     }
     assert study.states() == ["Completed", "Completed", "Stopped", "Completed"]
     assert [t.get("continuation") for t in study.trials] == ["Baseline", "Promoted", None, "Promoted"]
