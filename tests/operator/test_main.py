@@ -491,8 +491,8 @@ def test_a_calibrated_plan_prepares_the_data_once(bench):
     code, output, _ = bench.call("plan", "--calibrate")
 
     assert code == 0
-    # 6 × (10 + 0.6 × 80 × 2 + 40 × 0.5) + 4 × (10 + 2.4 × 80 × 2 + 40 × 0.5) + 10 + 3 × 140 × 0.5 seconds.
-    assert "0.73 accelerator-hours" in output
+    # 6 × (10 + 0.6 × 80 × 2 + 40 × 0.5) + 4 × (10 + 2.4 × 80 × 2 + 40 × 0.5) + 10 + 4 × 140 × 0.5 seconds.
+    assert "0.75 accelerator-hours" in output
     # Four trials start and evaluate once more for 10 + 40 × 0.5 seconds, and two do not train 2.4 × 80 × 2 seconds.
     assert "final evaluation: 40.2 minutes spent, 10.8 minutes saved against running every measured" in output
     assert "batch size 16: 3 epochs × ⌊320 / 16⌋ = 60 steps, the first measurement after 12" in output
