@@ -19,6 +19,7 @@ from enum import StrEnum
 
 import numpy as np
 
+from search.clock import find_end
 from search.product import draw_arm
 from search.recorded import RecordedArms, read_tables
 
@@ -47,10 +48,10 @@ def draw(table: RecordedArms, seed: int) -> list[Arm]:
     """Draw a study's arms; one that diverges before the rung is worse than all others."""
     arms = []
     for index in range(NUM_TRIALS):
-        run = table.runs[table.nearest(draw_arm(table.parameters, seed, index))]
-        measured = run.measure(RUNG)
+        row = table.nearest(draw_arm(table.parameters, seed, index))
+        run = table.runs[row]
+        share, value = find_end(table, row, RUNG)
         end = run.diverged_at or 1.0
-        share, value = measured or (min(end, RUNG), None)
         merit = -math.inf if value is None else table.objective.merit(value)
         length, fixed = run.length / table.mean_length, run.fixed / table.mean_length
         arms.append(Arm(first=fixed + length * share, rest=fixed + length * max(0.0, end - share), merit=merit))

@@ -253,7 +253,7 @@ def print_scores(tables: Sequence[RecordedArms], cells: Sequence[Cell], slots: i
         of_method = {m: [c for c in cells if c.kind == kind and c.method == m] for m in TITLES}
         for method, title in TITLES.items():
             # Studies of 8 trials are compared with studies of 8 trials.
-            trials = next((f"-{n}" for n in (8, 12) if f"-{n}" in method), "")
+            trials = next((v.suffix for v in VARIANTS if v.num_trials != NUM_TRIALS and v.suffix in method), "")
             ours = f"ours{trials}-typical"
             if of_method[method]:
                 row = _say_row(of_method[method], [] if method == ours else of_method[ours], targets)

@@ -155,8 +155,8 @@ def search(seed: int, *, trials: int, is_hidden: bool, explores: bool) -> Found:
 
 
 def _go_away(study: Study, candidates: Array, ledger: list[Trial]) -> Array:
-    places = [place(study, _arm(point)) for point in candidates]
-    return candidates[find_farthest(places, [place(study, trial.arm) for trial in ledger])]
+    places = [place(study.parameters, _arm(point)) for point in candidates]
+    return candidates[find_farthest(places, [place(study.parameters, trial.arm) for trial in ledger])]
 
 
 def compare(seed: int, *, trials: int, is_hidden: bool) -> tuple[Found, Found]:

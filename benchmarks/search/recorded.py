@@ -14,11 +14,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, assert_never
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from study_operator.optimizer.farthest import place
 from study_operator.spec.metrics import Direction
 from study_operator.spec.study import (
     Arm,
@@ -170,20 +171,8 @@ class RecordedArms:
 
 
 def _coordinates(parameters: Sequence[Parameter], arm: Arm) -> Floats:
-    """Return an arm as a point of the unit cube; the values of a choice are equally far apart."""
-    point = []
-    for parameter in parameters:
-        value = arm[parameter.name]
-        match parameter.search_space:
-            case Uniform(min=lower, max=upper):
-                point.append((float(value) - lower) / (upper - lower))
-            case LogUniform(min=lower, max=upper):
-                point.append(math.log(float(value) / lower) / math.log(upper / lower))
-            case Categorical(values=values):
-                point.append(values.index(value) / max(1, len(values) - 1))
-            case _ as unknown:
-                assert_never(unknown)
-    return np.array(point)
+    """Return an arm as a point of the unit cube, in which every choice of the tables has an order."""
+    return np.array([coordinate for _, coordinate in place(parameters, arm)])
 
 
 # The tables.

@@ -11,22 +11,13 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any, assert_never
+from typing import Any
 
 from study_operator.errors import OperatorError, StatusUnreadableError
 from study_operator.ledger.status import Recorded, parse_status
 from study_operator.spec import limits
-from study_operator.spec.study import (
-    Categorical,
-    EarlierStudy,
-    EarlierTrial,
-    LogUniform,
-    RankBy,
-    SearchSpace,
-    Study,
-    Uniform,
-)
-from trial_trainer.contract import ParameterValue, to_json
+from study_operator.spec.study import EarlierStudy, EarlierTrial, RankBy, Study, find_broken_rule
+from trial_trainer.contract import to_json
 
 MOST_BYTES = 4 * 1024 * 1024
 """The largest status has a quarter of it."""
@@ -124,23 +115,12 @@ def _refuse_other_space(study: Study, trials: Sequence[EarlierTrial], place: str
         names = ", ".join(p.name for p in study.parameters)
         raise LedgerRefusedError(f"{place} must have searched one of {names}, got {', '.join(trials[0].arm)}")
     for parameter in shared:
-        values = [trial.arm[parameter.name] for trial in trials]
-        if not any(_lies_in(parameter.search_space, value) for value in values):
-            numbers = sorted(float(value) for value in values)
+        numbers = sorted(float(trial.arm[parameter.name]) for trial in trials)
+        if all(find_broken_rule(parameter.search_space, number) for number in numbers):
             raise LedgerRefusedError(
                 f"{place} must have a trial whose {parameter.name} lies in this study's search space, got values from "
                 f"{numbers[0]:g} to {numbers[-1]:g}"
             )
-
-
-def _lies_in(space: SearchSpace, value: ParameterValue) -> bool:
-    match space:
-        case Categorical(values=values):
-            return value in values
-        case Uniform(min=low, max=high) | LogUniform(min=low, max=high):
-            return low <= float(value) <= high
-        case _ as unknown:
-            assert_never(unknown)
 
 
 def _name_objective(study: Study) -> str:

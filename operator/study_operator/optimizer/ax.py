@@ -178,7 +178,7 @@ def _propose(study: Study, ledger: Sequence[_Entry], *, is_stagnating: bool) -> 
     if _untried_arms(study, ledger) == []:
         return None
     if (arm := _find_best_of_earlier(study, ledger)) is not None:
-        return _checked(study, Suggestion(arm=arm, generation_node=WARM_START_NODE))
+        return Suggestion(arm=arm, generation_node=WARM_START_NODE)
     experiment = _build_experiment(study, ledger)
     with with_rng_seed(study.seed % 2**32):
         if _is_initial(study, ledger):
@@ -673,7 +673,8 @@ def _explore(study: Study, ledger: Sequence[_Entry]) -> Suggestion | None:
     candidates = _draw_candidates(study, ledger)
     if not candidates:
         return None
-    found = find_farthest([place(study, arm) for arm in candidates], [place(study, entry.arm) for entry in ledger])
+    tried = [place(study.parameters, entry.arm) for entry in ledger]
+    found = find_farthest([place(study.parameters, arm) for arm in candidates], tried)
     return _checked(study, Suggestion(arm=candidates[found], generation_node=STAGNATION_NODE))
 
 

@@ -9,18 +9,16 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from study_operator.spec.study import Arm, Categorical, LogUniform, Parameter, Study, Uniform
+from study_operator.spec.study import Arm, Categorical, LogUniform, Parameter, Uniform
 from trial_trainer.contract import ParameterValue
 
 Place = tuple[tuple[bool, float], ...]
 """Of an arm, for each parameter that has more than one value: whether its values have an order, and where it lies."""
 
 
-def place(study: Study, arm: Arm) -> Place:
+def place(parameters: Sequence[Parameter], arm: Arm) -> Place:
     """Return where an arm lies in the unit cube; values without an order have their number in the list."""
-    return tuple(
-        _place_value(parameter, arm[parameter.name]) for parameter in study.parameters if not _is_fixed(parameter)
-    )
+    return tuple(_place_value(parameter, arm[parameter.name]) for parameter in parameters if not _is_fixed(parameter))
 
 
 def find_farthest(candidates: Sequence[Place], tried: Sequence[Place]) -> int:

@@ -216,7 +216,7 @@ def tick(
             # What must stop is stopped; nothing begins.
             actions = [action for action in actions if isinstance(action, DeleteJob)]
         if study.warm_start_from and not study.earlier:
-            # The job that prepares has just ended: the next tick reads what it copied, and proposes by it.
+            # A slot is free, or the data are there, only now: the next tick reads what was copied, and proposes by it.
             actions = [action for action in actions if not isinstance(action, Suggest)]
         # 4. Act.
         hands = Hands(runner, artifacts, results.refused, lambda: statuses.confirm(version))
@@ -397,13 +397,15 @@ def _read_copy(study: Study, artifacts: ArtifactStore) -> Recorded | None:
 
 
 def _learn_from_earlier(study: Study, ledger: Ledger, artifacts: ArtifactStore) -> Study:
-    """Return the study with what earlier ones have measured, as the job that prepares found it; while it searches.
+    """Return the study with what earlier ones have measured, as the job that prepares found it; where an arm is due.
 
     Raises:
         LedgerRefusedError: where nothing can be learnt from one.
     """
     is_searching = ledger.search_end is None and len(ledger.trials) < study.num_trials
-    if not study.warm_start_from or ledger.prepare.state is not StageState.COMPLETED or not is_searching:
+    has_room = sum(trial.is_busy for trial in ledger.trials) < study.parallel_trials
+    is_prepared = ledger.prepare.state is StageState.COMPLETED
+    if not (study.warm_start_from and is_prepared and is_searching and has_room):
         return study
     found = []
     for index in range(len(study.warm_start_from)):

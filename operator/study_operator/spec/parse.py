@@ -56,6 +56,7 @@ from study_operator.spec.study import (
     Teacher,
     TypicalArm,
     Uniform,
+    find_broken_rule,
 )
 from study_operator.spec.typical_arms import QUARTER, find_typical_arms
 from trial_trainer.artifacts import join
@@ -356,22 +357,13 @@ def _parse_arm(spec: Fields, field: str, raw: Any, parameters: Sequence[Paramete
         value = fields.number(parameter.name)
         if value is None:
             continue
-        rule = _outside(parameter.search_space, value)
+        rule = find_broken_rule(parameter.search_space, value)
         if rule is not None:
             fields.refuse(parameter.name, f"must lie in the search space: {rule}")
         is_listed = isinstance(parameter.search_space, Categorical)
         arm[parameter.name] = int(value) if is_listed and value == int(value) else value
     fields.done(rule="must not be given, because it is not one of the study's parameters")
     return arm if len(arm) == len(parameters) else None
-
-
-def _outside(space: SearchSpace, value: float) -> str | None:
-    """Return the rule that a value breaks, or None."""
-    match space:
-        case Categorical():
-            return None if value in space.values else f"one of {', '.join(map(str, space.values))}"
-        case _:
-            return None if space.min <= value <= space.max else f"from {space.min:g} to {space.max:g}"
 
 
 def _parse_parameter_constraints(

@@ -72,6 +72,15 @@ class Categorical:
 SearchSpace = Uniform | LogUniform | Categorical
 
 
+def find_broken_rule(space: SearchSpace, value: float) -> str | None:
+    """Return the rule of a search space that a value breaks, in words; None where it lies inside."""
+    match space:
+        case Categorical():
+            return None if value in space.values else f"one of {', '.join(map(str, space.values))}"
+        case _:
+            return None if space.min <= value <= space.max else f"from {space.min:g} to {space.max:g}"
+
+
 @dataclass(frozen=True, kw_only=True)
 class Parameter:
     """One searched hyperparameter."""

@@ -239,9 +239,9 @@ def test_a_search_that_stagnates_tries_every_second_arm_far_from_all_others() ->
     trials = [measured(0, best, 0.9), *(replace(t, index=t.index + 1) for t in some_measured(study, 8, seed=1))]
     far, near = suggest(study, trials, 2)
     assert far.generation_node == "Explore_Farthest" and near.generation_node in {"MBM", "Explore_Sobol"}
-    tried = [place(study, trial.arm) for trial in trials]
-    others = [place(study, arm) for arm in arms(suggest(study, trials[:7], 1))]
-    assert find_farthest([*others, place(study, far.arm)], tried) == len(others)
+    tried = [place(study.parameters, trial.arm) for trial in trials]
+    others = [place(study.parameters, arm) for arm in arms(suggest(study, trials[:7], 1))]
+    assert find_farthest([*others, place(study.parameters, far.arm)], tried) == len(others)
     # The best has risen a trial ago: the model goes on.
     risen = [*trials, measured(9, far.arm, 0.95)]
     assert suggest(study, risen)[0].generation_node in {"MBM", "Explore_Sobol"}

@@ -25,9 +25,9 @@ def an_arm(**changes):
 
 
 def test_an_arm_lies_in_the_unit_cube_on_the_scale_of_each_parameter() -> None:
-    assert place(STUDY, an_arm()) == ((True, pytest.approx(0.5)), (True, 0.5), (True, 0.5), (False, 0.0))
+    assert place(STUDY.parameters, an_arm()) == ((True, pytest.approx(0.5)), (True, 0.5), (True, 0.5), (False, 0.0))
     # A whole number may be told as a fractional one.
-    assert place(STUDY, an_arm(lora_rank=16.0, target="attention"))[2:] == ((True, 1.0), (False, 1.0))
+    assert place(STUDY.parameters, an_arm(lora_rank=16.0, target="attention"))[2:] == ((True, 1.0), (False, 1.0))
 
 
 @pytest.mark.parametrize(
@@ -39,11 +39,11 @@ def test_an_arm_lies_in_the_unit_cube_on_the_scale_of_each_parameter() -> None:
     ],
 )
 def test_the_farthest_is_the_one_whose_nearest_neighbour_is_farthest(candidates, expected) -> None:
-    places = [place(STUDY, an_arm(**changes)) for changes in candidates]
-    assert find_farthest(places, [place(STUDY, an_arm())]) == expected
+    places = [place(STUDY.parameters, an_arm(**changes)) for changes in candidates]
+    assert find_farthest(places, [place(STUDY.parameters, an_arm())]) == expected
 
 
 def test_every_arm_that_was_tried_counts() -> None:
-    tried = [place(STUDY, an_arm(learning_rate=rate)) for rate in (1e-5, 1e-1)]
-    candidates = [place(STUDY, an_arm(learning_rate=rate)) for rate in (2e-5, 1e-3, 5e-2)]
+    tried = [place(STUDY.parameters, an_arm(learning_rate=rate)) for rate in (1e-5, 1e-1)]
+    candidates = [place(STUDY.parameters, an_arm(learning_rate=rate)) for rate in (2e-5, 1e-3, 5e-2)]
     assert find_farthest(candidates, tried) == 1
