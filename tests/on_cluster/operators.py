@@ -29,7 +29,7 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 MANIFESTS = REPOSITORY / "manifests"
 HOME = "finetune-study-system"
 NAME = "finetune-study-operator"
-PATIENCE_SECONDS = 120.0
+PATIENCE_SECONDS = 300.0
 """How long anything may take on the busiest machine."""
 
 FAST = {"backoffSeconds": 0.5, "waitingSaidAfterSeconds": 1.0, "reportIntervalSeconds": 1.0}

@@ -230,7 +230,8 @@ def test_a_queue_that_is_drained_in_the_middle_costs_a_study_nothing_but_time(be
     bench.hold(is_held=True)
     wait_until(lambda: not study.live_pods() and len(bench.suspended()) == 2)
     study.wait(lambda study: "Queued" in study.condition("Complete")["message"])
-    assert all("finishedAt" in attempt for trial in study.trials for attempt in trial["attempts"]), "no clock runs"
+    # The operator may learn of one eviction a look before the other: in the end no clock runs.
+    study.wait(lambda study: all("finishedAt" in a for trial in study.trials for a in trial["attempts"]))
     bench.hold(is_held=False)
     study.wait_for_condition("Complete")
     reasons = [[a["reason"] for a in trial["attempts"] if a["rung"] == 0] for trial in study.trials]
