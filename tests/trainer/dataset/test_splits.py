@@ -5,12 +5,14 @@ import random
 import socket
 from collections import Counter
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from trial_trainer.contract import Split
 from trial_trainer.dataset.splits import (
+    DISAGREEMENT,
     LEAST_VALIDATION_VALUES,
     Candidate,
     address_of,
@@ -19,6 +21,7 @@ from trial_trainer.dataset.splits import (
     draw,
     join_groups,
     rank,
+    separable_points,
     site_of,
 )
 from trial_trainer.dataset.store import TEST, TRAIN, VALIDATION
@@ -181,6 +184,15 @@ def test_the_error_of_one_site_is_that_of_one_value() -> None:
 
 def test_the_error_of_no_value_is_infinite() -> None:
     assert clustered_error_points([]) == math.inf
+
+
+def test_of_two_arms_so_far_apart_the_better_one_is_chosen_nine_times_in_ten() -> None:
+    n, chance = 2000, np.random.default_rng(0)
+    gap = separable_points([1] * n) / 100
+    # Of each value: only the better one right, only the other one, or both alike.
+    shares = [(DISAGREEMENT + gap) / 2, (DISAGREEMENT - gap) / 2, 1 - DISAGREEMENT]
+    better, other, _ = chance.multinomial(n, shares, size=20_000).T
+    assert np.mean(better > other) + np.mean(better == other) / 2 == pytest.approx(0.9, abs=0.01)
 
 
 def some_groups(**texts: str) -> dict[str, Counter[bytes]]:

@@ -15,6 +15,7 @@ it means that given labels leave an attribute out is said by the study.
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 import time
 from collections import Counter, defaultdict
@@ -57,6 +58,7 @@ from trial_trainer.dataset.splits import (
     has_host,
     host_of,
     join_groups,
+    separable_points,
     site_of,
 )
 from trial_trainer.dataset.store import (
@@ -1358,14 +1360,18 @@ def _warn_of_markup(compared: Mapping[str, int], contradicted: Mapping[str, int]
 
 
 def _warn_of_errors(pages: Mapping[str, Sequence[Page]]) -> list[str]:
-    """Say which attributes cannot be measured to within a few points, and how far off they may be."""
+    """Say which attributes cannot be measured to within a few points, how far off they are, and what that tells apart.
+
+    Accuracy is a share of the values that are there: a question whose answer is "none" is no value.
+    """
     warnings = []
     for name in (VALIDATION, TEST):
         clusters: dict[str, Counter[str]] = defaultdict(Counter)
         for page in pages.get(name, ()):
-            clusters[""][page.site] += len(page.questions)
             for question in page.questions:
-                clusters[question.attribute][page.site] += 1
+                if question.gold:
+                    clusters[""][page.site] += 1
+                    clusters[question.attribute][page.site] += 1
         few = [
             f"{attribute or 'all'} ({sites.total()} values of {len(sites)} sites)"
             for attribute, sites in sorted(clusters.items())
@@ -1387,7 +1393,24 @@ def _warn_of_errors(pages: Mapping[str, Sequence[Page]]) -> list[str]:
                 f"standard errors of the {name} split may exceed {MOST_STANDARD_ERROR_POINTS:g} points: "
                 + ", ".join(wide)
             )
+        if name == VALIDATION and len(clusters[""]) >= LEAST_SITES:
+            warnings += _warn_of_ranking(clusters[""])
     return warnings
+
+
+def _warn_of_ranking(sites: Counter[str]) -> list[str]:
+    """Say how far apart two good trials must be for the validation split to tell them, and how many values would do."""
+    points = separable_points(sites.values())
+    if points <= MOST_STANDARD_ERROR_POINTS:
+        return []
+    needed = math.ceil(sites.total() * (points / MOST_STANDARD_ERROR_POINTS) ** 2)
+    return [
+        (
+            f"the {sites.total()} values of the validation split choose the better of two good trials 9 times in 10 "
+            f"where they are {points:.1f} points apart; for {MOST_STANDARD_ERROR_POINTS:g} points it takes about "
+            f"{needed:,} such values"
+        )
+    ]
 
 
 def _warn_of_absence(config: PrepareConfig, train: Sequence[Draft]) -> list[str]:

@@ -26,6 +26,10 @@ LEAST_VALIDATION_VALUES = 8
 """Fewer values of an attribute than this tell nothing about it."""
 MOST_STANDARD_ERROR_POINTS = 3.0
 """Above this, in percentage points, a difference between arms is mostly chance."""
+DISAGREEMENT = 0.2
+"""Share of the values that only one of two good arms gets right at 20 % of the length: `benchmarks/ranking.py`."""
+NINE_IN_TEN = 1.2816
+"""The normal distribution's quantile."""
 MOST_JOINED_PERCENT = 20
 """Of all texts, in groups that are joined for the equal texts they hold."""
 MOST_DRAWS = 2000
@@ -191,6 +195,15 @@ def clustered_error_points(sizes: Iterable[int]) -> float:
     counts = list(sizes)
     n = sum(counts)
     return 100 * math.sqrt(0.25 * sum(count * count for count in counts)) / n if n else math.inf
+
+
+def separable_points(sizes: Iterable[int]) -> float:
+    """Return how many percentage points apart two good arms must be for the better one to be chosen 9 times in 10.
+
+    They answer the same questions: the variance of their paired difference is the share of values that only one of them
+    gets right, over the effective sample size, clustered as in `clustered_error_points`.
+    """
+    return NINE_IN_TEN * 2 * math.sqrt(DISAGREEMENT) * clustered_error_points(sizes)
 
 
 def digest_text(text: str) -> bytes:
