@@ -36,6 +36,7 @@ from study_operator.names import StudyKey
 from study_operator.optimizer.proposals import Proposals
 from study_operator.reasons import ConditionReason, ConditionType, Problem
 from study_operator.reconcile.tick import tick
+from study_operator.report.losses import KeptLosses
 from study_operator.report.write import LedgerKeeper, write_report
 from study_operator.settings import DEFAULTS, Settings
 from study_operator.spec.study import Study
@@ -78,6 +79,7 @@ class Controller:
     """When it was last looked how far a study's running trials are."""
     slots: dict[StudyKey, Slots] = field(default_factory=dict)
     ledgers: dict[StudyKey, LedgerKeeper] = field(default_factory=dict)
+    losses: KeptLosses = field(default_factory=KeptLosses)
     parsed: ParsedStudies = field(default_factory=ParsedStudies)
     refusals: dict[StudyKey, int] = field(default_factory=dict)
     """How many reconciliations ago the cluster last took a job of a study."""
@@ -176,7 +178,7 @@ class Controller:
             designer=self.proposals.of(key),
             now=now,
             settings=self.settings,
-            reporter=lambda study, ledger, raw: write_report(study, ledger, raw, bucket.store),
+            reporter=lambda study, ledger, raw: write_report(study, ledger, raw, bucket.store, self.losses),
             is_progress_wanted=self._is_progress_due(key, now),
             recorded=recorded,
             storage_problem=problem,

@@ -36,6 +36,7 @@ from study_operator.reconcile.runner import JobKind
 from study_operator.reconcile.tick import TickResult, is_of_last_attempt, read_result, tick
 from study_operator.report.estimate import Calibration, parse_calibration
 from study_operator.report.live import Snapshot
+from study_operator.report.losses import KeptLosses
 from study_operator.report.report import Report
 from study_operator.report.write import LedgerKeeper, build_report, write_report
 from study_operator.spec.manifest import ManifestError, read_manifest
@@ -287,6 +288,7 @@ class _Session:
         self.artifacts.read(names.LEDGER)
         self._storage_problem = ""
         self._ledger = LedgerKeeper()
+        self._losses = KeptLosses()
         self._recorded = parse_status(self._statuses.read()[0])
         self.runner = LocalRunner(
             workspace.directory,
@@ -333,7 +335,7 @@ class _Session:
         return take_snapshot(self.study, recorded, self.artifacts, time.monotonic() - self._began)
 
     def _write_report(self, study: Study, ledger: Ledger, raw: Mapping[str, Any]) -> None:
-        write_report(study, ledger, raw, self.artifacts)
+        write_report(study, ledger, raw, self.artifacts, self._losses)
 
 
 def _seconds_until(result: TickResult, now: datetime) -> float | None:

@@ -26,6 +26,7 @@ from study_operator import names
 from study_operator.laptop import session
 from study_operator.laptop.file_news import follow_directory
 from study_operator.laptop.session import ACCESS, Opened, UsageError
+from study_operator.report.losses import KeptLosses
 from study_operator.report.page import name_by_hash
 from study_operator.report.write import render_whole_page
 from study_operator.spec.study import Study
@@ -114,6 +115,7 @@ class LocalSource:
 
     def __init__(self, opened: Opened) -> None:
         self._opened = opened
+        self._losses = KeptLosses()
         self.name = str(opened.workspace.directory)
 
     def follow(self, board: Board, is_over: threading.Event) -> None:
@@ -133,7 +135,7 @@ class LocalSource:
 
     def _render(self) -> bytes:
         seen = session.look(self._opened)
-        return render_whole_page(seen.report, seen.artifacts).encode()
+        return render_whole_page(seen.report, seen.artifacts, self._losses).encode()
 
 
 class BucketSource:

@@ -30,7 +30,7 @@ from study_operator.reconcile.job_specs import adapter_uri
 from study_operator.reconcile.settle import build_measurement
 from study_operator.reconcile.tick import TickResult, read_result, report_key
 from study_operator.report.data_curve import CurveReport, list_attributes, list_points
-from study_operator.report.losses import read_losses
+from study_operator.report.losses import KeptLosses, read_losses
 from study_operator.report.page import render_page
 from study_operator.report.report import HAND_LABELLED, Report, find_mean, render_json
 from study_operator.spec.metrics import is_share
@@ -51,17 +51,19 @@ from trial_trainer.contract import (
 log = logging.getLogger(__name__)
 
 
-def write_report(study: Study, ledger: Ledger, raw: Mapping[str, Any], artifacts: ArtifactStore) -> None:
+def write_report(
+    study: Study, ledger: Ledger, raw: Mapping[str, Any], artifacts: ArtifactStore, kept: KeptLosses
+) -> None:
     """Write ledger and report of what is recorded."""
     report = build_report(study, replace(parse_status(raw), ledger=ledger), artifacts)
     artifacts.write(names.LEDGER, render_copy(study, raw))
     artifacts.write(names.REPORT, json.dumps(render_json(report), indent=1, allow_nan=False).encode())
-    artifacts.write(names.REPORT_PAGE, render_whole_page(report, artifacts).encode())
+    artifacts.write(names.REPORT_PAGE, render_whole_page(report, artifacts, kept).encode())
 
 
-def render_whole_page(report: Report, artifacts: ArtifactStore) -> str:
+def render_whole_page(report: Report, artifacts: ArtifactStore, kept: KeptLosses) -> str:
     """Return the page of a report, with what it alone shows: losses, and pages of the test set."""
-    losses = read_losses(report.study, report.trials, artifacts)
+    losses = read_losses(report.study, report.trials, artifacts, kept)
     examples = None
     if report.final_evaluation is not None:
         examples = read_result(Examples, artifacts, f"{names.FINAL_EVALUATION}/{EXAMPLES}")
