@@ -32,7 +32,7 @@ from study_operator.laptop.loop import Ending
 from study_operator.laptop.runner import GRACE_SECONDS
 from study_operator.laptop.session import TRAINER, Display, Opened, UsageError
 from study_operator.laptop.watch import PORT, Source, find_source, open_prefix, serve
-from study_operator.optimizer.designer import Designer
+from study_operator.optimizer.designer import Optimizer
 from study_operator.report.estimate import (
     Calibration,
     Plan,
@@ -59,7 +59,7 @@ def main(
     argv: Sequence[str] | None = None,
     *,
     trainer: Sequence[str] = TRAINER,
-    designer: Designer | None = None,
+    designer: Optimizer | None = None,
     grace_seconds: float = GRACE_SECONDS,
 ) -> int:
     """Run a command and return its exit code.
@@ -149,7 +149,7 @@ def _run(
     output: Console,
     is_live: bool,
     trainer: Sequence[str],
-    designer: Designer | None,
+    designer: Optimizer | None,
     grace_seconds: float,
 ) -> int:
     handler = _ConsoleHandler(output)

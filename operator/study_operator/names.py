@@ -20,6 +20,8 @@ PROBE = "write-test"
 FINAL_EVALUATION_PROGRESS = f"{FINAL_EVALUATION}/progress.json"
 REPORT = "report/report.json"
 REPORT_PAGE = "report/index.html"
+MODEL_READING = "report/model.json"
+"""What the optimizer's model says, for the report: written where the optimizer is, read wherever a page is made."""
 
 
 def study_uri(storage_uri: str, namespace: str, name: str, uid: str) -> str:

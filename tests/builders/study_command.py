@@ -11,7 +11,8 @@ from pathlib import Path
 from study_operator.__main__ import main
 from study_operator.ledger.trial import Trial
 from study_operator.optimizer.designer import Suggestion
-from study_operator.spec.study import Categorical, LogUniform, Study
+from study_operator.optimizer.reading import ModelReading
+from study_operator.spec.study import Arm, Categorical, LogUniform, Study
 
 STAND_IN_TRAINER = Path(__file__).with_name("stand_in_trainer.py")
 
@@ -25,6 +26,11 @@ class DrawingDesigner:
             Suggestion(arm=_draw(study, random.Random(f"{study.seed}/{index}")), generation_node="Drawn")
             for index in range(len(trials), len(trials) + count)
         )
+
+    def read_model(self, study: Study, trials: Sequence[Trial], through: Arm, *, is_last: bool) -> ModelReading:
+        """Know nothing."""
+        measured = sum(trial.measurement(0) is not None for trial in trials)
+        return ModelReading(measured=measured, through=through, tau=0.0, p=0.5)
 
 
 def _draw(study: Study, generator: random.Random) -> dict[str, float | int | str]:

@@ -170,15 +170,16 @@ class Controller:
         bucket, problem = self._open(study)
         now = self.clock()
         runner = ClusterRunner(self.kube, self.memory, study, bucket.credentials, self.defaults)
+        optimizer = self.proposals.of(key)
         result = tick(
             study,
             statuses=statuses,
             runner=runner,
             artifacts=bucket.store,
-            designer=self.proposals.of(key),
+            designer=optimizer,
             now=now,
             settings=self.settings,
-            reporter=lambda study, ledger, raw: write_report(study, ledger, raw, bucket.store, self.losses),
+            reporter=lambda study, ledger, raw: write_report(study, ledger, raw, bucket.store, optimizer, self.losses),
             is_progress_wanted=self._is_progress_due(key, now),
             recorded=recorded,
             storage_problem=problem,

@@ -29,7 +29,8 @@ from study_operator.laptop.state_dir import SpecChangedError, Workspace
 from study_operator.ledger.conditions import name_stage
 from study_operator.ledger.status import Recorded, parse_status
 from study_operator.ledger.trial import Ledger, Origin, StageState, Trial, TrialState
-from study_operator.optimizer.designer import Designer, Suggestion
+from study_operator.optimizer.designer import Optimizer, Suggestion
+from study_operator.optimizer.reading import ModelReading
 from study_operator.reasons import ConditionType
 from study_operator.reconcile.job_specs import artifacts_uri, build_prepare_job, build_trial_job, count_steps
 from study_operator.reconcile.runner import JobKind
@@ -41,7 +42,7 @@ from study_operator.report.report import Report
 from study_operator.report.write import LedgerKeeper, build_report, write_report
 from study_operator.spec.manifest import ManifestError, read_manifest
 from study_operator.spec.parse import parse_study
-from study_operator.spec.study import Categorical, DeletionPolicy, Study, Uniform
+from study_operator.spec.study import Arm, Categorical, DeletionPolicy, Study, Uniform
 from trial_trainer import contract
 from trial_trainer.artifacts import ArtifactError, ArtifactStore, S3Access, join, open_store
 from trial_trainer.contract import SUMMARY, ContractError, DatasetSummary, Progress, TrialConfig, from_json, to_json
@@ -153,7 +154,7 @@ def run(
     display: Display,
     *,
     trainer: Sequence[str] = TRAINER,
-    designer: Designer | None = None,
+    designer: Optimizer | None = None,
     grace_seconds: float = GRACE_SECONDS,
 ) -> Ended:
     """Run a study until it has ended or somebody interrupts; go on with it where an earlier run was cut off.
@@ -162,7 +163,7 @@ def run(
         opened: the study.
         display: what a person sees.
         trainer: the command that keeps the trial contract.
-        designer: proposes arms; None means Ax, which is imported while the data is prepared.
+        designer: proposes arms and tells of its model; None means Ax, which is imported while the data is prepared.
         grace_seconds: time for a checkpoint between SIGTERM and SIGKILL.
 
     Raises:
@@ -275,7 +276,7 @@ class _Session:
         study: Study,
         workspace: Workspace,
         trainer: Sequence[str],
-        designer: Designer | None,
+        designer: Optimizer | None,
         grace_seconds: float,
     ) -> None:
         self.study = study
@@ -335,7 +336,7 @@ class _Session:
         return take_snapshot(self.study, recorded, self.artifacts, time.monotonic() - self._began)
 
     def _write_report(self, study: Study, ledger: Ledger, raw: Mapping[str, Any]) -> None:
-        write_report(study, ledger, raw, self.artifacts, self._losses)
+        write_report(study, ledger, raw, self.artifacts, self._designer, self._losses)
 
 
 def _seconds_until(result: TickResult, now: datetime) -> float | None:
@@ -362,8 +363,12 @@ class AxInBackground:
         """Ask Ax; the first time, wait for its import."""
         return _import_ax_designer().suggest(study, trials, count)
 
+    def read_model(self, study: Study, trials: Sequence[Trial], through: Arm, *, is_last: bool) -> ModelReading:
+        """Read the model, of this ledger in any case."""
+        return _import_ax_designer().read_model(study, trials, through, is_last=is_last)
 
-def _import_ax_designer() -> Designer:
+
+def _import_ax_designer() -> Optimizer:
     from study_operator.optimizer.ax import AxDesigner  # most commands don't need it
 
     return AxDesigner()

@@ -15,10 +15,11 @@ Two questions are asked of the measured trials, and each is answered only where 
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from statistics import median
+from statistics import quantiles
 from typing import TYPE_CHECKING
 
 from study_operator.ledger.trial import Origin, Trial
@@ -41,7 +42,7 @@ LEAST_SHARE = 0.5
 PRIOR_DEVIATION = 5.0
 """Of all coefficients. With 2.5 the 90 % intervals held the truth in 88 of 100 places (`benchmarks/failures.py`)."""
 MOST_VALUES = 5
-"""On each axis of the map."""
+"""On each axis of the map, and ranks that have one."""
 NORMAL_90 = 1.6449
 
 
@@ -60,8 +61,9 @@ class Region:
 
 @dataclass(frozen=True, kw_only=True)
 class Cell:
-    """One place of the map."""
+    """One place of the map of one rank."""
 
+    rank: float
     learning_rate: float
     alpha: float
     probability: float
@@ -72,6 +74,20 @@ class Cell:
     trials: int
     """Those that lie nearest to this place."""
     failed: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mark:
+    """Where a measured trial lies on the map."""
+
+    trial: str
+    rank: float
+    """As it was tried."""
+    map_rank: float
+    """The one of the map that is nearest."""
+    learning_rate: float
+    alpha: float
+    has_failed: bool
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,10 +111,12 @@ class Failures:
     """Names; of those that did not diverge."""
     is_rank_stabilised: bool
     region: Region | None = None
-    rank: float | None = None
-    """That the map is drawn at: the median of the trials. None where there is no map."""
+    ranks: tuple[float, ...] = ()
+    """That there is a map of: those that were tried, or where they are many, their quartiles. None without a map."""
     cells: tuple[Cell, ...] = ()
-    """By learning rate and then by alpha."""
+    """By rank, learning rate and alpha."""
+    marks: tuple[Mark, ...] = ()
+    """The measured trials, where there is a map."""
     avoided: Avoided | None = None
 
     @property
@@ -127,14 +145,25 @@ def find_failures(study: Study, trials: Sequence[Trial]) -> Failures | None:
     known = replace(known, region=find_region(scores, failed))
     if len(measured) < LEAST_TRIALS:
         return known
-    model, rank = FailureModel.fit(arms, failed), median(rank for _, _, rank in arms)
+    model, ranks = FailureModel.fit(arms, failed), _list_ranks([rank for _, _, rank in arms])
     likely = [
         model.predict(arm)[0] >= LEAST_SHARE
         for t, arm in zip(measured, arms, strict=True)
         if t.origin is Origin.SUGGESTED
     ]
-    cells = _draw_map(model, arms, failed, rank)
-    return replace(known, rank=rank, cells=cells, avoided=_count_avoided(likely))
+    marks = tuple(
+        Mark(
+            trial=t.name,
+            rank=rank,
+            map_rank=_nearest(ranks, rank),
+            learning_rate=rate,
+            alpha=alpha,
+            has_failed=has,
+        )
+        for t, (rate, alpha, rank), has in zip(measured, arms, failed, strict=True)
+    )
+    cells = _draw_maps(model, marks, ranks)
+    return replace(known, ranks=ranks, cells=cells, marks=marks, avoided=_count_avoided(likely))
 
 
 def has_failed(trial: Trial) -> bool:
@@ -305,30 +334,36 @@ def _read_arm(arm: Arm) -> tuple[float, float, float] | None:
     return (rate, alpha, rank) if min(rate, alpha, rank) > 0 else None
 
 
-def _draw_map(
-    model: FailureModel, arms: Sequence[tuple[float, float, float]], failed: Sequence[bool], rank: float
-) -> tuple[Cell, ...]:
-    rates, alphas = (_list_values([arm[i] for arm in arms]) for i in (0, 1))
+def _list_ranks(tried: Sequence[float]) -> tuple[float, ...]:
+    """Return the ranks that there is a map of."""
+    distinct = sorted(set(tried))
+    if len(distinct) <= MOST_VALUES:
+        return tuple(distinct)
+    return tuple(dict.fromkeys(quantiles(tried, n=4, method="inclusive")))
+
+
+def _draw_maps(model: FailureModel, marks: Sequence[Mark], ranks: Sequence[float]) -> tuple[Cell, ...]:
+    rates, alphas = _list_values([m.learning_rate for m in marks]), _list_values([m.alpha for m in marks])
+    here: dict[tuple[float, float, float], list[bool]] = {}
+    for mark in marks:
+        place = mark.map_rank, _nearest(rates, mark.learning_rate), _nearest(alphas, mark.alpha)
+        here.setdefault(place, []).append(mark.has_failed)
     cells = []
-    for rate in rates:
-        for alpha in alphas:
-            here = [
-                has
-                for arm, has in zip(arms, failed, strict=True)
-                if _nearest(rates, arm[0]) == rate and _nearest(alphas, arm[1]) == alpha
-            ]
-            probability, low, high = model.predict((rate, alpha, rank))
-            cells.append(
-                Cell(
-                    learning_rate=rate,
-                    alpha=alpha,
-                    probability=probability,
-                    low=low,
-                    high=high,
-                    trials=len(here),
-                    failed=sum(here),
-                )
+    for rank, rate, alpha in itertools.product(ranks, rates, alphas):
+        probability, low, high = model.predict((rate, alpha, rank))
+        found = here.get((rank, rate, alpha), [])
+        cells.append(
+            Cell(
+                rank=rank,
+                learning_rate=rate,
+                alpha=alpha,
+                probability=probability,
+                low=low,
+                high=high,
+                trials=len(found),
+                failed=sum(found),
             )
+        )
     return tuple(cells)
 
 

@@ -30,10 +30,13 @@ import itertools
 import logging
 import math
 import random
+import statistics
 import warnings
+from bisect import bisect_left
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from statistics import NormalDist
 from typing import Any, assert_never, cast
 
 from study_operator.ledger.stagnation import find_stagnation
@@ -45,8 +48,10 @@ from study_operator.optimizer.designer import (
     DesignerError,
     Suggestion,
 )
-from study_operator.optimizer.farthest import find_farthest, place
+from study_operator.optimizer.farthest import find_farthest, is_fixed, place
 from study_operator.optimizer.outcomes import OutcomeError, find_means, find_scores
+from study_operator.optimizer.reading import Importance, ModelReading, Share, Slice, SlicePoint
+from study_operator.optimizer.sensitivity import design, find_indices
 from study_operator.spec.metrics import Direction
 from study_operator.spec.study import (
     Arm,
@@ -114,6 +119,19 @@ LARGEST_P_VALUE = 0.05
 MOST_SCORE = 3.0
 """Of an earlier study's predictions: no rank among 500 trials has a normal score beyond it."""
 
+NUM_SENSITIVITY_POINTS = 256
+"""Points twice and once more for each parameter, at which every draw of the model is known together."""
+
+NUM_SENSITIVITY_DRAWS = 128
+
+NUM_FOLDS = 8
+"""Parts that are left out in turn to find out what the model knows; each takes a fit."""
+
+NUM_SLICE_POINTS = 33
+"""Over the whole range of a parameter."""
+
+NORMAL_90 = 1.6449
+
 INITIALIZATION_NODE = "Sobol"
 MODEL_NODE = "MBM"
 LEFTOVER_NODE = "Leftover"
@@ -148,6 +166,17 @@ class AxDesigner:
             raise DesignerError(_why_nothing_is_left(study))
         return tuple(suggestions)
 
+    def read_model(self, study: Study, trials: Sequence[Trial], through: Arm, *, is_last: bool = True) -> ModelReading:
+        """Return what the model of the measured trials says: the same one that an arm would be chosen by.
+
+        Raises:
+            DesignerError: where the ledger holds what Ax must not be told, or Ax fails.
+        """
+        del is_last  # it is always of this ledger
+        ledger = _entries(study, trials)
+        with _sentences(), _one_thread(), with_rng_seed(study.seed % 2**32):
+            return _read_model(study, trials, ledger, through)
+
 
 @dataclass(frozen=True, kw_only=True)
 class _Entry:
@@ -162,14 +191,9 @@ class _Entry:
 
 
 def _try_to_propose(study: Study, ledger: Sequence[_Entry], *, is_stagnating: bool) -> Suggestion | None:
-    """Return what `_propose` does; whatever Ax or its libraries raise, the same ledger raises again."""
-    try:
-        with _one_thread():
-            return _propose(study, ledger, is_stagnating=is_stagnating)
-    except (DesignerError, MemoryError):
-        raise
-    except Exception as error:
-        raise DesignerError(f"Ax failed with {type(error).__name__}: {error}") from error
+    """Return what `_propose` does, or raise a `DesignerError`."""
+    with _sentences(), _one_thread():
+        return _propose(study, ledger, is_stagnating=is_stagnating)
 
 
 def _propose(study: Study, ledger: Sequence[_Entry], *, is_stagnating: bool) -> Suggestion | None:
@@ -189,7 +213,7 @@ def _propose(study: Study, ledger: Sequence[_Entry], *, is_stagnating: bool) -> 
         predictors = _fit_earlier(study)
         modelled = _build_experiment(study, ledger, predictors) if predictors else experiment
         model = _fit_model(study, modelled)
-        if not _ranks_better_than_chance(study, model):
+        if not _rank_left_out(study, model).is_better_than_chance:
             return _spread_out(study, ledger, experiment, EXPLORATION_NODE)
         return _choose(study, ledger, modelled, model, predictors)
 
@@ -496,7 +520,7 @@ def _fit_earlier(study: Study) -> list[_Predictor]:
     for index, earlier in enumerate(study.earlier):
         known = _restrict(study, earlier)
         model = _fit_model(known, _build_experiment(known, _entries_of_earlier(known, earlier)))
-        if _ranks_better_than_chance(known, model):
+        if _rank_left_out(known, model).is_better_than_chance:
             name = f"earlier_{index}"
             parameter = RangeParameter(
                 name=name, parameter_type=ParameterType.FLOAT, lower=-MOST_SCORE, upper=MOST_SCORE
@@ -624,24 +648,37 @@ def _fit_model(study: Study, experiment: Experiment) -> TorchAdapter:
     return cast(TorchAdapter, adapter)
 
 
-def _ranks_better_than_chance(study: Study, model: TorchAdapter) -> bool:
-    """Say whether the model ranks the measured arms as they are, each predicted from all the others.
+@dataclass(frozen=True, kw_only=True)
+class _LeftOut:
+    """How the model ranks the measured arms, each predicted from all the others: Kendall's rank correlation."""
 
-    By Kendall's rank correlation, one-sided. Where it does not, the acquisition function only looks for the place that
-    is farthest from all arms, and a spread-out arm does that better.
-    """
-    surrogate = cast(BoTorchGenerator, model.generator).surrogate
-    column = surrogate.outcomes.index(study.objective.metric)
-    fitted: Any = surrogate.model
-    if isinstance(fitted, ModelList):
-        fitted, column = fitted.models[column], 0
+    tau: float
+    p: float
+    """One-sided. Where all are equal the test knows nothing, and neither is a number."""
+
+    @property
+    def is_better_than_chance(self) -> bool:
+        """Where it is not, the acquisition function only looks for the place that is farthest from all arms, and a
+        spread-out arm does that better."""
+        return self.p < LARGEST_P_VALUE
+
+
+def _rank_left_out(study: Study, model: TorchAdapter) -> _LeftOut:
     # Not by Ax, which where some arms were abandoned conditions a model anew for each one that is left out.
+    fitted, column = _find_fitted(study, model)
     with torch.no_grad():
         left_out = efficient_loo_cv(fitted)
     measured = left_out.observed_Y[:, 0, column].tolist()
     predicted = cast(GPyTorchPosterior, left_out.posterior).mean[:, 0, column].tolist()
-    # Where all are equal the test knows nothing, and its p value is no number.
-    return bool(kendalltau(measured, predicted, alternative="greater").pvalue < LARGEST_P_VALUE)
+    found = kendalltau(measured, predicted, alternative="greater")
+    return _LeftOut(tau=float(found.statistic), p=float(found.pvalue))
+
+
+def _find_fitted(study: Study, model: TorchAdapter) -> tuple[Any, int]:
+    """Return BoTorch's model that predicts the objective, and in which column of what it predicts."""
+    surrogate = cast(BoTorchGenerator, model.generator).surrogate
+    column, fitted = surrogate.outcomes.index(study.objective.metric), surrogate.model
+    return (fitted.models[column], 0) if isinstance(fitted, ModelList) else (fitted, column)
 
 
 def _choose(
@@ -661,7 +698,7 @@ def _choose(
         return None
     with torch.no_grad():
         values = model.evaluate_acquisition_function(
-            [ObservationFeatures(parameters=point) for point in _build_points(study, candidates, predictors)],
+            _build_features(study, candidates, predictors),
             pending_observations=extract_pending_observations(experiment) or {},
         )
     best = max(range(len(candidates)), key=values.__getitem__)
@@ -690,6 +727,150 @@ def _draw_candidates(study: Study, ledger: Sequence[_Entry]) -> list[Arm]:
     elif len(candidates) > NUM_CANDIDATES:
         candidates = chance.sample(candidates, NUM_CANDIDATES)
     return candidates
+
+
+# What the model says, for people.
+
+
+def _read_model(study: Study, trials: Sequence[Trial], ledger: Sequence[_Entry], through: Arm) -> ModelReading:
+    measured = sum(entry.means is not None for entry in ledger)
+    predictors = _fit_earlier(study)
+    model = _fit_model(study, _build_experiment(study, ledger, predictors))
+    ranked = _rank_left_out(study, model)
+    reading = ModelReading(measured=measured, through=dict(through))
+    if not math.isfinite(ranked.tau) or not math.isfinite(ranked.p):
+        return reading
+    if ranked.is_better_than_chance:
+        # Good enough to search by. But the lengths that it was fitted with have seen what was left out.
+        ranked = _rank_folds(study, ledger, predictors)
+    reading = replace(reading, tau=ranked.tau, p=ranked.p, knows=ranked.is_better_than_chance)
+    if not reading.knows:
+        return reading
+    return replace(
+        reading,
+        importances=_find_importances(study, model, predictors),
+        slices=_cut_slices(study, trials, model, predictors, through),
+    )
+
+
+def _rank_folds(study: Study, ledger: Sequence[_Entry], predictors: Sequence[_Predictor]) -> _LeftOut:
+    """Return how the model ranks measured arms that it was not fitted to: one part after the other is left out."""
+    measured, sign = [entry for entry in ledger if entry.means is not None], study.objective.merit(1.0)
+    metric, pairs = study.objective.metric, list[tuple[float, float]]()
+    for fold in range(NUM_FOLDS):
+        left_out = measured[fold::NUM_FOLDS]
+        if not left_out:
+            break
+        rest = [entry for entry in ledger if not any(entry is other for other in left_out)]
+        model = _fit_model(study, _build_experiment(study, rest, predictors))
+        means, _ = model.predict(_build_features(study, [entry.arm for entry in left_out], predictors))
+        pairs += [
+            (sign * (entry.means or {})[metric], sign * float(mean))
+            for entry, mean in zip(left_out, means[metric], strict=True)
+        ]
+    found = kendalltau(*zip(*pairs, strict=True), alternative="greater")
+    return _LeftOut(tau=float(found.statistic), p=float(found.pvalue))
+
+
+def _find_importances(study: Study, model: TorchAdapter, predictors: Sequence[_Predictor]) -> tuple[Importance, ...]:
+    """Return how much each parameter matters over the whole space, by draws of the model.
+
+    Not by Ax, which takes choices for numbers in between, and what an earlier study predicts of an arm for one more
+    parameter. Constraints on parameters are passed over: the indices are of parameters that are drawn independently.
+    """
+    parameters = [p for p in study.parameters if not is_fixed(p)]
+    dimensions = len(parameters)
+    sobol: Any = torch.quasirandom.SobolEngine(2 * dimensions, scramble=True, seed=study.seed % 2**32)  # type: ignore[no-untyped-call]
+    drawn = sobol.draw(NUM_SENSITIVITY_POINTS).double().numpy()
+    fixed = {p.name: _value_at(p, 0.0) for p in study.parameters}
+    arms = [
+        fixed | {p.name: _value_at(p, float(u)) for p, u in zip(parameters, point, strict=True)}
+        for point in design(drawn[:, :dimensions], drawn[:, dimensions:])
+    ]
+    fitted, column = _find_fitted(study, model)
+    if fitted.num_outputs > 1:
+        fitted = fitted.subset_output([column])
+    with torch.no_grad():
+        places = model.transform_observation_features(_build_features(study, arms, predictors))
+        values = fitted.posterior(places).rsample(torch.Size([NUM_SENSITIVITY_DRAWS]))[..., 0].numpy()
+    firsts, totals = find_indices(values, dimensions)
+    importances = [
+        Importance(parameter=p.name, first=_summarize(firsts[:, i].tolist()), total=_summarize(totals[:, i].tolist()))
+        for i, p in enumerate(parameters)
+    ]
+    return tuple(sorted(importances, key=lambda importance: -importance.total.value))
+
+
+def _summarize(shares: Sequence[float]) -> Share:
+    cuts = statistics.quantiles(shares, n=20, method="inclusive")
+    return Share(value=cuts[9], low=cuts[0], high=cuts[18])
+
+
+def _cut_slices(
+    study: Study, trials: Sequence[Trial], model: TorchAdapter, predictors: Sequence[_Predictor], through: Arm
+) -> tuple[Slice, ...]:
+    """Return what the model predicts as each parameter varies and the others stay.
+
+    It predicts what it is told, which is a score of the rank. That stands for the value that was measured at this rank,
+    in between on a straight line, and beyond the best and the worst measurement for these.
+    """
+    settings = {p.name: _list_settings(p) for p in study.parameters if not is_fixed(p)}
+    arms = [({**through, name: setting}, name, setting) for name, values in settings.items() for setting in values]
+    arms = [found for found in arms if all(c.holds(found[0], RELATIVE_TOLERANCE) for c in study.parameter_constraints)]
+    if not arms:
+        return ()
+    metric = study.objective.metric
+    means, covariances = model.predict(_build_features(study, [arm for arm, _, _ in arms], predictors))
+    means_by_index = find_means(study, trials)
+    measured = [(t.index, m) for t in trials if (m := t.measurement(0)) is not None]
+    has_scores = all(constraint.metric != metric for constraint in study.outcome_constraints)
+    known = sorted((means_by_index[index][metric], m.value) for index, m in measured if not m.diverged)
+    points: dict[str, list[SlicePoint]] = {name: [] for name in settings}
+    for (_, name, setting), mean, variance in zip(arms, means[metric], covariances[metric][metric], strict=True):
+        of_ranks = _find_score_variance(float(mean), len(measured)) if has_scores else 0.0
+        margin = NORMAL_90 * math.sqrt(max(float(variance), 0.0) + of_ranks)
+        low, value, high = (_interpolate(float(mean) + step, known) for step in (-margin, 0.0, margin))
+        points[name].append(SlicePoint(setting=setting, value=value, low=low, high=high))
+    return tuple(Slice(parameter=name, points=tuple(found)) for name, found in points.items() if len(found) > 1)
+
+
+def _find_score_variance(score: float, measured: int) -> float:
+    """Return how uncertain a normal score is as one of the rank among so few: that of a share, by the delta method."""
+    at = max(-MOST_SCORE, min(MOST_SCORE, score))
+    share = NormalDist().cdf(at)
+    return share * (1 - share) / (measured + 2) / NormalDist().pdf(at) ** 2
+
+
+def _interpolate(at: float, known: Sequence[tuple[float, float]]) -> float:
+    """Return the value at a place between known ones; outside of all, that of the nearest."""
+    right = bisect_left(known, (at, -math.inf))
+    if right in (0, len(known)):
+        return known[min(right, len(known) - 1)][1]
+    (x0, y0), (x1, y1) = known[right - 1], known[right]
+    return y0 + (y1 - y0) * (at - x0) / (x1 - x0)
+
+
+def _list_settings(parameter: Parameter) -> list[ParameterValue]:
+    if isinstance(parameter.search_space, Categorical):
+        return list(dict.fromkeys(parameter.search_space.values))
+    return [_value_at(parameter, i / (NUM_SLICE_POINTS - 1)) for i in range(NUM_SLICE_POINTS)]
+
+
+def _value_at(parameter: Parameter, share: float) -> ParameterValue:
+    """Return a parameter's value at a share of its range, or of its choices."""
+    match parameter.search_space:
+        case Categorical(values=values):
+            return values[min(int(share * len(values)), len(values) - 1)]
+        case LogUniform(min=lower, max=upper):
+            return min(max(lower * math.exp(share * math.log(upper / lower)), lower), upper)
+        case Uniform(min=lower, max=upper):
+            return lower + (upper - lower) * share
+        case _ as unknown:
+            assert_never(unknown)
+
+
+def _build_features(study: Study, arms: Sequence[Arm], predictors: Sequence[_Predictor]) -> list[ObservationFeatures]:
+    return [ObservationFeatures(parameters=point) for point in _build_points(study, arms, predictors)]
 
 
 # Spaces that end.
@@ -727,6 +908,17 @@ def _why_nothing_is_left(study: Study) -> str:
     if all(isinstance(parameter.search_space, Categorical) for parameter in study.parameters):
         return "every arm of the search space was tried; numTrials must not exceed the number of its arms"
     return "no arm could be proposed and no trial is running"
+
+
+@contextmanager
+def _sentences() -> Iterator[None]:
+    """Whatever Ax or its libraries raise, the same ledger raises again: it is said in a sentence."""
+    try:
+        yield
+    except (DesignerError, MemoryError):
+        raise
+    except Exception as error:
+        raise DesignerError(f"Ax failed with {type(error).__name__}: {error}") from error
 
 
 @contextmanager

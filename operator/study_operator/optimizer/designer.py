@@ -8,6 +8,7 @@ from typing import Protocol
 
 from study_operator.errors import OperatorError
 from study_operator.ledger.trial import Trial
+from study_operator.optimizer.reading import ModelReading
 from study_operator.spec.study import Arm, Study
 
 EXPLORATION_NODE = "Explore_Sobol"
@@ -54,3 +55,26 @@ class Designer(Protocol):
             ProposalPendingError: where the answer is not there yet.
         """
         ...
+
+
+class ModelReader(Protocol):
+    """Reads the optimizer's model for people."""
+
+    def read_model(self, study: Study, trials: Sequence[Trial], through: Arm, *, is_last: bool) -> ModelReading:
+        """Return what a model of the measured trials says.
+
+        Args:
+            study: the study.
+            trials: its ledger, of which `reading.LEAST_MEASURED` or more are measured.
+            through: the arm that slices go through.
+            is_last: no more will be measured: the answer must be of this ledger, and not of one just before it.
+
+        Raises:
+            DesignerError: where no model can be read.
+            ProposalPendingError: where the answer is not there yet; whoever asked is woken by it.
+        """
+        ...
+
+
+class Optimizer(Designer, ModelReader, Protocol):
+    """Proposes arms, and tells people of its model."""

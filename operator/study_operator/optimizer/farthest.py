@@ -18,7 +18,7 @@ Place = tuple[tuple[bool, float], ...]
 
 def place(parameters: Sequence[Parameter], arm: Arm) -> Place:
     """Return where an arm lies in the unit cube; values without an order have their number in the list."""
-    return tuple(_place_value(parameter, arm[parameter.name]) for parameter in parameters if not _is_fixed(parameter))
+    return tuple(_place_value(parameter, arm[parameter.name]) for parameter in parameters if not is_fixed(parameter))
 
 
 def find_farthest(candidates: Sequence[Place], tried: Sequence[Place]) -> int:
@@ -29,7 +29,8 @@ def find_farthest(candidates: Sequence[Place], tried: Sequence[Place]) -> int:
     )
 
 
-def _is_fixed(parameter: Parameter) -> bool:
+def is_fixed(parameter: Parameter) -> bool:
+    """Say whether a parameter has one value only."""
     space = parameter.search_space
     return len(set(space.values)) == 1 if isinstance(space, Categorical) else space.min == space.max
 

@@ -1,4 +1,4 @@
-"""Arms from Ax without waiting for Ax: a worker process is asked, and the study is woken when it has answered.
+"""Answers of Ax without waiting for Ax: a worker process is asked, and the study is woken when it has answered.
 
 `import ax` takes a process from 80 to 800 MB, and a proposal takes half a second to many seconds, while a hundred
 studies want a thread for their ticks. So a tick only leaves its question here and goes on; the answer is handed out to
@@ -7,6 +7,10 @@ makes it another one, and the answer to the old one is dropped. The same ledger 
 worker was started, killed or busy with others.
 
 Arms are asked for one by one, as Ax makes them anyway: the first is launched while the next is thought about.
+
+What the model says, for a report, is asked in the same way, after all questions for arms. Such a question stands until
+its answer was handed out, even where more has been measured meanwhile: a study that measures faster than the worker
+answers has a report all the same.
 """
 
 from __future__ import annotations
@@ -22,6 +26,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import Any
 
 from study_operator.backoff import wait_after
@@ -29,7 +34,8 @@ from study_operator.ledger.trial import Trial
 from study_operator.metrics import Metrics
 from study_operator.names import StudyKey
 from study_operator.optimizer.designer import DesignerError, ProposalPendingError, Suggestion
-from study_operator.spec.study import Study
+from study_operator.optimizer.reading import ModelReading
+from study_operator.spec.study import Arm, Study
 
 log = logging.getLogger(__name__)
 
@@ -48,14 +54,23 @@ RETRY_SECONDS, LONGEST_RETRY_SECONDS = 5.0, 600.0
 """Wait after a worker died over a question, doubled each time."""
 
 
+class _Kind(StrEnum):
+    """What is asked."""
+
+    ARM = "Arm"
+    MODEL = "Model"
+
+
 @dataclass
 class _Question:
     """What one study asks."""
 
     key: StudyKey
+    kind: _Kind
     digest: str
     content: bytes
     answer: tuple[str, Any] | None = None
+    is_handed_out: bool = False
     failures: int = 0
     not_before: float = 0.0
 
@@ -90,8 +105,8 @@ class Proposals:
         self._answer_seconds = answer_seconds
         self._retry_seconds = retry_seconds
         self._changed = threading.Condition()
-        self._questions: OrderedDict[StudyKey, _Question] = OrderedDict()
-        """The last question of each study; unanswered ones in the order in which they came."""
+        self._questions: OrderedDict[tuple[StudyKey, _Kind], _Question] = OrderedDict()
+        """The last one of each kind of each study; unanswered ones in the order in which they came."""
         self._thread: threading.Thread | None = None
         self._worker: subprocess.Popen[bytes] | None = None
 
@@ -100,26 +115,42 @@ class Proposals:
         return StudyDesigner(self, key)
 
     def ask(self, key: StudyKey, study: Study, trials: Sequence[Trial]) -> tuple[str, Any] | None:
-        """Return the answer to a question, or leave it here."""
-        content = pickle.dumps((study, tuple(trials), 1))
+        """Return the next arm, or leave the question here."""
+        content = pickle.dumps(("suggest", study, tuple(trials), 1))
         digest = hashlib.sha256(_what_counts(study, trials)).hexdigest()
         with self._changed:
-            known = self._questions.get(key)
+            known = self._questions.get((key, _Kind.ARM))
             if known is not None and known.digest == digest:
                 return known.answer
             # Of the old question nobody wants to know any more.
-            self._questions.pop(key, None)
-            self._questions[key] = _Question(key=key, digest=digest, content=content)
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._serve, name="proposals", daemon=True)
-                self._thread.start()
-            self._changed.notify_all()
+            self._put(_Question(key=key, kind=_Kind.ARM, digest=digest, content=content))
         return None
 
-    def trouble_of(self, key: StudyKey) -> str:
-        """Return what went wrong with a question that is not answered yet: a sentence, or nothing."""
+    def ask_for_model(
+        self, key: StudyKey, study: Study, trials: Sequence[Trial], through: Arm, *, is_last: bool
+    ) -> tuple[str, Any] | None:
+        """Return what the model says, or leave the question here; of an earlier ledger only where it is not the last.
+
+        Raises:
+            DesignerError: where the worker died over the question; it is asked again.
+        """
+        content = pickle.dumps(("read", study, tuple(trials), dict(through)))
+        measured = [(t.index, sorted(t.arm.items()), _what_is_told(t)) for t in trials if t.measurement(0) is not None]
+        digest = hashlib.sha256(repr((study.uid, sorted(through.items()), measured)).encode()).hexdigest()
         with self._changed:
-            question = self._questions.get(key)
+            known = self._questions.get((key, _Kind.MODEL))
+            if known is None or (known.digest != digest and (known.is_handed_out or is_last)):
+                self._put(_Question(key=key, kind=_Kind.MODEL, digest=digest, content=content))
+                return None
+            if known.answer is None and known.failures:
+                raise DesignerError(f"the optimizer's process died over it, {known.failures} times so far")
+            known.is_handed_out = known.answer is not None
+            return known.answer
+
+    def trouble_of(self, key: StudyKey) -> str:
+        """Return what went wrong with an arm that is not there yet: a sentence, or nothing."""
+        with self._changed:
+            question = self._questions.get((key, _Kind.ARM))
             if question is None or question.failures == 0:
                 return ""
             return (
@@ -129,7 +160,17 @@ class Proposals:
     def forget(self, key: StudyKey) -> None:
         """Forget what a study asked."""
         with self._changed:
-            self._questions.pop(key, None)
+            for kind in _Kind:
+                self._questions.pop((key, kind), None)
+
+    def _put(self, question: _Question) -> None:
+        place = question.key, question.kind
+        self._questions.pop(place, None)
+        self._questions[place] = question
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._serve, name="proposals", daemon=True)
+            self._thread.start()
+        self._changed.notify_all()
 
     @property
     def worker(self) -> int | None:
@@ -153,7 +194,7 @@ class Proposals:
                     wait = wait_after(question.failures, self._retry_seconds, LONGEST_RETRY_SECONDS)
                     question.not_before = time.monotonic() + wait
                     log.warning(
-                        "the optimizer's process died over a proposal for study %s/%s (%d times); again in %.0f s",
+                        "the optimizer's process died over a question of study %s/%s (%d times); again in %.0f s",
                         *question.key,
                         question.failures,
                         wait,
@@ -170,6 +211,8 @@ class Proposals:
             while True:
                 now = time.monotonic()
                 open_ones = [q for q in self._questions.values() if q.answer is None]
+                # Accelerators wait for arms; people can wait for a report.
+                open_ones.sort(key=lambda q: q.kind is _Kind.MODEL)
                 due = next((q for q in open_ones if q.not_before <= now), None)
                 if due is not None:
                     return due
@@ -231,7 +274,7 @@ class Proposals:
 
 @dataclass(frozen=True)
 class StudyDesigner:
-    """The `Designer` of one study."""
+    """The `Optimizer` of one study."""
 
     proposals: Proposals
     key: StudyKey
@@ -253,6 +296,22 @@ class StudyDesigner:
             raise DesignerError(content)
         suggestions: tuple[Suggestion, ...] = content
         return suggestions
+
+    def read_model(self, study: Study, trials: Sequence[Trial], through: Arm, *, is_last: bool) -> ModelReading:
+        """Return what the model says.
+
+        Raises:
+            DesignerError: where no model can be read, or the worker died over it.
+            ProposalPendingError: where the worker has not answered yet; it wakes the study when it has.
+        """
+        answer = self.proposals.ask_for_model(self.key, study, trials, through, is_last=is_last)
+        if answer is None:
+            raise ProposalPendingError
+        kind, content = answer
+        if kind == "problem":
+            raise DesignerError(content)
+        reading: ModelReading = content
+        return reading
 
 
 def _what_counts(study: Study, trials: Sequence[Trial]) -> bytes:

@@ -2,9 +2,9 @@
 
     python -m study_operator.optimizer.worker
 
-Started by `optimizer/proposals.py`, with which it speaks in pickles over its own pipes: a question `(study, trials,
-count)` in, an answer `("arms", suggestions)` or `("problem", sentence)` out, one at a time. It ends when its input
-does.
+Started by `optimizer/proposals.py`, with which it speaks in pickles over its own pipes: a question `("suggest", study,
+trials, count)` or `("read", study, trials, arm)` in, an answer `("arms", suggestions)`, `("reading", reading)` or
+`("problem", sentence)` out, one at a time. It ends when its input does.
 """
 
 from __future__ import annotations
@@ -14,26 +14,28 @@ import pickle
 import sys
 from typing import Any, BinaryIO
 
-from study_operator.optimizer.designer import Designer, DesignerError
+from study_operator.optimizer.designer import DesignerError, Optimizer
 
 
-def answer(designer: Designer, question: Any) -> tuple[str, Any]:
+def answer(optimizer: Optimizer, question: Any) -> tuple[str, Any]:
     """Answer one question."""
-    study, trials, count = question
+    kind, study, trials, rest = question
     try:
-        return "arms", designer.suggest(study, trials, count)
+        if kind == "read":
+            return "reading", optimizer.read_model(study, trials, rest, is_last=True)
+        return "arms", optimizer.suggest(study, trials, rest)
     except DesignerError as error:
         return "problem", str(error)
 
 
-def serve(designer: Designer, questions: BinaryIO, answers: BinaryIO) -> None:
+def serve(optimizer: Optimizer, questions: BinaryIO, answers: BinaryIO) -> None:
     """Answer questions until there are no more."""
     while True:
         try:
             question = pickle.load(questions)  # noqa: S301  # our own parent's
         except EOFError:
             return
-        pickle.dump(answer(designer, question), answers)
+        pickle.dump(answer(optimizer, question), answers)
         answers.flush()
 
 

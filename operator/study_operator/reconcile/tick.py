@@ -39,7 +39,8 @@ from study_operator.ledger.status import (
     shorten_status,
 )
 from study_operator.ledger.trial import REFUSED, WAITS, Ledger, StageState, Trial, TrialState, retry_at
-from study_operator.optimizer.designer import Designer
+from study_operator.optimizer.designer import Designer, ProposalPendingError
+from study_operator.optimizer.reading import ModelReading
 from study_operator.reasons import ConditionReason, ConditionType, EventReason, Problem, WaitReason
 from study_operator.reconcile.act import Hands, act
 from study_operator.reconcile.actions import Action, DeleteJob, Suggest
@@ -77,8 +78,10 @@ MOST_BYTES: Mapping[type, int] = {
     DatasetSummary: 4 * 1024 * 1024,
     FinalEvaluation: 4 * 1024 * 1024,
     Examples: 1024 * 1024,
+    ModelReading: 1024 * 1024,
 }
-"""How much of what jobs write is read into the operator's memory; the largest seen had a twentieth of it."""
+"""How much of what jobs write, or may have written over, is read into the operator's memory; the largest seen had a
+twentieth of it."""
 
 T = TypeVar("T")
 OfResult = TypeVar("OfResult", RungMeasurement, DatasetSummary, FinalEvaluation)
@@ -110,7 +113,8 @@ class StatusStore(Protocol):
 
 
 Reporter = Callable[[Study, Ledger, Mapping[str, Any]], None]
-"""Writes the report of a recorded ledger, given the whole status with it. Handed in: reports are of a layer above."""
+"""Writes the report of a recorded ledger, given the whole status with it; raises `ProposalPendingError` where it waits
+for the optimizer, which wakes the study. Handed in: reports are of a layer above."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -405,7 +409,16 @@ def _learn_from_earlier(study: Study, ledger: Ledger, artifacts: ArtifactStore) 
     is_searching = ledger.search_end is None and len(ledger.trials) < study.num_trials
     has_room = sum(trial.is_busy for trial in ledger.trials) < study.parallel_trials
     is_prepared = ledger.prepare.state is StageState.COMPLETED
-    if not (study.warm_start_from and is_prepared and is_searching and has_room):
+    return read_earlier(study, artifacts) if is_prepared and is_searching and has_room else study
+
+
+def read_earlier(study: Study, artifacts: ArtifactStore) -> Study:
+    """Return a study whose data are prepared with what earlier ones have measured, as the job found it.
+
+    Raises:
+        LedgerRefusedError: where nothing can be learnt from one.
+    """
+    if not study.warm_start_from:
         return study
     found = []
     for index in range(len(study.warm_start_from)):
@@ -667,6 +680,8 @@ def _report(
         return last, problem
     try:
         reporter(study, ledger, recorded.raw)
+    except ProposalPendingError:
+        return last, problem
     except ArtifactError as error:
         return last, Problem(error.reason, str(error))
     return Reported(key=key, at=now), problem

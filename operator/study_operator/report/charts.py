@@ -10,12 +10,16 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from statistics import fmean
-from typing import Any
+from typing import Any, assert_never
 
+from study_operator.ledger.failures import Failures
 from study_operator.ledger.trial import Measurement, Origin, Trial
+from study_operator.optimizer.reading import Slice, SlicePoint
 from study_operator.report.data_curve import CurveReport
-from study_operator.report.numbers import describe_value
+from study_operator.report.failures import describe_probability, describe_tried
+from study_operator.report.numbers import describe_value, percent
 from study_operator.report.report import (
     LOWER,
     PREDICTOR_NAMES,
@@ -29,7 +33,7 @@ from study_operator.report.report import (
     ranked,
 )
 from study_operator.spec.metrics import is_share
-from study_operator.spec.study import Categorical, LogUniform, Study, Uniform
+from study_operator.spec.study import Categorical, LogUniform, Parameter, Study, Uniform
 from trial_trainer.contract import FinalEvaluation
 
 Spec = Mapping[str, Any]
@@ -109,6 +113,8 @@ class Chart:
     table: Table
     """The values that are drawn."""
     spec: Spec
+    second: Table | None = None
+    """Where what is drawn does not fit into one table."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -187,10 +193,13 @@ def draw_arms(report: Report, errors: str) -> Chart | None:
 def draw_parameters(report: Report) -> list[Chart]:
     """Draw what the first rung measured by each parameter, of those that took two values or more.
 
-    These are the measurements themselves and no model of them: the other parameters differ from point to point.
+    The measurements differ in the other parameters, too. Where the optimizer's model knows anything, what it predicts
+    with these as they are in one arm is drawn behind them.
     """
     metric = report.study.objective.metric
     first = [(trial, m) for trial in report.trials if (m := trial.measurement(0)) is not None and m in known(trial)]
+    reading = report.model
+    slices = {s.parameter: s for s in reading.slices} if reading is not None and reading.knows else {}
     charts = []
     for i, parameter in enumerate(report.study.parameters[:MOST_PARAMETERS]):
         measured = [(trial, trial.arm[parameter.name], m) for trial, m in first if parameter.name in trial.arm]
@@ -208,6 +217,18 @@ def draw_parameters(report: Report) -> list[Chart]:
             }
             for trial, value, m in measured
         ]
+        predicted: list[dict[str, Any]] = [
+            {
+                "setting": point.setting,
+                "value": point.value,
+                "low": point.low,
+                "high": point.high,
+                "settingText": describe_parameter(point.setting),
+                "text": describe_value(metric, point.value, None),
+                "band": f"{describe_value(metric, point.low, None)} to {describe_value(metric, point.high, None)}",
+            }
+            for point in _list_points(parameter, slices.get(parameter.name))
+        ]
         x: dict[str, Any] = {"field": "setting", "title": parameter.name}
         match parameter.search_space:
             case Categorical(values=choices):
@@ -216,36 +237,291 @@ def draw_parameters(report: Report) -> list[Chart]:
                 order = given if any(isinstance(value, str) for value in given) else sorted(given)
                 x |= {"type": "ordinal", "sort": order, "axis": {"labelAngle": 0, "labelOverlap": True}}
             case LogUniform():
-                x |= {"type": "quantitative", "scale": {"type": "log", "nice": False, "padding": 8}}
+                x |= {"type": "quantitative", "scale": {"type": "log", "nice": False, "padding": 8}, "axis": _SPARSE}
             case Uniform():
-                x |= {"type": "quantitative", "scale": {"zero": False, "padding": 8}}
+                x |= {"type": "quantitative", "scale": {"zero": False, "nice": False, "padding": 8}, "axis": _SPARSE}
+        y = {"field": "value", **_quantity(metric, metric)}
         tips = {"trial": "trial", "settingText": parameter.name, "text": metric, "arm": "arm"}
+        behind = " Line and band: what the model predicts with all others as they are in one arm." if predicted else ""
         charts.append(
             Chart(
                 name=f"parameter-{i}",
                 title=f"{metric} by {parameter.name}",
-                sentence=f"{metric} at the first measurement by {parameter.name}.",
+                sentence=f"{metric} at the first measurement by {parameter.name}.{behind}",
                 table=Table(
                     header=["trial", parameter.name, metric],
                     rows=[[v["trial"], v["settingText"], v["text"]] for v in values],
                     numbers_from=1,
                 ),
+                second=Table(
+                    header=[parameter.name, f"predicted {metric}", "90 % band"],
+                    rows=[[v["settingText"], v["text"], v["band"]] for v in predicted],
+                    numbers_from=0,
+                )
+                if predicted
+                else None,
                 spec={
                     **_chart(values, [PICKED]),
                     "height": 170,
-                    "mark": {"type": "point", "size": 55},
-                    "encoding": {
-                        "x": x,
-                        "y": {"field": "value", **_quantity(metric, metric)},
-                        "color": {**_roles(values), "legend": None},
-                        "shape": {**_role_shapes(values), "legend": None},
-                        "opacity": {"condition": {"test": IS_PICKED, "value": 1}, "value": 0.2},
-                        "tooltip": _tips(tips),
-                    },
+                    "encoding": {"x": x},
+                    "layer": [
+                        *_draw_slice(predicted, y, is_line="scale" in x),
+                        {
+                            "mark": {"type": "point", "size": 55},
+                            "encoding": {
+                                "y": y,
+                                "color": {**_roles(values), "legend": None},
+                                "shape": {**_role_shapes(values), "legend": None},
+                                "opacity": {"condition": {"test": IS_PICKED, "value": 1}, "value": 0.2},
+                                "tooltip": _tips(tips),
+                            },
+                        },
+                    ],
                 },
             )
         )
     return charts
+
+
+_SPARSE: Mapping[str, Any] = {"labelOverlap": "greedy", "labelSeparation": 8, "tickCount": 5}
+"""An axis of a small chart, whose labels must not touch."""
+
+
+def _list_points(parameter: Parameter, found: Slice | None) -> Sequence[SlicePoint]:
+    """Return the points of a slice as far as they can stand on the parameter's axis; the bucket may hold anything."""
+    points = found.points if found is not None else ()
+    match parameter.search_space:
+        case Categorical(values=choices):
+            return [point for point in points if point.setting in choices]
+        case LogUniform():
+            return [point for point in points if not isinstance(point.setting, str) and point.setting > 0]
+        case Uniform():
+            return [point for point in points if not isinstance(point.setting, str)]
+        case _ as unknown:
+            assert_never(unknown)
+
+
+def _draw_slice(predicted: Sequence[Mapping[str, Any]], y: Mapping[str, Any], *, is_line: bool) -> list[dict[str, Any]]:
+    """Draw a band with a line in it; of choices, between which there is nothing, bars with a tick."""
+    if not predicted:
+        return []
+    data = {"data": {"values": list(predicted)}}
+    band = {"y": {**y, "field": "low"}, "y2": {"field": "high"}}
+    middle = {"y": y, "tooltip": _tips({"settingText": "setting", "text": "predicted", "band": "90 % band"})}
+    if is_line:
+        area = {"type": "area", "color": "var(--pale)", "opacity": 0.45}
+        return [
+            {**data, "mark": area, "encoding": band},
+            {**data, "mark": {"type": "line", "color": "var(--soft)", "strokeWidth": 1.6}, "encoding": middle},
+        ]
+    rule = {"type": "rule", "color": "var(--pale)", "strokeWidth": 14, "opacity": 0.6}
+    tick = {"type": "tick", "color": "var(--soft)", "thickness": 2, "width": 18, "orient": "horizontal"}
+    return [{**data, "mark": rule, "encoding": band}, {**data, "mark": tick, "encoding": middle}]
+
+
+TOTAL, FIRST = "in all", "alone"
+
+
+def draw_importance(report: Report) -> Chart | None:
+    """Draw how much each parameter matters by the optimizer's model; None where it knows nothing."""
+    reading = report.model
+    if reading is None or not reading.importances:
+        return None
+    names = [importance.parameter for importance in reading.importances]
+    values: list[dict[str, Any]] = [
+        {
+            "parameter": importance.parameter,
+            "kind": kind,
+            "value": share.value,
+            "low": share.low,
+            "high": share.high,
+            "text": f"{percent(share.value)} ({share.low * 100:.1f}–{share.high * 100:.1f})",
+        }
+        for importance in reading.importances
+        for kind, share in ((TOTAL, importance.total), (FIRST, importance.first))
+    ]
+    text = {(v["parameter"], v["kind"]): v["text"] for v in values}
+    x = {"field": "value", **_quantity("accuracy", "share of the variance"), "scale": {"domain": [0, 1]}}
+    tips = {"parameter": "parameter", "kind": "share", "text": "of the variance"}
+    return Chart(
+        name="importance",
+        title="How much each parameter matters",
+        sentence=(
+            "Sobol indices: the share of the variance of what the model predicts over the whole search space that a "
+            f"parameter explains {FIRST}, and {TOTAL}, which is together with others, too. Bars: the middle 90 % of "
+            "the model's draws."
+        ),
+        table=Table(
+            header=["parameter", TOTAL, FIRST],
+            rows=[[name, text[name, TOTAL], text[name, FIRST]] for name in names],
+            numbers_from=1,
+        ),
+        spec={
+            **_chart(values),
+            "height": 42 * len(names),
+            "encoding": {
+                "y": {
+                    "field": "parameter",
+                    "type": "nominal",
+                    "sort": names,
+                    "title": None,
+                    "scale": {"paddingInner": 0.3},
+                },
+                "yOffset": {"field": "kind", "sort": [TOTAL, FIRST]},
+                "color": {
+                    "field": "kind",
+                    "type": "nominal",
+                    "scale": {"domain": [TOTAL, FIRST], "range": ["var(--winner)", "var(--other)"]},
+                },
+            },
+            "layer": [
+                {
+                    "mark": {"type": "rule", "strokeWidth": 1.5},
+                    "encoding": {"x": {**x, "field": "low"}, "x2": {"field": "high"}},
+                },
+                {
+                    "mark": {"type": "point", "size": 50},
+                    "encoding": {"x": x, "shape": _kinds("kind", [TOTAL, FIRST]), "tooltip": _tips(tips)},
+                },
+            ],
+        },
+    )
+
+
+FAILED, GOOD = "failed", "did not fail"
+
+
+def draw_failures(failures: Failures, table: Table) -> Chart | None:
+    """Draw the map of failures of one rank, which a control chooses, with the trials on it; None without a map.
+
+    Args:
+        failures: what is known of them.
+        table: the map's own.
+    """
+    if not failures.cells:
+        return None
+    rates, alphas = (
+        _find_edges(sorted({c.learning_rate for c in failures.cells})),
+        _find_edges(sorted({c.alpha for c in failures.cells})),
+    )
+    cells: list[dict[str, Any]] = [
+        {
+            "rank": c.rank,
+            "low": alphas[c.alpha][0],
+            "high": alphas[c.alpha][1],
+            "bottom": rates[c.learning_rate][0],
+            "top": rates[c.learning_rate][1],
+            "probability": c.probability,
+            "text": describe_probability(c),
+            "tried": describe_tried(c),
+            "place": f"rank {c.rank:.3g}, learning rate {c.learning_rate:.2g}, alpha {c.alpha:.3g}",
+        }
+        for c in failures.cells
+    ]
+    marks: list[dict[str, Any]] = [
+        {
+            "trial": m.trial,
+            "rank": m.map_rank,
+            "rate": m.learning_rate,
+            "alpha": m.alpha,
+            "kind": FAILED if m.has_failed else GOOD,
+            "arm": f"rank {m.rank:g}, learning rate {m.learning_rate:.2g}, alpha {m.alpha:.3g}",
+        }
+        for m in failures.marks
+    ]
+    middle = failures.ranks[len(failures.ranks) // 2]
+    rank: dict[str, Any] = {"name": "rank", "value": middle}
+    if len(failures.ranks) > 1:
+        labels = [f"{one:.3g}" for one in failures.ranks]
+        rank["bind"] = {"input": "radio", "name": "rank ", "options": list(failures.ranks), "labels": labels}
+    at = {"transform": [{"filter": "datum.rank == rank"}]}
+    axis = {
+        "type": "quantitative",
+        "scale": {"type": "log", "nice": False},
+        "axis": {"grid": False, "labelOverlap": "greedy", "labelSeparation": 8},
+    }
+    x, y = {**axis, "title": "alpha"}, {**axis, "title": "learning rate"}
+    kinds = {"domain": [FAILED, GOOD]}
+    return Chart(
+        name="failures",
+        title="Probability of a failure",
+        sentence=(
+            "Probability of a failure by learning rate (up) and alpha (across), on logarithmic scales, the redder, the "
+            f"higher; crosses: trials that failed, circles: trials that did not.{_describe_ranks(failures, middle)}"
+        ),
+        table=table,
+        spec={
+            **_chart([], [rank, PICKED]),
+            "height": 320,
+            "layer": [
+                {
+                    "data": {"values": cells},
+                    **at,
+                    "mark": {"type": "rect", "color": "var(--wrong)", "stroke": "var(--paper)", "strokeWidth": 1},
+                    "encoding": {
+                        "x": {**x, "field": "low"},
+                        "x2": {"field": "high"},
+                        "y": {**y, "field": "bottom"},
+                        "y2": {"field": "top"},
+                        "fillOpacity": {
+                            "field": "probability",
+                            "type": "quantitative",
+                            "scale": {"domain": [0, 1], "range": [0.04, 0.8]},
+                            "legend": None,
+                        },
+                        "tooltip": _tips({"place": "at", "text": "failure", "tried": "failed here"}),
+                    },
+                },
+                {
+                    "data": {"values": cells},
+                    "transform": [
+                        *at["transform"],
+                        # At the left end: trials of choices stand in the middle.
+                        {"calculate": "pow(datum.low, 0.95) * pow(datum.high, 0.05)", "as": "x"},
+                        {"calculate": "pow(datum.bottom, 0.12) * pow(datum.top, 0.88)", "as": "y"},
+                    ],
+                    "mark": {"type": "text", "fontSize": 11, "align": "left", "color": "var(--ink)"},
+                    "encoding": {
+                        "x": {**x, "field": "x"},
+                        "y": {**y, "field": "y"},
+                        "text": {"field": "probability", "type": "quantitative", "format": ".0%"},
+                    },
+                },
+                {
+                    "data": {"values": marks},
+                    **at,
+                    "mark": {"type": "point", "size": 70, "filled": False, "strokeWidth": 2},
+                    "encoding": {
+                        "x": {**x, "field": "alpha"},
+                        "y": {**y, "field": "rate"},
+                        "shape": {"field": "kind", "type": "nominal", "scale": {**kinds, "range": ["cross", "circle"]}},
+                        "color": {
+                            "field": "kind",
+                            "type": "nominal",
+                            "scale": {**kinds, "range": ["var(--ink)", "var(--winner)"]},
+                        },
+                        "opacity": {"condition": {"test": IS_PICKED, "value": 1}, "value": 0.2},
+                        "tooltip": _tips({"trial": "trial", "kind": "it", "arm": "arm"}),
+                    },
+                },
+            ],
+        },
+    )
+
+
+def _describe_ranks(failures: Failures, shown: float) -> str:
+    if len(failures.ranks) == 1:
+        return f" All at rank {shown:.3g}."
+    return f" Of one rank at a time, at first {shown:.3g}; a trial stands at the nearest one."
+
+
+def _find_edges(places: Sequence[float]) -> dict[float, tuple[float, float]]:
+    """Return from where to where each place of a logarithmic axis reaches: half way to its neighbours."""
+    if len(places) == 1:
+        return {places[0]: (places[0] / 2, places[0] * 2)}
+    inner = [math.sqrt(one * other) for one, other in pairwise(places)]
+    edges = [places[0] ** 2 / inner[0], *inner, places[-1] ** 2 / inner[-1]]
+    return dict(zip(places, pairwise(edges), strict=True))
 
 
 def draw_losses(report: Report, curves: Sequence[LossCurve]) -> Chart | None:

@@ -31,6 +31,8 @@ from study_operator.report.charts import (
     draw_arms,
     draw_attributes,
     draw_data_curve,
+    draw_failures,
+    draw_importance,
     draw_losses,
     draw_parameters,
     draw_usage,
@@ -49,6 +51,7 @@ from study_operator.report.early_percents import EARLY_TITLE, list_early_header,
 from study_operator.report.examples import show_examples
 from study_operator.report.failures import describe_map, list_map_header, list_map_rows
 from study_operator.report.labels import label_rows
+from study_operator.report.model import describe_model, describe_slices
 from study_operator.report.report import (
     PREDICTOR_NAMES,
     PREDICTORS,
@@ -120,6 +123,7 @@ def render_page(report: Report, losses: Sequence[LossCurve] = (), examples: Exam
     """
     study, results, summary = report.study, report.final_evaluation, report.summary
     curve = _curve_table(study, report.curve) if report.curve is not None else None
+    failures = _failure_table(report.failures) if report.failures is not None else None
     drawn = [
         draw_arms(report, describe_errors(report)),
         draw_losses(report, losses),
@@ -127,7 +131,9 @@ def render_page(report: Report, losses: Sequence[LossCurve] = (), examples: Exam
         draw_agreement(report),
         draw_attributes(results) if results is not None else None,
         draw_data_curve(study, report.curve, curve) if report.curve is not None and curve is not None else None,
+        draw_failures(report.failures, failures) if report.failures is not None and failures is not None else None,
         draw_usage(report),
+        draw_importance(report),
         *(parameters := draw_parameters(report)),
     ]
     charts = {chart.name: chart for chart in drawn if chart is not None}
@@ -141,6 +147,8 @@ def render_page(report: Report, losses: Sequence[LossCurve] = (), examples: Exam
         charts=charts,
         chart_data={"config": CONFIG, "specs": {name: chart.spec for name, chart in charts.items()}},
         parameters=parameters,
+        model=describe_model(report),
+        slices=describe_slices(report),
         lines=_sort_lines(lines_of(report)),
         results=_results_table(results) if results is not None else None,
         cells=describe_cells(results) if results is not None else "",
@@ -150,7 +158,7 @@ def render_page(report: Report, losses: Sequence[LossCurve] = (), examples: Exam
         leaderboard=_list_trials(report),
         has_agreement=sum(trial.measurement(study.last_rung) is not None for trial in report.trials) >= 2,
         early=_early_table(study, report.early) if report.early is not None else None,
-        failure_map=_failure_table(report.failures) if report.failures is not None else None,
+        failure_map=failures,
         failure_map_title=describe_map(report.failures)
         if report.failures is not None and report.failures.cells
         else "",

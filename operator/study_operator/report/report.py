@@ -25,6 +25,7 @@ from study_operator.ledger.merit import name_metric
 from study_operator.ledger.ranking import rank
 from study_operator.ledger.trial import Measurement, Trial, TrialState
 from study_operator.optimizer.designer import EXPLORATION_NODE, STAGNATION_NODE, WARM_START_NODE
+from study_operator.optimizer.reading import ModelReading
 from study_operator.report.data_curve import CurveReport, describe_fit, render_curve_json, render_data_curve
 from study_operator.report.early_percents import render_early_json, render_early_percents
 from study_operator.report.failures import render_failures_json
@@ -43,6 +44,7 @@ from trial_trainer.contract import (
     Precision,
     PredictorScores,
     SeedInterval,
+    to_json,
 )
 
 HAND_LABELLED, ALL_ASKED = "hand_labelled", "all_asked"
@@ -123,6 +125,8 @@ class Report:
     """None before all trials that go to full length are there."""
     failures: Failures | None = None
     """None before the first measurement."""
+    model: ModelReading | None = None
+    """What the optimizer's model says; None before there is one."""
 
 
 def render_json(report: Report) -> dict[str, Any]:
@@ -147,6 +151,7 @@ def render_json(report: Report) -> dict[str, Any]:
         "dataCurve": render_curve_json(report.curve) if report.curve else None,
         "agreement": list(report.agreement),
         "failures": render_failures_json(report.failures) if report.failures else None,
+        "model": json.loads(to_json(report.model)) if report.model else None,
         "earlyPercents": render_early_json(report.early) if report.early else None,
         "acceleratorHours": {"spent": report.spent_hours, "saved": report.saved_hours},
     }

@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from study_operator import names
-from study_operator.ledger.bucket_copy import render_copy
+from study_operator.ledger.bucket_copy import LedgerRefusedError, render_copy
 from study_operator.ledger.conditions import name_stage
 from study_operator.ledger.curve_comparison import NAMES, CurveComparison, compare_data_curves
 from study_operator.ledger.curve_runs import find_curve_trial
@@ -23,12 +23,15 @@ from study_operator.ledger.failures import find_failures
 from study_operator.ledger.gain import find_gain
 from study_operator.ledger.merit import name_metric
 from study_operator.ledger.overfitting import describe_change, name_sign
+from study_operator.ledger.ranking import rank
 from study_operator.ledger.status import Recorded, parse_status
 from study_operator.ledger.trial import Ledger, Measurement, StageState
+from study_operator.optimizer.designer import DesignerError, ModelReader
+from study_operator.optimizer.reading import LEAST_MEASURED, ModelReading
 from study_operator.reasons import ConditionReason
 from study_operator.reconcile.job_specs import adapter_uri
 from study_operator.reconcile.settle import build_measurement
-from study_operator.reconcile.tick import TickResult, read_result, report_key
+from study_operator.reconcile.tick import TickResult, read_earlier, read_result, report_key
 from study_operator.report.data_curve import CurveReport, list_attributes, list_points
 from study_operator.report.losses import KeptLosses, read_losses
 from study_operator.report.page import render_page
@@ -46,19 +49,46 @@ from trial_trainer.contract import (
     Examples,
     FinalEvaluation,
     RungMeasurement,
+    to_json,
 )
 
 log = logging.getLogger(__name__)
 
 
 def write_report(
-    study: Study, ledger: Ledger, raw: Mapping[str, Any], artifacts: ArtifactStore, kept: KeptLosses
+    study: Study,
+    ledger: Ledger,
+    raw: Mapping[str, Any],
+    artifacts: ArtifactStore,
+    optimizer: ModelReader,
+    kept: KeptLosses,
 ) -> None:
-    """Write ledger and report of what is recorded."""
+    """Write ledger and report of what is recorded.
+
+    Raises:
+        ProposalPendingError: where the optimizer is still at its model; whoever asked is woken, and writes it then.
+    """
+    _write_reading(study, ledger, artifacts, optimizer)
     report = build_report(study, replace(parse_status(raw), ledger=ledger), artifacts)
     artifacts.write(names.LEDGER, render_copy(study, raw))
     artifacts.write(names.REPORT, json.dumps(render_json(report), indent=1, allow_nan=False).encode())
     artifacts.write(names.REPORT_PAGE, render_whole_page(report, artifacts, kept).encode())
+
+
+def _write_reading(study: Study, ledger: Ledger, artifacts: ArtifactStore, optimizer: ModelReader) -> None:
+    """Write what the optimizer's model says of so many measurements that it has one."""
+    ranked = rank(study, ledger.trials, 0)
+    if len(ranked) < LEAST_MEASURED or all(t.has_diverged for t in ranked):
+        return
+    through = ranked[0] if ledger.winner is None else ledger.trials[ledger.winner]
+    try:
+        reading = optimizer.read_model(
+            read_earlier(study, artifacts), ledger.trials, through.arm, is_last=ledger.outcome is not None
+        )
+    except (DesignerError, LedgerRefusedError) as error:
+        # A model is no reason to have no report.
+        reading = ModelReading(measured=len(ranked), through=through.arm, problem=str(error))
+    artifacts.write(names.MODEL_READING, to_json(reading).encode())
 
 
 def render_whole_page(report: Report, artifacts: ArtifactStore, kept: KeptLosses) -> str:
@@ -123,6 +153,7 @@ def build_report(study: Study, recorded: Recorded, artifacts: ArtifactStore) -> 
         curve=_build_curve(study, ledger, final_evaluation, artifacts),
         early=_compare_percents(study, ledger, artifacts),
         failures=find_failures(study, ledger.trials),
+        model=read_result(ModelReading, artifacts, names.MODEL_READING),
     )
 
 

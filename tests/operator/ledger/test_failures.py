@@ -154,10 +154,31 @@ def test_the_map_rises_to_where_trials_failed_and_counts_those_nearby() -> None:
         for i, (rate, alpha) in enumerate(itertools.product((1e-4, 1e-3, 1e-2), (8.0, 32.0, 128.0)))
     ]
     failures = find_failures(STUDY, trials)
-    assert failures is not None and len(failures.cells) == 9 and failures.rank == 16
+    assert failures is not None and len(failures.cells) == 9 and failures.ranks == (16,)
     by_place = {(c.learning_rate, c.alpha): c for c in failures.cells}
     assert by_place[1e-2, 128.0].probability > 0.5 > by_place[1e-4, 8.0].probability
     assert all((c.trials, c.failed) == (1, int(rate * alpha > 0.05)) for (rate, alpha), c in by_place.items())
+
+
+@pytest.mark.parametrize(
+    ("tried", "ranks"),
+    [
+        pytest.param((64, 4, 16), (4, 16, 64), id="each that was tried"),
+        # Nine, eight times; the quartiles of those.
+        pytest.param((4, 8, 12, 16, 24, 32, 48, 64, 128), (12, 24, 48), id="quartiles of many"),
+    ],
+)
+def test_there_is_a_map_of_each_rank_or_of_the_quartiles(tried: tuple[int, ...], ranks: tuple[int, ...]) -> None:
+    arms = itertools.product((1e-4, 1e-3, 1e-2, 1e-1), tried)
+    read = [(a_read_trial(i, rate, fails=rate > 1e-3 and rank < 24), rank) for i, (rate, rank) in enumerate(arms)]
+    trials = [replace(trial, arm={**trial.arm, "lora_rank": rank}) for trial, rank in read]
+    failures = find_failures(STUDY, trials)
+    assert failures is not None and failures.ranks == ranks
+    assert {cell.rank for cell in failures.cells} == {*ranks}
+    assert sum(cell.trials for cell in failures.cells) == len(trials) == len(failures.marks)
+    mark = failures.marks[tried.index(16)]
+    assert (mark.trial, mark.rank) == (trials[tried.index(16)].name, 16)
+    assert abs(math.log(mark.map_rank / 16)) == min(abs(math.log(rank / 16)) for rank in ranks)
 
 
 def test_what_always_goes_together_is_one_input() -> None:

@@ -21,6 +21,7 @@ from study_operator.optimizer import ax
 from study_operator.optimizer.ax import AxDesigner
 from study_operator.optimizer.designer import EXPLORATION_NODE, WARM_START_NODE, DesignerError, Suggestion
 from study_operator.optimizer.farthest import find_farthest, place
+from study_operator.optimizer.reading import ModelReading
 from study_operator.spec.constraints import parse_linear_constraint, parse_outcome_constraint
 from study_operator.spec.metrics import Direction
 from study_operator.spec.study import (
@@ -37,7 +38,7 @@ from study_operator.spec.study import (
     Study,
     Uniform,
 )
-from trial_trainer.contract import BaseModel, LabelSource, Split, TrainerSettings
+from trial_trainer.contract import BaseModel, LabelSource, Split, TrainerSettings, from_json, to_json
 
 # Ax and its libraries warn of each other's deprecations, and of their numerics, hundreds of times.
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
@@ -807,3 +808,106 @@ def test_arms_that_diverged_earlier_are_learnt_from() -> None:
     (suggestion,) = suggest(a_study(earlier=(earlier,)), trials)
 
     assert suggestion.generation_node in ("MBM", EXPLORATION_NODE)
+
+
+# What the model says, for people.
+
+
+def read_model(study: Study, trials: Sequence[Trial], through: Trial) -> ModelReading:
+    """Ask what the model says, which must come back the same through the bucket."""
+    reading = AxDesigner().read_model(study, trials, through.arm)
+    assert from_json(ModelReading, to_json(reading)) == reading
+    return reading
+
+
+def best_of(trials: Sequence[Trial]) -> Trial:
+    return max(trials, key=lambda trial: trial.measurements[0].value)
+
+
+def test_the_parameter_that_matters_comes_first_and_what_does_not_has_no_share() -> None:
+    study = a_study(parameters=(DECAY, DROPOUT, RANK, LEARNING_RATE))
+    dice = random.Random(3)
+    arms = [a_random_arm(study, dice) for _ in range(24)]
+    trials = [measured(i, arm, accuracy(arm)) for i, arm in enumerate(arms)]
+    reading = read_model(study, trials, best_of(trials))
+    assert (reading.measured, reading.knows) == (24, True)
+    assert reading.p is not None and reading.p < 1e-4
+    shares = {importance.parameter: importance for importance in reading.importances}
+    assert [*shares][:2] == ["learning_rate", "lora_dropout"]
+    assert shares["learning_rate"].total.value > 0.5 and shares["weight_decay"].total.value < 0.1
+    for importance in reading.importances:
+        for share in (importance.first, importance.total):
+            assert 0 <= share.low <= share.value <= share.high <= 1
+
+
+@pytest.mark.parametrize("direction", [Direction.MAXIMIZE, Direction.MINIMIZE])
+def test_a_slice_lies_where_the_measured_function_does(direction: Direction) -> None:
+    sign = 1 if direction is Direction.MAXIMIZE else -1
+    study = a_study(objective=Objective(metric="validation_loss", direction=direction))
+    covered = places = 0
+    for seed in range(4):
+        dice = random.Random(seed)
+        arms = [a_random_arm(study, dice) for _ in range(24)]
+        values = [sign * (accuracy(arm) + dice.gauss(0, 0.03)) for arm in arms]
+        trials = [measured(i, arm, value) for i, (arm, value) in enumerate(zip(arms, values, strict=True))]
+        through = max(trials, key=lambda trial: sign * trial.measurements[0].value)
+        reading = read_model(study, trials, through)
+        assert [found.parameter for found in reading.slices] == ["learning_rate", "lora_rank", "lora_dropout"]
+        assert [point.setting for point in reading.slices[1].points] == [4, 8, 16, 32, 64]
+        for found in reading.slices:
+            for point in found.points:
+                # Of what lies beyond all measurements nothing is claimed but that.
+                truth = sign * accuracy({**through.arm, found.parameter: point.setting})
+                truth = min(max(truth, min(values)), max(values))
+                covered += point.low <= truth <= point.high
+                places += 1
+                assert min(values) <= point.low <= point.value <= point.high <= max(values)
+    assert covered / places > 0.8
+
+
+def test_a_model_that_ranks_no_better_than_chance_says_so_and_nothing_else() -> None:
+    study = a_study()
+    dice = random.Random(5)
+    arms = [a_random_arm(study, dice) for _ in range(12)]
+    # The same arms in another order of their values: nothing that a model could know.
+    values = [(0.1 * ((5 * i) % 12)) for i in range(12)]
+    trials = [measured(i, arm, value) for i, (arm, value) in enumerate(zip(arms, values, strict=True))]
+    reading = read_model(study, trials, trials[0])
+    assert reading.p is not None and reading.p > 0.05
+    assert (reading.knows, reading.importances, reading.slices) == (False, (), ())
+
+
+def test_of_equal_measurements_nothing_is_known() -> None:
+    trials = [
+        measured(i, {"learning_rate": 10 ** (-5 + i / 3), "lora_rank": 8, "lora_dropout": 0}, 0) for i in range(6)
+    ]
+    reading = read_model(a_study(), trials, trials[0])
+    assert (reading.tau, reading.p, reading.knows) == (None, None, False)
+
+
+def test_diverged_abandoned_and_running_trials_and_an_earlier_study_do_not_hinder_a_reading() -> None:
+    study = a_study(parameters=(LEARNING_RATE, RANK), parameter_constraints=())
+    dice = random.Random(7)
+    arms = [a_random_arm(study, dice) for _ in range(36)]
+    value = {i: accuracy({**arm, "lora_dropout": 0}) for i, arm in enumerate(arms)}
+    earlier = EarlierStudy(
+        name="earlier",
+        trials=tuple(EarlierTrial(arm=arm, merit=value[i]) for i, arm in enumerate(arms[:12])),
+        best=arms[0],
+    )
+    trials = [measured(i, arm, value[12 + i]) for i, arm in enumerate(arms[12:])]
+    trials[3] = measured(3, arms[15], 0.0, diverged=True)
+    trials += [a_trial(24, arms[0], TrialState.ABANDONED), a_trial(25, arms[1], TrialState.RUNNING)]
+    reading = read_model(replace(study, earlier=(earlier,)), trials, trials[0])
+    assert reading.measured == 24
+    assert {importance.parameter for importance in reading.importances} == {"learning_rate", "lora_rank"}
+
+
+def test_a_slice_keeps_to_the_studys_constraints() -> None:
+    study = a_study(parameters=(DROPOUT, DECAY), parameter_constraints=("lora_dropout + weight_decay <= 0.2",))
+    dice = random.Random(8)
+    arms = [arm for _ in range(40) if sum((arm := a_random_arm(study, dice)).values()) <= 0.2][:16]
+    trials = [measured(i, arm, -float(arm["lora_dropout"])) for i, arm in enumerate(arms)]
+    reading = read_model(study, trials, trials[0])
+    dropout = reading.slices[0]
+    assert max(point.setting for point in dropout.points) <= 0.2 - arms[0]["weight_decay"] + 1e-6

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from builders.some_studies import a_study
+from builders.some_studies import a_study, a_trial, measured
 from study_operator.metrics import Metrics
 from study_operator.names import StudyKey
 from study_operator.optimizer.designer import DesignerError, ProposalPendingError, Suggestion
@@ -99,3 +99,68 @@ def test_an_answer_is_handed_out_as_it_was_given(tmp_path: Path) -> None:
     assert str(pending.value) == ""
     assert asker.news.acquire(timeout=60)
     assert asker.ask() == (Suggestion(arm={"batch_size": 8}, generation_node="Sobol"),)
+
+
+READS = """
+import pathlib, pickle, sys, time
+from study_operator.optimizer.reading import ModelReading
+from study_operator.optimizer.designer import Suggestion
+while True:
+    kind, study, trials, rest = pickle.load(sys.stdin.buffer)
+    with open({log!r}, "a") as log:
+        print(kind, len(trials), file=log)
+    while not pathlib.Path({go!r}).exists():
+        time.sleep(0.01)
+    answer = ("arms", ()) if kind == "suggest" else ("reading", ModelReading(measured=len(trials), through=rest))
+    pickle.dump(answer, sys.stdout.buffer)
+    sys.stdout.buffer.flush()
+"""
+ARM = {"batch_size": 8}
+
+
+def read(asker: Asker, count: int, *, is_last: bool = False) -> int | None:
+    """Ask for the model of so many trials; return of how many an answer is, None where it is not there yet."""
+    trials = tuple(measured(a_trial(i), 0.1 * i) for i in range(count))
+    try:
+        return asker.proposals.of(KEY).read_model(a_study(), trials, ARM, is_last=is_last).measured
+    except ProposalPendingError:
+        return None
+
+
+def test_a_reading_that_is_late_is_handed_out_once_and_at_the_end_only_that_of_the_last_ledger(tmp_path: Path) -> None:
+    asker = Asker(a_worker(tmp_path, READS.format(log=str(tmp_path / "log"), go=str(tmp_path))))
+    assert read(asker, 5) is None
+    assert asker.news.acquire(timeout=60)
+    # Meanwhile one more was measured: a study that measures quickly has a report all the same.
+    assert read(asker, 6) == 5
+    assert read(asker, 6) is None
+    assert asker.news.acquire(timeout=60)
+    assert read(asker, 7, is_last=True) is None
+    assert asker.news.acquire(timeout=60)
+    assert read(asker, 7, is_last=True) == read(asker, 7, is_last=True) == 7
+
+
+def test_arms_are_proposed_before_a_model_is_read(tmp_path: Path) -> None:
+    log, go = tmp_path / "log", tmp_path / "go"
+    asker = Asker(a_worker(tmp_path, READS.format(log=str(log), go=str(go))))
+    # While another study's question is thought about, two more come in.
+    with pytest.raises(ProposalPendingError):
+        asker.proposals.of(("shop", "other")).suggest(a_study(), (a_trial(0),), 1)
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline and not log.exists():
+        time.sleep(0.01)
+    assert read(asker, 5) is None
+    with pytest.raises(ProposalPendingError):
+        asker.ask()
+    go.touch()
+    for _ in range(3):
+        assert asker.news.acquire(timeout=60)
+    assert log.read_text().splitlines() == ["suggest 1", "suggest 0", "read 5"]
+
+
+def test_a_reading_over_which_the_worker_dies_is_a_problem_and_no_wait(tmp_path: Path) -> None:
+    asker = Asker(a_worker(tmp_path, "raise SystemExit(1)"))
+    assert read(asker, 5) is None
+    assert asker.news.acquire(timeout=60)
+    with pytest.raises(DesignerError, match="the optimizer's process died over it, "):
+        read(asker, 5)

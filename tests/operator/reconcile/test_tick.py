@@ -33,6 +33,7 @@ from study_operator.ledger.trial import (
     TrialState,
     count_attempts_against,
 )
+from study_operator.optimizer.designer import ProposalPendingError
 from study_operator.reasons import EndReason, Problem
 from study_operator.reconcile.job_specs import build_job_of
 from study_operator.reconcile.runner import JobKind, JobPhase
@@ -619,6 +620,26 @@ def test_reports_are_written_at_most_once_a_minute_and_always_at_the_end() -> No
     assert not run(over, study, reporter=reporter, settings=settings).is_done
     assert reports[2:] == ["s1 2 0"]
     assert run(over, study, reporter=reporter, settings=settings).is_done
+
+
+def test_a_study_has_not_ended_while_its_report_waits_for_the_optimizer() -> None:
+    is_thinking = True
+
+    def reporter(study: Study, ledger: Ledger, status: Mapping[str, Any]) -> None:
+        if is_thinking:
+            raise ProposalPendingError
+
+    outcome = Outcome(failed=False, reason="Completed", message="")
+    trials = (stopped(0, 0.3), stopped(1, 0.2))
+    desk = a_desk(a_ledger(*trials, winner=0, outcome=outcome, cleaned_at=NOW))
+    study = a_study(num_trials=2)
+    results = [run(desk, study, reporter=reporter) for _ in range(3)]
+    assert not any(result.is_done for result in results)
+    assert results[-1].is_idle and results[-1].status["reported"] is None
+    assert next(c for c in results[-1].status["conditions"] if c["type"] == "StorageReady")["status"] == "True"
+    is_thinking = False
+    run(desk, study, reporter=reporter)
+    assert run(desk, study, reporter=reporter).is_done
 
 
 def test_a_report_that_could_not_be_written_is_retried() -> None:

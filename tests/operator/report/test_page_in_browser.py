@@ -7,7 +7,9 @@ from playwright.sync_api import Browser, Page, expect
 
 from builders.report_pages import a_report_that_holds
 from builders.some_studies import a_report, a_trial, measured, some_examples
+from study_operator.ledger.failures import Cell, Failures, Mark
 from study_operator.ledger.trial import TrialState
+from study_operator.optimizer.reading import Importance, ModelReading, Share, Slice, SlicePoint
 from study_operator.report.charts import LossCurve
 from study_operator.report.page import render_page
 
@@ -157,13 +159,88 @@ def test_print_is_light_and_without_what_only_a_screen_needs(open_page) -> None:
         page.locator("#theme").click()
     page.emulate_media(media="print")
     expect(page.locator(".bar")).to_be_hidden()
+    # A paper's width, of which a long message takes no more than there is.
+    page.set_viewport_size({"width": 760, "height": 1000})
+    assert page.evaluate("document.documentElement.scrollWidth") <= 760
     expect(page.locator("#tools")).to_be_hidden()
     expect(page.locator("[data-chart=arms] svg")).to_be_visible()
     assert page.pdf(format="A4").startswith(b"%PDF")
 
 
+def a_map(rank: float) -> list[Cell]:
+    """Return the four places of one rank's map; the higher the rank, the less probable a failure."""
+    return [
+        Cell(rank=rank, learning_rate=r, alpha=a, probability=4 / rank, low=0.1, high=0.9, trials=1, failed=0)
+        for r in (1e-4, 1e-2)
+        for a in (16, 64)
+    ]
+
+
+FAILURES = Failures(
+    trials=5,
+    diverged=("t004",),
+    gibberish=(),
+    is_rank_stabilised=False,
+    ranks=(8, 16, 64),
+    cells=(*a_map(8), *a_map(16), *a_map(64)),
+    marks=(
+        Mark(trial="t000", rank=8, map_rank=8, learning_rate=1e-3, alpha=32, has_failed=False),
+        Mark(trial="t001", rank=16, map_rank=16, learning_rate=1e-2, alpha=32, has_failed=False),
+        Mark(trial="t004", rank=64, map_rank=64, learning_rate=1e-2, alpha=64, has_failed=True),
+        Mark(trial="t002", rank=48, map_rank=64, learning_rate=1e-4, alpha=16, has_failed=False),
+    ),
+)
+
+
+def test_the_map_of_failures_is_that_of_the_rank_that_is_chosen(open_page) -> None:
+    page = open_page(render_page(a_report(trials=TRIALS, failures=FAILURES)))
+    chart = page.locator("[data-chart=failures]")
+    expect(chart.locator("svg .mark-rect path")).to_have_count(4)
+    expect(chart.locator("svg .mark-text text").filter(has_text="25%")).to_have_count(4)
+    expect(chart.locator("svg .role-mark.mark-symbol path")).to_have_count(1)
+    chart.get_by_label("64").check()
+    expect(chart.locator("svg .mark-text text").filter(has_text="6%")).to_have_count(4)
+    expect(chart.locator("svg .role-mark.mark-symbol path")).to_have_count(2)
+    table = page.locator("#failures table")
+    expect(table).to_be_hidden()
+    page.locator("#failures summary").click()
+    expect(table.locator("tr")).to_have_count(7)
+
+
+SHARE = Share(value=0.7, low=0.6, high=0.8)
+MODEL = ModelReading(
+    measured=4,
+    through={"learning_rate": 0.0001, "rank": 32},
+    tau=0.6,
+    p=0.01,
+    knows=True,
+    importances=(Importance(parameter="learning_rate", first=SHARE, total=SHARE),),
+    slices=(
+        Slice(
+            parameter="learning_rate",
+            points=tuple(SlicePoint(setting=s, value=0.3, low=0.2, high=0.4) for s in (1e-4, 1e-3, 1e-2)),
+        ),
+    ),
+)
+
+
+def test_a_slice_of_the_model_is_drawn_behind_the_measurements(open_page) -> None:
+    page = open_page(render_page(a_report(trials=TRIALS, model=MODEL)))
+    expect(page.locator("[data-chart=importance] svg .role-mark.mark-symbol path")).to_have_count(2)
+    chart = page.locator("[data-chart=parameter-0]")
+    for mark, count in (("area", 1), ("line", 1), ("symbol", 4)):
+        expect(chart.locator(f"svg .role-mark.mark-{mark} path")).to_have_count(count)
+    # Behind them: whoever rests on a measurement reads of it.
+    chart.locator("svg .role-mark.mark-symbol path").first.hover()
+    expect(page.locator("#vg-tooltip-element")).to_contain_text("t000")
+    figure = page.locator("figure").filter(has=chart)
+    figure.locator("summary").click()
+    expect(figure.get_by_text("20.0 % to 40.0 %")).to_have_count(3)
+
+
 def test_on_a_phone_nothing_is_wider_than_its_screen(open_page) -> None:
-    page = open_page(PAGE, viewport={"width": 390, "height": 844}, is_mobile=True, has_touch=True)
+    text = render_page(a_report(trials=TRIALS, failures=FAILURES, model=MODEL), LOSSES)
+    page = open_page(text, viewport={"width": 390, "height": 844}, is_mobile=True, has_touch=True)
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
     assert page.locator("[data-chart=arms] svg").bounding_box()["width"] <= 390
     # What is wider is moved in its own place.
