@@ -36,11 +36,11 @@ WEIGHTS = tuple(np.geomspace(0.01, 3, 26))
 """Accuracy that one nat per token stands for: those that are tried."""
 
 Floats = NDArray[np.float64]
-Signal = Callable[["Readings", NDArray[np.intp]], Floats]
+Signal = Callable[["Measured", NDArray[np.intp]], Floats]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Readings:
+class Measured:
     """Answers of all arms to the same questions at one percentage: arms by questions."""
 
     rights: Floats
@@ -69,7 +69,7 @@ class Recorded:
     """One recording: what is read early of each arm, and where it ends."""
 
     name: str
-    early: Mapping[int, Readings]
+    early: Mapping[int, Measured]
     final: Floats
     """Accuracy at full length on the test set, by arm; 0 where the arm diverged."""
     parameters: Sequence[Mapping[str, Any]]
@@ -90,31 +90,31 @@ class Score:
     lack: Floats
 
 
-def accuracy(readings: Readings, asked: NDArray[np.intp]) -> Floats:
+def accuracy(measured: Measured, asked: NDArray[np.intp]) -> Floats:
     """Return the product's accuracy: the mean over attributes of the share of their values that were answered right."""
-    asked = asked[readings.has_value[asked]]
-    attributes = readings.attributes[asked]
+    asked = asked[measured.has_value[asked]]
+    attributes = measured.attributes[asked]
     return np.mean(
-        [readings.rights[:, asked[attributes == name]].mean(axis=1) for name in np.unique(attributes)], axis=0
+        [measured.rights[:, asked[attributes == name]].mean(axis=1) for name in np.unique(attributes)], axis=0
     )
 
 
-def negative_loss(readings: Readings, asked: NDArray[np.intp]) -> Floats:
+def negative_loss(measured: Measured, asked: NDArray[np.intp]) -> Floats:
     """Return the negative mean loss of the right answers, nats per token: of each question the same."""
-    return -readings.losses[:, asked].mean(axis=1)
+    return -measured.losses[:, asked].mean(axis=1)
 
 
-def probability(readings: Readings, asked: NDArray[np.intp]) -> Floats:
+def probability(measured: Measured, asked: NDArray[np.intp]) -> Floats:
     """Return the probability of answering right by chance's own choice of tokens: accuracy's, without its jumps."""
-    asked = asked[readings.has_value[asked]]
-    attributes = readings.attributes[asked]
-    chances = np.exp(-readings.losses * readings.tokens)
+    asked = asked[measured.has_value[asked]]
+    attributes = measured.attributes[asked]
+    chances = np.exp(-measured.losses * measured.tokens)
     return np.mean([chances[:, asked[attributes == name]].mean(axis=1) for name in np.unique(attributes)], axis=0)
 
 
 def joint(weight: float) -> Signal:
     """Return accuracy less a weight of the loss."""
-    return lambda readings, asked: accuracy(readings, asked) + weight * negative_loss(readings, asked)
+    return lambda measured, asked: accuracy(measured, asked) + weight * negative_loss(measured, asked)
 
 
 def read(name: str) -> Recorded:
@@ -146,7 +146,7 @@ def _balanced(rows: Sequence[Mapping[str, Any]]) -> float:
     return float(np.mean([np.mean([r["is_right"] for r in rows if r["attribute"] == n]) for n in names] or [0.0]))
 
 
-def _arrange(rows: Sequence[Mapping[str, Any]], place: Mapping[int, int]) -> Readings:
+def _arrange(rows: Sequence[Mapping[str, Any]], place: Mapping[int, int]) -> Measured:
     """Lay answers out; an arm that had diverged before answers nothing right, at the largest loss."""
     questions = sorted({(row["page"], row["attribute"], row["has_value"]) for row in rows})
     column = {question[:2]: number for number, question in enumerate(questions)}
@@ -158,7 +158,7 @@ def _arrange(rows: Sequence[Mapping[str, Any]], place: Mapping[int, int]) -> Rea
         losses[at] = LARGEST_LOSS if row["loss"] is None else min(row["loss"], LARGEST_LOSS)
         tokens[at] = row["answer_tokens"]
     pages, attributes, has_value = zip(*questions, strict=True)
-    return Readings(
+    return Measured(
         rights=rights,
         losses=losses,
         tokens=tokens,
@@ -173,12 +173,12 @@ def score(
 ) -> Score:
     """Rank arms by a signal, again and again. The draws are the same for every signal."""
     chance = np.random.default_rng(0)
-    readings = recorded.early[percent]
+    measured = recorded.early[percent]
     found = []
     for _ in range(draws):
-        asked = readings.draw(values, chance)
+        asked = measured.draw(values, chance)
         drawn = np.unique(chance.choice(arms, len(arms)))
-        found.append(_judge(signal(readings, asked)[drawn], recorded.final[drawn], chance))
+        found.append(_judge(signal(measured, asked)[drawn], recorded.final[drawn], chance))
     kept, tau, lack = np.array(found).T
     return Score(kept=kept, tau=tau, lack=lack)
 
