@@ -55,7 +55,7 @@ def an_earlier_study(table: RecordedArms, seed: int, *, is_upside_down: bool = F
         worst = min(t.merit for t in trials if math.isfinite(t.merit)) - 1
         trials = [replace(t, merit=-(t.merit if math.isfinite(t.merit) else worst)) for t in trials]
     best = max(trials, key=lambda trial: trial.merit)
-    return EarlierStudy(name=table.name, best=best.arm, trials=tuple(trials))
+    return EarlierStudy(best=best.arm, trials=tuple(trials))
 
 
 def count_trials(table: RecordedArms, rows: Sequence[int]) -> tuple[int, float]:

@@ -60,7 +60,7 @@ spec:
   baseline: {learning_rate: "1e-3", lora_dropout: "0", batch_size: "8"}
   startingArms: [{learning_rate: "2e-3", lora_dropout: "0", batch_size: "8"}]
   typicalArms: 2
-  warmStartFrom: [{uri: "s3://studies/shop/first-0a1b2c3d"}]
+  warmStartFrom: [{study: first}, {uri: "s3://studies/shop/first-0a1b2c3d"}]
   numTrials: 12
   parallelTrials: 2
   maxFailedTrials: 3

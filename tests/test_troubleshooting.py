@@ -46,7 +46,8 @@ def test_every_trouble_of_a_bucket_is_told() -> None:
 
 
 def test_every_end_of_a_search_a_study_and_an_attempt_is_told() -> None:
-    assert words_of("SearchComplete") == {ConditionReason.SEARCHING, ConditionReason.OPTIMIZER_DIED, *SearchEnd}
+    going = {ConditionReason.SEARCHING, ConditionReason.WAITS_FOR_STUDY, ConditionReason.OPTIMIZER_DIED}
+    assert words_of("SearchComplete") == going | {*SearchEnd}
     assert words_of("Failed") == {ConditionReason.NOT_FAILED, *FailureReason}
     # The last row tells of a kubelet's words.
     assert words_of("Ends of attempts") == {*EndReason, "DeadlineExceeded"}

@@ -82,6 +82,12 @@ def build_schema() -> Schema:
                 f"must have at most {limits.NAME_LENGTH} characters, because Jobs are named after it",
                 ".metadata.name",
             ),
+            rule(
+                "!has(self.spec.warmStartFrom) || self.spec.warmStartFrom.all(e, !has(e.study) || "
+                "e.study != self.metadata.name)",
+                "must name other studies than this one",
+                ".spec.warmStartFrom",
+            ),
             *_frozen(),
         ),
     )

@@ -27,7 +27,7 @@ from study_api.kinds import (
     whole,
 )
 from study_operator.spec import limits
-from study_operator.spec.fields import ATTRIBUTE, BASE_URL, DATA_KEY, ENDPOINT, NUMBER, REGION
+from study_operator.spec.fields import ATTRIBUTE, BASE_URL, DATA_KEY, ENDPOINT, NUMBER, REGION, STUDY_NAME
 from study_operator.spec.metrics import KNOWN_ATTRIBUTES, METRICS, Direction
 from study_operator.spec.parse import PARAMETERS
 from study_operator.spec.study import AddressingStyle, CaBundle, CurveArm, DataCurve, DeletionPolicy, RankBy, Teacher
@@ -643,15 +643,23 @@ def build_spec() -> Schema:
                 "arm of each is tried first after typical arms, and counts in numTrials; how much more their "
                 "measurements mean here is learnt from those made here.",
                 fields(
-                    "An earlier study.",
+                    "An earlier study: its name, or where its artifacts are.",
                     {
+                        "study": text(
+                            "The name of a study of the same namespace. It must have ended: until then this one waits "
+                            "before its first arm. What it has measured is read from its status, so that its storage "
+                            "does not matter, and copied, so that it may be deleted afterwards.",
+                            limits.NAME_LENGTH,
+                            least=1,
+                            pattern=STUDY_NAME,
+                        ),
                         "uri": place(
                             "Where its artifacts are: its storage.uri, its namespace, and its name with the first "
                             "eight characters of its UID, as its report's URI has them. It is read by the job that "
                             "prepares the data, with the storage's credentials."
-                        )
+                        ),
                     },
-                    ("uri",),
+                    **rules(rule("has(self.study) != has(self.uri)", "must hold either study or uri")),
                 ),
                 limits.WARM_START_LENGTH,
             ),

@@ -8,6 +8,8 @@
     ├── StatusRefusedError         StatusRefused         the status is not taken: it is written in a smaller form
     ├── ConflictError              StatusConflict        the status was written since it was read: the tick is dropped
     ├── LedgerRefusedError         LedgerRefused         the bucket's copy is another study's (ledger.bucket_copy)
+    │   └── WarmStartRefusedError  WarmStartRefused      nothing can be learnt from an earlier study
+    ├── NoSuchStudyError           NoSuchStudy           none of a name, or none to learn from (reconcile.warm_start)
     ├── LaunchRefusedError         (the environment's)   a job is not taken: said in a condition, tried again
     ├── IllegalMoveError           IllegalMove           a trial was moved as the table does not know: a bug
     ├── DataCurveError             DataCurveUnusable     what was measured is no data curve  (ledger.data_curve)

@@ -35,8 +35,13 @@ def teacher_answers_uri(storage_uri: str, namespace: str) -> str:
 
 
 def earlier_ledger_key(index: int) -> str:
-    """Return the key of the copied ledger of an earlier study."""
+    """Return the key of the ledger of an earlier study that the job that prepares has copied."""
     return f"{DATASET}/{contract.earlier_key(index)}"
+
+
+def named_ledger_key(study: str) -> str:
+    """Return the key of the ledger of an earlier study that the operator has copied."""
+    return f"earlier/{study}.json"
 
 
 def rung_key(trial: str, rung: int) -> str:

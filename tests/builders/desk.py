@@ -70,6 +70,8 @@ class Desk:
             self.probes.append(status)
             if self.is_read_only:
                 raise ArtifactError("s3://bucket: PutObject is refused", "AccessDenied")
+            if version:
+                self.objects[status] = version
             return 0
         if self.is_written_behind or version != self.version:
             raise ConflictError("somebody else was first")

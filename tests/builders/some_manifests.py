@@ -42,7 +42,7 @@ FULL_MANIFEST: dict[str, Any] = {
         "baseline": {"learning_rate": "1e-3", "lora_rank": "16", "weight_decay": "0.1"},
         "startingArms": [{"learning_rate": "1e-4", "lora_rank": "4", "weight_decay": "0"}],
         "typicalArms": 1,
-        "warmStartFrom": [{"uri": "s3://studies/shop/earlier-0a1b2c3d"}],
+        "warmStartFrom": [{"study": "earlier"}, {"uri": "s3://studies/shop/earlier-0a1b2c3d"}],
         "numTrials": 8,
         "parallelTrials": 2,
         "maxFailedTrials": 3,

@@ -33,8 +33,9 @@ def fields_of(schema: Mapping[str, Any], path: str = "spec") -> Iterator[tuple[s
 PLACES = {
     "spec.parameters[0].searchSpace.uniform": "spec.parameters[2].searchSpace.uniform",
     "spec.parameters[0].searchSpace.categorical": "spec.parameters[1].searchSpace.categorical",
+    "spec.warmStartFrom[0].uri": "spec.warmStartFrom[1].uri",
 }
-"""Where the full manifest has what the first parameter has not."""
+"""Where the full manifest has what the first item of a list has not."""
 
 
 def place_of(path: str) -> str:

@@ -712,6 +712,51 @@ def test_a_study_that_was_never_run_has_nothing_to_read(bench, capsys, command):
     )
 
 
+def learner_of(bench: Bench, earlier: str) -> None:
+    """Turn to the manifest of a study that learns from another one."""
+    bench.manifest = bench.directory / "second.yaml"
+    bench.write({**changed(warmStartFrom=[{"study": earlier}]), "metadata": {"name": "second"}})
+
+
+@pytest.mark.slow
+def test_a_study_learns_from_one_that_was_run_beside_it(bench):
+    assert bench.call()[0] == 0
+    learner_of(bench, "toy")
+    _, plan, _ = bench.call("plan")
+    assert "warm start: the best arm of the study toy, once that has ended" in plan
+
+    code, output, errors = bench.call()
+
+    assert code == 0, output + errors
+    [copy] = bench.directory.glob("runs/default/second-*/earlier/toy.json")
+    assert len(json.loads(copy.read_text())["trials"]) == 6
+
+
+@pytest.mark.slow
+def test_a_study_beside_it_that_was_not_run_to_its_end_is_named(bench):
+    learner_of(bench, "none")
+    code, _, errors = bench.call()
+    where = bench.home.parent / "none" / "study.json"
+    rule = "spec.warmStartFrom[0].study must name a study of namespace default"
+    assert (code, errors) == (
+        2,
+        f"finetune-study: {rule}, got 'none', which was not run here: there is no {where}\n",
+    )
+
+    bench.manifest = bench.directory / "study.yaml"
+    bench.behaviour["seconds"] = 30
+    process = bench.start()
+    bench.until("a trial", lambda: bench.lines("start")[1:])
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=PATIENCE_SECONDS)
+    begun = bench.lines("start")
+    learner_of(bench, "toy")
+    code, _, errors = bench.call()
+    assert code == 2
+    assert f"{rule}, got 'toy', which is Exploring: run it to its end before" in errors
+    assert bench.lines("start") == begun
+
+
 @pytest.mark.slow
 def test_a_changed_manifest_is_refused_once_there_are_trials(bench):
     bench.call()

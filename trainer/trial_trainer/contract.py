@@ -300,8 +300,9 @@ class PrepareConfig:
     teacher: TeacherSettings | None = None
     """Given where the labels are a teacher's."""
     augment: Augmentation | None = None
-    earlier: tuple[str, ...] = ()
-    """URIs of other studies' prefixes, whose ledgers are copied into the dataset."""
+    earlier: tuple[str | None, ...] = ()
+    """URIs of other studies' prefixes, whose ledgers are copied into the dataset; None for one that is not the job's to
+    copy."""
     digest: str = ""
     """Of all that decides the dataset (`digest_of`); its summary carries it."""
     contract_version: Count = VERSION

@@ -24,7 +24,7 @@ from study_operator.cluster.job_manifest import PodDefaults
 from study_operator.cluster.job_runner import ClusterRunner
 from study_operator.cluster.parsed_studies import ParsedStudies
 from study_operator.cluster.preflight import find_problems
-from study_operator.cluster.study_store import ClusterStatuses, Studies, study_path
+from study_operator.cluster.study_store import ClusterStatuses, Studies, manifest_of, study_path
 from study_operator.cluster.work_queue import TransientError
 from study_operator.errors import ConflictError, StatusRefusedError, StatusUnreadableError, StudyInvalidError
 from study_operator.ledger.conditions import render_time
@@ -36,9 +36,11 @@ from study_operator.names import StudyKey
 from study_operator.optimizer.proposals import Proposals
 from study_operator.reasons import ConditionReason, ConditionType, Problem
 from study_operator.reconcile.tick import tick
+from study_operator.reconcile.warm_start import FoundStudy, NoSuchStudyError
 from study_operator.report.losses import KeptLosses
 from study_operator.report.write import LedgerKeeper, write_report
 from study_operator.settings import DEFAULTS, Settings
+from study_operator.spec.parse import parse_study
 from study_operator.spec.study import Study
 from trial_trainer.artifacts import within
 
@@ -183,6 +185,7 @@ class Controller:
             is_progress_wanted=self._is_progress_due(key, now),
             recorded=recorded,
             storage_problem=problem,
+            find_study=lambda name: self._find_study((key[0], name)),
         )
         if result.is_dropped:
             raise ConflictError("somebody else wrote the study")
@@ -203,6 +206,20 @@ class Controller:
         if result.wake_at is not None:
             return min(longest, max(0.0, (result.wake_at - now).total_seconds()))
         return longest
+
+    def _find_study(self, key: StudyKey) -> FoundStudy | None:
+        """Return a study that another one of its namespace names; None where there is none."""
+        body = self.studies.get(key) or self.studies.refresh(key)
+        if body is None:
+            return None
+        if "deletionTimestamp" in body["metadata"]:
+            raise NoSuchStudyError("which is being deleted")
+        try:
+            return FoundStudy(parse_study(manifest_of(body)), parse_status(body.get("status")))
+        except StudyInvalidError as error:
+            raise NoSuchStudyError(f"whose spec is not valid: {error.problems[0]}") from error
+        except StatusUnreadableError as error:
+            raise NoSuchStudyError(f"which cannot be read: {error}") from error
 
     def _let_rest(self, key: StudyKey) -> None:
         """Keep nothing but the object of a study that has ended, or is to."""

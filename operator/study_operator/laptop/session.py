@@ -35,6 +35,7 @@ from study_operator.reasons import ConditionType
 from study_operator.reconcile.job_specs import artifacts_uri, build_prepare_job, build_trial_job, count_steps
 from study_operator.reconcile.runner import JobKind
 from study_operator.reconcile.tick import TickResult, is_of_last_attempt, read_result, tick
+from study_operator.reconcile.warm_start import FoundStudy, NoSuchStudyError
 from study_operator.report.estimate import Calibration, parse_calibration
 from study_operator.report.live import Snapshot
 from study_operator.report.losses import KeptLosses
@@ -281,6 +282,7 @@ class _Session:
     ) -> None:
         self.study = study
         self.wakes = Wakes()
+        self._workspace = workspace
         self._statuses = workspace.status
         self._began = time.monotonic()
         set_storage_environment(study)
@@ -311,6 +313,7 @@ class _Session:
             designer=self._designer,
             now=now,
             reporter=self._write_report,
+            find_study=self._find_study,
         )
         if result.refusal:
             raise UsageError(result.refusal)
@@ -322,6 +325,27 @@ class _Session:
             is_idle=result.is_idle,
             wake_in_seconds=_seconds_until(result, now),
         )
+
+    def _find_study(self, name: str) -> FoundStudy:
+        """Return a study that was run beside this one; nobody waits here for one that has not ended."""
+        workspace = Workspace(self._workspace.directory.parent / name)
+        try:
+            spec, uid = workspace.read_spec(), workspace.read_uid()
+            if spec is None or uid is None:
+                raise NoSuchStudyError(f"which was not run here: there is no {workspace.directory / 'study.json'}")
+            metadata = {"name": name, "namespace": self.study.namespace, "uid": uid}
+            study = parse_study(
+                {"apiVersion": names.API_VERSION, "kind": names.KIND, "metadata": metadata, "spec": spec}
+            )
+            recorded = parse_status(workspace.status.read()[0])
+        except StudyInvalidError as error:
+            raise NoSuchStudyError(f"whose spec is not valid: {error.problems[0]}") from error
+        except StatusUnreadableError as error:
+            raise NoSuchStudyError(f"which cannot be read: {error}") from error
+        if recorded.ledger.outcome is None:
+            stage = name_stage(study, recorded.ledger)
+            raise NoSuchStudyError(f"which is {stage}: run it to its end before, with finetune-study run")
+        return FoundStudy(study, recorded)
 
     def _tell_storage(self) -> None:
         condition = self._recorded.conditions.get(ConditionType.STORAGE_READY)

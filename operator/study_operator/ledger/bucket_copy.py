@@ -15,8 +15,9 @@ from typing import Any
 
 from study_operator.errors import OperatorError, StatusUnreadableError
 from study_operator.ledger.status import Recorded, parse_status
+from study_operator.reasons import ConditionReason
 from study_operator.spec import limits
-from study_operator.spec.study import EarlierStudy, EarlierTrial, RankBy, Study, find_broken_rule
+from study_operator.spec.study import EarlierStudy, EarlierTrial, Parameter, RankBy, Study, find_broken_rule
 from trial_trainer.contract import to_json
 
 MOST_BYTES = 4 * 1024 * 1024
@@ -32,7 +33,13 @@ STUDY = "study"
 class LedgerRefusedError(OperatorError):
     """The copy in the bucket is not this study's; a sentence says why, and what to do."""
 
-    reason = "LedgerRefused"
+    reason = ConditionReason.LEDGER_REFUSED
+
+
+class WarmStartRefusedError(LedgerRefusedError):
+    """Nothing can be learnt from an earlier study; a sentence says why."""
+
+    reason = ConditionReason.WARM_START_REFUSED
 
 
 def render_copy(study: Study, status: Mapping[str, Any]) -> bytes:
@@ -79,45 +86,77 @@ def parse_earlier(study: Study, text: bytes, index: int) -> EarlierStudy:
         index: which one of `Study.warm_start_from` it is.
 
     Raises:
-        LedgerRefusedError: where nothing can be learnt from it.
+        WarmStartRefusedError: where nothing can be learnt from it.
     """
-    place = f"spec.warmStartFrom[{index}].uri"
+    place = name_place(study, index)
     try:
         raw = json.loads(text)
-        theirs = raw.pop(STUDY)
-        name, objective = str(theirs["name"]), theirs.get("objective")
+        objective = raw.pop(STUDY).get("objective")
         ledger = parse_status(raw).ledger
     except (ValueError, RecursionError, KeyError, AttributeError, TypeError, StatusUnreadableError) as error:
-        raise LedgerRefusedError(f"{place} must hold a ledger that this operator wrote, got {error!r:.200}") from error
-    ours = _name_objective(study)
-    if objective != ours:
-        raise LedgerRefusedError(
-            f"{place} must be of a study with the same objective, {ours}, got "
-            f"{objective or 'one that does not tell its objective, as those of earlier versions'!s:.100}"
-        )
+        raise WarmStartRefusedError(
+            f"{place} must hold a ledger that this operator wrote, got {error!r:.200}"
+        ) from error
+    _refuse_other_objective(study, objective, place)
     trials = [
         EarlierTrial(arm=t.arm, merit=-math.inf if m.diverged else study.objective.merit(m.value))
         for t in ledger.trials
         if (m := t.measurement(0)) is not None
     ]
     if len(trials) < LEAST_EARLIER:
-        raise LedgerRefusedError(f"{place} must have at least {LEAST_EARLIER} measured trials, got {len(trials)}")
+        raise WarmStartRefusedError(f"{place} must have at least {LEAST_EARLIER} measured trials, got {len(trials)}")
     _refuse_other_space(study, trials, place)
     winner = None if ledger.winner is None else ledger.trials[ledger.winner]
     best = max(trials, key=lambda trial: trial.merit).arm if winner is None else winner.arm
-    return EarlierStudy(name=name, best=best, trials=tuple(trials))
+    return EarlierStudy(best=best, trials=tuple(trials))
+
+
+def refuse_unlike(study: Study, other: Study, index: int) -> None:
+    """Refuse a study from which nothing could be learnt whatever it will have measured.
+
+    Args:
+        study: the one that learns.
+        other: the earlier one.
+        index: which one of `Study.warm_start_from` it is.
+
+    Raises:
+        WarmStartRefusedError: where it has another objective, or no parameter in common.
+    """
+    place = name_place(study, index)
+    _refuse_other_objective(study, _name_objective(other), place)
+    _share_parameters(study, [parameter.name for parameter in other.parameters], place)
+
+
+def name_place(study: Study, index: int) -> str:
+    """Return the field that names an earlier study, for sentences."""
+    return f"spec.warmStartFrom[{index}].{study.warm_start_from[index].field}"
+
+
+def _refuse_other_objective(study: Study, objective: Any, place: str) -> None:
+    ours = _name_objective(study)
+    if objective != ours:
+        raise WarmStartRefusedError(
+            f"{place} must be of a study with the same objective, {ours}, got "
+            f"{objective or 'one that does not tell its objective, as those of earlier versions'!s:.100}"
+        )
+
+
+def _share_parameters(study: Study, theirs: Sequence[str], place: str) -> list[Parameter]:
+    """Return the parameters that another study has searched, too; refuse one that has none of them."""
+    shared = [parameter for parameter in study.parameters if parameter.name in theirs]
+    if not shared:
+        ours = ", ".join(parameter.name for parameter in study.parameters)
+        raise WarmStartRefusedError(f"{place} must have searched one of {ours}, got {', '.join(theirs)}")
+    return shared
 
 
 def _refuse_other_space(study: Study, trials: Sequence[EarlierTrial], place: str) -> None:
     """Refuse a study that searched elsewhere: none of this one's parameters, or no value that this one may try."""
-    shared = [p for p in study.parameters if all(p.name in trial.arm for trial in trials)]
-    if not shared:
-        names = ", ".join(p.name for p in study.parameters)
-        raise LedgerRefusedError(f"{place} must have searched one of {names}, got {', '.join(trials[0].arm)}")
-    for parameter in shared:
+    theirs = [name for name in trials[0].arm if all(name in trial.arm for trial in trials)]
+    for parameter in _share_parameters(study, theirs, place):
         numbers = sorted(float(trial.arm[parameter.name]) for trial in trials)
         if all(find_broken_rule(parameter.search_space, number) for number in numbers):
-            raise LedgerRefusedError(
+            raise WarmStartRefusedError(
                 f"{place} must have a trial whose {parameter.name} lies in this study's search space, got values from "
                 f"{numbers[0]:g} to {numbers[-1]:g}"
             )

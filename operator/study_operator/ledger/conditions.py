@@ -229,6 +229,8 @@ def _search_stagnating(study: Study, ledger: Ledger) -> Condition:
 def _search_complete(ledger: Ledger) -> Condition:
     if ledger.search_end is None:
         reason = ConditionReason.OPTIMIZER_DIED if ledger.search_message else ConditionReason.SEARCHING
+        if ledger.search_message.startswith(WAITS):
+            reason = ConditionReason.WAITS_FOR_STUDY
         return Condition(
             type=ConditionType.SEARCH_COMPLETE, is_true=False, reason=reason, message=ledger.search_message
         )

@@ -49,7 +49,9 @@ def events_between(study: Study, before: Ledger, after: Ledger) -> list[Event]:
         is_warning = after.search_end is SearchEnd.NO_MORE_PROPOSALS
         events.append(Event(reason=EventReason.SEARCH_ENDED, message=_say_search(after), is_warning=is_warning))
     if after.search_end is None and after.search_message not in ("", before.search_message):
-        events.append(Event(reason=EventReason.OPTIMIZER_DIED, message=after.search_message, is_warning=True))
+        waits = after.search_message.startswith(WAITS)
+        reason = EventReason.WAITS_FOR_STUDY if waits else EventReason.OPTIMIZER_DIED
+        events.append(Event(reason=reason, message=after.search_message, is_warning=not waits))
     if before.winner is None and after.winner is not None:
         events.append(Event(reason=EventReason.WINNER_CHOSEN, message=f"trial t{after.winner:03d} won by validation"))
     if before.dataset is None and after.dataset is not None and (left_out := describe_too_large(study, after)):

@@ -59,7 +59,7 @@ def build_prepare_job(study: Study) -> JobSpec:
         missing_labels=study.data.missing_labels,
         teacher=_build_teacher_settings(study),
         augment=study.data.augment,
-        earlier=study.warm_start_from,
+        earlier=tuple(source.uri for source in study.warm_start_from),
     )
     return _spec(names.prepare_job(study.name), JobKind.PREPARE, config)
 

@@ -24,7 +24,7 @@ from study_operator import names
 from study_operator.clocks import read_time
 from study_operator.errors import ConflictError, StatusRefusedError
 from study_operator.ledger.bucket_copy import MOST_BYTES as MOST_BYTES_OF_LEDGER
-from study_operator.ledger.bucket_copy import LedgerRefusedError, parse_copy, parse_earlier
+from study_operator.ledger.bucket_copy import LedgerRefusedError, parse_copy
 from study_operator.ledger.events import Event, events_between
 from study_operator.ledger.status import (
     Recorded,
@@ -41,13 +41,14 @@ from study_operator.ledger.status import (
 from study_operator.ledger.trial import REFUSED, WAITS, Ledger, StageState, Trial, TrialState, retry_at
 from study_operator.optimizer.designer import Designer, ProposalPendingError
 from study_operator.optimizer.reading import ModelReading
-from study_operator.reasons import ConditionReason, ConditionType, EventReason, Problem, WaitReason
+from study_operator.reasons import ConditionType, EventReason, Problem, WaitReason
 from study_operator.reconcile.act import Hands, act
-from study_operator.reconcile.actions import Action, DeleteJob, Suggest
+from study_operator.reconcile.actions import Action, Attach, DeleteJob, Suggest
 from study_operator.reconcile.job_specs import artifacts_uri, build_job_of
 from study_operator.reconcile.planner import find_settled_jobs, plan
 from study_operator.reconcile.runner import JobKind, JobSpec, JobStatus, TrialRunner
 from study_operator.reconcile.settle import Results, find_new_faults, is_live, list_awaited, settle
+from study_operator.reconcile.warm_start import FindStudy, Lessons, learn
 from study_operator.settings import DEFAULTS, Settings
 from study_operator.spec.study import Study
 from trial_trainer.artifacts import ArtifactError, ArtifactStore, join
@@ -138,7 +139,8 @@ class TickResult:
     refused: int = 0
     """Objects that jobs wrote and nobody can use."""
     refusal: str = ""
-    """Why the ledger that lies in the bucket is not taken up: until that is mended nothing of the study runs."""
+    """Why the ledger that lies in the bucket is not taken up, or nothing can be learnt from an earlier study: until
+    that is mended nothing of the study runs."""
     is_dropped: bool = False
     """Somebody else wrote the status: nothing that this tick decided counts."""
     wake_at: datetime | None = None
@@ -158,6 +160,7 @@ def tick(
     is_progress_wanted: bool = False,
     recorded: Recorded | None = None,
     storage_problem: Problem | None = None,
+    find_study: FindStudy | None = None,
 ) -> TickResult:
     """Bring a study one step further.
 
@@ -181,22 +184,25 @@ def tick(
             request a trial and a status write, so that whoever calls decides how often.
         recorded: the status that ``statuses`` will read, parsed, where the caller has it.
         storage_problem: why ``artifacts`` cannot be used, where the caller knows that.
+        find_study: looks up the studies that this one learns from; None where there is no other.
     """
     # 1. Observe: everything that is read is read here.
     raw, version = statuses.read()
     recorded = recorded or parse_status(raw)
     jobs = _mark_foreign(study, recorded.ledger, {job.name: job for job in runner.jobs()})
     ours = {name: job for name, job in jobs.items() if not job.is_foreign}
-    results, problem, progress = None, storage_problem, recorded.progress
+    results, problem, progress, lessons = None, storage_problem, recorded.progress, Lessons()
     try:
         if recorded.ledger == Ledger() and (copy := _read_copy(study, artifacts)) is not None:
             return _take_up(study, copy, artifacts, statuses, version, now)
         results = _read_results(study, recorded.ledger, jobs, artifacts)
-        study = _learn_from_earlier(study, recorded.ledger, artifacts)
+        lessons = learn(study, recorded.ledger, artifacts, find_study)
+        if lessons.earlier:
+            study = replace(study, earlier=lessons.earlier)
         if is_progress_wanted:
             progress = _read_progress(study, recorded.ledger, artifacts)
     except LedgerRefusedError as error:
-        return _refuse(study, recorded, str(error), statuses, version, now)
+        return _refuse(study, recorded, error, statuses, version, now)
     except ArtifactError as error:
         problem = Problem(error.reason, str(error))
 
@@ -214,17 +220,22 @@ def tick(
         if suspects and problem:
             held = suspects
             ledger = settle(study, recorded.ledger, ours, results, now, settings, held=held)
+        if lessons.waits or ledger.search_message.startswith(WAITS):
+            ledger = replace(ledger, search_message=lessons.waits)
         # 3. Plan.
         actions = plan(study, ledger, jobs, now, settings)
         if problem:
             # What must stop is stopped; nothing begins.
             actions = [action for action in actions if isinstance(action, DeleteJob)]
         if study.warm_start_from and not study.earlier:
-            # A slot is free, or the data are there, only now: the next tick reads what was copied, and proposes by it.
-            actions = [action for action in actions if not isinstance(action, Suggest)]
+            # A slot is free, or the data are there, only now: the next tick reads what was copied, and no arm is tried
+            # before it is known that there is something to learn.
+            actions = [action for action in actions if not isinstance(action, Attach | Suggest)]
         # 4. Act.
         hands = Hands(runner, artifacts, results.refused, lambda: statuses.confirm(version))
         try:
+            for key, text in () if problem else lessons.copies.items():
+                artifacts.write(key, text)
             ledger, done = act(study, actions, ledger, recorded, hands, designer, now, settings)
         except ConflictError as error:
             return _dropped(recorded, error)
@@ -303,18 +314,19 @@ def _take_up(
 
 
 def _refuse(
-    study: Study, recorded: Recorded, refusal: str, statuses: StatusStore, version: Any, now: datetime
+    study: Study, recorded: Recorded, error: LedgerRefusedError, statuses: StatusStore, version: Any, now: datetime
 ) -> TickResult:
-    """Say that what lies in the bucket belongs to another study, and do nothing."""
-    status = render_refusal(recorded, ConditionReason.LEDGER_REFUSED, [refusal], study.generation, now)
+    """Say that what lies in the bucket belongs to another study, or that an earlier one teaches nothing; do nothing."""
+    refusal = str(error)
+    status = render_refusal(recorded, error.reason, [refusal], study.generation, now)
     is_changed = not is_same_status(status, recorded.raw)
     if is_changed:
         try:
             statuses.write(status, version)
-        except ConflictError as error:
-            return _dropped(recorded, error)
+        except ConflictError as conflict:
+            return _dropped(recorded, conflict)
         log.warning("study %s: %s", study.name, refusal)
-    events = [Event(reason=EventReason.LEDGER_REFUSED, message=refusal, is_warning=True)] if is_changed else []
+    events = [Event(reason=error.reason, message=refusal, is_warning=True)] if is_changed else []
     return TickResult(status=status, ledger=recorded.ledger, events=events, is_idle=not is_changed, refusal=refusal)
 
 
@@ -398,35 +410,6 @@ def _read_copy(study: Study, artifacts: ArtifactStore) -> Recorded | None:
         raise
     copy = None if text is None else parse_copy(study, text, place)
     return None if copy is None or copy.ledger == Ledger() else copy
-
-
-def _learn_from_earlier(study: Study, ledger: Ledger, artifacts: ArtifactStore) -> Study:
-    """Return the study with what earlier ones have measured, as the job that prepares found it; where an arm is due.
-
-    Raises:
-        LedgerRefusedError: where nothing can be learnt from one.
-    """
-    is_searching = ledger.search_end is None and len(ledger.trials) < study.num_trials
-    has_room = sum(trial.is_busy for trial in ledger.trials) < study.parallel_trials
-    is_prepared = ledger.prepare.state is StageState.COMPLETED
-    return read_earlier(study, artifacts) if is_prepared and is_searching and has_room else study
-
-
-def read_earlier(study: Study, artifacts: ArtifactStore) -> Study:
-    """Return a study whose data are prepared with what earlier ones have measured, as the job found it.
-
-    Raises:
-        LedgerRefusedError: where nothing can be learnt from one.
-    """
-    if not study.warm_start_from:
-        return study
-    found = []
-    for index in range(len(study.warm_start_from)):
-        text = artifacts.read(names.earlier_ledger_key(index), MOST_BYTES_OF_LEDGER)
-        if text is None:
-            raise LedgerRefusedError(f"{artifacts.uri}/{names.earlier_ledger_key(index)} is missing")
-        found.append(parse_earlier(study, text, index))
-    return replace(study, earlier=tuple(found))
 
 
 def _mark_foreign(study: Study, ledger: Ledger, jobs: Mapping[str, JobStatus]) -> Mapping[str, JobStatus]:

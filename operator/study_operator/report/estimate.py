@@ -273,8 +273,11 @@ def describe_first_arms(study: Study) -> Iterator[str]:
     for typical in study.typical_arms:
         values = ", ".join(f"{name} {value:.3g}" for name, value in typical.arm.items())
         yield f"typical arm: {values} ({typical.source}); `spec.typicalArms: 0` leaves it out"
-    for uri in study.warm_start_from:
-        yield f"warm start: the best arm of the study in {uri}, once the data are prepared"
+    for source in study.warm_start_from:
+        if source.study is None:
+            yield f"warm start: the best arm of the study in {source.uri}, once the data are prepared"
+        else:
+            yield f"warm start: the best arm of the study {source.study}, once that has ended"
 
 
 def describe_steps(study: Study, summary: DatasetSummary) -> Iterator[str]:

@@ -31,7 +31,8 @@ from study_operator.optimizer.reading import LEAST_MEASURED, ModelReading
 from study_operator.reasons import ConditionReason
 from study_operator.reconcile.job_specs import adapter_uri
 from study_operator.reconcile.settle import build_measurement
-from study_operator.reconcile.tick import TickResult, read_earlier, read_result, report_key
+from study_operator.reconcile.tick import TickResult, read_result, report_key
+from study_operator.reconcile.warm_start import read_earlier
 from study_operator.report.data_curve import CurveReport, list_attributes, list_points
 from study_operator.report.losses import KeptLosses, read_losses
 from study_operator.report.page import render_page

@@ -48,8 +48,12 @@ def read_manifest(path: Path) -> dict[str, Any]:
     if not isinstance(documents[0], dict):
         raise ManifestError(f"{path} must hold an object, got {type(documents[0]).__name__}")
     raw: dict[str, Any] = documents[0]
+    spec, directory = raw.get("spec"), path.absolute().parent
     for keys in PATH_FIELDS:
-        _make_absolute(raw.get("spec"), keys, path.absolute().parent)
+        _make_absolute(spec, keys, directory)
+    earlier = spec.get("warmStartFrom") if isinstance(spec, Mapping) else None
+    for item in earlier if isinstance(earlier, list) else ():
+        _make_absolute(item, ("uri",), directory)
     return raw
 
 

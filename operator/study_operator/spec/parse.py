@@ -56,6 +56,7 @@ from study_operator.spec.study import (
     Teacher,
     TypicalArm,
     Uniform,
+    WarmStart,
     find_broken_rule,
 )
 from study_operator.spec.typical_arms import QUARTER, find_typical_arms
@@ -163,7 +164,7 @@ def parse_study(raw: Mapping[str, Any]) -> Study:
         typical_arms=_choose_typical_arms(
             spec, parameters, constraints, base_model.uri, baseline, starting, num_trials
         ),
-        warm_start_from=_parse_warm_start(spec),
+        warm_start_from=_parse_warm_start(spec, name),
         num_trials=num_trials,
         parallel_trials=spec.whole("parallelTrials", limits.PARALLEL_TRIALS),
         max_failed_trials=spec.whole("maxFailedTrials", limits.MAX_FAILED_TRIALS),
@@ -338,16 +339,26 @@ def _choose_typical_arms(
     return tuple(itertools.islice(found, max(0, min(count, num_trials - len(given)))))
 
 
-def _parse_warm_start(spec: Fields) -> tuple[str, ...]:
-    uris: list[str] = []
+def _parse_warm_start(spec: Fields, own_name: str) -> tuple[WarmStart, ...]:
+    sources: list[WarmStart] = []
     for i, item in enumerate(spec.sequence("warmStartFrom", 0, limits.WARM_START_LENGTH, ())):
         fields = spec.nested(f"warmStartFrom[{i}]", item)
-        uri = fields.place("uri").rstrip("/")
-        if uri in uris:
-            fields.refuse("uri", "must be given once")
+        given = [name for name in ("study", "uri") if fields.has(name)]
         fields.done()
-        uris.append(uri)
-    return tuple(uris)
+        if len(given) != 1:
+            if fields.is_object:
+                fields.refuse("", "must hold either study or uri", sorted(fields.raw))
+            continue
+        if given == ["study"]:
+            source = WarmStart(study=fields.text("study", pattern=STUDY_NAME, longest=limits.NAME_LENGTH))
+            if source.study == own_name:
+                fields.refuse("study", "must name another study than this one")
+        else:
+            source = WarmStart(uri=fields.place("uri").rstrip("/"))
+        if source in sources:
+            fields.refuse(source.field, "must be given once")
+        sources.append(source)
+    return tuple(sources)
 
 
 def _parse_arm(spec: Fields, field: str, raw: Any, parameters: Sequence[Parameter]) -> Arm | None:

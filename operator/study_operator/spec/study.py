@@ -240,6 +240,21 @@ class Storage:
 
 
 @dataclass(frozen=True, kw_only=True)
+class WarmStart:
+    """Another study that one learns from: by its name, or by where its artifacts are."""
+
+    study: str | None = None
+    """Name of a study of the same namespace."""
+    uri: str | None = None
+    """Given where there is no name: the prefix of its artifacts."""
+
+    @property
+    def field(self) -> str:
+        """Return which field of the manifest says so."""
+        return "uri" if self.study is None else "study"
+
+
+@dataclass(frozen=True, kw_only=True)
 class EarlierTrial:
     """A trial of another study: its arm, and how good it was on the first rung there."""
 
@@ -252,7 +267,6 @@ class EarlierTrial:
 class EarlierStudy:
     """What another study has measured, of which this one learns."""
 
-    name: str
     best: Arm
     """Its winner; without one the best on the first rung."""
     trials: tuple[EarlierTrial, ...]
@@ -273,10 +287,9 @@ class Study:
     starting_arms: tuple[Arm, ...] = ()
     typical_arms: tuple[TypicalArm, ...] = ()
     """Tried after the starting arms."""
-    warm_start_from: tuple[str, ...] = ()
-    """URIs of other studies' prefixes."""
+    warm_start_from: tuple[WarmStart, ...] = ()
     earlier: tuple[EarlierStudy, ...] = ()
-    """What lies there, once it was read: only the optimizer is given it."""
+    """What those have measured, once it was read: only the optimizer is given it."""
     num_trials: int
     """Every arm counts, baseline, starting and typical arms among them."""
     parallel_trials: int

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any, cast
@@ -24,6 +25,7 @@ from study_operator.ledger.status import Reported, render_status
 from study_operator.ledger.trial import Outcome, SearchEnd, TrialState
 from study_operator.metrics import Metrics
 from study_operator.reconcile.tick import report_key
+from study_operator.reconcile.warm_start import NoSuchStudyError
 from study_operator.settings import Settings
 from study_operator.spec.study import Study
 from trial_trainer.contract import Progress, to_json
@@ -277,3 +279,34 @@ def test_what_a_job_wrote_and_nobody_can_use_is_counted() -> None:
     world.controller.reconcile(KEY)
     reported = world.controller.metrics.registry
     assert reported.get_sample_value("finetune_study_rejected_objects_total", {"namespace": "team"}) == 1
+
+
+def test_a_study_that_another_one_names_is_found_before_a_watch_has_told_of_it() -> None:
+    world = World(Settings())
+    world.studies.drop(KEY, "study-1")
+
+    found = world.controller._find_study(KEY)
+
+    assert found is not None
+    assert (found.study.uid, len(found.recorded.ledger.trials)) == ("study-1", 2)
+    assert world.controller._find_study(("team", "s2")) is None
+    assert world.controller._find_study(("other", "s1")) is None
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        ({"metadata": {"deletionTimestamp": at(NOW)}}, "which is being deleted"),
+        ({"spec": {"numTrials": 0}}, "whose spec is not valid: `spec.numTrials` must be"),
+        ({"status": {"trials": 7}}, "which cannot be read: the study's status must be one that"),
+    ],
+    ids=["it goes", "its spec is wrong", "its status is another operator's"],
+)
+def test_a_named_study_that_cannot_be_learnt_from_is_not_found(change: dict[str, Any], why: str) -> None:
+    world = World(Settings())
+    body = world.kube.objects[study_path(KEY)]
+    changed = {**body, **{name: {**body[name], **part} for name, part in change.items()}}
+    world.studies.put(world.kube.put(study_path(KEY), changed))
+
+    with pytest.raises(NoSuchStudyError, match=f"^{re.escape(why)}"):
+        world.controller._find_study(KEY)

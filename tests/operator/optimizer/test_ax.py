@@ -740,7 +740,7 @@ def an_earlier_study(value: Any = accuracy, parameters: Sequence[Parameter] = ()
     dice, study = random.Random(7), a_study(**({"parameters": tuple(parameters)} if parameters else {}))
     arms = [a_random_arm(study, dice) for _ in range(count)]
     trials = tuple(EarlierTrial(arm=arm, merit=value(arm)) for arm in arms)
-    return EarlierStudy(name="earlier", best=max(trials, key=lambda trial: trial.merit).arm, trials=trials)
+    return EarlierStudy(best=max(trials, key=lambda trial: trial.merit).arm, trials=trials)
 
 
 def test_the_best_arm_of_each_earlier_study_is_tried_once() -> None:

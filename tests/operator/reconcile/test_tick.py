@@ -38,7 +38,7 @@ from study_operator.reasons import EndReason, Problem
 from study_operator.reconcile.job_specs import build_job_of
 from study_operator.reconcile.runner import JobKind, JobPhase
 from study_operator.settings import Settings
-from study_operator.spec.study import Study
+from study_operator.spec.study import Study, WarmStart
 from trial_trainer.artifacts import ArtifactError
 from trial_trainer.contract import (
     DatasetSummary,
@@ -393,7 +393,7 @@ def test_the_sample_counts_of_the_prepared_dataset_are_recorded() -> None:
 
 
 def test_nothing_is_proposed_before_the_earlier_studies_are_read() -> None:
-    study = a_study(warm_start_from=("/bucket/team/earlier-01234567",), baseline=None)
+    study = a_study(warm_start_from=(WarmStart(uri="/bucket/team/earlier-01234567"),), baseline=None)
     desk = a_desk(Ledger(), ended(0, "s1-prepare", kind=JobKind.PREPARE), proposals=[a_proposal()])
     desk.objects["dataset/summary.json"] = to_json(a_summary()).encode()
     earlier = a_ledger(*(paused(index, 0.1 * index) for index in range(3)))

@@ -15,6 +15,7 @@ def test_paths_are_relative_to_the_manifest_and_uris_stay(tmp_path, monkeypatch)
         "  data: {source: pages, testSource: s3://shop/audited}\n"
         "  trainer: {baseModel: {uri: ../models/small}}\n"
         "  storage: {uri: /var/runs}\n"
+        "  warmStartFrom: [{uri: runs/default/first-0a1b2c3d}, {study: first}]\n"
     )
     monkeypatch.chdir("/")
 
@@ -23,6 +24,8 @@ def test_paths_are_relative_to_the_manifest_and_uris_stay(tmp_path, monkeypatch)
     assert spec["data"] == {"source": str(tmp_path / "studies" / "pages"), "testSource": "s3://shop/audited"}
     assert spec["trainer"]["baseModel"]["uri"] == str(tmp_path / "models" / "small")
     assert spec["storage"]["uri"] == "/var/runs"
+    earlier = str(tmp_path / "studies" / "runs" / "default" / "first-0a1b2c3d")
+    assert spec["warmStartFrom"] == [{"uri": earlier}, {"study": "first"}]
 
 
 def test_a_value_that_is_not_a_path_is_left_for_the_parser(tmp_path):

@@ -404,7 +404,28 @@ WRONG_MANIFESTS = [
             ]
         },
         ["`spec.warmStartFrom[1].uri` must be given once, got 's3://studies/shop/first-0a1b2c3d/'"],
+        id="an earlier study's prefix twice",
+    ),
+    pytest.param(
+        {"spec.warmStartFrom": [{"study": "first"}, {"study": "first"}]},
+        ["`spec.warmStartFrom[1].study` must be given once, got 'first'"],
         id="an earlier study twice",
+    ),
+    pytest.param(
+        {"spec.warmStartFrom": [{}, {"study": "first", "uri": "s3://studies/shop/first-0a1b2c3d"}]},
+        [
+            "`spec.warmStartFrom[0]` must hold either study or uri, got []",
+            "`spec.warmStartFrom[1]` must hold either study or uri, got ['study', 'uri']",
+        ],
+        id="neither or both",
+    ),
+    pytest.param(
+        {"spec.warmStartFrom": [{"study": "laptop"}, {"study": "../other"}]},
+        [
+            "`spec.warmStartFrom[0].study` must name another study than this one, got 'laptop'",
+            "`spec.warmStartFrom[1].study` must match ^[a-z]([-a-z0-9]*[a-z0-9])?$, got '../other'",
+        ],
+        id="itself, and no name",
     ),
     pytest.param(
         {"spec.typicalArms": 5},

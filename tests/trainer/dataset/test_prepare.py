@@ -207,9 +207,9 @@ def test_the_ledgers_of_earlier_studies_are_copied_beside_the_dataset(config, tm
         (tmp_path / name).mkdir()
         (tmp_path / name / "ledger.json").write_text(name)
 
-    prepare(replace(config, earlier=(str(tmp_path / "one"), str(tmp_path / "other"))))
+    prepare(replace(config, earlier=(str(tmp_path / "one"), None, str(tmp_path / "other"))))
 
-    assert [open_store(config.dataset).read(f"earlier/{index}.json") for index in (0, 1)] == [b"one", b"other"]
+    assert [open_store(config.dataset).read(f"earlier/{i}.json") for i in (0, 1, 2)] == [b"one", None, b"other"]
 
 
 def test_an_earlier_study_without_a_ledger_is_refused_before_a_page_is_read(config, tmp_path) -> None:

@@ -238,7 +238,7 @@ def prepare(config: PrepareConfig, *, wait: Callable[[float], None] = time.sleep
     store = open_store(config.dataset)
     store.delete(SUMMARY)
     digests = {name: write_split(store, name, pages[name]) for name in pages}
-    for index, ledger in enumerate(earlier):
+    for index, ledger in earlier.items():
         store.write(earlier_key(index), ledger)
     if config.augment is not None:
         digests[VARIANTS] = write_split(store, VARIANTS, variants)
@@ -334,16 +334,17 @@ def _check_config(config: PrepareConfig) -> list[str]:
     return problems
 
 
-def _read_earlier(config: PrepareConfig, problems: list[str]) -> list[bytes]:
-    """Read the ledgers of earlier studies. What is in them the operator knows."""
-    found = []
+def _read_earlier(config: PrepareConfig, problems: list[str]) -> dict[int, bytes]:
+    """Read the ledgers of earlier studies, by their numbers. What is in them the operator knows."""
+    found = {}
     for index, uri in enumerate(config.earlier):
-        store = open_store(uri)
-        ledger = store.read(LEDGER, MOST_LEDGER_BYTES)
+        if uri is None:
+            continue
+        ledger = open_store(uri).read(LEDGER, MOST_LEDGER_BYTES)
         if ledger is None:
             problems.append(f"warmStartFrom[{index}].uri must be a study's prefix, in which {LEDGER} lies, got {uri!r}")
         else:
-            found.append(ledger)
+            found[index] = ledger
     return found
 
 
