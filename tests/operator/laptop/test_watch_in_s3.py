@@ -19,8 +19,10 @@ import yaml
 
 from builders.ledgers import NOW, a_ledger, paused
 from builders.some_manifests import a_manifest
+from builders.study_command import DrawingDesigner
 from study_operator import names
 from study_operator.ledger.status import render_status
+from study_operator.report.losses import KeptLosses
 from study_operator.report.write import write_report
 from study_operator.spec.parse import parse_study
 from testcluster.bucket import REGION, S3Server, User
@@ -70,7 +72,8 @@ class Desk:
             secret_access_key=root.secret_key,
             is_from_environment=False,
         )
-        write_report(study, ledger, render_status(study, ledger, now=NOW), open_store(uri, access))
+        status = render_status(study, ledger, now=NOW)
+        write_report(study, ledger, status, open_store(uri, access), DrawingDesigner(), KeptLosses())
         return uri
 
     def command(self, environment: Mapping[str, str]) -> dict[str, Any]:
