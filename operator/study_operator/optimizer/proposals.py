@@ -34,7 +34,7 @@ from study_operator.ledger.trial import Trial
 from study_operator.metrics import Metrics
 from study_operator.names import StudyKey
 from study_operator.optimizer.designer import DesignerError, ProposalPendingError, Suggestion
-from study_operator.optimizer.reading import ModelReading
+from study_operator.optimizer.reading import ModelReading, digest_question, what_is_told
 from study_operator.spec.study import Arm, Study
 
 log = logging.getLogger(__name__)
@@ -135,8 +135,7 @@ class Proposals:
             DesignerError: where the worker died over the question; it is asked again.
         """
         content = pickle.dumps(("read", study, tuple(trials), dict(through)))
-        measured = [(t.index, sorted(t.arm.items()), _what_is_told(t)) for t in trials if t.measurement(0) is not None]
-        digest = hashlib.sha256(repr((study.uid, sorted(through.items()), measured)).encode()).hexdigest()
+        digest = digest_question(study, trials, through)
         with self._changed:
             known = self._questions.get((key, _Kind.MODEL))
             if known is None or (known.digest != digest and (known.is_handed_out or is_last)):
@@ -318,12 +317,5 @@ def _what_counts(study: Study, trials: Sequence[Trial]) -> bytes:
     """Return all that a proposal depends on, in one form: not how often a trial was tried, or who is running now."""
     space = (study.uid, study.seed, study.objective, study.outcome_constraints, study.parameters)
     rest = (study.parameter_constraints, study.parallel_trials, study.baseline, study.starting_arms, study.num_trials)
-    reported = [(t.index, tuple(sorted(t.arm.items())), t.generation_node, _what_is_told(t)) for t in trials]
+    reported = [(t.index, tuple(sorted(t.arm.items())), t.generation_node, what_is_told(t)) for t in trials]
     return repr((space, rest, sorted(reported))).encode()
-
-
-def _what_is_told(trial: Trial) -> object:
-    first = trial.measurement(0)
-    if first is not None:
-        return first.value, first.standard_error, first.diverged, tuple(sorted(first.metrics.items()))
-    return "Running" if trial.is_busy else trial.state.value

@@ -5,9 +5,12 @@ Made by ``ax.AxDesigner``, kept in the study's bucket, and drawn by the report; 
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from study_operator.spec.study import Arm
+from study_operator.ledger.trial import Trial
+from study_operator.spec.study import Arm, Study
 from trial_trainer.contract import ParameterValue
 
 LEAST_MEASURED = 5
@@ -77,3 +80,17 @@ class ModelReading:
     slices: tuple[Slice, ...] = ()
     problem: str = ""
     """Why there is no model."""
+
+
+def digest_question(study: Study, trials: Sequence[Trial], through: Arm) -> str:
+    """Return a digest of all that what the model says depends on."""
+    measured = [(t.index, sorted(t.arm.items()), what_is_told(t)) for t in trials if t.measurement(0) is not None]
+    return hashlib.sha256(repr((study.uid, sorted(through.items()), measured)).encode()).hexdigest()
+
+
+def what_is_told(trial: Trial) -> object:
+    """Return what the model is told of a trial, to compare it."""
+    first = trial.measurement(0)
+    if first is not None:
+        return first.value, first.standard_error, first.diverged, tuple(sorted(first.metrics.items()))
+    return "Running" if trial.is_busy else trial.state.value

@@ -9,12 +9,17 @@ trials, count)` or `("read", study, trials, arm)` in, an answer `("arms", sugges
 
 from __future__ import annotations
 
+import ctypes
 import os
 import pickle
+import signal
 import sys
 from typing import Any, BinaryIO
 
 from study_operator.optimizer.designer import DesignerError, Optimizer
+
+PR_SET_PDEATHSIG = 1
+"""Of prctl(2)."""
 
 
 def answer(optimizer: Optimizer, question: Any) -> tuple[str, Any]:
@@ -39,8 +44,15 @@ def serve(optimizer: Optimizer, questions: BinaryIO, answers: BinaryIO) -> None:
         answers.flush()
 
 
+def _end_with_parent() -> None:
+    """Be killed with the parent: while Ax is imported and fits, nobody here sees that the pipe has ended."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
 def main() -> None:
     """Serve the parent. What a library prints goes where errors go: the pipe is for answers."""
+    _end_with_parent()
     answers = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
     from study_operator.optimizer.ax import AxDesigner

@@ -26,7 +26,7 @@ from study_operator.ledger.overfitting import describe_change, name_sign
 from study_operator.ledger.ranking import rank
 from study_operator.ledger.status import Recorded, parse_status
 from study_operator.ledger.trial import Ledger, Measurement, StageState
-from study_operator.optimizer.designer import DesignerError, ModelReader
+from study_operator.optimizer.designer import DesignerError, ModelReader, ProposalPendingError
 from study_operator.optimizer.reading import LEAST_MEASURED, ModelReading
 from study_operator.reasons import ConditionReason
 from study_operator.reconcile.job_specs import adapter_uri
@@ -67,7 +67,8 @@ def write_report(
     """Write ledger and report of what is recorded.
 
     Raises:
-        ProposalPendingError: where the optimizer is still at its model; whoever asked is woken, and writes it then.
+        ProposalPendingError: where the study has ended and the optimizer is still at its model; whoever asked is woken,
+            and writes it then.
     """
     _write_reading(study, ledger, artifacts, optimizer)
     report = build_report(study, replace(parse_status(raw), ledger=ledger), artifacts)
@@ -77,15 +78,19 @@ def write_report(
 
 
 def _write_reading(study: Study, ledger: Ledger, artifacts: ArtifactStore, optimizer: ModelReader) -> None:
-    """Write what the optimizer's model says of so many measurements that it has one."""
+    """Write what the optimizer's model says, once the search has ended: until then it has arms to propose."""
+    is_last = ledger.outcome is not None
     ranked = rank(study, ledger.trials, 0)
-    if len(ranked) < LEAST_MEASURED or all(t.has_diverged for t in ranked):
+    if not (is_last or ledger.search_end) or len(ranked) < LEAST_MEASURED or all(t.has_diverged for t in ranked):
         return
     through = ranked[0] if ledger.winner is None else ledger.trials[ledger.winner]
     try:
-        reading = optimizer.read_model(
-            read_earlier(study, artifacts), ledger.trials, through.arm, is_last=ledger.outcome is not None
-        )
+        reading = optimizer.read_model(read_earlier(study, artifacts), ledger.trials, through.arm, is_last=is_last)
+    except ProposalPendingError:
+        if is_last:
+            raise
+        # While the study goes on, this report is written without it and a later one with it.
+        return
     except (DesignerError, LedgerRefusedError) as error:
         # A model is no reason to have no report.
         reading = ModelReading(measured=len(ranked), through=through.arm, problem=str(error))

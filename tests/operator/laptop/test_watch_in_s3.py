@@ -93,8 +93,8 @@ def watching(command: Mapping[str, Any]) -> Iterator[tuple[str, Callable[[str], 
     process = subprocess.Popen(**command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     try:
         assert process.stdout is not None
-        said = process.stdout.readline()
-        address = said.partition("http://")[2].partition("/")[0]
+        printed = process.stdout.readline()
+        address = printed.partition("http://")[2].partition("/")[0]
         assert address, process.communicate()
 
         def ask(path: str) -> http.client.HTTPResponse:
@@ -102,7 +102,7 @@ def watching(command: Mapping[str, Any]) -> Iterator[tuple[str, Callable[[str], 
             connection.request("GET", path)
             return connection.getresponse()
 
-        yield said, ask
+        yield printed, ask
         process.send_signal(signal.SIGINT)
         _, errors = process.communicate(timeout=PATIENCE_SECONDS)
         assert "Traceback" not in errors
@@ -129,8 +129,8 @@ def test_the_page_of_a_study_in_a_bucket_is_served_and_follows_its_ledger(
 ) -> None:
     desk = Desk(tmp_path, s3)
     uri = desk.report(0.5)
-    with watching(desk.command(s3.environment(user))) as (said, ask):
-        assert said.startswith(f"{uri} at http://127.0.0.1:")
+    with watching(desk.command(s3.environment(user))) as (printed, ask):
+        assert printed.startswith(f"{uri} at http://127.0.0.1:")
         shell = ask("/")
         assert (shell.status, shell.headers["Content-Type"]) == (200, "text/html; charset=utf-8")
         news = ask("/news")
@@ -143,7 +143,7 @@ def test_the_page_of_a_study_in_a_bucket_is_served_and_follows_its_ledger(
             wait_for_event(news, "page")
         assert b"0.75" in page or b"75" in page
 
-        # It goes away: the last page stays, and why there is no newer one is said.
+        # It goes away: the last page stays, and why there is no newer one is printed.
         s3.kill()
         assert uri.removesuffix(f"/{UID[:8]}") in wait_for_event(news, "trouble")
         assert ask("/page").read() == page

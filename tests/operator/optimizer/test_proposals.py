@@ -1,8 +1,10 @@
 """The optimizer's process: whatever it answers or dies of, its asker lives on, and the study says what is wrong."""
 
+import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -164,3 +166,44 @@ def test_a_reading_over_which_the_worker_dies_is_a_problem_and_no_wait(tmp_path:
     assert asker.news.acquire(timeout=60)
     with pytest.raises(DesignerError, match="the optimizer's process died over it, "):
         read(asker, 5)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a child that its parent is gone")
+def test_a_worker_that_imports_ax_does_not_outlive_an_operator_that_is_killed(tmp_path: Path) -> None:
+    imports = a_worker(
+        tmp_path,
+        f"""
+import pathlib, sys, time, types
+def import_ax():
+    pathlib.Path({str(tmp_path / "imports")!r}).touch()
+    time.sleep(3600)
+sys.modules["study_operator.optimizer.ax"] = types.SimpleNamespace(AxDesigner=import_ax)
+from study_operator.optimizer.worker import main
+main()
+""",
+    )
+    starts = f"""
+import subprocess
+worker = subprocess.Popen({imports!r}, stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True)
+print(worker.pid, flush=True)
+worker.wait()
+"""
+    with subprocess.Popen((sys.executable, "-c", starts), stdout=subprocess.PIPE, text=True) as operator:
+        assert operator.stdout is not None
+        worker = int(operator.stdout.readline())
+        wait_until((tmp_path / "imports").exists)
+        operator.kill()
+    wait_until(lambda: not is_alive(worker))
+
+
+def wait_until(is_so: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 60
+    while not is_so():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def is_alive(process: int) -> bool:
+    """Say whether a process runs; one that was killed and waits to be reaped does not."""
+    status = Path(f"/proc/{process}/status")
+    return status.exists() and "State:\tZ" not in status.read_text()

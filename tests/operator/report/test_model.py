@@ -12,7 +12,7 @@ from builders.some_studies import a_report, a_study, a_trial, measured
 from study_operator import names
 from study_operator.errors import OperatorError
 from study_operator.ledger.status import parse_status, render_status
-from study_operator.ledger.trial import Ledger, Outcome, Trial
+from study_operator.ledger.trial import Ledger, Outcome, SearchEnd, Trial
 from study_operator.optimizer.designer import DesignerError, ProposalPendingError
 from study_operator.optimizer.reading import Importance, ModelReading, Share, Slice, SlicePoint
 from study_operator.report.losses import KeptLosses
@@ -135,6 +135,10 @@ class Reader:
 FIVE = tuple(measured(a_trial(i), 0.5 + (0.1 if i == 3 else 0.01 * i)) for i in range(5))
 
 
+SEARCHED = {"search_end": SearchEnd.ALL_TRIALS_MEASURED}
+ENDED = {**SEARCHED, "outcome": Outcome(failed=False, reason="Completed", message="")}
+
+
 def write(store: DirectoryStore, reader: Reader, trials: Sequence[Trial], **ledger: object) -> Report | None:
     """Write a report, and return the model in its JSON."""
     study, known = a_study(), Ledger(trials=tuple(trials), **ledger)
@@ -148,28 +152,36 @@ def write(store: DirectoryStore, reader: Reader, trials: Sequence[Trial], **ledg
 
 def test_of_few_measurements_the_optimizer_is_not_asked(tmp_path: Path) -> None:
     reader = Reader(READING)
-    assert write(DirectoryStore(str(tmp_path)), reader, FIVE[:4]) is None
+    assert write(DirectoryStore(str(tmp_path)), reader, FIVE[:4], **SEARCHED) is None
     diverged = [measured(a_trial(i), 0.0, diverged=True) for i in range(6)]
-    assert write(DirectoryStore(str(tmp_path)), reader, diverged) is None
+    assert write(DirectoryStore(str(tmp_path)), reader, diverged, **SEARCHED) is None
+    assert reader.asked == []
+
+
+def test_while_there_are_arms_to_propose_the_optimizer_is_not_asked(tmp_path: Path) -> None:
+    reader = Reader(READING)
+    assert write(DirectoryStore(str(tmp_path)), reader, FIVE) is None
     assert reader.asked == []
 
 
 def test_the_slices_go_through_the_best_arm_and_then_through_the_winner(tmp_path: Path) -> None:
     store, reader = DirectoryStore(str(tmp_path)), Reader(READING)
     trials = [replace(trial, arm={**trial.arm, "batch_size": i}) for i, trial in enumerate(FIVE)]
-    found = write(store, reader, trials)
+    found = write(store, reader, trials, **SEARCHED)
     assert found is not None and found["tau"] == 0.62
-    write(store, reader, trials, winner=1, outcome=Outcome(failed=False, reason="Completed", message=""))
+    write(store, reader, trials, winner=1, **ENDED)
     assert [(arm["batch_size"], is_last) for _, arm, is_last in reader.asked] == [(3, False), (1, True)]
 
 
 def test_a_model_that_cannot_be_read_is_no_reason_to_have_no_report(tmp_path: Path) -> None:
-    found = write(DirectoryStore(str(tmp_path)), Reader(DesignerError("Ax failed with KeyError: 1")), FIVE)
+    found = write(DirectoryStore(str(tmp_path)), Reader(DesignerError("Ax failed with KeyError: 1")), FIVE, **SEARCHED)
     assert found is not None and found["problem"] == "Ax failed with KeyError: 1"
 
 
-def test_a_report_waits_for_the_optimizer(tmp_path: Path) -> None:
-    store = DirectoryStore(str(tmp_path))
+def test_only_the_last_report_waits_for_the_optimizer(tmp_path: Path) -> None:
+    store, reader = DirectoryStore(str(tmp_path)), Reader(ProposalPendingError())
+    assert write(store, reader, FIVE, **SEARCHED) is None
+    store.delete(names.REPORT)
     with pytest.raises(ProposalPendingError):
-        write(store, Reader(ProposalPendingError()), FIVE)
+        write(store, reader, FIVE, **ENDED)
     assert store.read(names.REPORT) is None
