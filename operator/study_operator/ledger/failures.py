@@ -41,6 +41,8 @@ LEAST_SHARE = 0.5
 """Of the trials above a threshold, that a region needs to have failed."""
 PRIOR_DEVIATION = 5.0
 """Of all coefficients. With 2.5 the 90 % intervals held the truth in 88 of 100 places (`benchmarks/failures.py`)."""
+SMALLEST, LARGEST = 1e-60, 1e60
+"""Of learning rate, alpha and rank: beyond, their products and quotients are no numbers."""
 MOST_VALUES = 5
 """On each axis of the map, and ranks that have one."""
 NORMAL_90 = 1.6449
@@ -110,6 +112,8 @@ class Failures:
     gibberish: tuple[str, ...]
     """Names; of those that did not diverge."""
     is_rank_stabilised: bool
+    is_placed: bool = True
+    """Whether each has a learning rate, alpha and rank that are positive numbers; else no region is looked for."""
     region: Region | None = None
     ranks: tuple[float, ...] = ()
     """That there is a map of: those that were tried, or where they are many, their quartiles. None without a map."""
@@ -139,7 +143,8 @@ def find_failures(study: Study, trials: Sequence[Trial]) -> Failures | None:
         is_rank_stabilised=is_stabilised,
     )
     arms = [arm for t in measured if (arm := _read_arm(t.arm)) is not None]
-    if len(arms) < len(measured) or not any(failed) or all(failed):
+    known = replace(known, is_placed=len(arms) == len(measured))
+    if not known.is_placed or not any(failed) or all(failed):
         return known
     scores = [rate * alpha / (math.sqrt(rank) if is_stabilised else rank) for rate, alpha, rank in arms]
     known = replace(known, region=find_region(scores, failed))
@@ -176,11 +181,13 @@ def describe_failures(failures: Failures) -> list[str]:
     counts = f"{len(failures.diverged)} diverged and {len(failures.gibberish)} wrote gibberish"
     sentences = [f"Failures: of {failures.trials} measured trials {counts}."]
     region = failures.region
-    if not failures.failed:
+    if not failures.failed or not failures.is_placed:
         return sentences
-    if region is None:
-        return [*sentences, "These trials show no region of learning rate × alpha / rank in which they fail."]
+    if failures.failed == failures.trials:
+        return [*sentences, "As all of them failed, they do not show where trials do not."]
     scale = "alpha / √rank" if failures.is_rank_stabilised else "alpha / rank"
+    if region is None:
+        return [*sentences, f"These trials show no region of learning rate × {scale} in which they fail."]
     sentences.append(
         f"Above learning rate × {scale} = {region.threshold:.2g}, {region.failed_above} of {region.above} trials "
         f"failed, below it {region.failed_below} of {region.below} (p = {region.p:.2g}, corrected for the threshold's "
@@ -331,7 +338,7 @@ def _read_arm(arm: Arm) -> tuple[float, float, float] | None:
     except ValueError:
         return None
     alpha *= 1 if "lora_alpha" in complete else rank
-    return (rate, alpha, rank) if min(rate, alpha, rank) > 0 else None
+    return (rate, alpha, rank) if all(SMALLEST < value < LARGEST for value in (rate, alpha, rank)) else None
 
 
 def _list_ranks(tried: Sequence[float]) -> tuple[float, ...]:

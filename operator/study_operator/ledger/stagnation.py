@@ -64,12 +64,14 @@ def find_stagnation(study: Study, trials: Sequence[Trial]) -> Stagnation:
     )
 
 
-def describe_stagnation(study: Study, stand: Stagnation) -> str:
-    """Return one sentence on a search that stagnates."""
+def describe_stagnation(study: Study, stand: Stagnation, *, is_over: bool) -> str:
+    """Return one sentence on a search that stagnates, or stagnated when it was over."""
     metric = study.objective.metric
     value = f"{stand.value:.1%}" if is_share(metric) else f"{stand.value:.4g}"
     error = f"{stand.error * 100:.1f} points" if is_share(metric) else f"{stand.error:.2g}"
+    by = f" by {error}, one standard error of a paired difference" if stand.error else ""
+    away = "" if is_over else "; every second arm is now tried far from all others"
     return (
-        f"{stand.since} trials since {stand.best} were not better than its {metric} of {value} on the first rung by "
-        f"{error}, one standard error of a paired difference; every second arm is now tried far from all others"
+        f"{stand.since} trials since {stand.best} were not better than its {metric} of {value} on the first rung"
+        f"{by}{away}"
     )

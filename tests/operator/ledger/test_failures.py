@@ -62,7 +62,7 @@ def test_a_region_is_told_with_its_counts_and_the_failures_with_their_kinds() ->
             two_sides(10, 14),
             [
                 "Failures: of 24 measured trials 24 diverged and 0 wrote gibberish.",
-                "These trials show no region of learning rate × alpha / rank in which they fail.",
+                "As all of them failed, they do not show where trials do not.",
             ],
             id="everywhere",
         ),
@@ -187,11 +187,23 @@ def test_what_always_goes_together_is_one_input() -> None:
     assert FailureModel.fit(arms, [rank > 8 for rank in ranks] * 3).columns == (1,)
 
 
-@pytest.mark.parametrize("odd", [{"learning_rate": 0.0}, {"lora_rank": 0}, {"lora_alpha": "large"}])
+@pytest.mark.parametrize(
+    "odd",
+    [
+        {"learning_rate": 0.0},
+        {"lora_rank": 0},
+        {"lora_alpha": "large"},
+        {"lora_alpha": "inf"},
+        {"learning_rate": 1e-200},
+        {"lora_alpha": 1e300},
+    ],
+)
 def test_arms_that_are_no_positive_numbers_have_no_map(odd: dict[str, float | str]) -> None:
-    trials = [replace(t, arm={**t.arm, **odd}) if t.index == 20 else t for t in two_sides()]
+    trials = [replace(t, arm={**t.arm, **odd}) if t.index in (0, 20) else t for t in two_sides()]
     failures = find_failures(STUDY, trials)
     assert failures is not None and (failures.region, failures.cells) == (None, ())
+    # Nobody has looked for a region.
+    assert describe_failures(failures) == ["Failures: of 24 measured trials 10 diverged and 0 wrote gibberish."]
 
 
 def test_alpha_may_be_searched_as_a_multiple_of_the_rank() -> None:
@@ -206,6 +218,7 @@ def test_with_rank_stabilised_adapters_the_root_of_the_rank_divides() -> None:
     assert plain is not None and stabilised is not None and plain.region is not None and stabilised.region is not None
     assert stabilised.region.threshold == pytest.approx(4 * plain.region.threshold)
     assert "alpha / √rank" in describe_failures(stabilised)[1]
+    assert "no region of learning rate × alpha / √rank" in describe_failures(replace(stabilised, region=None))[1]
 
 
 def test_what_the_search_avoided_counts_the_optimizers_arms_alone() -> None:

@@ -8,7 +8,7 @@ import pytest
 from builders.ledgers import NOW, a_ledger, a_study, a_trial, minimizing, paused
 from study_operator.ledger.stagnation import describe_stagnation, find_stagnation
 from study_operator.ledger.status import render_status
-from study_operator.ledger.trial import Trial
+from study_operator.ledger.trial import SearchEnd, Trial
 
 
 def measured(*values: float, **changes: Any) -> list[Trial]:
@@ -82,5 +82,23 @@ def test_the_condition_says_so_with_its_numbers() -> None:
         "6 trials since t001 were not better than its accuracy of 60.0% on the first rung by 2.0 points, one standard "
         "error of a paired difference; every second arm is now tried far from all others"
     )
+    unknown = measured(0.6, *[0.5] * 6, standard_error=None)
+    sentence = describe_stagnation(
+        a_study(num_trials=24), find_stagnation(a_study(num_trials=24), unknown), is_over=False
+    )
+    assert "were not better than its accuracy of 60.0% on the first rung; every" in sentence
     loss = minimizing(a_study(num_trials=24))
-    assert "its validation_loss of 0.5 on" in describe_stagnation(loss, find_stagnation(loss, measured(0.5, *[1] * 6)))
+    assert "its validation_loss of 0.5 on" in describe_stagnation(
+        loss, find_stagnation(loss, measured(0.5, *[1] * 6)), is_over=False
+    )
+
+
+def test_of_a_search_that_is_over_nothing_is_said_of_its_next_arms() -> None:
+    ledger = a_ledger(*measured(0.6, *[0.5] * 6), search_end=SearchEnd.ALL_TRIALS_MEASURED)
+    status = render_status(a_study(num_trials=7), ledger, now=NOW)
+    found = next(c for c in status["conditions"] if c["type"] == "SearchStagnating")
+    assert found["status"] == "True"
+    assert found["message"] == (
+        "6 trials since t000 were not better than its accuracy of 60.0% on the first rung by 2.0 points, one standard "
+        "error of a paired difference"
+    )
