@@ -122,6 +122,9 @@ MOST_SCORE = 3.0
 NUM_SENSITIVITY_POINTS = 256
 """Points twice and once more for each parameter, at which every draw of the model is known together."""
 
+MOST_SENSITIVITY_POINTS = 3072
+"""In all. Their covariances are held at once, a few times over: with 5,600 the process took 1.8 GB."""
+
 NUM_SENSITIVITY_DRAWS = 128
 
 NUM_FOLDS = 8
@@ -781,7 +784,7 @@ def _find_importances(study: Study, model: TorchAdapter, predictors: Sequence[_P
     parameters = [p for p in study.parameters if not is_fixed(p)]
     dimensions = len(parameters)
     sobol: Any = torch.quasirandom.SobolEngine(2 * dimensions, scramble=True, seed=study.seed % 2**32)  # type: ignore[no-untyped-call]
-    drawn = sobol.draw(NUM_SENSITIVITY_POINTS).double().numpy()
+    drawn = sobol.draw(_count_sensitivity_points(dimensions)).double().numpy()
     fixed = {p.name: _value_at(p, 0.0) for p in study.parameters}
     arms = [
         fixed | {p.name: _value_at(p, float(u)) for p, u in zip(parameters, point, strict=True)}
@@ -799,6 +802,14 @@ def _find_importances(study: Study, model: TorchAdapter, predictors: Sequence[_P
         for i, p in enumerate(parameters)
     ]
     return tuple(sorted(importances, key=lambda importance: -importance.total.value))
+
+
+def _count_sensitivity_points(dimensions: int) -> int:
+    """Return a power of two, of which Sobol points are spread out most evenly."""
+    points = NUM_SENSITIVITY_POINTS
+    while points * (dimensions + 2) > MOST_SENSITIVITY_POINTS:
+        points //= 2
+    return points
 
 
 def _summarize(shares: Sequence[float]) -> Share:

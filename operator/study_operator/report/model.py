@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from study_operator.ledger.trial import TrialState
 from study_operator.optimizer.reading import ModelReading
 from study_operator.report.report import Report, describe_parameter
 
@@ -13,7 +14,9 @@ def describe_model(report: Report) -> str:
         return ""
     if reading.problem:
         return f"The optimizer's model cannot be read: {reading.problem}."
-    measured = sum(trial.measurement(0) is not None for trial in report.trials)
+    # Of an arm that could not run to its end the model is told this alone.
+    modelled = (trial for trial in report.trials if trial.state is not TrialState.ABANDONED)
+    measured = sum(trial.measurement(0) is not None for trial in modelled)
     of = f"the {'first ' if reading.measured < measured else ''}{reading.measured} measured trials"
     if reading.tau is None or reading.p is None:
         return f"The optimizer's model knows nothing: {of} are equal. So neither importance nor a curve is drawn."

@@ -94,7 +94,13 @@ def _write_reading(study: Study, ledger: Ledger, artifacts: ArtifactStore, optim
     except (DesignerError, LedgerRefusedError) as error:
         # A model is no reason to have no report.
         reading = ModelReading(measured=len(ranked), through=through.arm, problem=str(error))
-    artifacts.write(names.MODEL_READING, to_json(reading).encode())
+    try:
+        text = to_json(reading)
+    except ValueError:
+        # Numerics may end in what is no number, and JSON has none of these.
+        problem = "it says what is no number"
+        text = to_json(ModelReading(measured=len(ranked), through=through.arm, problem=problem))
+    artifacts.write(names.MODEL_READING, text.encode())
 
 
 def render_whole_page(report: Report, artifacts: ArtifactStore, kept: KeptLosses) -> str:

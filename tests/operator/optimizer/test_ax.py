@@ -813,6 +813,12 @@ def test_arms_that_diverged_earlier_are_learnt_from() -> None:
 # What the model says, for people.
 
 
+@pytest.mark.parametrize(("dimensions", "points"), [(1, 256), (10, 256), (11, 128), (20, 128)])
+def test_the_covariances_of_many_parameters_have_room_in_the_operator_s_memory(dimensions: int, points: int) -> None:
+    assert ax._count_sensitivity_points(dimensions) == points
+    assert points * (dimensions + 2) <= ax.MOST_SENSITIVITY_POINTS
+
+
 def read_model(study: Study, trials: Sequence[Trial], through: Trial) -> ModelReading:
     """Ask what the model says, which must come back the same through the bucket."""
     reading = AxDesigner().read_model(study, trials, through.arm)

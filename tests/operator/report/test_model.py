@@ -12,7 +12,7 @@ from builders.some_studies import a_report, a_study, a_trial, measured
 from study_operator import names
 from study_operator.errors import OperatorError
 from study_operator.ledger.status import parse_status, render_status
-from study_operator.ledger.trial import Ledger, Outcome, SearchEnd, Trial
+from study_operator.ledger.trial import Ledger, Outcome, SearchEnd, Trial, TrialState
 from study_operator.optimizer.designer import DesignerError, ProposalPendingError
 from study_operator.optimizer.reading import Importance, ModelReading, Share, Slice, SlicePoint
 from study_operator.report.losses import KeptLosses
@@ -101,6 +101,12 @@ def test_the_page_says_what_the_model_rests_on(reading: ModelReading, sentence: 
     assert sentence in Page(render_page(a_report_with(reading))).text
 
 
+def test_a_trial_that_ended_as_one_that_cannot_run_is_none_of_the_model_s() -> None:
+    trials = (*TRIALS, replace(measured(a_trial(3), 0.3), state=TrialState.ABANDONED))
+    sentence = describe_model(a_report(trials=trials, winner="t002", model=READING))
+    assert "of the ranks of the 3 measured trials" in sentence
+
+
 def test_without_a_model_nothing_is_said_of_one() -> None:
     report = a_report(trials=TRIALS)
     assert describe_model(report) == describe_slices(report) == ""
@@ -176,6 +182,12 @@ def test_the_slices_go_through_the_best_arm_and_then_through_the_winner(tmp_path
 def test_a_model_that_cannot_be_read_is_no_reason_to_have_no_report(tmp_path: Path) -> None:
     found = write(DirectoryStore(str(tmp_path)), Reader(DesignerError("Ax failed with KeyError: 1")), FIVE, **SEARCHED)
     assert found is not None and found["problem"] == "Ax failed with KeyError: 1"
+
+
+def test_a_model_that_says_what_is_no_number_is_no_reason_to_have_no_report(tmp_path: Path) -> None:
+    found = write(DirectoryStore(str(tmp_path)), Reader(replace(READING, tau=float("nan"))), FIVE, **SEARCHED)
+    assert found is not None and (found["knows"], found["slices"]) == (False, [])
+    assert found["problem"] == "it says what is no number"
 
 
 def test_only_the_last_report_waits_for_the_optimizer(tmp_path: Path) -> None:
