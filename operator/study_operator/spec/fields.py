@@ -6,6 +6,7 @@ so that rules across fields are checked all the same, and the sentences are thos
 
 from __future__ import annotations
 
+import difflib
 import re
 from collections.abc import Mapping, Sequence
 from enum import StrEnum
@@ -72,10 +73,13 @@ class Fields:
         self._note(self._join(field), rule, shown)
 
     def done(self, *, known: Sequence[str] = (), rule: str = "must not be given, because it is not a field") -> None:
-        """Note every field that nobody took."""
+        """Note every field that nobody took, and the field that its name is nearly that of."""
+        absent = [name for name in self._taken if name not in self.raw]
         for name in self.raw:
             if name not in self._taken and name not in known and self._path != "metadata":
-                self._note(self._join(str(name)), rule, self.raw[name])
+                nearest = difflib.get_close_matches(str(name), sorted(absent), n=1, cutoff=0.7)
+                meant = f" (did you mean {nearest[0]}?)" if nearest else ""
+                self._note(self._join(str(name)), f"{rule}{meant}", self.raw[name])
 
     def child(self, name: str, default: Any = _REQUIRED) -> Fields:
         """Return an object inside this one."""

@@ -47,8 +47,13 @@ WRONG_MANIFESTS = [
     pytest.param({"spec": []}, ["`spec` must be an object, got []"], id="a spec that is a list"),
     pytest.param(
         {"spec.paralelTrials": 4},
-        ["`spec.paralelTrials` must not be given, because it is not a field, got 4"],
-        id="an unknown field of the spec",
+        ["`spec.paralelTrials` must not be given, because it is not a field (did you mean parallelTrials?), got 4"],
+        id="a field of the spec misspelt",
+    ),
+    pytest.param(
+        {"spec.seed": 1, "spec.seeds": 3},
+        ["`spec.seeds` must not be given, because it is not a field, got 3"],
+        id="a field that is nearly one that is given",
     ),
     pytest.param(
         {"spec.promotion.confirmSeeds": 11},
