@@ -30,6 +30,7 @@ COMMAND = (sys.executable, study_command.__file__)
 PATIENCE_SECONDS = 120.0
 """How long a test that hangs takes to fail."""
 RELATIVE = "(a relative path is relative to the manifest's directory)"
+HUB = "a model on the hub is hf://owner/name"
 
 
 def a_manifest() -> dict[str, Any]:
@@ -482,7 +483,7 @@ def test_a_path_of_a_study_in_a_bucket_may_be_of_a_volume_of_a_cluster(bench, ca
     assert main(["plan", str(bench.manifest)]) == 0
     assert capsys.readouterr().err == (
         "finetune-study: `spec.trainer.baseModel.uri` must exist, got '/models/base' "
-        f"{RELATIVE}; on a cluster a volume may hold it\n"
+        f"{RELATIVE}; on a cluster a volume may hold it; {HUB}\n"
     )
 
 
@@ -622,7 +623,7 @@ def test_the_plan_bounds_what_a_teacher_may_cost(bench, taught):
                 trainer={"baseModel": {"uri": "nowhere"}, "epochs": 1}, data={"source": "x", "attributes": ["sku"]}
             ),
             [
-                "`spec.trainer.baseModel.uri` must exist, got '{directory}/nowhere' " + RELATIVE,
+                "`spec.trainer.baseModel.uri` must exist, got '{directory}/nowhere' " + f"{RELATIVE}; {HUB}",
                 "`spec.data.source` must exist, got '{directory}/x' " + RELATIVE,
             ],
             id="no such model and no such pages",

@@ -237,8 +237,10 @@ def name_missing_paths(opened: Opened) -> list[str]:
         if not _is_prepared(opened.workspace):
             places |= {"spec.data.source": study.data.source, "spec.data.testSource": study.data.test_source or ""}
     note = "; on a cluster a volume may hold it" if may_be_for_pods(study) else ""
+    notes = {"spec.trainer.baseModel.uri": f"{note}; a model on the hub is hf://owner/name"}
     return [
-        f"`{field}` must exist, got {place!r} (a relative path is relative to the manifest's directory){note}"
+        f"`{field}` must exist, got {place!r} (a relative path is relative to the manifest's directory)"
+        f"{notes.get(field, note)}"
         for field, place in places.items()
         if place and (path := _as_path(place)) is not None and not path.exists()
     ]
@@ -445,13 +447,15 @@ def look(opened: Opened) -> Seen:
         recorded = parse_status(workspace.status.read()[0])
         artifacts = open_store(artifacts_uri(study), ACCESS)
         return Seen(
-            snapshot=take_snapshot(study, recorded, artifacts, 0.0),
+            snapshot=take_snapshot(study, recorded, artifacts, None),
             report=build_report(study, recorded, artifacts),
             artifacts=artifacts,
         )
 
 
-def take_snapshot(study: Study, recorded: Recorded, artifacts: ArtifactStore, elapsed_seconds: float) -> Snapshot:
+def take_snapshot(
+    study: Study, recorded: Recorded, artifacts: ArtifactStore, elapsed_seconds: float | None
+) -> Snapshot:
     """Return a study at this moment, with the progress of what runs."""
     ledger = recorded.ledger
     progress: dict[str, Progress] = {}

@@ -43,7 +43,8 @@ class Snapshot:
     stage: str
     note: str
     """One sentence on what is being waited for; may be empty."""
-    elapsed_seconds: float
+    elapsed_seconds: float | None
+    """Since `finetune-study run` was started; None where nobody waits for it."""
 
 
 def render_live(snapshot: Snapshot) -> RenderableType:
@@ -62,10 +63,9 @@ def render_live(snapshot: Snapshot) -> RenderableType:
     for trial in snapshot.trials:
         table.add_row(*_row(snapshot.study, trial, snapshot.progress.get(trial.name)))
     measured = sum(bool(t.measurements) for t in snapshot.trials if t.is_candidate)
-    head = (
-        f"{snapshot.study.name}: {snapshot.stage}, {measured} of {snapshot.study.num_trials} trials measured, "
-        f"{duration(snapshot.elapsed_seconds)}"
-    )
+    head = f"{snapshot.study.name}: {snapshot.stage}, {measured} of {snapshot.study.num_trials} trials measured"
+    if snapshot.elapsed_seconds is not None:
+        head += f", {duration(snapshot.elapsed_seconds)}"
     lines: list[RenderableType] = [Text(head, style="bold")]
     if snapshot.note:
         lines.append(Text(snapshot.note, style="dim"))

@@ -34,6 +34,12 @@ def test_the_live_table_shows_what_runs_with_its_loss_and_when_it_ends():
     assert re.search(r"t000.*24/120.*40\.0 % ± 2\.0", text)
 
 
+def test_a_study_that_is_only_looked_at_has_no_time_that_it_ran():
+    snapshot = Snapshot(study=a_study(), trials=(), progress={}, stage="Exploring", note="", elapsed_seconds=None)
+
+    assert drawn(render_live(snapshot)).strip() == "laptop: Exploring, 0 of 8 trials measured"
+
+
 def test_without_a_terminal_a_line_says_how_far_a_trial_is():
     progress = Progress(
         step=30, stop_step=120, total_steps=120, loss=1.2345, phase="train", eta_seconds=125.0, updated_at="x"
