@@ -123,11 +123,11 @@ class LossCurve:
 
     trial: str
     points: Sequence[tuple[int, float]]
-    """Steps, each with the mean loss of the steps around it, in nats per token."""
+    """Steps, each with the mean loss of the steps since the one before, in nats per token."""
 
 
 def draw_arms(report: Report, errors: str) -> Chart | None:
-    """Draw the measurements of the best arms, best first, with standard errors; None before the first of them.
+    """Draw what the arms that rank best on the first rung measured, with standard errors; None before there is any.
 
     Args:
         report: what is drawn.
@@ -161,7 +161,7 @@ def draw_arms(report: Report, errors: str) -> Chart | None:
     return Chart(
         name="arms",
         title=f"{metric} by arm",
-        sentence=f"{metric} by arm, best first; orange: baseline; bars: {errors}.{few}",
+        sentence=f"{metric} by arm, in the order of the first measurement; orange: baseline; bars: {errors}.{few}",
         table=Table(
             header=["trial", "measured at", metric, "arm"],
             rows=[[v["trial"], v["rung"], v["text"], v["arm"]] for v in values],
@@ -544,13 +544,15 @@ def draw_losses(report: Report, curves: Sequence[LossCurve]) -> Chart | None:
     losses = [value["loss"] for value in values]
     # The first steps lose many times what the last ones do.
     is_wide = min(losses) > 0 and max(losses) > 5 * min(losses)
+    is_thinned = any(step > i for _, points in drawn for i, (step, _) in enumerate(points, start=1))
     count = sum(bool(known(trial)) for trial in report.trials)
     few = f" {len(drawn)} of {count} measured trials are drawn." if len(drawn) < count else ""
     return Chart(
         name="losses",
         title="Training loss",
         sentence=(
-            "Training loss in nats per token by the share of the full length, each point a mean of the steps around it."
+            "Training loss in nats per token by the share of the full length, "
+            + ("each point the mean of the steps since the one before." if is_thinned else "step by step.")
             + (" The scale is logarithmic." if is_wide else "")
             + few
         ),

@@ -114,6 +114,18 @@ def test_the_loss_of_a_trial_is_drawn_by_the_share_of_its_full_length() -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("steps", "sentence"),
+    [
+        pytest.param((12, 24), "each point the mean of the steps since the one before.", id="thinned"),
+        pytest.param((1, 2), "step by step.", id="every step"),
+    ],
+)
+def test_the_chart_of_losses_says_what_a_point_is(steps: tuple[int, int], sentence: str) -> None:
+    losses = (LossCurve(trial="t001", points=((steps[0], 2.0), (steps[1], 1.0))),)
+    assert f"by the share of the full length, {sentence}" in " ".join(Page(render_page(a_report(), losses)).texts)
+
+
 def test_the_first_measurements_are_drawn_by_each_parameter_that_took_two_values() -> None:
     rates = ((0, 0.001, 8), (1, 0.01, 8), (2, 0.0001, 4))
     trials = tuple(
