@@ -19,7 +19,8 @@ def find_winner_change(final_evaluation: FinalEvaluation) -> WinnerChange | None
     gains = (final_evaluation.gains.get(f"{mean}/winner-winner_early") for mean in MEANS)
     test = next((gain for gain in gains if gain is not None and gain.n), None)
     change = final_evaluation.winner_change
-    if test is None and change is None:
+    if test is None and (change is None or (change.accuracy is None and change.loss is None)):
+        # The loss of training alone falls in any case.
         return None
     return WinnerChange(
         validation=_build_change(change.accuracy if change is not None else None),

@@ -89,3 +89,6 @@ def test_it_is_taken_from_the_final_evaluation_by_the_mean_that_is_read_there() 
     assert (found.validation, found.loss) == (None, replace(DOWN, difference=0.2))
     # Trainers of earlier versions read no first rung.
     assert find_winner_change(replace(evaluation, gains={}, winner_change=None)) is None
+    # Somebody else's trainer may leave nothing that both rungs have.
+    empty = contract.WinnerChange(accuracy=None, loss=None, training_loss_before=None, training_loss_after=None)
+    assert find_winner_change(replace(evaluation, gains={}, winner_change=empty)) is None

@@ -261,6 +261,15 @@ def test_what_somebody_elses_trainer_wrote_of_its_rungs_is_not_compared(tmp_path
     assert "winner_early" in found.predictors
 
 
+@pytest.mark.parametrize("text", ['{"losses": [1.0]}', "[1.0, 1.0, 1.0, 1.0, 1.0, null]", "[1, 1, 1, 1, NaN, 1]"])
+def test_losses_of_training_that_are_no_numbers_are_not_compared(tmp_path, pages, text) -> None:
+    early, late = write_rung(tmp_path, 0, "", 0.5, 4), write_rung(tmp_path, 1, "", 0.7, 20)
+    (tmp_path / "trials" / "t003" / "rungs" / "1" / "training-losses.json").write_text(text)
+    change = run_final_evaluation(a_config(tmp_path, winner=late, winner_early=early), answer=Rungs()).winner_change
+    assert change is not None and change.loss is not None and change.loss.difference == pytest.approx(0.2)
+    assert (change.training_loss_before, change.training_loss_after) == (None, None)
+
+
 def a_confirmation(seed: int) -> Confirmation:
     winner, baseline = (Candidate(trial=f"t{2 * seed + k:03d}", adapter=f"runs/{seed}/{k}/adapter") for k in (0, 1))
     return Confirmation(seed=seed, winner=winner, baseline=baseline)

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -273,6 +274,9 @@ def _read_predictions(rung: ArtifactStore) -> list[Prediction]:
 def _read_training_losses(rung: ArtifactStore, first_end: int) -> tuple[float | None, float | None]:
     """Return the mean training loss of the last steps of the first rung, and of as many at the end."""
     losses = json.loads(rung.read(TRAINING_LOSSES) or b"[]")
+    if not isinstance(losses, list) or not all(type(x) in (int, float) and math.isfinite(x) for x in losses):
+        log.warning("the winner's training losses must be a list of finite numbers: they are not compared")
+        return None, None
     window = min(first_end, len(losses) - first_end)
     if window < 1:
         return None, None
