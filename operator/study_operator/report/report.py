@@ -21,9 +21,9 @@ from rich.text import Text
 from study_operator.ledger.early_percents import EarlyPercents, describe_enough
 from study_operator.ledger.failures import Failures, describe_failures
 from study_operator.ledger.gain import Gain, measure_validation_gain
-from study_operator.ledger.merit import name_metric
-from study_operator.ledger.ranking import rank
-from study_operator.ledger.trial import Measurement, Trial, TrialState
+from study_operator.ledger.merit import find_merit, name_metric
+from study_operator.ledger.ranking import rank, satisfies_constraints
+from study_operator.ledger.trial import Continuation, Measurement, Trial, TrialState
 from study_operator.optimizer.designer import EXPLORATION_NODE, STAGNATION_NODE, WARM_START_NODE
 from study_operator.optimizer.reading import ModelReading
 from study_operator.report.data_curve import CurveReport, describe_fit, render_curve_json, render_data_curve
@@ -213,6 +213,7 @@ def lines_of(report: Report) -> list[str]:
         lines.append(_describe_validation(report, winner))
     if report.final_evaluation is not None:
         lines += _describe_test(report.final_evaluation, report.study.data.labels_from)
+    lines += _describe_ties(report.study, report.trials)
     lines += report.agreement
     if report.early is not None:
         lines.append(describe_enough(report.early))
@@ -506,6 +507,24 @@ def _describe_validation_gain(gain: Gain, metric: str) -> str:
     corrected = f"{format(gain.estimate * scale, form)}{unit}"
     choice = "that choice" if is_chosen else "being the better of two"
     return f"{message}; corrected for {choice} {corrected} (95 % interval {low} to {high}, {ONE_SEED})"
+
+
+def _describe_ties(study: Study, trials: Sequence[Trial]) -> Iterator[str]:
+    """Yield a sentence for each early rung where the last place went to the elder of equals, and not to the better."""
+    for rung in range(study.last_rung):
+        here = [(trial, m) for trial in trials if (m := trial.measurement(rung)) is not None and not m.diverged]
+        promoted = [(t, m) for t, m in here if t.continuation is Continuation.PROMOTED and t.rung > rung]
+        stopped = [(t, m) for t, m in here if t.state is TrialState.STOPPED and t.rung == rung]
+        if not promoted:
+            continue
+        last = min(find_merit(study, m) for _, m in promoted)
+        tied = [t for t, m in promoted if find_merit(study, m) == last]
+        lost = [t for t, m in stopped if find_merit(study, m) == last and satisfies_constraints(study, m)]
+        if lost:
+            yield (
+                f"Promotion: on rung {rung} {', '.join(t.name for t in tied)} measured the same as "
+                f"{', '.join(t.name for t in lost)}, which stopped: among equals the elder goes on."
+            )
 
 
 def _describe_exploration(trials: Sequence[Trial]) -> Iterator[str]:

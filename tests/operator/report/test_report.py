@@ -378,6 +378,24 @@ def test_the_end_says_validation_test_gain_agreement_and_time():
 
 
 @pytest.mark.parametrize(
+    ("stopped_at", "sentences"),
+    [
+        pytest.param(
+            0.0,
+            ["Promotion: on rung 0 t001 measured the same as t002, which stopped: among equals the elder goes on."],
+            id="equal",
+        ),
+        pytest.param(-0.1, [], id="worse"),
+    ],
+)
+def test_a_promotion_that_age_decided_is_called_so(stopped_at: float, sentences: list[str]) -> None:
+    promoted = replace(measured(measured(a_trial(1), 0.0), 0.4, rung=1), rung=1)
+    stopped = replace(measured(a_trial(2), stopped_at), state=TrialState.STOPPED)
+    lines = lines_of(a_report(trials=(promoted, stopped), winner="t001"))
+    assert [line for line in lines if line.startswith("Promotion")] == sentences
+
+
+@pytest.mark.parametrize(
     ("exploring", "sentences"),
     [(0, []), (1, ["Search: 1 of 5 arms was spread out"]), (3, ["Search: 3 of 5 arms were spread out"])],
 )
