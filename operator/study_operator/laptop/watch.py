@@ -130,6 +130,8 @@ class LocalSource:
                         last = state
                         is_over.wait(LEAST_SECONDS)
                 except (UsageError, ArtifactError, OSError) as error:
+                    # Shown again once it can be, also where nothing else has changed.
+                    last = None
                     board.say_trouble(str(error))
                 news.wait(SLOWEST_LOOK_SECONDS)
 

@@ -5,18 +5,21 @@ import socket
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import yaml
 
 from builders.some_manifests import a_manifest
 from study_operator.__main__ import UNUSABLE, main
+from study_operator.laptop import watch
 from study_operator.laptop.file_news import FileNews, follow_directory
 from study_operator.laptop.session import UsageError
 from study_operator.laptop.watch import (
     ADDRESS,
     Board,
     BucketSource,
+    LocalSource,
     open_prefix,
     serve,
 )
@@ -144,6 +147,36 @@ def test_a_bucket_that_goes_away_is_said_and_the_last_page_stays(served: Served,
     assert served.ask("/page").read() == b"<p>page"
     store.troubles.clear()
     assert read_event(events)[0] == "page"
+
+
+def test_a_trouble_with_a_study_on_this_machine_is_over_with_its_reason(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(watch, "LEAST_SECONDS", 0.0)
+    status, away = tmp_path / "status.json", tmp_path / "away.json"
+    status.write_text("{}")
+
+    class Source(LocalSource):
+        def _render(self) -> bytes:
+            if not status.exists():
+                raise UsageError("the study must have been run")
+            return b"<p>page"
+
+    workspace = SimpleNamespace(directory=tmp_path, status=SimpleNamespace(path=status))
+    board, is_over = Board(), threading.Event()
+    following = threading.Thread(target=Source(SimpleNamespace(workspace=workspace)).follow, args=(board, is_over))
+    following.start()
+    try:
+        assert board.wait(0, PATIENCE_SECONDS) == (1, "")
+        status.rename(away)
+        away.with_name("news").touch()
+        assert board.wait(1, PATIENCE_SECONDS) == (2, "the study must have been run")
+        away.rename(status)
+        assert board.wait(2, 5.0) == (3, "")
+    finally:
+        is_over.set()
+        (tmp_path / "end").touch()
+        following.join(PATIENCE_SECONDS)
 
 
 def test_a_port_that_is_taken_is_named_with_the_flag_that_gives_another(tmp_path: Path) -> None:
