@@ -738,10 +738,17 @@ def test_wide_standard_errors_are_a_warning_with_their_size(config) -> None:
             "name 14.4 (12 values of 12 sites), price 14.4 (12 values of 12 sites)"
         ),
         (
-            "the 24 values of the validation split choose the better of two good trials 9 times in 10 where they are "
-            "16.5 points apart; for 3 points it takes about 730 such values"
+            "the 24 values of the validation split may choose the better of two good trials 9 times in 10 only where "
+            "they are 18.5 points apart; for 3 points it may take 913 such values"
         ),
     )
+
+
+def test_values_of_few_sites_may_not_tell_any_two_trials_apart(config) -> None:
+    write_records(config, [a_page(number, url=f"https://shop{number % 13}.example/{number}") for number in range(52)])
+    warnings = [warning for warning in prepare(config).warnings if "of two good trials" in warning]
+    assert all("9 times in 10 only with more values than these; for 3 points" in warning for warning in warnings)
+    assert len(warnings) == 1
 
 
 def test_a_question_without_a_value_is_none_of_the_values_that_accuracy_is_a_share_of(config) -> None:

@@ -48,6 +48,7 @@ from trial_trainer.dataset.prompts import SYSTEM, Encoded, Message, Prompter
 from trial_trainer.dataset.shuffling import rank
 from trial_trainer.dataset.sources import Problems, RawPage, ReadySample, iterate_pages, read_samples
 from trial_trainer.dataset.splits import (
+    DISAGREEMENT,
     LEAST_VALIDATION_VALUES,
     MOST_STANDARD_ERROR_POINTS,
     Candidate,
@@ -1405,11 +1406,13 @@ def _warn_of_ranking(sites: Counter[str]) -> list[str]:
     if points <= MOST_STANDARD_ERROR_POINTS:
         return []
     needed = math.ceil(sites.total() * (points / MOST_STANDARD_ERROR_POINTS) ** 2)
+    # Two trials are never farther apart than they disagree.
+    is_tellable = points < 100 * DISAGREEMENT
+    apart = f"where they are {points:.1f} points apart" if is_tellable else "with more values than these"
     return [
         (
-            f"the {sites.total()} values of the validation split choose the better of two good trials 9 times in 10 "
-            f"where they are {points:.1f} points apart; for {MOST_STANDARD_ERROR_POINTS:g} points it takes about "
-            f"{needed:,} such values"
+            f"the {sites.total()} values of the validation split may choose the better of two good trials "
+            f"9 times in 10 only {apart}; for {MOST_STANDARD_ERROR_POINTS:g} points it may take {needed:,} such values"
         )
     ]
 
