@@ -23,8 +23,9 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from scipy.stats import kendalltau
 
+from search.recorded import LEAST_RECORDED, count_recorded
+
 TABLES = Path(__file__).resolve().parent / "data" / "lora-arms"
-RECORDINGS = ("bookings", "pages")
 PERCENTS = (2, 5, 10, 15, 20, 25, 35, 50, 70)
 """Early measurements."""
 VALUES = (50, 117, None)
@@ -211,9 +212,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--draws", type=int, default=400)
     draws = parser.parse_args().draws
-    found = [read(name) for name in RECORDINGS if (TABLES / f"{name}-arms.parquet").exists()]
+    found = [read(name) for name, least in LEAST_RECORDED.items() if count_recorded(name) >= least]
     if not found:
-        raise SystemExit("benchmarks/data/lora-arms holds neither bookings nor pages: record_arms.py records them")
+        wanted = " or ".join(f"{least} arms of {name}" for name, least in LEAST_RECORDED.items())
+        raise SystemExit(f"{TABLES} must hold {wanted}: record_arms.py records them")
     fitted, _ = found[0].halves
     weight = fit_weight(found[0], 20, fitted, draws)
     print(f"One nat per token counts as {100 * weight:.0f} points of accuracy, fitted on {len(fitted)} arms.\n")

@@ -44,6 +44,9 @@ WEIGHTS = (0.0, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0)
 TOLERANCE = 1e-3
 """Of the full length: a measurement that lies so little before what was asked for is the one."""
 
+LEAST_RECORDED = {"bookings": 40, "pages": 16}
+"""LoRA arms by recording: of fewer the nearest one is too far away to stand for another."""
+
 Floats = NDArray[np.float64]
 
 
@@ -196,10 +199,25 @@ def _readers() -> Mapping[str, Callable[[], RecordedArms]]:
     for path in sorted((DATA / "taskset-imdb-arms").glob("*.jsonl.gz")):
         name = path.name.removesuffix(".jsonl.gz").removeprefix("imdb_")
         readers[name] = partial(read_taskset, name, path)
-    for recording in ("bookings", "pages"):
-        if (DATA / "lora-arms" / f"{recording}-arms.parquet").exists():
+    for recording, least in LEAST_RECORDED.items():
+        if count_recorded(recording) >= least:
             readers[f"lora-{recording}"] = partial(read_lora, recording)
     return readers
+
+
+def _count_recorded(recording: str) -> int:
+    import pyarrow.parquet
+
+    path = DATA / "lora-arms" / f"{recording}-arms.parquet"
+    return len({*pyarrow.parquet.read_table(path)["arm"].to_pylist()}) if path.exists() else 0
+
+
+def count_recorded(recording: str) -> int:
+    """Return how many LoRA arms of a recording are there."""
+    import pyarrow.parquet
+
+    path = DATA / "lora-arms" / f"{recording}-arms.parquet"
+    return len({*pyarrow.parquet.read_table(path)["arm"].to_pylist()}) if path.exists() else 0
 
 
 def read_deberta() -> RecordedArms:
