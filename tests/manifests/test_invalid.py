@@ -305,7 +305,11 @@ REFUSED_BY_THE_SERVER: list[tuple[str, Changes, str]] = [
         "must name other studies than this one",
     ),
     ("an earlier study of no name", {"spec.warmStartFrom": [{"study": "../first"}]}, "should match '^[a-z]"),
-    too_long("spec.warmStartFrom[0].study", 40),
+    (
+        "an earlier study of too long a name",
+        {"spec.warmStartFrom": [{"study": "x" * 41}]},
+        "spec.warmStartFrom[0].study: Too long: may not be more than",
+    ),
     too_many("spec.outcomeConstraints", ["false_value_rate <= 0.1"] * 11),
     too_many("spec.parameterConstraints", ["weight_decay <= 0.4"] * 11),
     too_many("spec.earlyEvaluation.extraPercents", list(range(1, 12))),

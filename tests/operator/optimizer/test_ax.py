@@ -897,7 +897,6 @@ def test_diverged_abandoned_and_running_trials_and_an_earlier_study_do_not_hinde
     arms = [a_random_arm(study, dice) for _ in range(36)]
     value = {i: accuracy({**arm, "lora_dropout": 0}) for i, arm in enumerate(arms)}
     earlier = EarlierStudy(
-        name="earlier",
         trials=tuple(EarlierTrial(arm=arm, merit=value[i]) for i, arm in enumerate(arms[:12])),
         best=arms[0],
     )
