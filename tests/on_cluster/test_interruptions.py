@@ -21,6 +21,7 @@ from typing import Any
 import pytest
 import yaml
 
+from builders.processes import is_alive
 from builders.studies_on_a_server import install_crd
 from on_cluster.conftest import Stage
 from on_cluster.fates import LIST, WATCH
@@ -164,14 +165,6 @@ class Executioner:
         wait_until(lambda: not is_alive(self._process))
         self._on_death()
         self.is_dead.set()
-
-
-def is_alive(process: int) -> bool:
-    """Tell whether a process runs."""
-    try:
-        return ") Z" not in Path(f"/proc/{process}/stat").read_text()
-    except (FileNotFoundError, ProcessLookupError):
-        return False
 
 
 @pytest.fixture

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from builders.processes import is_alive
 from study_operator.laptop import supervisor
 from study_operator.laptop.runner import LocalRunner, StudyBusyError, environment_of, exclusive
 from study_operator.reconcile.runner import JobKind, JobPhase, JobSpec, JobStatus
@@ -413,11 +414,6 @@ def environment() -> dict[str, str]:
     """Return our environment with the packages on the path."""
     root = Path(__file__).resolve().parents[3]
     return {**os.environ, "PYTHONPATH": f"{root / 'operator'}:{root / 'trainer'}"}
-
-
-def is_alive(process: int) -> bool:
-    """Say whether a process runs; one that ended and was not waited for does not."""
-    return supervisor.identify(process)[1] not in ("", "ended")
 
 
 def test_a_jobs_digest_is_remembered(bench: Bench) -> None:

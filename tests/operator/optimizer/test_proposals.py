@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from builders.processes import is_alive
 from builders.some_studies import a_study, a_trial, measured
 from study_operator.metrics import Metrics
 from study_operator.names import StudyKey
@@ -201,9 +202,3 @@ def wait_until(is_so: Callable[[], bool]) -> None:
     while not is_so():
         assert time.monotonic() < deadline
         time.sleep(0.01)
-
-
-def is_alive(process: int) -> bool:
-    """Say whether a process runs; one that was killed and waits to be reaped does not."""
-    status = Path(f"/proc/{process}/status")
-    return status.exists() and "State:\tZ" not in status.read_text()
