@@ -66,7 +66,7 @@ TEST_PERCENTS = (20, 100)
 """The usual rung and the end: answering questions is most of what a run costs."""
 SEEDED_ARMS, SEEDS, MOST_ARMS = 6, 3, 256
 """The first arms are trained of three seeds."""
-ARMS_BEFORE_SEEDS = 24
+ARMS_BEFORE_SEEDS = 40
 CURVE_SIZES, CURVE_SEEDS = (200, 400, 800, 1600, 3200, 8000), 3
 AUGMENTED_SIZES, AUGMENTED_COPIES = (50, 100, 200, 400, 800), 2
 CURVE_ARM: Mapping[str, ParameterValue] = {
@@ -238,7 +238,8 @@ def write_bookings(recording: Recording) -> None:
 def _draw_runs(batch_sizes: Sequence[int]) -> tuple[Run, ...]:
     """Draw the runs in the order in which they are recorded: a Sobol sequence, whose first arms never change.
 
-    The further seeds of the first arms come after two dozen arms, so that a recording that is cut short can still rank.
+    The further seeds of the first arms come after those that a replay needs, so that a recording that is cut short
+    counts.
     """
     points = qmc.Sobol(d=6, seed=0).random(MOST_ARMS)
     runs = [Run(arm=arm, seed=0, parameters=_build_arm(batch_sizes, point)) for arm, point in enumerate(points)]

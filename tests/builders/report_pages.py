@@ -57,8 +57,19 @@ class Page(HTMLParser):
 
     @property
     def charts(self) -> Mapping[str, Any]:
-        """The charts' specifications by name."""
-        return json.loads(self.chart_data)["specs"]
+        """The charts' specifications by name, with what they look up of their trials in the rows of their data."""
+        charts = json.loads(self.chart_data)["specs"]
+        for chart in charts.values():
+            if any("flatten" in transform for transform in chart.get("transform", ())):
+                (columns,) = chart["data"]["values"]
+                rows = [dict(zip(columns, cells, strict=True)) for cells in zip(*columns.values(), strict=True)]
+                chart["data"]["values"] = [row | self.trials[row["trial"]] for row in rows]
+        return charts
+
+    @property
+    def trials(self) -> Mapping[str, Mapping[str, Any]]:
+        """What charts look up of a trial, by its name."""
+        return {row["trial"]: row for row in json.loads(self.chart_data)["datasets"]["trials"]}
 
 
 EVIL = "<script>alert(1)</script>\"' onload='alert(2)' <b>&lt;<!--\u2028</style>"

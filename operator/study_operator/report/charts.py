@@ -2,7 +2,8 @@
 
 Called by ``page.py`` with what is reported. A specification is a dict of our own words; what comes from outside (names,
 arms, messages) stands in its data and nowhere else, so that no text is read as an expression or as a field. Colours are
-variables of the page's style sheet, which knows light, dark and print. https://vega.github.io/vega-lite/docs/
+variables of the page's style sheet, which knows light, dark and print. What many charts say of a trial stands in the
+page once (`list_drawn`), and they look it up there. https://vega.github.io/vega-lite/docs/
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ from study_operator.report.report import (
 )
 from study_operator.spec.metrics import is_share
 from study_operator.spec.study import Categorical, LogUniform, Parameter, Study, Uniform
-from trial_trainer.contract import FinalEvaluation
+from trial_trainer.contract import FinalEvaluation, ParameterValue
 
 Spec = Mapping[str, Any]
 
@@ -43,6 +44,8 @@ MOST_ARMS = 60
 
 MOST_PARAMETERS = 12
 """Of which each has a small chart of its own."""
+MOST_CHARACTERS = 300
+"""Of an arm or a message, which stand whole in the leaderboard's columns and in the study's status."""
 MOST_LINES = 100
 """A chart with a line for each trial shows those that an early measurement ranks best."""
 
@@ -53,6 +56,8 @@ SHAPES = ("circle", "square", "triangle-up", "diamond", "cross")
 PICKED: Mapping[str, Any] = {"name": "picked", "value": ""}
 """The trial that somebody picked in the leaderboard; the page's script sets it."""
 IS_PICKED = "picked == '' || datum.trial == picked"
+TRIALS = "trials"
+"""The data set of `list_drawn`, which the page's script gives to each chart."""
 
 CONFIG: Spec = {
     "background": "transparent",
@@ -110,11 +115,9 @@ class Chart:
     title: str
     sentence: str
     """What it shows, for those who don't see it and below it for those who do."""
-    table: Table
-    """The values that are drawn."""
+    table: Table | None
+    """The values that are drawn; None where the leaderboard lists them."""
     spec: Spec
-    second: Table | None = None
-    """Where what is drawn does not fit into one table."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,6 +127,22 @@ class LossCurve:
     trial: str
     points: Sequence[tuple[int, float]]
     """Steps, each with the mean loss of the steps since the one before, in nats per token."""
+
+
+def list_drawn(report: Report) -> list[dict[str, Any]]:
+    """Return what charts look up of each measured trial: its role, its arm, what the first rung measured."""
+    metric = report.study.objective.metric
+    return [
+        {
+            "trial": trial.name,
+            "role": _role(report, trial),
+            "arm": shorten(describe_arm(trial), MOST_CHARACTERS),
+            "first": measurements[0].value,
+            "firstText": describe_value(metric, measurements[0].value, measurements[0].standard_error),
+        }
+        for trial in report.trials
+        if (measurements := known(trial))
+    ]
 
 
 def draw_arms(report: Report, errors: str) -> Chart | None:
@@ -146,8 +165,6 @@ def draw_arms(report: Report, errors: str) -> Chart | None:
             "low": m.value - (m.standard_error or 0.0),
             "high": m.value + (m.standard_error or 0.0),
             "rung": rungs[m.rung],
-            "role": _role(report, trial),
-            "arm": describe_arm(trial),
             "text": describe_value(metric, m.value, m.standard_error),
         }
         for trial in shown
@@ -155,8 +172,9 @@ def draw_arms(report: Report, errors: str) -> Chart | None:
     ]
     y = {"field": "trial", "type": "nominal", "sort": [trial.name for trial in shown], "title": None}
     x = {"field": "value", **_quantity(metric, metric)}
-    role = _roles(values)
+    role = _roles(report, shown)
     fade = {"condition": {"test": IS_PICKED, "value": 1}, "value": 0.15}
+    arms = {trial.name: describe_arm(trial) for trial in shown}
     few = f" The best {MOST_ARMS} of {len(trials)} measured arms are drawn." if len(trials) > MOST_ARMS else ""
     return Chart(
         name="arms",
@@ -164,11 +182,11 @@ def draw_arms(report: Report, errors: str) -> Chart | None:
         sentence=f"{metric} by arm, in the order of the first measurement; orange: baseline; bars: {errors}.{few}",
         table=Table(
             header=["trial", "measured at", metric, "arm"],
-            rows=[[v["trial"], v["rung"], v["text"], v["arm"]] for v in values],
+            rows=[[v["trial"], v["rung"], v["text"], arms[v["trial"]]] for v in values],
             numbers_from=4,
         ),
         spec={
-            **_chart(values, [PICKED]),
+            **_chart_trials(values, [PICKED]),
             "height": 24 * len(shown),
             "encoding": {"y": y, "opacity": fade},
             "layer": [
@@ -197,25 +215,17 @@ def draw_parameters(report: Report) -> list[Chart]:
     with these as they are in one arm is drawn behind them.
     """
     metric = report.study.objective.metric
-    first = [(trial, m) for trial in report.trials if (m := trial.measurement(0)) is not None and m in known(trial)]
+    drawn = [trial for trial in report.trials if (measurements := known(trial)) and measurements[0].rung == 0]
     reading = report.model
     slices = {s.parameter: s for s in reading.slices} if reading is not None and reading.knows else {}
     charts = []
     for i, parameter in enumerate(report.study.parameters[:MOST_PARAMETERS]):
-        measured = [(trial, trial.arm[parameter.name], m) for trial, m in first if parameter.name in trial.arm]
-        if len({value for _, value, _ in measured}) < 2:
+        measured = [(trial, trial.arm[parameter.name]) for trial in drawn if parameter.name in trial.arm]
+        if len({value for _, value in measured}) < 2:
             continue
         values: list[dict[str, Any]] = [
-            {
-                "trial": trial.name,
-                "setting": value,
-                "value": m.value,
-                "role": _role(report, trial),
-                "text": describe_value(metric, m.value, m.standard_error),
-                "settingText": describe_parameter(value),
-                "arm": describe_arm(trial),
-            }
-            for trial, value, m in measured
+            {"trial": trial.name, "setting": _round(value), "settingText": describe_parameter(value)}
+            for trial, value in measured
         ]
         predicted: list[dict[str, Any]] = [
             {
@@ -241,7 +251,8 @@ def draw_parameters(report: Report) -> list[Chart]:
             case Uniform():
                 x |= {"type": "quantitative", "scale": {"zero": False, "nice": False, "padding": 8}, "axis": _SPARSE}
         y = {"field": "value", **_quantity(metric, metric)}
-        tips = {"trial": "trial", "settingText": parameter.name, "text": metric, "arm": "arm"}
+        tips = {"trial": "trial", "settingText": parameter.name, "firstText": metric, "arm": "arm"}
+        shown = [trial for trial, _ in measured]
         behind = " Line and band: what the model predicts with all others as they are in one arm." if predicted else ""
         charts.append(
             Chart(
@@ -249,11 +260,6 @@ def draw_parameters(report: Report) -> list[Chart]:
                 title=f"{metric} by {parameter.name}",
                 sentence=f"{metric} at the first measurement by {parameter.name}.{behind}",
                 table=Table(
-                    header=["trial", parameter.name, metric],
-                    rows=[[v["trial"], v["settingText"], v["text"]] for v in values],
-                    numbers_from=1,
-                ),
-                second=Table(
                     header=[parameter.name, f"predicted {metric}", "90 % band"],
                     rows=[[v["settingText"], v["text"], v["band"]] for v in predicted],
                     numbers_from=0,
@@ -261,7 +267,7 @@ def draw_parameters(report: Report) -> list[Chart]:
                 if predicted
                 else None,
                 spec={
-                    **_chart(values, [PICKED]),
+                    **_chart_trials(values, [PICKED]),
                     "height": 170,
                     "encoding": {"x": x},
                     "layer": [
@@ -269,9 +275,9 @@ def draw_parameters(report: Report) -> list[Chart]:
                         {
                             "mark": {"type": "point", "size": 55},
                             "encoding": {
-                                "y": y,
-                                "color": {**_roles(values), "legend": None},
-                                "shape": {**_role_shapes(values), "legend": None},
+                                "y": {**y, "field": "first"},
+                                "color": {**_roles(report, shown), "legend": None},
+                                "shape": {**_role_shapes(report, shown), "legend": None},
                                 "opacity": {"condition": {"test": IS_PICKED, "value": 1}, "value": 0.2},
                                 "tooltip": _tips(tips),
                             },
@@ -281,6 +287,11 @@ def draw_parameters(report: Report) -> list[Chart]:
             )
         )
     return charts
+
+
+def _round(value: ParameterValue) -> ParameterValue:
+    """Return what is as good on an axis."""
+    return float(f"{value:.6g}") if isinstance(value, float) else value
 
 
 _SPARSE: Mapping[str, Any] = {"labelOverlap": "greedy", "labelSeparation": 8, "tickCount": 5}
@@ -539,8 +550,6 @@ def draw_losses(report: Report, curves: Sequence[LossCurve]) -> Chart | None:
         for trial, points in drawn
         for step, loss in points
     ]
-    # Once for each trial, and not at every point.
-    trials = [{"trial": trial.name, "role": _role(report, trial), "arm": describe_arm(trial)} for trial, _ in drawn]
     losses = [value["loss"] for value in values]
     # The first steps lose many times what the last ones do.
     is_wide = min(losses) > 0 and max(losses) > 5 * min(losses)
@@ -572,10 +581,7 @@ def draw_losses(report: Report, curves: Sequence[LossCurve]) -> Chart | None:
             numbers_from=1,
         ),
         spec={
-            **_chart(values, [PICKED, _hover("trial")]),
-            "transform": [
-                {"lookup": "trial", "from": {"data": {"values": trials}, "key": "trial", "fields": ["role", "arm"]}}
-            ],
+            **_chart_trials(values, [PICKED, _hover("trial")]),
             "height": 300,
             "mark": {"type": "line", "interpolate": "monotone"},
             "encoding": {
@@ -587,7 +593,7 @@ def draw_losses(report: Report, curves: Sequence[LossCurve]) -> Chart | None:
                     "scale": {"type": "log", "nice": False} if is_wide else {"zero": False},
                 },
                 "detail": {"field": "trial", "type": "nominal"},
-                "color": _roles(trials),
+                "color": _roles(report, [trial for trial, _ in drawn]),
                 "strokeWidth": _emphasis(2.8, 1.2),
                 "opacity": _opacity(),
                 "tooltip": _tips({"trial": "trial", "arm": "arm"}),
@@ -610,8 +616,6 @@ def draw_validation(report: Report) -> Chart | None:
             "value": m.value,
             "text": describe_value(metric, m.value, m.standard_error),
             "step": m.step,
-            "role": _role(report, trial),
-            "arm": describe_arm(trial),
         }
         for trial in trials
         for m in known(trial)
@@ -635,13 +639,13 @@ def draw_validation(report: Report) -> Chart | None:
             numbers_from=1,
         ),
         spec={
-            **_chart(values, [PICKED]),
+            **_chart_trials(values, [PICKED]),
             "height": 300,
             "encoding": {
                 "x": {"field": "share", **_quantity("accuracy", "share of the full length"), "scale": {"nice": False}},
                 "y": {"field": "value", **_quantity(metric, metric)},
                 "detail": {"field": "trial", "type": "nominal"},
-                "color": _roles(values),
+                "color": _roles(report, trials),
                 "opacity": _opacity(),
             },
             "layer": [
@@ -673,14 +677,13 @@ def draw_agreement(report: Report) -> Chart | None:
             "trial": trial.name,
             "early": early.value,
             "final": final.value,
-            "role": _role(report, trial),
             "earlyText": describe_value(metric, early.value, early.standard_error),
             "finalText": describe_value(metric, final.value, final.standard_error),
-            "arm": describe_arm(trial),
         }
         for trial, early, final in pairs
     ]
     tips = {"trial": "trial", "earlyText": "early", "finalText": "full length", "arm": "arm"}
+    shown = [trial for trial, _, _ in pairs]
     return Chart(
         name="agreement",
         title="Early against final",
@@ -689,12 +692,12 @@ def draw_agreement(report: Report) -> Chart | None:
             "early measurements rank trials as final ones do, the points rise from left to right."
         ),
         table=Table(
-            header=["trial", f"{metric} early", f"{metric} full length", "arm"],
-            rows=[[v["trial"], v["earlyText"], v["finalText"], v["arm"]] for v in values],
-            numbers_from=4,
+            header=["trial", f"{metric} early", f"{metric} full length"],
+            rows=[[v["trial"], v["earlyText"], v["finalText"]] for v in values],
+            numbers_from=1,
         ),
         spec={
-            **_chart(values, [PICKED]),
+            **_chart_trials(values, [PICKED]),
             "height": 320,
             "encoding": {
                 "x": {"field": "early", **_quantity(metric, f"{metric} early")},
@@ -704,7 +707,11 @@ def draw_agreement(report: Report) -> Chart | None:
             "layer": [
                 {
                     "mark": {"type": "point"},
-                    "encoding": {"color": _roles(values), "shape": _role_shapes(values), "tooltip": _tips(tips)},
+                    "encoding": {
+                        "color": _roles(report, shown),
+                        "shape": _role_shapes(report, shown),
+                        "tooltip": _tips(tips),
+                    },
                 },
                 {
                     "mark": {"type": "text", "align": "left", "dx": 8, "dy": -6, "fontSize": 11},
@@ -926,6 +933,11 @@ def _fit(curve: CurveReport, kind: bool | None, sizes: Sequence[int]) -> list[di
     return [{"samples": size, "kind": _KINDS[kind], "value": p.value, "mark": "fit"} for size, p in found]
 
 
+def shorten(text: str, most: int) -> str:
+    """Return a text, cut where it has more characters."""
+    return text if len(text) <= most else f"{text[: most - 1]}…"
+
+
 def known(trial: Trial) -> list[Measurement]:
     """Return the measurements that are a mean of anything. Of a model that diverged nothing was read."""
     return [measurement for measurement in trial.measurements if measurement.n != 0 and not measurement.diverged]
@@ -944,17 +956,25 @@ def _role(report: Report, trial: Trial) -> str:
     return BASELINE if trial.origin is Origin.BASELINE else OTHER
 
 
-def _roles(values: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def _roles(report: Report, trials: Sequence[Trial]) -> dict[str, Any]:
     """Colour by role, of those that there are."""
-    roles = [role for role in COLOURS if any(value["role"] == role for value in values)]
-    scale = {"domain": roles, "range": [COLOURS[role] for role in roles]}
-    return {"field": "role", "type": "nominal", "scale": scale}
+    roles = _list_roles(report, trials)
+    return {
+        "field": "role",
+        "type": "nominal",
+        "scale": {"domain": roles, "range": [COLOURS[role] for role in roles]},
+    }
 
 
-def _role_shapes(values: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    roles = [role for role in COLOURS if any(value["role"] == role for value in values)]
+def _role_shapes(report: Report, trials: Sequence[Trial]) -> dict[str, Any]:
+    roles = _list_roles(report, trials)
     shape = dict(zip(COLOURS, ("diamond", "square", "circle"), strict=True))
     return {"field": "role", "type": "nominal", "scale": {"domain": roles, "range": [shape[role] for role in roles]}}
+
+
+def _list_roles(report: Report, trials: Sequence[Trial]) -> list[str]:
+    found = {_role(report, trial) for trial in trials}
+    return [role for role in COLOURS if role in found]
 
 
 def _kinds(field: str, names: Sequence[str]) -> dict[str, Any]:
@@ -1000,4 +1020,16 @@ def _chart(values: Sequence[Mapping[str, Any]], params: Sequence[Mapping[str, An
         "data": {"values": list(values)},
         "width": "container",
         **({"params": list(params)} if params else {}),
+    }
+
+
+def _chart_trials(values: Sequence[Mapping[str, Any]], params: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return the same for rows that each belong to a trial, where there may be thousands.
+
+    They stand by column, so that no field's name is repeated; what `list_drawn` knows of their trials is looked up.
+    """
+    columns = {name: [value[name] for value in values] for name in values[0]}
+    found = {"data": {"name": TRIALS}, "key": "trial", "fields": ["role", "arm", "first", "firstText"]}
+    return _chart([columns], params) | {
+        "transform": [{"flatten": list(columns)}, {"lookup": "trial", "from": found}],
     }

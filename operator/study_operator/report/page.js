@@ -38,10 +38,10 @@
 
   // Numbers by size, words by letters; what is missing stands last in either direction.
   const orderOf = (row, column) => {
-    const text = row.cells[column].dataset.order;
-    if (text === undefined) return null;
+    const cell = row.cells[column], text = (cell.dataset.order ?? cell.textContent).trim();
+    if (text === "") return null;
     const number = Number(text);
-    return text.trim() !== "" && !Number.isNaN(number) ? number : text;
+    return Number.isNaN(number) ? text : number;
   };
   const compare = (a, b) =>
     typeof a === "number" && typeof b === "number" ? a - b : String(a).localeCompare(String(b), "en", { numeric: true });
@@ -96,7 +96,7 @@
 
   // --- Charts ---
 
-  const { config, specs } = JSON.parse(document.getElementById("chart-data").textContent);
+  const { config, datasets, specs } = JSON.parse(document.getElementById("chart-data").textContent);
   const views = [];
   let picked = "";
   const pick = (name) => {
@@ -125,7 +125,7 @@
   const draw = async () => {
     for (const place of document.querySelectorAll(".chart[data-chart]")) {
       const key = place.dataset.chart;
-      views.push([key, (await vegaEmbed(place, specs[key], options)).view]);
+      views.push([key, (await vegaEmbed(place, { ...specs[key], datasets }, options)).view]);
     }
     document.documentElement.dataset.drawn = "true";
   };

@@ -25,6 +25,8 @@ from study_operator.ledger.merit import name_metric
 from study_operator.ledger.trial import Trial
 from study_operator.report.charts import (
     CONFIG,
+    MOST_CHARACTERS,
+    TRIALS,
     LossCurve,
     Table,
     draw_agreement,
@@ -37,6 +39,8 @@ from study_operator.report.charts import (
     draw_parameters,
     draw_usage,
     draw_validation,
+    list_drawn,
+    shorten,
 )
 from study_operator.report.data_curve import (
     ATTRIBUTES_TITLE,
@@ -80,6 +84,8 @@ _ENVIRONMENT = Environment(
     lstrip_blocks=True,
     keep_trailing_newline=True,
 )
+# Of a large study the charts' data are a third of the page.
+_ENVIRONMENT.policies["json.dumps_kwargs"] = {"separators": (",", ":")}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,8 +93,8 @@ class _Cell:
     """One cell of the leaderboard."""
 
     text: str
-    order: float | str | None
-    """What it is sorted by; None stands last in either direction."""
+    order: str | None = None
+    """What it is sorted by; None: its text. What is empty stands last in either direction."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,7 +151,11 @@ def render_page(report: Report, losses: Sequence[LossCurve] = (), examples: Exam
         library=library,
         script=script,
         charts=charts,
-        chart_data={"config": CONFIG, "specs": {name: chart.spec for name, chart in charts.items()}},
+        chart_data={
+            "config": CONFIG,
+            "datasets": {TRIALS: list_drawn(report)},
+            "specs": {name: chart.spec for name, chart in charts.items()},
+        },
         parameters=parameters,
         model=describe_model(report),
         slices=describe_slices(report),
@@ -249,12 +259,12 @@ def _list_trials(report: Report) -> _Leaderboard:
             state=trial.state.value,
             is_winner=trial.name == report.winner,
             cells=[
-                _text_cell(trial.state.value),
+                _Cell(text=trial.state.value),
                 *_measurement_cells(study, trial),
                 *(_parameter_cell(trial.arm.get(name)) for name in parameters),
-                _text_cell(describe_continuation(trial)),
-                _text_cell(f"{trial.origin.value} ({node})" if (node := trial.generation_node) else trial.origin.value),
-                _text_cell(trial.message),
+                _Cell(text=describe_continuation(trial)),
+                _Cell(text=f"{trial.origin.value} ({node})" if (node := trial.generation_node) else trial.origin.value),
+                _Cell(text=shorten(trial.message, MOST_CHARACTERS)),
             ],
         )
         for trial in trials
@@ -268,12 +278,20 @@ def _list_trials(report: Report) -> _Leaderboard:
     )
 
 
-def _text_cell(text: str) -> _Cell:
-    return _Cell(text=text, order=text or None)
-
-
 def _parameter_cell(value: ParameterValue | None) -> _Cell:
-    return _Cell(text="–" if value is None else describe_parameter(value), order=value)
+    match value:
+        case None:
+            return _number_cell("–", None)
+        case str():
+            return _Cell(text=describe_parameter(value))
+        case _:
+            return _number_cell(describe_parameter(value), value)
+
+
+def _number_cell(text: str, number: float | None) -> _Cell:
+    """Return the cell of a number, which is sorted by six digits of it and not by how it is written."""
+    order = "" if number is None else f"{number:.6g}"
+    return _Cell(text=text, order=None if order == text else order)
 
 
 def _measurement_cells(study: Study, trial: Trial) -> list[_Cell]:
@@ -287,7 +305,7 @@ def _measurement_cells(study: Study, trial: Trial) -> list[_Cell]:
         if (ranked_by := name_metric(study, rung)) != objective:
             orders.append(m.metrics.get(ranked_by) if m is not None and is_known else None)
     texts = describe_measurements(study, trial)
-    return [_Cell(text=text, order=order) for text, order in zip(texts, orders, strict=True)]
+    return [_number_cell(text, order) for text, order in zip(texts, orders, strict=True)]
 
 
 def _splits_table(summary: DatasetSummary) -> Table:

@@ -1,9 +1,10 @@
 """The report as a page: whole, without the network, and with nothing in it that its texts have made."""
 
 import base64
+import functools
 import gzip
 import hashlib
-import json
+import random
 import re
 from dataclasses import replace
 from importlib import resources
@@ -16,6 +17,8 @@ from builders.some_studies import a_report, a_study, a_summary, a_trial, measure
 from study_operator.ledger.trial import TrialState
 from study_operator.report.charts import MOST_ARMS, MOST_LINES, LossCurve
 from study_operator.report.page import render_page
+from study_operator.spec import limits
+from study_operator.spec.study import Parameter, Uniform
 
 MOST_BYTES = 3_000_000
 
@@ -152,14 +155,29 @@ def test_of_many_arms_the_best_are_drawn_and_all_are_listed() -> None:
     assert f"The best {MOST_ARMS} of {MOST_ARMS + 40} measured arms are drawn." in page.text
 
 
-def test_the_page_of_a_thousand_trials_with_their_losses_keeps_its_size() -> None:
-    trials = tuple(measured(measured(a_trial(i), i / 1000), i / 1000, rung=1) for i in range(1000))
-    points = tuple((i, 1.2345 + i / 7) for i in range(120))
-    text = render_page(
-        a_report(trials=trials), [LossCurve(trial=f"t{i:03d}", points=points) for i in range(MOST_LINES)]
+def test_the_page_of_the_largest_study_keeps_its_size() -> None:
+    chance = random.Random(0)
+    names = [f"a_long_name_of_a_parameter_{i}" for i in range(limits.PARAMETERS_LENGTH)]
+    study = replace(
+        a_study(),
+        parameters=tuple(Parameter(name=name, search_space=Uniform(min=0, max=1)) for name in names),
+        early_evaluation=replace(a_study().early_evaluation, rungs=(5, 10, 20, 40)),
     )
+    trials = tuple(
+        functools.reduce(
+            lambda trial, rung: measured(trial, chance.random(), rung=rung),
+            range(5),
+            replace(a_trial(i, arm={name: chance.random() for name in names}), message="It ended early. " * 60),
+        )
+        for i in range(limits.MAX_TRIALS)
+    )
+    points = tuple((i, 9 * chance.random()) for i in range(120))
+    losses = [LossCurve(trial=trial.name, points=points) for trial in trials[:MOST_LINES]]
+    text = render_page(a_report(study=study, trials=trials), losses, some_examples())
     assert len(text.encode()) < MOST_BYTES
-    assert json.dumps("t999") in text
+    page = Page(text)
+    assert len(page.charts["agreement"]["data"]["values"]) == len(page.trials) == limits.MAX_TRIALS
+    assert "t499" in page.texts
 
 
 def test_answers_stand_beside_the_expected_value_and_the_line_that_holds_it_is_marked() -> None:
