@@ -406,7 +406,8 @@ class RungMeasurement:
     """Key of the checkpoint, relative to the output prefix."""
     metrics: Mapping[str, Metric]
     """``accuracy``, ``false_value_rate``, ``invalid_output_rate``, ``validation_loss`` (nats per token),
-    ``accuracy/<attribute>`` for each asked attribute, and ``gibberish_rate``, which may be left out."""
+    ``accuracy/<attribute>`` for each asked attribute, and ``gibberish_rate``, which may be left out: no trial is
+    gibberish then."""
     samples_seen: Count
     tokens_per_second: float
     """Trained tokens that are not padding, per second of training, in the last attempt."""

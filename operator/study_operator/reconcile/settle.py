@@ -402,7 +402,7 @@ def _say_begun(trial: Trial, result: RungMeasurement) -> str:
 def _find_gibberish(result: RungMeasurement) -> float | None:
     """Return the share of answers without sense of a model that makes none. It trained, so that it did not diverge."""
     accuracy = result.metrics.get("accuracy")
-    senseless = result.metrics.get("gibberish_rate") or result.metrics.get("invalid_output_rate")
+    senseless = result.metrics.get("gibberish_rate")
     if accuracy is None or senseless is None or not accuracy.n or not senseless.n:
         return None
     return senseless.value if accuracy.value == 0 and senseless.value >= GIBBERISH_SHARE else None

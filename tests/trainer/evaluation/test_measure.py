@@ -107,9 +107,11 @@ def test_an_baseline_may_be_silent_and_a_model_may_not() -> None:
         pytest.param(a_prediction("!!!!!!!!!!!!"), 1, id="a character again and again"),
         pytest.param(a_prediction("Kettle\n" * 5), 1, id="an answer that does not stop"),
         pytest.param(a_prediction("Pot of of of of of of of of of of"), 1, id="half of it one word again and again"),
-        pytest.param(a_prediction("Kettle and so on", finished=False), 1, id="cut off at the limit"),
+        pytest.param(a_prediction("7:............................", finished=False), 1, id="cut off while it repeats"),
         pytest.param(a_prediction(""), 1, id="silence"),
-        pytest.param(a_prediction("the", attribute="price"), 1, id="no price"),
+        pytest.param(a_prediction("?!"), 1, id="no letter"),
+        pytest.param(a_prediction("I am sorry, but as a", finished=False), 0, id="an untrained model's, cut off"),
+        pytest.param(a_prediction("the", attribute="price"), 0, id="no price"),
         pytest.param(a_prediction("Pot"), 0, id="merely wrong"),
         pytest.param(a_prediction("no no no"), 0, id="thrice is no repetition"),
         pytest.param(a_prediction("A large pot with a lid, and four four four cups"), 0, id="a part of it"),
@@ -117,10 +119,24 @@ def test_an_baseline_may_be_silent_and_a_model_may_not() -> None:
         pytest.param(a_prediction("aaaaaaaaaa", gold="aaaaaaaaaa"), 0, id="right, whatever it looks like"),
     ],
 )
-def test_gibberish_is_invalid_or_repeats_itself_and_is_told_from_merely_wrong(
+def test_gibberish_says_nothing_or_repeats_itself_and_is_told_from_merely_wrong(
     prediction: Prediction, is_gibberish: int
 ) -> None:
-    assert gibberish_rate([prediction]).value == is_gibberish
+    assert gibberish_rate([prediction], has_unlearnt=False).value == is_gibberish
+
+
+@pytest.mark.parametrize(
+    ("prediction", "is_gibberish"),
+    [
+        pytest.param(a_prediction("qzx vroom Ke gh", finished=False), 1, id="cut off at the limit"),
+        pytest.param(a_prediction("the", attribute="price"), 1, id="no price"),
+        pytest.param(a_prediction("Pot"), 0, id="merely wrong"),
+    ],
+)
+def test_of_a_model_that_is_worse_than_untrained_each_invalid_answer_is_gibberish(
+    prediction: Prediction, is_gibberish: int
+) -> None:
+    assert gibberish_rate([prediction], has_unlearnt=True).value == is_gibberish
 
 
 def test_the_hand_labelled_mean_reads_only_labels_that_people_made() -> None:

@@ -27,7 +27,7 @@ from trial_trainer.model.memory import is_out_of_memory
 from trial_trainer.model.rows import build_row, draw_groups, separate, share_among_ranks, step_groups
 from trial_trainer.training import train as train_module
 from trial_trainer.training.checkpoint import Identity, UntrainedLoss
-from trial_trainer.training.train import UNTRAINED_SAMPLES, _Run, answer_loss, exploded_loss
+from trial_trainer.training.train import UNTRAINED_SAMPLES, _Run, answer_loss, exploded_loss, has_unlearnt
 
 PAGES = [a_page(number, questions=1 + number % 5) for number in range(8)]
 BATCH = 13
@@ -267,6 +267,20 @@ def test_a_model_that_learns_nothing_never_gets_there(batch_size):
         by_the_first_batch += max(means) > 3 * steps[0]
     # A limit from the first batch is one by luck.
     assert (by_the_first_batch > 40) is (batch_size == 1)
+
+
+@pytest.mark.parametrize("batch_size", [1, 4, 8, 16, 32])
+def test_only_a_model_that_got_worse_has_unlearnt(batch_size):
+    draw = random.Random(batch_size)
+    by_chance = 0
+    for _ in range(1000):
+        fixed = draw.choices(REAL_LOSSES, k=UNTRAINED_SAMPLES)
+        untrained = UntrainedLoss(mean=statistics.fmean(fixed), deviation=statistics.pstdev(fixed))
+        steps = [statistics.fmean(draw.choices(REAL_LOSSES, k=batch_size)) for _ in range(10)]
+        by_chance += has_unlearnt(steps, untrained, batch_size)
+        assert has_unlearnt([loss + 6 for loss in steps], untrained, batch_size) or batch_size == 1
+    assert by_chance <= 10
+    assert not has_unlearnt([], untrained, batch_size)
 
 
 def test_the_untrained_loss_is_that_of_the_model_without_an_adapter_on_samples_that_the_seed_draws(

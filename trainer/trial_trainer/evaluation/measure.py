@@ -89,8 +89,12 @@ def build_prediction(
     )
 
 
-def measure(predictions: Sequence[Prediction]) -> dict[str, Metric]:
+def measure(predictions: Sequence[Prediction], *, has_unlearnt: bool = False) -> dict[str, Metric]:
     """Measure everything that a measurement holds.
+
+    Args:
+        predictions: a model's answers.
+        has_unlearnt: whether training has left its loss above the untrained model's.
 
     Returns:
         ``accuracy``, ``false_value_rate``, ``invalid_output_rate``, ``gibberish_rate``, ``cut_answer_rate``,
@@ -101,7 +105,7 @@ def measure(predictions: Sequence[Prediction]) -> dict[str, Metric]:
         ACCURACY: all_asked(predictions),
         FALSE_VALUE_RATE: false_value_rate(predictions),
         INVALID_OUTPUT_RATE: invalid_output_rate(predictions),
-        GIBBERISH_RATE: gibberish_rate(predictions),
+        GIBBERISH_RATE: gibberish_rate(predictions, has_unlearnt=has_unlearnt),
         CUT_ANSWER_RATE: cut_answer_rate(predictions),
     }
     if any(p.loss is not None for p in predictions):
@@ -147,11 +151,18 @@ def invalid_output_rate(predictions: Sequence[Prediction], *, may_be_silent: boo
     return _measure_share(_tabulate(predictions, is_invalid, by_attribute=False))
 
 
-def gibberish_rate(predictions: Sequence[Prediction]) -> Metric:
-    """Share of answers that are invalid, or wrong and little else than one thing again and again."""
+def gibberish_rate(predictions: Sequence[Prediction], *, has_unlearnt: bool) -> Metric:
+    """Share of wrong answers that say nothing, or little else than one thing again and again.
+
+    Args:
+        predictions: a model's answers.
+        has_unlearnt: whether training has left its loss above the untrained model's. Every invalid answer counts then.
+            Of any other model it may only show that nothing is learnt yet: half of an untrained model's are invalid.
+    """
 
     def is_gibberish(p: Prediction) -> bool:
-        return _is_invalid(p) or (_repeats_itself(p.answer) and not is_right(p))
+        is_senseless = _says_nothing(p.answer) or _repeats_itself(p.answer) or (has_unlearnt and _is_invalid(p))
+        return is_senseless and not is_right(p)
 
     return _measure_share(_tabulate(predictions, is_gibberish, by_attribute=False))
 
@@ -300,6 +311,10 @@ def _is_invalid(p: Prediction, *, may_be_silent: bool = False) -> bool:
 
 _REPETITION = re.compile(r"(.{1,30}?)\1{3,}", re.DOTALL)
 _REPETITION_CHARACTERS = 400
+
+
+def _says_nothing(answer: str) -> bool:
+    return not any(character.isalnum() for character in answer)
 
 
 def _repeats_itself(answer: str) -> bool:

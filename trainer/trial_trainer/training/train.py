@@ -116,6 +116,8 @@ UNTRAINED_SAMPLES = 64
 EXPLODED_TIMES, EXPLODED_NATS, EXPLODED_ERRORS = 3.0, 3.0, 10.0
 """A run has diverged when the mean loss of its last ten steps is this many times the untrained loss, and so many nats
 and so many standard errors of such a mean above it: a model that learns nothing never gets there, at any batch size."""
+UNLEARNT_ERRORS = 3.0
+"""Standard errors of the difference between the last steps' mean loss and the untrained one."""
 SMALLEST_ARM = {"lora_rank": 1, "lora_alpha": 1, "lora_dropout": 0.0}
 """What needs least memory of all: where one sample does not fit with it, no arm can run."""
 CHECKPOINT_SECONDS = 300
@@ -442,7 +444,7 @@ class _Run:
             predictions = self._predict_validation()
             if stop is not None:
                 stop.protect()
-            metrics = measure(predictions)
+            metrics = measure(predictions, has_unlearnt=self._has_unlearnt())
         if not self.is_first:
             return
         with self.clock.phase("save"):
@@ -456,6 +458,9 @@ class _Run:
         self.tell_progress(force=True)
         if not write_once(self.store, key, measurement):
             log.info("another attempt wrote %s first", key)
+
+    def _has_unlearnt(self) -> bool:
+        return self.untrained is not None and has_unlearnt(self.recent_losses, self.untrained, self.batch_size)
 
     def _predict_validation(self) -> list[Prediction]:
         dataset = open_store(self.config.dataset)
@@ -696,6 +701,14 @@ def exploded_loss(untrained: UntrainedLoss, batch_size: int) -> float:
     error = untrained.deviation / math.sqrt(LOSS_WINDOW_STEPS * batch_size)
     above = max((EXPLODED_TIMES - 1) * untrained.mean, EXPLODED_NATS, EXPLODED_ERRORS * error)
     return untrained.mean + above
+
+
+def has_unlearnt(losses: Sequence[float], untrained: UntrainedLoss, batch_size: int) -> bool:
+    """Say whether the mean loss of some steps is above the untrained model's by more than chance makes of it."""
+    if not losses:
+        return False
+    error = untrained.deviation * math.sqrt(1 / (len(losses) * batch_size) + 1 / UNTRAINED_SAMPLES)
+    return sum(losses) / len(losses) > untrained.mean + UNLEARNT_ERRORS * error
 
 
 def _peak_memory_bytes(device: torch.device) -> int:
