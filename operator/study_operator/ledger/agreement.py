@@ -24,7 +24,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from study_operator.ledger.merit import find_merit, name_metric
+from study_operator.ledger.merit import find_merit, find_place, name_metric
 from study_operator.ledger.ranking import choose_winner, rank, satisfies_constraints
 from study_operator.ledger.trial import GIVEN_UP, Continuation, Origin, Trial, TrialState
 from study_operator.spec.study import Study
@@ -465,10 +465,12 @@ def _find_choice(study: Study, trials: Sequence[Trial], rung: int) -> list[Trial
     return sorted(ranked[:k], key=lambda trial: _final_place(study, trial))
 
 
-def _final_place(study: Study, trial: Trial) -> tuple[bool, float, int]:
+def _final_place(study: Study, trial: Trial) -> tuple[bool, float, float, int]:
     """Return what sorts trials as `ranking.rank` does at full length."""
-    diverged = trial.has_diverged
-    return (diverged, 0.0 if diverged else -_merit(study, trial, study.last_rung), trial.index)
+    measurement = trial.measurement(study.last_rung)
+    if trial.has_diverged or measurement is None:
+        return True, 0.0, 0.0, trial.index
+    return *find_place(study, measurement), trial.index
 
 
 def _count_kept(

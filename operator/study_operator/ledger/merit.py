@@ -2,7 +2,8 @@
 
 At full length by the study's objective, always. On an early rung by what `promotion.rankBy` says: the objective, or the
 answers' loss on the validation set, which counts how sure each token is where accuracy counts only whether an answer is
-right. It may rank better where questions are few.
+right. It may rank better where questions are few. Of two that measured the same, the lower loss goes first on any rung:
+where no arm has learnt enough to be right once, it is all that tells them apart.
 """
 
 from __future__ import annotations
@@ -30,3 +31,9 @@ def find_merit(study: Study, measurement: Measurement) -> float:
     if value is None:
         return float("-inf")
     return value if METRICS[metric] is Direction.MAXIMIZE else -value
+
+
+def find_place(study: Study, measurement: Measurement) -> tuple[bool, float, float]:
+    """Return what sorts the measurements of a rung, best first; only those of no loss, or the same, are equals."""
+    loss = measurement.metrics.get(LOSS, float("inf"))
+    return measurement.diverged, -find_merit(study, measurement), loss

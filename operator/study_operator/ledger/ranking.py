@@ -12,7 +12,7 @@ import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from study_operator.ledger.merit import find_merit
+from study_operator.ledger.merit import find_place
 from study_operator.ledger.trial import Continuation, Measurement, Origin, Trial, TrialState
 from study_operator.spec.study import Study
 
@@ -81,13 +81,8 @@ def _find_best(study: Study, trials: Iterable[Trial], rung: int, count: int) -> 
 
 def rank(study: Study, trials: Iterable[Trial], rung: int) -> list[Trial]:
     """Return those measured at a rung, best first; a diverged trial is last, and the elder goes first among equals."""
-
-    def key(measured: tuple[Trial, Measurement]) -> tuple[bool, float, int]:
-        trial, measurement = measured
-        return (measurement.diverged, -find_merit(study, measurement), trial.index)
-
-    measured = [(trial, m) for trial in trials if (m := trial.measurement(rung)) is not None]
-    return [trial for trial, _ in sorted(measured, key=key)]
+    measured = [(find_place(study, m), trial.index, trial) for trial in trials if (m := trial.measurement(rung))]
+    return [trial for _, _, trial in sorted(measured, key=lambda placed: placed[:2])]
 
 
 def choose_winner(study: Study, trials: Iterable[Trial]) -> Trial | None:

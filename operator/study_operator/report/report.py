@@ -510,7 +510,7 @@ def _describe_validation_gain(gain: Gain, metric: str) -> str:
 
 
 def _describe_ties(study: Study, trials: Sequence[Trial]) -> Iterator[str]:
-    """Yield a sentence for each early rung where the last place went to the elder of equals, and not to the better."""
+    """Yield a sentence for each early rung where the last place did not go to the one that measured better."""
     for rung in range(study.last_rung):
         here = [(trial, m) for trial in trials if (m := trial.measurement(rung)) is not None and not m.diverged]
         promoted = [(t, m) for t, m in here if t.continuation is Continuation.PROMOTED and t.rung > rung]
@@ -523,7 +523,8 @@ def _describe_ties(study: Study, trials: Sequence[Trial]) -> Iterator[str]:
         if lost:
             yield (
                 f"Promotion: on rung {rung} {', '.join(t.name for t in tied)} measured the same as "
-                f"{', '.join(t.name for t in lost)}, which stopped: among equals the elder goes on."
+                f"{', '.join(t.name for t in lost)}, which stopped: among equals the lower validation loss goes on, or "
+                "else the elder."
             )
 
 

@@ -79,6 +79,15 @@ def test_among_equal_values_the_lower_index_ranks_first() -> None:
     assert chosen(a_wide_study(), equals) == {1: "Promoted", 2: "Promoted"}
 
 
+def test_among_equal_values_the_lower_loss_ranks_before_the_elder() -> None:
+    losses = {1: 2.0, 2: 1.5, 3: 1.5}
+    trials = [paused(i, 0.0, metrics={"validation_loss": loss}) for i, loss in losses.items()]
+    of_another_trainer = paused(0, 0.0, metrics={})
+    better = paused(4, 0.1, metrics={"validation_loss": 9.0})
+    ranked = rank(a_wide_study(), [of_another_trainer, *trials, better], 0)
+    assert [trial.index for trial in ranked] == [4, 2, 3, 1, 0]
+
+
 def test_audited_trials_are_drawn_from_the_rest_with_their_inclusion_probability() -> None:
     choices = [c for c in choose(a_wide_study(audited=3), TRIALS, 0) if c.continuation is Continuation.AUDITED]
     assert len(choices) == 3

@@ -382,13 +382,18 @@ def test_the_end_says_validation_test_gain_agreement_and_time():
     [
         pytest.param(
             0.0,
-            ["Promotion: on rung 0 t001 measured the same as t002, which stopped: among equals the elder goes on."],
+            [
+                (
+                    "Promotion: on rung 0 t001 measured the same as t002, which stopped: "
+                    "among equals the lower validation loss goes on, or else the elder."
+                )
+            ],
             id="equal",
         ),
         pytest.param(-0.1, [], id="worse"),
     ],
 )
-def test_a_promotion_that_age_decided_is_called_so(stopped_at: float, sentences: list[str]) -> None:
+def test_a_promotion_that_a_tie_decided_is_called_so(stopped_at: float, sentences: list[str]) -> None:
     promoted = replace(measured(measured(a_trial(1), 0.0), 0.4, rung=1), rung=1)
     stopped = replace(measured(a_trial(2), stopped_at), state=TrialState.STOPPED)
     lines = lines_of(a_report(trials=(promoted, stopped), winner="t001"))
