@@ -30,7 +30,7 @@ from study_operator.ledger.conditions import name_stage
 from study_operator.ledger.status import Recorded, parse_status
 from study_operator.ledger.trial import Ledger, Origin, StageState, Trial, TrialState
 from study_operator.optimizer.designer import Optimizer, Suggestion
-from study_operator.optimizer.reading import ModelReading, digest_question
+from study_operator.optimizer.reading import ModelReading
 from study_operator.reasons import ConditionType
 from study_operator.reconcile.job_specs import artifacts_uri, build_prepare_job, build_trial_job, count_steps
 from study_operator.reconcile.runner import JobKind
@@ -382,8 +382,6 @@ class AxInBackground:
     """
 
     def __init__(self, *, is_wanted: bool) -> None:
-        self._reading: tuple[str, ModelReading] | None = None
-        """The last one, by the digest of its question: each report asks."""
         if is_wanted:
             threading.Thread(target=_import_ax_designer, name="import-ax", daemon=True).start()
 
@@ -392,11 +390,8 @@ class AxInBackground:
         return _import_ax_designer().suggest(study, trials, count)
 
     def read_model(self, study: Study, trials: Sequence[Trial], through: Arm, *, is_last: bool) -> ModelReading:
-        """Read the model, of this ledger in any case; once where nothing new was measured."""
-        digest = digest_question(study, trials, through)
-        if self._reading is None or self._reading[0] != digest:
-            self._reading = digest, _import_ax_designer().read_model(study, trials, through, is_last=is_last)
-        return self._reading[1]
+        """Read the model, of this ledger in any case."""
+        return _import_ax_designer().read_model(study, trials, through, is_last=is_last)
 
 
 def _import_ax_designer() -> Optimizer:

@@ -80,6 +80,8 @@ class ModelReading:
     slices: tuple[Slice, ...] = ()
     problem: str = ""
     """Why there is no model."""
+    digest: str = ""
+    """Of the question (`digest_question`), by which what is in the bucket already is known to answer it."""
 
 
 def digest_question(study: Study, trials: Sequence[Trial], through: Arm) -> str:

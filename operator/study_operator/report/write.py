@@ -27,7 +27,7 @@ from study_operator.ledger.ranking import rank
 from study_operator.ledger.status import Recorded, parse_status
 from study_operator.ledger.trial import Ledger, Measurement, StageState
 from study_operator.optimizer.designer import DesignerError, ModelReader, ProposalPendingError
-from study_operator.optimizer.reading import LEAST_MEASURED, ModelReading
+from study_operator.optimizer.reading import LEAST_MEASURED, ModelReading, digest_question
 from study_operator.reasons import ConditionReason
 from study_operator.reconcile.job_specs import adapter_uri
 from study_operator.reconcile.settle import build_measurement
@@ -84,6 +84,11 @@ def _write_reading(study: Study, ledger: Ledger, artifacts: ArtifactStore, optim
     if not (is_last or ledger.search_end) or len(ranked) < LEAST_MEASURED or all(t.has_diverged for t in ranked):
         return
     through = ranked[0] if ledger.winner is None else ledger.trials[ledger.winner]
+    # Earlier studies, which the model may rest on too, have ended and change no more.
+    digest = digest_question(study, ledger.trials, through.arm)
+    written = read_result(ModelReading, artifacts, names.MODEL_READING)
+    if written is not None and written.digest == digest and not written.problem:
+        return
     try:
         reading = optimizer.read_model(read_earlier(study, artifacts), ledger.trials, through.arm, is_last=is_last)
     except ProposalPendingError:
@@ -95,7 +100,7 @@ def _write_reading(study: Study, ledger: Ledger, artifacts: ArtifactStore, optim
         # A model is no reason to have no report.
         reading = ModelReading(measured=len(ranked), through=through.arm, problem=str(error))
     try:
-        text = to_json(reading)
+        text = to_json(replace(reading, digest=digest))
     except ValueError:
         # Numerics may end in what is no number, and JSON has none of these.
         problem = "it says what is no number"

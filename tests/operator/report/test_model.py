@@ -179,6 +179,16 @@ def test_the_slices_go_through_the_best_arm_and_then_through_the_winner(tmp_path
     assert [(arm["batch_size"], is_last) for _, arm, is_last in reader.asked] == [(3, False), (1, True)]
 
 
+def test_a_model_that_is_in_the_bucket_already_is_not_read_again(tmp_path: Path) -> None:
+    store, reader = DirectoryStore(str(tmp_path)), Reader(DesignerError("the worker died"))
+    write(store, reader, FIVE, **SEARCHED)
+    reader.answer = READING
+    found = [write(store, reader, FIVE, **SEARCHED) for _ in range(2)]
+    # After the one that failed it was asked once more, and no third time.
+    assert len(reader.asked) == 2
+    assert found[0] is not None and found[0]["problem"] == "" and found[0] == found[1]
+
+
 def test_a_model_that_cannot_be_read_is_no_reason_to_have_no_report(tmp_path: Path) -> None:
     found = write(DirectoryStore(str(tmp_path)), Reader(DesignerError("Ax failed with KeyError: 1")), FIVE, **SEARCHED)
     assert found is not None and found["problem"] == "Ax failed with KeyError: 1"
