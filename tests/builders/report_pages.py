@@ -58,12 +58,12 @@ class Page(HTMLParser):
     @property
     def charts(self) -> Mapping[str, Any]:
         """The charts' specifications by name, with what they look up of their trials in the rows of their data."""
-        charts = json.loads(self.chart_data)["specs"]
+        charts, trials = json.loads(self.chart_data)["specs"], self.trials
         for chart in charts.values():
             if any("flatten" in transform for transform in chart.get("transform", ())):
                 (columns,) = chart["data"]["values"]
                 rows = [dict(zip(columns, cells, strict=True)) for cells in zip(*columns.values(), strict=True)]
-                chart["data"]["values"] = [row | self.trials[row["trial"]] for row in rows]
+                chart["data"]["values"] = [row | trials[row["trial"]] for row in rows]
         return charts
 
     @property

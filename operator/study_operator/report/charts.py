@@ -20,7 +20,7 @@ from study_operator.ledger.trial import Measurement, Origin, Trial
 from study_operator.optimizer.reading import Slice, SlicePoint
 from study_operator.report.data_curve import CurveReport
 from study_operator.report.failures import describe_probability, describe_tried
-from study_operator.report.numbers import describe_value, percent
+from study_operator.report.numbers import describe_metric, describe_value, percent
 from study_operator.report.report import (
     LOWER,
     PREDICTOR_NAMES,
@@ -28,7 +28,6 @@ from study_operator.report.report import (
     Report,
     describe_arm,
     describe_hours,
-    describe_metric,
     describe_parameter,
     final_evaluation_rows,
     ranked,

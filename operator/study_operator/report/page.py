@@ -56,6 +56,7 @@ from study_operator.report.examples import show_examples
 from study_operator.report.failures import describe_map, list_map_header, list_map_rows
 from study_operator.report.labels import label_rows
 from study_operator.report.model import describe_model, describe_slices
+from study_operator.report.numbers import describe_metric
 from study_operator.report.report import (
     PREDICTOR_NAMES,
     PREDICTORS,
@@ -65,7 +66,6 @@ from study_operator.report.report import (
     describe_continuation,
     describe_errors,
     describe_measurements,
-    describe_metric,
     describe_parameter,
     final_evaluation_rows,
     lines_of,
@@ -73,6 +73,7 @@ from study_operator.report.report import (
     name_measurements,
     ranked,
 )
+from study_operator.report.seeds import SEEDS_TITLE, SeedRow, list_seed_header, list_seed_rows
 from study_operator.spec.study import Study
 from trial_trainer.contract import DatasetSummary, Examples, FinalEvaluation, LabelAudit, ParameterValue
 
@@ -173,6 +174,8 @@ def render_page(report: Report, losses: Sequence[LossCurve] = (), examples: Exam
         if report.failures is not None and report.failures.cells
         else "",
         early_title=EARLY_TITLE,
+        seeds=_seeds_table(study, report.seeds) if report.seeds else None,
+        seeds_title=SEEDS_TITLE,
         curve=curve,
         curve_attributes=_curve_attributes_table(report.curve) if report.curve is not None else None,
         curve_attributes_title=ATTRIBUTES_TITLE,
@@ -237,6 +240,10 @@ def _failure_table(failures: Failures) -> Table | None:
 
 def _early_table(study: Study, early: EarlyPercents) -> Table:
     return Table(header=list_early_header(), rows=list(list_early_rows(study, early)), numbers_from=0)
+
+
+def _seeds_table(study: Study, rows: Sequence[SeedRow]) -> Table:
+    return Table(header=list_seed_header(study), rows=list(list_seed_rows(study, rows)), numbers_from=0)
 
 
 def _curve_table(study: Study, curve: CurveReport) -> Table:

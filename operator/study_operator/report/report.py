@@ -23,14 +23,15 @@ from study_operator.ledger.failures import Failures, describe_failures
 from study_operator.ledger.gain import Gain, measure_validation_gain
 from study_operator.ledger.merit import find_merit, name_metric
 from study_operator.ledger.ranking import rank, satisfies_constraints
-from study_operator.ledger.trial import Continuation, Measurement, Trial, TrialState
+from study_operator.ledger.trial import Continuation, Trial, TrialState
 from study_operator.optimizer.designer import EXPLORATION_NODE, STAGNATION_NODE, WARM_START_NODE
 from study_operator.optimizer.reading import ModelReading
 from study_operator.report.data_curve import CurveReport, describe_fit, render_curve_json, render_data_curve
 from study_operator.report.early_percents import render_early_json, render_early_percents
 from study_operator.report.failures import render_failures_json
 from study_operator.report.labels import describe_labels
-from study_operator.report.numbers import describe_value, percent
+from study_operator.report.numbers import describe_measurement, describe_metric, describe_value, percent
+from study_operator.report.seeds import SeedRow, render_seeds, render_seeds_json
 from study_operator.spec.metrics import is_share
 from study_operator.spec.study import Study
 from trial_trainer.contract import (
@@ -119,6 +120,8 @@ class Report:
     """One sentence on what became of the winner between its first rung and its end, once the test set was read."""
     confirmations: str = ""
     """One sentence on winner and baseline under further seeds, once all of these have ended."""
+    seeds: Sequence[SeedRow] = ()
+    """Winner and baseline under each seed; none before a further one has begun."""
     curve: CurveReport | None = None
     """None where none is asked for, and before its first run."""
     early: EarlyPercents | None = None
@@ -148,6 +151,7 @@ def render_json(report: Report) -> dict[str, Any]:
         "finalEvaluation": _final_evaluation_as_json(report.final_evaluation),
         "winnerChange": report.winner_change or None,
         "confirmations": report.confirmations or None,
+        "seeds": render_seeds_json(report.seeds),
         "dataCurve": render_curve_json(report.curve) if report.curve else None,
         "agreement": list(report.agreement),
         "failures": render_failures_json(report.failures) if report.failures else None,
@@ -187,6 +191,8 @@ def render_summary(report: Report) -> RenderableType:
     ]
     if report.final_evaluation is not None:
         parts += [Text(""), render_final_evaluation(report.final_evaluation)]
+    if report.seeds:
+        parts += [Text(""), render_seeds(report.study, report.seeds)]
     if report.early is not None:
         parts += [Text(""), render_early_percents(report.study, report.early)]
     if report.curve is not None:
@@ -364,33 +370,12 @@ def describe_arm(trial: Trial) -> str:
     return ", ".join(f"{name} {describe_parameter(value)}" for name, value in trial.arm.items())
 
 
-def describe_measurement(metric: str, measurement: Measurement | None) -> str:
-    """Return a measurement with its standard error, or a dash."""
-    if measurement is None or measurement.n == 0:
-        return "–"
-    if measurement.diverged:
-        # Its value stands for the worst there is. Nothing was read.
-        return "diverged"
-    text = describe_value(metric, measurement.value, measurement.standard_error)
-    return f"{text} (gibberish)" if measurement.gibberish else text
-
-
 def describe_errors(report: Report) -> str:
     """Return what the trials' ± means, or why there is none."""
     validation = report.summary.splits.get("validation") if report.summary else None
     if validation is not None and validation.sites < LEAST_SITES:
         return f"no standard errors: {_too_few(validation.sites)}"
     return "± one standard error, clustered by site"
-
-
-def describe_metric(metric: Metric) -> str:
-    """Return one cell of the test set's table: a share with its interval."""
-    if metric.n == 0:
-        return "–"
-    if metric.low is None or metric.high is None:
-        # Final evaluations of earlier versions hold no intervals.
-        return describe_value("accuracy", metric.value, metric.standard_error)
-    return f"{percent(metric.value)} ({metric.low * 100:.1f}–{metric.high * 100:.1f})"
 
 
 def describe_cells(final_evaluation: FinalEvaluation) -> str:

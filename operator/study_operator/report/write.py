@@ -37,6 +37,7 @@ from study_operator.report.data_curve import CurveReport, list_attributes, list_
 from study_operator.report.losses import KeptLosses, read_losses
 from study_operator.report.page import render_page
 from study_operator.report.report import HAND_LABELLED, Report, find_mean, render_json
+from study_operator.report.seeds import list_seeds
 from study_operator.spec.metrics import is_share
 from study_operator.spec.study import Study
 from trial_trainer.artifacts import ArtifactError, ArtifactStore
@@ -167,6 +168,7 @@ def build_report(study: Study, recorded: Recorded, artifacts: ArtifactStore) -> 
         gain=find_gain(study, ledger),
         winner_change=_describe_change(study, ledger),
         confirmations=ledger.confirmations_message,
+        seeds=list_seeds(study, ledger, final_evaluation, find_mean(final_evaluation) if final_evaluation else None),
         curve=_build_curve(study, ledger, final_evaluation, artifacts),
         early=_compare_percents(study, ledger, artifacts),
         failures=find_failures(study, ledger.trials),

@@ -14,12 +14,12 @@ from builders.report_pages import Page
 from builders.some_studies import a_final_evaluation, a_report, a_row, a_study, a_summary, a_trial, measured
 from study_operator.ledger.gain import Gain, GainSource
 from study_operator.ledger.trial import TrialState
+from study_operator.report.numbers import describe_metric
 from study_operator.report.page import render_page
 from study_operator.report.report import (
     PREDICTORS,
     asking_lines,
     describe_cells,
-    describe_metric,
     describe_value,
     final_evaluation_rows,
     headline,
