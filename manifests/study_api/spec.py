@@ -723,9 +723,9 @@ def build_spec() -> Schema:
                         limits.RUNGS_LENGTH - 1,
                     ),
                     "rankBy": choice(
-                        "What trials are ranked by on early rungs: the study's objective, or the answers' loss on the "
-                        "validation set, which may rank better where questions are few. At full length the objective "
-                        "alone decides.",
+                        "What trials are ranked by on early rungs: the study's objective, the answers' loss on the "
+                        "validation set, or both, a nat per token counting as 0.1 of the objective. The loss may rank "
+                        "better where questions are few. At full length the objective alone decides.",
                         RankBy,
                         default=str(RankBy.OBJECTIVE),
                     ),

@@ -138,7 +138,8 @@ def _trials(about: str, **more: Any) -> Schema:
                 "Whether the trial diverged: its loss was not finite, or exploded, and nothing was measured."
             ),
             "gibberish": flag(
-                "Whether no answer was right, and half of them or more were invalid or repeated themselves."
+                "Whether no answer was right, and half of them or more made no sense: they said nothing, or one thing "
+                "again and again."
             ),
             "trainSeconds": _number("The seconds of training up to the first measurement, which scale with steps."),
             "fixedSeconds": _number("The seconds that its last attempt took for everything but training."),

@@ -24,7 +24,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from study_operator.ledger.merit import find_merit, find_place, name_metric
+from study_operator.ledger.merit import find_merit, find_place, list_ranking_metrics
 from study_operator.ledger.ranking import choose_winner, rank, satisfies_constraints
 from study_operator.ledger.trial import GIVEN_UP, Continuation, Origin, Trial, TrialState
 from study_operator.spec.study import Study
@@ -154,13 +154,13 @@ def measure_agreement(study: Study, trials: Sequence[Trial], rung: int = 0) -> A
     sound = [t for t in ended if not t.has_diverged]
     audited = [t for t in ended if t.stratum is not None]
     strata = _find_strata(trials, sound)
-    choice = _find_choice(study, trials, rung)
+    choice, metrics = _find_choice(study, trials, rung), list_ranking_metrics(study, rung)
     is_complete = all(_is_known(study, t) for t in _list_able(trials))
     is_complete = is_complete and all(s.drawn == s.population for s in strata.values())
     known = Agreement(
         percent=study.early_evaluation.rungs[rung],
         is_only=study.last_rung == 1,
-        ranked_by=metric if (metric := name_metric(study, rung)) != study.objective.metric else "",
+        ranked_by=" and ".join(metrics) if metrics != [study.objective.metric] else "",
         audited=len(audited),
         full_length=len(sound),
         promoted=sum(t.continuation is Continuation.PROMOTED for t in sound),

@@ -77,7 +77,7 @@ class Measurement:
     diverged: bool = False
     """The loss was not finite, or exploded; nothing was read."""
     gibberish: bool = False
-    """It was read as any other; no answer was right, and most were invalid or repeated themselves."""
+    """It was read as any other; no answer was right, and half of them or more made no sense."""
     train_seconds: float | None = None
     """Training of all steps of the first rung, at the speed of the attempt that ended it: what scales with steps. None
     where the trainer did not tell, and on later rungs."""

@@ -50,7 +50,7 @@ from study_operator.optimizer.designer import (
 )
 from study_operator.optimizer.farthest import find_farthest, is_fixed, place
 from study_operator.optimizer.outcomes import OutcomeError, find_means, find_scores
-from study_operator.optimizer.reading import Importance, ModelReading, Share, Slice, SlicePoint
+from study_operator.optimizer.reading import Importance, ModelReading, Share, Slice, SlicePoint, digest_question
 from study_operator.optimizer.sensitivity import design, find_indices
 from study_operator.spec.metrics import Direction
 from study_operator.spec.study import (
@@ -178,7 +178,8 @@ class AxDesigner:
         del is_last  # it is always of this ledger
         ledger = _entries(study, trials)
         with _sentences(), _one_thread(), with_rng_seed(study.seed % 2**32):
-            return _read_model(study, trials, ledger, through)
+            reading = _read_model(study, trials, ledger, through)
+        return replace(reading, digest=digest_question(study, trials, through))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,7 +9,7 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from study_operator.ledger.trial import Trial
+from study_operator.ledger.trial import Trial, TrialState
 from study_operator.spec.study import Arm, Study
 from trial_trainer.contract import ParameterValue
 
@@ -81,7 +81,7 @@ class ModelReading:
     problem: str = ""
     """Why there is no model."""
     digest: str = ""
-    """Of the question (`digest_question`), by which what is in the bucket already is known to answer it."""
+    """Of the question that it answers (`digest_question`), by which what is in the bucket need not be asked again."""
 
 
 def digest_question(study: Study, trials: Sequence[Trial], through: Arm) -> str:
@@ -94,5 +94,7 @@ def what_is_told(trial: Trial) -> object:
     """Return what the model is told of a trial, to compare it."""
     first = trial.measurement(0)
     if first is not None:
-        return first.value, first.standard_error, first.diverged, tuple(sorted(first.metrics.items()))
+        # Of an arm that could not run to its end the model is told this alone.
+        is_abandoned = trial.state is TrialState.ABANDONED
+        return is_abandoned, first.value, first.standard_error, first.diverged, tuple(sorted(first.metrics.items()))
     return "Running" if trial.is_busy else trial.state.value

@@ -15,7 +15,7 @@ from study_operator import names
 from study_operator.clocks import fit_span
 from study_operator.ledger.folding import fold_attempts
 from study_operator.ledger.gain import find_test_gain
-from study_operator.ledger.merit import name_metric
+from study_operator.ledger.merit import list_ranking_metrics
 from study_operator.ledger.overfitting import find_winner_change
 from study_operator.ledger.trial import (
     GIVEN_UP,
@@ -45,7 +45,7 @@ OUT_OF_MEMORY_KILL = "OOMKilled"
 """The environment's word for a process that the kernel killed because it used too much memory."""
 
 GIBBERISH_SHARE = 0.5
-"""Of the answers: so many invalid or repeating ones, and no right one, are gibberish."""
+"""Of the answers: so many without sense, and no right one, are gibberish."""
 
 MANY_SITES = 1_000
 """An error of so many sites is known as well as any, and the ledger of hundreds of trials has its bound."""
@@ -348,7 +348,8 @@ def _settle_measurement(trial: Trial, job: JobStatus | None, result: RungMeasure
     ended = _close(trial.attempts, trial.rung, job, seen, reason=EndReason.SUCCEEDED)
     trial = replace(trial, attempts=ended) if ended is not None else trial
     metric = seen.study.objective.metric
-    uses = {name_metric(seen.study, trial.rung): "that trials are ranked by", metric: "that is the objective"}
+    uses = dict.fromkeys(list_ranking_metrics(seen.study, trial.rung), "that trials are ranked by")
+    uses[metric] = "that is the objective"
     for needed, use in uses.items():
         if needed not in result.metrics:
             found = ", ".join(sorted(result.metrics))
@@ -368,7 +369,7 @@ def _settle_measurement(trial: Trial, job: JobStatus | None, result: RungMeasure
     share = _find_gibberish(result)
     if share is None:
         return _measured(seen.study, trial, measurement, message=_say_begun(trial, result))
-    message = f"gibberish: no answer is right, and {share:.0%} of them are invalid or repeat themselves"
+    message = f"gibberish: no answer is right, and {share:.0%} of them make no sense"
     return _measured(seen.study, trial, replace(measurement, gibberish=True), message=message)
 
 

@@ -20,7 +20,7 @@ from study_operator.ledger.trial import Measurement, Origin, Trial
 from study_operator.optimizer.reading import Slice, SlicePoint
 from study_operator.report.data_curve import CurveReport
 from study_operator.report.failures import describe_probability, describe_tried
-from study_operator.report.numbers import describe_metric, describe_value, percent
+from study_operator.report.numbers import describe_measurement, describe_metric, describe_value, percent, shorten
 from study_operator.report.report import (
     LOWER,
     PREDICTOR_NAMES,
@@ -43,8 +43,6 @@ MOST_ARMS = 60
 
 MOST_PARAMETERS = 12
 """Of which each has a small chart of its own."""
-MOST_CHARACTERS = 300
-"""Of an arm or a message, which stand whole in the leaderboard's columns and in the study's status."""
 MOST_LINES = 100
 """A chart with a line for each trial shows those that an early measurement ranks best."""
 
@@ -129,18 +127,19 @@ class LossCurve:
 
 
 def list_drawn(report: Report) -> list[dict[str, Any]]:
-    """Return what charts look up of each measured trial: its role, its arm, what the first rung measured."""
+    """Return what charts look up of each measured trial: its role, its arm, what the first rung measured if it did."""
     metric = report.study.objective.metric
     return [
         {
             "trial": trial.name,
             "role": _role(report, trial),
-            "arm": shorten(describe_arm(trial), MOST_CHARACTERS),
-            "first": measurements[0].value,
-            "firstText": describe_value(metric, measurements[0].value, measurements[0].standard_error),
+            "arm": shorten(describe_arm(trial)),
+            "first": first.value if first is not None else None,
+            "firstText": describe_measurement(metric, first),
         }
         for trial in report.trials
-        if (measurements := known(trial))
+        if trial.measurements
+        for first in [next(iter(known(trial)), None)]
     ]
 
 
@@ -173,7 +172,7 @@ def draw_arms(report: Report, errors: str) -> Chart | None:
     x = {"field": "value", **_quantity(metric, metric)}
     role = _roles(report, shown)
     fade = {"condition": {"test": IS_PICKED, "value": 1}, "value": 0.15}
-    arms = {trial.name: describe_arm(trial) for trial in shown}
+    arms = {trial.name: shorten(describe_arm(trial)) for trial in shown}
     few = f" The best {MOST_ARMS} of {len(trials)} measured arms are drawn." if len(trials) > MOST_ARMS else ""
     return Chart(
         name="arms",
@@ -223,7 +222,7 @@ def draw_parameters(report: Report) -> list[Chart]:
         if len({value for _, value in measured}) < 2:
             continue
         values: list[dict[str, Any]] = [
-            {"trial": trial.name, "setting": _round(value), "settingText": describe_parameter(value)}
+            {"trial": trial.name, "setting": _place(parameter, value), "settingText": describe_parameter(value)}
             for trial, value in measured
         ]
         predicted: list[dict[str, Any]] = [
@@ -288,9 +287,11 @@ def draw_parameters(report: Report) -> list[Chart]:
     return charts
 
 
-def _round(value: ParameterValue) -> ParameterValue:
-    """Return what is as good on an axis."""
-    return float(f"{value:.6g}") if isinstance(value, float) else value
+def _place(parameter: Parameter, value: ParameterValue) -> ParameterValue:
+    """Return where a value stands on its axis: a choice as it is, a number in as many digits as anybody sees."""
+    if isinstance(parameter.search_space, Categorical) or not isinstance(value, float):
+        return value
+    return float(f"{value:.6g}")
 
 
 _SPARSE: Mapping[str, Any] = {"labelOverlap": "greedy", "labelSeparation": 8, "tickCount": 5}
@@ -930,11 +931,6 @@ def _fit(curve: CurveReport, kind: bool | None, sizes: Sequence[int]) -> list[di
     at = [math.exp(low + (high - low) * i / 40) for i in range(41)]
     found = [(size, predicted) for size in at if (predicted := fit.predict(size)) is not None]
     return [{"samples": size, "kind": _KINDS[kind], "value": p.value, "mark": "fit"} for size, p in found]
-
-
-def shorten(text: str, most: int) -> str:
-    """Return a text, cut where it has more characters."""
-    return text if len(text) <= most else f"{text[: most - 1]}…"
 
 
 def known(trial: Trial) -> list[Measurement]:

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Annotated
 
-from study_operator.ledger.merit import name_metric
+from study_operator.ledger.merit import list_ranking_metrics
 from study_operator.reconcile.job_specs import count_steps
 from study_operator.spec.study import Categorical, CurveArm, RankBy, Study, complete_arm
 from trial_trainer.codec import at_least
@@ -241,7 +241,7 @@ def describe_rungs(study: Study) -> str:
     if study.last_rung > 1 and promotion.num_audited:
         audited = f"{promotion.num_audited * study.last_rung} audited, {promotion.num_audited} from each early rung"
     baseline = ", the baseline" if study.baseline is not None else ""
-    by = f" by {name_metric(study, 0)}" if promotion.rank_by is not RankBy.OBJECTIVE else ""
+    by = f" by {' and '.join(list_ranking_metrics(study, 0))}" if promotion.rank_by is not RankBy.OBJECTIVE else ""
     return (
         f"{study.name}: {study.num_trials} trials to {percents[0]} % of {study.trainer.epochs} epochs, then "
         f"{between}{full} to the end ({promotion.num_promoted} promoted{by}, {audited}{baseline}); "

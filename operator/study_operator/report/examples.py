@@ -6,13 +6,19 @@ the template escapes it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import itertools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 
+from markupsafe import escape
+
+from study_operator.report.numbers import shorten
 from study_operator.report.report import PREDICTOR_NAMES, PREDICTORS
 from trial_trainer.contract import ExampleKind, ExamplePage, ExampleQuestion, Examples
 
 MOST_PAGES = 12
+MOST_BYTES = 350_000
+"""Of the pages' texts together as they stand in HTML, where a quote takes five."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,8 +82,17 @@ def show_examples(examples: Examples) -> ShownExamples | None:
     return ShownExamples(
         rule=_describe_rule(examples),
         header=[PREDICTOR_NAMES[name] for name in names],
-        pages=[_show_page(page, names, examples.reference) for page in examples.pages[:MOST_PAGES]],
+        pages=[_show_page(page, names, examples.reference) for page in _cut(examples.pages[:MOST_PAGES])],
     )
+
+
+def _cut(pages: Sequence[ExamplePage]) -> Iterator[ExamplePage]:
+    """Yield the pages with as many of their first lines as there is room for."""
+    for page in pages:
+        sizes = itertools.accumulate(len(escape(line).encode()) for line in page.lines)
+        lines = page.lines[: sum(size <= MOST_BYTES // len(pages) for size in sizes)]
+        questions = [replace(q, lines=tuple(i for i in q.lines if i < len(lines))) for q in page.questions]
+        yield replace(page, lines=lines, questions=tuple(questions))
 
 
 def _describe_rule(examples: Examples) -> str:
@@ -126,10 +141,10 @@ def _show_page(page: ExamplePage, names: Sequence[str], reference: str) -> Shown
 def _show_question(question: ExampleQuestion, names: Sequence[str]) -> ShownQuestion:
     return ShownQuestion(
         attribute=question.attribute,
-        expected=" or ".join(question.gold) or "none",
+        expected=shorten(" or ".join(question.gold)) or "none",
         line=min(question.lines, default=None),
         answers=[
-            ShownAnswer(text=question.answers.get(name, "") or "(nothing)", is_right=name in question.right)
+            ShownAnswer(text=shorten(question.answers.get(name, "")) or "(nothing)", is_right=name in question.right)
             for name in names
         ],
     )

@@ -6,6 +6,14 @@ from study_operator.ledger.trial import Measurement
 from study_operator.spec.metrics import is_share
 from trial_trainer.contract import Metric
 
+MOST_CHARACTERS = 300
+"""Of an arm, a message or an answer on the page; trials stand whole in the leaderboard's columns and in the status."""
+
+
+def shorten(text: str, most: int = MOST_CHARACTERS) -> str:
+    """Return a text, cut where it has more characters."""
+    return text if len(text) <= most else f"{text[: most - 1]}…"
+
 
 def describe_value(metric: str, value: float, standard_error: float | None) -> str:
     """Return shares as percent and everything else as it is. An error of 0 was not seen, which is not certainty."""

@@ -21,11 +21,9 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from study_operator.ledger.early_percents import EarlyPercents
 from study_operator.ledger.failures import Failures
-from study_operator.ledger.merit import name_metric
 from study_operator.ledger.trial import Trial
 from study_operator.report.charts import (
     CONFIG,
-    MOST_CHARACTERS,
     TRIALS,
     LossCurve,
     Table,
@@ -40,7 +38,6 @@ from study_operator.report.charts import (
     draw_usage,
     draw_validation,
     list_drawn,
-    shorten,
 )
 from study_operator.report.data_curve import (
     ATTRIBUTES_TITLE,
@@ -56,7 +53,7 @@ from study_operator.report.examples import show_examples
 from study_operator.report.failures import describe_map, list_map_header, list_map_rows
 from study_operator.report.labels import label_rows
 from study_operator.report.model import describe_model, describe_slices
-from study_operator.report.numbers import describe_metric
+from study_operator.report.numbers import describe_metric, shorten
 from study_operator.report.report import (
     PREDICTOR_NAMES,
     PREDICTORS,
@@ -69,6 +66,7 @@ from study_operator.report.report import (
     describe_parameter,
     final_evaluation_rows,
     lines_of,
+    list_further_metrics,
     loading_lines,
     name_measurements,
     ranked,
@@ -271,7 +269,7 @@ def _list_trials(report: Report) -> _Leaderboard:
                 *(_parameter_cell(trial.arm.get(name)) for name in parameters),
                 _Cell(text=describe_continuation(trial)),
                 _Cell(text=f"{trial.origin.value} ({node})" if (node := trial.generation_node) else trial.origin.value),
-                _Cell(text=shorten(trial.message, MOST_CHARACTERS)),
+                _Cell(text=shorten(trial.message)),
             ],
         )
         for trial in trials
@@ -303,14 +301,13 @@ def _number_cell(text: str, number: float | None) -> _Cell:
 
 def _measurement_cells(study: Study, trial: Trial) -> list[_Cell]:
     """Return the cells of the columns that `name_measurements` names."""
-    objective = study.objective.metric
     orders: list[float | None] = []
     for rung in range(study.last_rung + 1):
         m = trial.measurement(rung)
         is_known = m is not None and m.n != 0 and not m.diverged
         orders.append(m.value if m is not None and is_known else None)
-        if (ranked_by := name_metric(study, rung)) != objective:
-            orders.append(m.metrics.get(ranked_by) if m is not None and is_known else None)
+        metrics = m.metrics if m is not None and is_known else {}
+        orders += [metrics.get(metric) for metric in list_further_metrics(study, rung)]
     texts = describe_measurements(study, trial)
     return [_number_cell(text, order) for text, order in zip(texts, orders, strict=True)]
 

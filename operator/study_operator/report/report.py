@@ -7,6 +7,7 @@ reads values that it is given and decides nothing.
 from __future__ import annotations
 
 import json
+import math
 import shlex
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -21,7 +22,7 @@ from rich.text import Text
 from study_operator.ledger.early_percents import EarlyPercents, describe_enough
 from study_operator.ledger.failures import Failures, describe_failures
 from study_operator.ledger.gain import Gain, measure_validation_gain
-from study_operator.ledger.merit import find_merit, name_metric
+from study_operator.ledger.merit import LOSS, find_merit, list_ranking_metrics
 from study_operator.ledger.ranking import rank, satisfies_constraints
 from study_operator.ledger.trial import Continuation, Trial, TrialState
 from study_operator.optimizer.designer import EXPLORATION_NODE, STAGNATION_NODE, WARM_START_NODE
@@ -341,21 +342,24 @@ def name_measurements(study: Study) -> list[str]:
     """Return the heads of a table's columns of measurements: the objective on each rung, and what ranks there."""
     percents, metric = study.early_evaluation.rungs, study.objective.metric
     early = ["early"] if len(percents) == 1 else [f"at {percent} %" for percent in percents]
-    heads = []
-    for rung, name in enumerate([*early, "full length"]):
-        heads += [f"{shown} {name}" for shown in dict.fromkeys([metric, name_metric(study, rung)])]
-    return heads
+    names = enumerate([*early, "full length"])
+    return [f"{shown} {name}" for rung, name in names for shown in [metric, *list_further_metrics(study, rung)]]
+
+
+def list_further_metrics(study: Study, rung: int) -> list[str]:
+    """Return what ranks trials at a rung besides the objective, or in its place."""
+    return [metric for metric in list_ranking_metrics(study, rung) if metric != study.objective.metric]
 
 
 def describe_measurements(study: Study, trial: Trial) -> list[str]:
     """Return what a trial measured, for each of those columns."""
     texts = []
     for rung in range(study.last_rung + 1):
-        measurement, ranked_by = trial.measurement(rung), name_metric(study, rung)
+        measurement = trial.measurement(rung)
         texts.append(describe_measurement(study.objective.metric, measurement))
-        if ranked_by != study.objective.metric:
-            value = None if measurement is None or measurement.diverged else measurement.metrics.get(ranked_by)
-            texts.append("–" if value is None else describe_value(ranked_by, value, None))
+        for metric in list_further_metrics(study, rung):
+            value = None if measurement is None or measurement.diverged else measurement.metrics.get(metric)
+            texts.append("–" if value is None else describe_value(metric, value, None))
     return texts
 
 
@@ -506,10 +510,11 @@ def _describe_ties(study: Study, trials: Sequence[Trial]) -> Iterator[str]:
         tied = [t for t, m in promoted if find_merit(study, m) == last]
         lost = [t for t, m in stopped if find_merit(study, m) == last and satisfies_constraints(study, m)]
         if lost:
+            losses = [[m.metrics.get(LOSS, math.inf) for t, m in here if t in of] for of in (tied, lost)]
+            why = "the lower validation loss" if max(losses[0]) < min(losses[1]) else "the elder"
             yield (
                 f"Promotion: on rung {rung} {', '.join(t.name for t in tied)} measured the same as "
-                f"{', '.join(t.name for t in lost)}, which stopped: among equals the lower validation loss goes on, or "
-                "else the elder."
+                f"{', '.join(t.name for t in lost)}, which stopped: among equals {why} goes on."
             )
 
 

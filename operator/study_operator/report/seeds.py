@@ -131,5 +131,6 @@ def _render_run(run: SeedRun | None) -> dict[str, Any] | None:
     return {
         "trial": run.trial,
         "validation": validation.value if validation is not None and not validation.diverged else None,
+        "diverged": validation is not None and validation.diverged,
         "test": {"value": test.value, "low": test.low, "high": test.high} if test is not None else None,
     }

@@ -21,7 +21,7 @@ from study_operator.ledger.data_curve import DataCurve, SizeRun, fit_data_curve
 from study_operator.ledger.early_percents import EarlyPercents, compare_percents, list_extra_places
 from study_operator.ledger.failures import find_failures
 from study_operator.ledger.gain import find_gain
-from study_operator.ledger.merit import name_metric
+from study_operator.ledger.merit import list_ranking_metrics
 from study_operator.ledger.overfitting import describe_change, name_sign
 from study_operator.ledger.ranking import rank
 from study_operator.ledger.status import Recorded, parse_status
@@ -101,7 +101,7 @@ def _write_reading(study: Study, ledger: Ledger, artifacts: ArtifactStore, optim
         # A model is no reason to have no report.
         reading = ModelReading(measured=len(ranked), through=through.arm, problem=str(error))
     try:
-        text = to_json(replace(reading, digest=digest))
+        text = to_json(reading)
     except ValueError:
         # Numerics may end in what is no number, and JSON has none of these.
         problem = "it says what is no number"
@@ -188,7 +188,7 @@ def _compare_percents(study: Study, ledger: Ledger, artifacts: ArtifactStore) ->
         for percent, rung, step in list_extra_places(study, trial):
             key = f"{names.rung_key(trial.name, rung)}/{MEASUREMENTS}/{step}.json"
             result = read_result(RungMeasurement, artifacts, key)
-            needed = {study.objective.metric, name_metric(study, rung)}
+            needed = {study.objective.metric, *list_ranking_metrics(study, rung)}
             if result is not None and all(name in result.metrics and result.metrics[name].n for name in needed):
                 extra.setdefault(percent, {})[trial.index] = build_measurement(study, result)
     return compare_percents(study, ledger.trials, extra)

@@ -94,6 +94,7 @@ class RankBy(StrEnum):
 
     OBJECTIVE = "Objective"
     VALIDATION_LOSS = "ValidationLoss"
+    OBJECTIVE_AND_LOSS = "ObjectiveAndLoss"
 
 
 @dataclass(frozen=True, kw_only=True)

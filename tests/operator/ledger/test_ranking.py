@@ -3,6 +3,7 @@
 from collections import Counter
 from dataclasses import replace
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -244,6 +245,7 @@ def with_loss(index: int, accuracy: float, loss: float, **changes: object) -> Tr
 
 
 BY_LOSS = Promotion(num_promoted=1, rank_by=RankBy.VALIDATION_LOSS)
+BY_BOTH = Promotion(num_promoted=1, rank_by=RankBy.OBJECTIVE_AND_LOSS)
 
 
 def test_early_rungs_may_be_ranked_by_the_answers_loss_and_full_length_never_is() -> None:
@@ -257,6 +259,18 @@ def test_early_rungs_may_be_ranked_by_the_answers_loss_and_full_length_never_is(
     assert winner is not None and winner.index == 2
 
 
-def test_a_measurement_that_was_settled_without_a_loss_ranks_behind_all_that_have_one() -> None:
+@pytest.mark.parametrize("promotion", [BY_LOSS, BY_BOTH], ids=["by the loss", "by both"])
+def test_a_measurement_that_was_settled_without_a_loss_ranks_behind_all_that_have_one(promotion: Promotion) -> None:
     trials = [paused(1, 0.9), with_loss(2, 0.1, 5.0)]
-    assert [t.index for t in rank(a_study(promotion=BY_LOSS), trials, 0)] == [2, 1]
+    assert [t.index for t in rank(a_study(promotion=promotion), trials, 0)] == [2, 1]
+
+
+def test_ranked_by_both_ten_points_make_up_for_a_nat() -> None:
+    study = a_study(promotion=BY_BOTH)
+    trials = [with_loss(1, 0.50, 1.0), with_loss(2, 0.61, 2.0), with_loss(3, 0.59, 2.0)]
+    assert [t.index for t in rank(study, trials, 0)] == [2, 1, 3]
+    finals = [continued(trial, value) for trial, value in zip(trials, (0.7, 0.8, 0.9), strict=True)]
+    winner = choose_winner(study, finals)
+    assert winner is not None and winner.index == 3
+    # A loss that is the objective counts once.
+    assert [t.index for t in rank(minimizing(study), [paused(1, 0.5), paused(2, 0.4)], 0)] == [2, 1]

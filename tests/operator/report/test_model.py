@@ -14,7 +14,7 @@ from study_operator.errors import OperatorError
 from study_operator.ledger.status import parse_status, render_status
 from study_operator.ledger.trial import Ledger, Outcome, SearchEnd, Trial, TrialState
 from study_operator.optimizer.designer import DesignerError, ProposalPendingError
-from study_operator.optimizer.reading import Importance, ModelReading, Share, Slice, SlicePoint
+from study_operator.optimizer.reading import Importance, ModelReading, Share, Slice, SlicePoint, digest_question
 from study_operator.report.losses import KeptLosses
 from study_operator.report.model import describe_model, describe_slices
 from study_operator.report.page import render_page
@@ -135,7 +135,7 @@ class Reader:
         self.asked.append((len(trials), through, is_last))
         if isinstance(self.answer, OperatorError):
             raise self.answer
-        return self.answer
+        return replace(self.answer, digest=self.answer.digest or digest_question(study, trials, through))
 
 
 FIVE = tuple(measured(a_trial(i), 0.5 + (0.1 if i == 3 else 0.01 * i)) for i in range(5))
@@ -187,6 +187,21 @@ def test_a_model_that_is_in_the_bucket_already_is_not_read_again(tmp_path: Path)
     # After the one that failed it was asked once more, and no third time.
     assert len(reader.asked) == 2
     assert found[0] is not None and found[0]["problem"] == "" and found[0] == found[1]
+
+
+def test_an_answer_to_an_earlier_question_is_asked_for_again(tmp_path: Path) -> None:
+    store, reader = DirectoryStore(str(tmp_path)), Reader(replace(READING, digest="of an earlier ledger"))
+    write(store, reader, FIVE, **SEARCHED)
+    reader.answer = READING
+    write(store, reader, FIVE, **ENDED)
+    assert len(reader.asked) == 2
+
+
+def test_a_trial_that_is_abandoned_after_its_measurement_changes_the_question(tmp_path: Path) -> None:
+    store, reader = DirectoryStore(str(tmp_path)), Reader(READING)
+    write(store, reader, FIVE, **SEARCHED)
+    write(store, reader, [*FIVE[:4], replace(FIVE[4], state=TrialState.ABANDONED)], **ENDED)
+    assert len(reader.asked) == 2
 
 
 def test_a_model_that_cannot_be_read_is_no_reason_to_have_no_report(tmp_path: Path) -> None:

@@ -1,7 +1,6 @@
 """The report as a page: whole, without the network, and with nothing in it that its texts have made."""
 
 import base64
-import functools
 import gzip
 import hashlib
 import random
@@ -13,12 +12,14 @@ import pytest
 
 import report_scripts
 from builders.report_pages import EVIL, Page, a_report_that_holds
-from builders.some_studies import a_report, a_study, a_summary, a_trial, measured, some_examples
-from study_operator.ledger.trial import TrialState
+from builders.some_studies import a_final_evaluation, a_report, a_study, a_summary, a_trial, measured, some_examples
+from study_operator.ledger.trial import Trial, TrialState
+from study_operator.optimizer.reading import Importance, ModelReading, Share, Slice, SlicePoint
 from study_operator.report.charts import MOST_ARMS, MOST_LINES, LossCurve
 from study_operator.report.page import render_page
 from study_operator.spec import limits
-from study_operator.spec.study import Parameter, Uniform
+from study_operator.spec.parse import PARAMETERS
+from study_operator.spec.study import Categorical, Parameter, RankBy, Uniform
 
 MOST_BYTES = 3_000_000
 
@@ -156,28 +157,70 @@ def test_of_many_arms_the_best_are_drawn_and_all_are_listed() -> None:
 
 
 def test_the_page_of_the_largest_study_keeps_its_size() -> None:
-    chance = random.Random(0)
-    names = [f"a_long_name_of_a_parameter_{i}" for i in range(limits.PARAMETERS_LENGTH)]
+    """Whatever it is told, quotes and tags included, which take four to six times their room in HTML."""
+    chance, names = random.Random(0), sorted(PARAMETERS)
     study = replace(
         a_study(),
         parameters=tuple(Parameter(name=name, search_space=Uniform(min=0, max=1)) for name in names),
-        early_evaluation=replace(a_study().early_evaluation, rungs=(5, 10, 20, 40)),
+        promotion=replace(a_study().promotion, rank_by=RankBy.OBJECTIVE_AND_LOSS),
     )
-    trials = tuple(
-        functools.reduce(
-            lambda trial, rung: measured(trial, chance.random(), rung=rung),
-            range(5),
-            replace(a_trial(i, arm={name: chance.random() for name in names}), message="It ended early. " * 60),
-        )
-        for i in range(limits.MAX_TRIALS)
+
+    def measure(index: int) -> Trial:
+        trial = a_trial(index, arm={name: chance.random() for name in names})
+        return replace(measured(measured(trial, chance.random()), chance.random(), rung=1), message='"' * 180)
+
+    trials = tuple(measure(i) for i in range(limits.MAX_TRIALS))
+    share = Share(value=0.3, low=0.1, high=0.5)
+    points = tuple(SlicePoint(setting=i / 20, value=0.4, low=0.3, high=0.5) for i in range(21))
+    model = ModelReading(
+        measured=len(trials),
+        through=trials[0].arm,
+        tau=0.5,
+        p=0.01,
+        knows=True,
+        importances=tuple(Importance(parameter=name, first=share, total=share) for name in names),
+        slices=tuple(Slice(parameter=name, points=points) for name in names),
     )
-    points = tuple((i, 9 * chance.random()) for i in range(120))
-    losses = [LossCurve(trial=trial.name, points=points) for trial in trials[:MOST_LINES]]
-    text = render_page(a_report(study=study, trials=trials), losses, some_examples())
+    scores = {
+        name: replace(of, by_attribute={f"{i:02d}" + '"' * 38: of.all_asked for i in range(limits.ATTRIBUTES_LENGTH)})
+        for name, of in a_final_evaluation().predictors.items()
+    }
+    losses = [
+        LossCurve(trial=trial.name, points=tuple((i, 9 * chance.random()) for i in range(120)))
+        for trial in trials[:MOST_LINES]
+    ]
+    (page, *_) = some_examples().pages
+    examples = replace(some_examples(), pages=(replace(page, lines=("<" * 300,) * 200, lines_in_all=200),) * 12)
+    text = render_page(
+        a_report(
+            study=study, trials=trials, model=model, final_evaluation=replace(a_final_evaluation(), predictors=scores)
+        ),
+        losses,
+        examples,
+    )
     assert len(text.encode()) < MOST_BYTES
-    page = Page(text)
-    assert len(page.charts["agreement"]["data"]["values"]) == len(page.trials) == limits.MAX_TRIALS
-    assert "t499" in page.texts
+    charts = Page(text).charts
+    assert len(charts["agreement"]["data"]["values"]) == limits.MAX_TRIALS
+    assert "more lines" in text
+
+
+def test_a_loss_of_a_trial_that_was_not_measured_soundly_is_drawn_as_others_are() -> None:
+    trials = (measured(a_trial(1), 0.4), measured(a_trial(2), 0.0, diverged=True))
+    losses = [LossCurve(trial=trial.name, points=((1, 2.0), (2, 1.0))) for trial in trials]
+    page = Page(render_page(a_report(trials=trials, winner=None), losses))
+    assert {value["role"] for value in page.charts["losses"]["data"]["values"]} == {"other trials"}
+    assert page.trials["t002"]["first"] is None
+
+
+def test_choices_stand_on_their_axis_as_the_manifest_has_them() -> None:
+    choices = (0.0012345678, 1 / 3)
+    study = replace(
+        a_study(), parameters=(Parameter(name="learning_rate", search_space=Categorical(values=choices, ordered=True)),)
+    )
+    trials = tuple(measured(a_trial(i, arm={"learning_rate": choice}), 0.4) for i, choice in enumerate(choices))
+    charts = Page(render_page(a_report(study=study, trials=trials, winner=None))).charts
+    assert charts["parameter-0"]["encoding"]["x"]["sort"] == [*choices]
+    assert [value["setting"] for value in charts["parameter-0"]["data"]["values"]] == [*choices]
 
 
 def test_answers_stand_beside_the_expected_value_and_the_line_that_holds_it_is_marked() -> None:

@@ -378,26 +378,22 @@ def test_the_end_says_validation_test_gain_agreement_and_time():
 
 
 @pytest.mark.parametrize(
-    ("stopped_at", "sentences"),
+    ("stopped_at", "loss", "why"),
     [
-        pytest.param(
-            0.0,
-            [
-                (
-                    "Promotion: on rung 0 t001 measured the same as t002, which stopped: "
-                    "among equals the lower validation loss goes on, or else the elder."
-                )
-            ],
-            id="equal",
-        ),
-        pytest.param(-0.1, [], id="worse"),
+        pytest.param(0.0, 1.5, "the elder", id="equal"),
+        pytest.param(0.0, 1.6, "the lower validation loss", id="the loss decided"),
+        pytest.param(0.0, 1.4, "the elder", id="an earlier version decided"),
+        pytest.param(-0.1, 1.5, None, id="worse"),
     ],
 )
-def test_a_promotion_that_a_tie_decided_is_called_so(stopped_at: float, sentences: list[str]) -> None:
+def test_a_promotion_that_a_tie_decided_is_called_so(stopped_at: float, loss: float, why: str | None) -> None:
     promoted = replace(measured(measured(a_trial(1), 0.0), 0.4, rung=1), rung=1)
     stopped = replace(measured(a_trial(2), stopped_at), state=TrialState.STOPPED)
+    (first,) = stopped.measurements
+    stopped = replace(stopped, measurements=(replace(first, metrics={"validation_loss": loss}),))
     lines = lines_of(a_report(trials=(promoted, stopped), winner="t001"))
-    assert [line for line in lines if line.startswith("Promotion")] == sentences
+    says = f"Promotion: on rung 0 t001 measured the same as t002, which stopped: among equals {why} goes on."
+    assert [line for line in lines if line.startswith("Promotion")] == ([says] if why else [])
 
 
 @pytest.mark.parametrize(

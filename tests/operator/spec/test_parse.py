@@ -398,7 +398,7 @@ WRONG_MANIFESTS = [
     ),
     pytest.param(
         {"spec.promotion.rankBy": "Accuracy"},
-        ["`spec.promotion.rankBy` must be one of Objective, ValidationLoss, got 'Accuracy'"],
+        ["`spec.promotion.rankBy` must be one of Objective, ValidationLoss, ObjectiveAndLoss, got 'Accuracy'"],
         id="an unknown way to rank",
     ),
     pytest.param(

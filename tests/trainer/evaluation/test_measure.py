@@ -116,6 +116,9 @@ def test_an_baseline_may_be_silent_and_a_model_may_not() -> None:
         pytest.param(a_prediction("no no no"), 0, id="thrice is no repetition"),
         pytest.param(a_prediction("A large pot with a lid, and four four four cups"), 0, id="a part of it"),
         pytest.param(a_prediction("none"), 0, id="none where there is a value"),
+        pytest.param(a_prediction("$", gold="€", attribute="currency"), 0, id="another currency"),
+        pytest.param(a_prediction("🙁", gold="🙂"), 0, id="another label without a letter"),
+        pytest.param(a_prediction("壶"), 0, id="another script"),
         pytest.param(a_prediction("aaaaaaaaaa", gold="aaaaaaaaaa"), 0, id="right, whatever it looks like"),
     ],
 )

@@ -269,18 +269,29 @@ def test_a_model_that_learns_nothing_never_gets_there(batch_size):
     assert (by_the_first_batch > 40) is (batch_size == 1)
 
 
+@pytest.mark.parametrize("is_alike", [True, False], ids=["pages of one loss", "questions that differ"])
 @pytest.mark.parametrize("batch_size", [1, 4, 8, 16, 32])
-def test_only_a_model_that_got_worse_has_unlearnt(batch_size):
-    draw = random.Random(batch_size)
+def test_only_a_model_that_got_worse_has_unlearnt(batch_size, is_alike):
+    draw, questions = random.Random(batch_size), 4
+
+    def draw_losses(samples):
+        if not is_alike:
+            return draw.choices(REAL_LOSSES, k=samples)
+        return [loss for loss in draw.choices(REAL_LOSSES, k=-(-samples // questions)) for _ in range(questions)][
+            :samples
+        ]
+
     by_chance = 0
     for _ in range(1000):
-        fixed = draw.choices(REAL_LOSSES, k=UNTRAINED_SAMPLES)
+        fixed = draw_losses(UNTRAINED_SAMPLES)
         untrained = UntrainedLoss(mean=statistics.fmean(fixed), deviation=statistics.pstdev(fixed))
-        steps = [statistics.fmean(draw.choices(REAL_LOSSES, k=batch_size)) for _ in range(10)]
-        by_chance += has_unlearnt(steps, untrained, batch_size)
-        assert has_unlearnt([loss + 6 for loss in steps], untrained, batch_size) or batch_size == 1
-    assert by_chance <= 10
-    assert not has_unlearnt([], untrained, batch_size)
+        found = draw_losses(10 * batch_size)
+        steps = [statistics.fmean(found[i::10]) for i in range(10)]
+        how = {"batch_size": batch_size, "questions_per_page": float(questions)}
+        by_chance += has_unlearnt(steps, untrained, **how)
+        assert has_unlearnt([3 * untrained.mean + 3 * untrained.deviation] * 10, untrained, **how)
+    assert by_chance <= 15
+    assert not has_unlearnt([], untrained, **how)
 
 
 def test_the_untrained_loss_is_that_of_the_model_without_an_adapter_on_samples_that_the_seed_draws(

@@ -161,7 +161,7 @@ def gibberish_rate(predictions: Sequence[Prediction], *, has_unlearnt: bool) -> 
     """
 
     def is_gibberish(p: Prediction) -> bool:
-        is_senseless = _says_nothing(p.answer) or _repeats_itself(p.answer) or (has_unlearnt and _is_invalid(p))
+        is_senseless = _says_nothing(p) or _repeats_itself(p.answer) or (has_unlearnt and _is_invalid(p))
         return is_senseless and not is_right(p)
 
     return _measure_share(_tabulate(predictions, is_gibberish, by_attribute=False))
@@ -313,8 +313,10 @@ _REPETITION = re.compile(r"(.{1,30}?)\1{3,}", re.DOTALL)
 _REPETITION_CHARACTERS = 400
 
 
-def _says_nothing(answer: str) -> bool:
-    return not any(character.isalnum() for character in answer)
+def _says_nothing(p: Prediction) -> bool:
+    """Say whether an answer without letter or digit is none: a currency may be valid without, and a label an emoji."""
+    has_words = (any(character.isalnum() for character in text) for text in (p.answer, *p.gold))
+    return _is_invalid(p) and not next(has_words) and all(has_words)
 
 
 def _repeats_itself(answer: str) -> bool:

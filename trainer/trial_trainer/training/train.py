@@ -116,7 +116,7 @@ UNTRAINED_SAMPLES = 64
 EXPLODED_TIMES, EXPLODED_NATS, EXPLODED_ERRORS = 3.0, 3.0, 10.0
 """A run has diverged when the mean loss of its last ten steps is this many times the untrained loss, and so many nats
 and so many standard errors of such a mean above it: a model that learns nothing never gets there, at any batch size."""
-UNLEARNT_ERRORS = 3.0
+UNLEARNT_ERRORS = 5.0
 """Standard errors of the difference between the last steps' mean loss and the untrained one."""
 SMALLEST_ARM = {"lora_rank": 1, "lora_alpha": 1, "lora_dropout": 0.0}
 """What needs least memory of all: where one sample does not fit with it, no arm can run."""
@@ -460,7 +460,12 @@ class _Run:
             log.info("another attempt wrote %s first", key)
 
     def _has_unlearnt(self) -> bool:
-        return self.untrained is not None and has_unlearnt(self.recent_losses, self.untrained, self.batch_size)
+        if self.untrained is None:
+            return False
+        questions = sum(len(page.questions) for page in self.pages) / len(self.pages)
+        return has_unlearnt(
+            self.recent_losses, self.untrained, batch_size=self.batch_size, questions_per_page=questions
+        )
 
     def _predict_validation(self) -> list[Prediction]:
         dataset = open_store(self.config.dataset)
@@ -703,11 +708,17 @@ def exploded_loss(untrained: UntrainedLoss, batch_size: int) -> float:
     return untrained.mean + above
 
 
-def has_unlearnt(losses: Sequence[float], untrained: UntrainedLoss, batch_size: int) -> bool:
-    """Say whether the mean loss of some steps is above the untrained model's by more than chance makes of it."""
+def has_unlearnt(
+    losses: Sequence[float], untrained: UntrainedLoss, *, batch_size: int, questions_per_page: float
+) -> bool:
+    """Say whether the mean loss of some steps is above the untrained model's by more than chance makes of it.
+
+    Questions of one page are hard together, so that both means know no more than they have pages.
+    """
     if not losses:
         return False
-    error = untrained.deviation * math.sqrt(1 / (len(losses) * batch_size) + 1 / UNTRAINED_SAMPLES)
+    pages = [max(1.0, samples / questions_per_page) for samples in (len(losses) * batch_size, UNTRAINED_SAMPLES)]
+    error = untrained.deviation * math.sqrt(sum(1 / count for count in pages))
     return sum(losses) / len(losses) > untrained.mean + UNLEARNT_ERRORS * error
 
 
