@@ -221,6 +221,7 @@ def main() -> None:
     print(f"One nat per token counts as {100 * weight:.0f} points of accuracy, fitted on {len(fitted)} arms.\n")
     signals: dict[str, Signal] = {
         "accuracy": accuracy,
+        "accuracy, ties by loss": joint(1e-6),
         "loss": negative_loss,
         "probability": probability,
         "joint": joint(weight),

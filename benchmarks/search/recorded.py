@@ -205,13 +205,6 @@ def _readers() -> Mapping[str, Callable[[], RecordedArms]]:
     return readers
 
 
-def _count_recorded(recording: str) -> int:
-    import pyarrow.parquet
-
-    path = DATA / "lora-arms" / f"{recording}-arms.parquet"
-    return len({*pyarrow.parquet.read_table(path)["arm"].to_pylist()}) if path.exists() else 0
-
-
 def count_recorded(recording: str) -> int:
     """Return how many LoRA arms of a recording are there."""
     import pyarrow.parquet
