@@ -465,14 +465,23 @@ def test_an_audited_trial_that_diverged_on_an_early_rung_is_known_to_be_no_winne
     assert missed is not None and missed.audited == 6
 
 
-def test_early_losses_are_compared_with_the_final_objective() -> None:
-    study = replace(STUDY, promotion=replace(STUDY.promotion, rank_by=RankBy.VALIDATION_LOSS))
+@pytest.mark.parametrize(
+    ("rank_by", "named"),
+    [
+        pytest.param(RankBy.VALIDATION_LOSS, "validation_loss", id="loss"),
+        pytest.param(RankBy.OBJECTIVE_AND_LOSS, "accuracy and validation_loss", id="both"),
+    ],
+)
+def test_early_losses_are_compared_with_the_final_objective(rank_by: RankBy, named: str) -> None:
+    study = replace(STUDY, promotion=replace(STUDY.promotion, rank_by=rank_by))
 
     def with_loss(trial: Trial) -> Trial:
         first, *later = trial.measurements
-        return replace(trial, measurements=(replace(first, metrics={"validation_loss": later[-1].value}), *later))
+        # So much that beside it the objective counts nothing.
+        loss = 100 * later[-1].value
+        return replace(trial, measurements=(replace(first, metrics={"validation_loss": loss}), *later))
 
     # The lower the loss, the worse they end.
     agreement = measure_agreement(study, [*map(with_loss, [BASELINE, *PROMOTED, *AUDITED]), *REST])
     assert agreement.concordance == 0
-    assert describe_agreements([agreement])[0].startswith("Early validation_loss and final measurements order 0%")
+    assert describe_agreements([agreement])[0].startswith(f"Early {named} and final measurements order 0%")

@@ -163,9 +163,10 @@ def test_a_measurement_without_the_objective_is_the_studys_fault() -> None:
     assert trial.message == "the measurement must hold the metric accuracy that is the objective, got validation_loss"
 
 
-def test_a_measurement_without_the_metric_that_ranks_is_the_studys_fault() -> None:
+@pytest.mark.parametrize("rank_by", [RankBy.VALIDATION_LOSS, RankBy.OBJECTIVE_AND_LOSS])
+def test_a_measurement_without_the_metric_that_ranks_is_the_studys_fault(rank_by: RankBy) -> None:
     before = running(a_trial(0))
-    study = a_study(promotion=Promotion(num_promoted=1, rank_by=RankBy.VALIDATION_LOSS))
+    study = a_study(promotion=Promotion(num_promoted=1, rank_by=rank_by))
     results = Results(measurements={(0, 0): a_rung_measurement(before, 0, accuracy=0.4)})
     (trial,) = settle(study, a_ledger(before), by_name([ended(0)]), results, NOW).trials
     assert trial.state is TrialState.FAILED

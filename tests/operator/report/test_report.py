@@ -579,8 +579,9 @@ def test_each_early_rung_has_its_column_and_only_who_goes_on_is_said_to():
     assert "accuracy at 5 %" in page and "55.0 %" in page
 
 
-def test_what_ranks_on_an_early_rung_stands_beside_the_objective():
-    study = replace(a_study(), promotion=Promotion(num_promoted=2, rank_by=RankBy.VALIDATION_LOSS))
+@pytest.mark.parametrize("rank_by", [RankBy.VALIDATION_LOSS, RankBy.OBJECTIVE_AND_LOSS])
+def test_what_ranks_on_an_early_rung_stands_beside_the_objective(rank_by):
+    study = replace(a_study(), promotion=Promotion(num_promoted=2, rank_by=rank_by))
     report = a_report(study=study)
     text = drawn(render_trials(report))
     for shown in ("accuracy early", "validation_loss early", "accuracy full length", "1.5"):
