@@ -226,9 +226,16 @@ def test_the_readme_is_short_and_so_is_what_it_shows_of_a_run():
 # --- Manifests --------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    "sample", sorted({*SAMPLES.glob("*.yaml")} - {SAMPLES / "cluster.yaml"}), ids=lambda path: path.stem
-)
+FOR_CLUSTERS = {SAMPLES / "cluster.yaml", SAMPLES / "gpus.yaml"}
+
+
+@pytest.mark.parametrize("sample", sorted(FOR_CLUSTERS), ids=lambda path: path.stem)
+def test_a_sample_for_a_cluster_parses_and_names_buckets(sample: Path):
+    study = parse_study(read_manifest(sample))
+    assert {uri.partition("://")[0] for uri in (study.data.source, study.base_model.uri, study.storage.uri)} == {"s3"}
+
+
+@pytest.mark.parametrize("sample", sorted({*SAMPLES.glob("*.yaml")} - FOR_CLUSTERS), ids=lambda path: path.stem)
 def test_a_sample_manifest_parses_and_its_data_are_there(sample: Path):
     study = parse_study(read_manifest(sample))
 
