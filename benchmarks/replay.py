@@ -4,8 +4,9 @@
     PYTHONPATH=operator:trainer python benchmarks/replay.py --seeds 20 --methods ours ax-full --slots 4
     PYTHONPATH=operator:trainer python benchmarks/replay.py --seeds 0           # only prints what is there
 
-Each search on each table under each seed is one line of a file (`--results`): what is there is not run again, so that a
-run may be broken off, and seeds added later. Delete the file after a change of the searches. The tables are Markdown.
+Each search on each table under each seed is one line of a file (`--results`), which is kept in the repository: what is
+there is not run again, so that a run may be broken off, and seeds added later. After a change of a search its lines are
+deleted. The tables are Markdown.
 See the package `search` for how it is done.
 """
 
@@ -50,7 +51,7 @@ TARGETS = (0.05, 0.02)
 """Shares of all recorded arms."""
 
 ROOT = Path(__file__).resolve().parent.parent
-RESULTS = ROOT / "runs" / "benchmarks" / "replay.jsonl"
+RESULTS = ROOT / "benchmarks" / "data" / "replays.jsonl"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,6 +119,10 @@ PAIRS = (
     ("ours-12-typical", "random-promoted-12"),
     ("ours-typical", "ax-full"),
     ("ours-rungs-typical", "ax-full"),
+    ("ours-rungs-typical", "asha-promoting"),
+    ("ours-rungs-typical", "asha-stopping"),
+    ("ours-rungs-typical", "optuna-halving"),
+    ("ours-rungs-typical", "random-promoted-rungs-typical"),
 )
 """What is compared seed by seed."""
 
