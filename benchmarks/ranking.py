@@ -1,13 +1,13 @@
 """How well an early measurement ranks LoRA arms, by what it reads: accuracy, the right answers' loss, or both.
 
-    PYTHONPATH=operator:trainer python benchmarks/ranking.py [--draws 400]
+    PYTHONPATH=operator:trainer python benchmarks/ranking.py [--draws 400] [--least 16]
 
 The arms are those that `record_arms.py` has trained to their full length. A draw is a sample of the validation messages
 or pages, as many as hold so many values, asked early; and arms drawn with replacement, each counted once. It tells how
 many of the five arms that are best in the end are among the five best early, how the ranks of all agree (Kendall's
 tau), and what the best of the three best early arms lacks in the end. "In the end": at full length, on the test set,
-which nothing else reads. The weight of the loss is fitted on every second arm of the first recording, and what is said
-of it there is said of the others. Prints Markdown tables.
+which nothing else reads. The weight of the loss is fitted on every second arm of the first recording, and the first
+table is of the others; "by both" has the weight of the operator's `rankBy: ObjectiveAndLoss`. Prints Markdown tables.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from scipy.stats import kendalltau
 
 from search.recorded import LEAST_RECORDED, count_recorded
+from study_operator.ledger.merit import NAT
 
 TABLES = Path(__file__).resolve().parent / "data" / "lora-arms"
 PERCENTS = (2, 5, 10, 15, 20, 25, 35, 50, 70)
@@ -211,24 +212,28 @@ def main() -> None:
     """Print what there is."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--draws", type=int, default=400)
-    draws = parser.parse_args().draws
-    found = [read(name) for name, least in LEAST_RECORDED.items() if count_recorded(name) >= least]
+    parser.add_argument("--least", type=int, help="arms, of which a recording must have as many")
+    given = parser.parse_args()
+    draws = given.draws
+    found = [read(name) for name, least in LEAST_RECORDED.items() if count_recorded(name) >= (given.least or least)]
     if not found:
         wanted = " or ".join(f"{least} arms of {name}" for name, least in LEAST_RECORDED.items())
         raise SystemExit(f"{TABLES} must hold {wanted}: record_arms.py records them")
     fitted, _ = found[0].halves
     weight = fit_weight(found[0], 20, fitted, draws)
-    print(f"One nat per token counts as {100 * weight:.0f} points of accuracy, fitted on {len(fitted)} arms.\n")
+    print(f"Fitted on {len(fitted)} arms, a nat per token counts as {100 * weight:.0f} points of accuracy.\n")
     signals: dict[str, Signal] = {
         "accuracy": accuracy,
         "accuracy, ties by loss": joint(1e-6),
         "loss": negative_loss,
         "probability": probability,
-        "joint": joint(weight),
+        "by both": joint(NAT),
+        "fitted": joint(weight),
     }
     for recorded in found:
-        arms = recorded.halves[1] if recorded is found[0] else np.arange(len(recorded.final))
-        print_signals(recorded, arms, signals, draws)
+        if recorded is found[0]:
+            print_signals(recorded, recorded.halves[1], signals, draws)
+        print_signals(recorded, np.arange(len(recorded.final)), signals, draws)
         print_percents(recorded, signals, draws)
 
 

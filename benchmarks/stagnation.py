@@ -1,12 +1,13 @@
 """What it brings, and costs, that a search explores when it stagnates: paired searches of functions made up for it.
 
-    PYTHONPATH=operator:trainer python benchmarks/stagnation.py [--seeds 80] [--trials 24]
+    PYTHONPATH=operator:trainer python benchmarks/stagnation.py [--seeds 80] [--trials 24] [--ax]
 
-Each search has 24 trials over a learning rate and a dropout, the first five spread out. Then a
-stand-in for Ax proposes, the same for both searches of a pair: a Gaussian process in numpy on the measurements' normal
-scores, its length scale and noise chosen by their likelihood, and expected improvement over 512 Sobol points. One of
-the two explores where `ledger.stagnation` says so, as `optimizer.ax` does: every second arm is the candidate that is
-farthest from all arms. Until then both are the same.
+Each search has 24 trials over a learning rate and a dropout, the first five spread out. With `--ax` the operator's own
+optimizer proposes, which takes five seconds a search; one of the two is told that it never stagnates. Else a stand-in
+for Ax proposes, the same for both searches of a pair: a Gaussian process in numpy on the measurements' normal scores,
+its length scale and noise chosen by their likelihood, and expected improvement over 512 Sobol points. One of the two
+explores where `ledger.stagnation` says so, as `optimizer.ax` does: every second arm is the candidate that is farthest
+from all arms. Until then both are the same.
 
 A measurement is the function's value and normal noise with the standard deviation of 2 points, which it carries as its
 standard error. The functions:
@@ -21,6 +22,7 @@ of the arm that was measured best. Differences have 95 % intervals over seeds; p
 from __future__ import annotations
 
 import argparse
+import contextlib
 import math
 import statistics
 import sys
@@ -29,6 +31,7 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,8 +43,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 from builders.ledgers import a_measurement, a_study, a_trial
 from study_operator.ledger.stagnation import find_stagnation
 from study_operator.ledger.trial import Trial, TrialState
+from study_operator.optimizer.designer import STAGNATION_NODE
 from study_operator.optimizer.farthest import find_farthest, place
-from study_operator.spec.study import LogUniform, Parameter, Study, Uniform
+from study_operator.spec.study import Arm, LogUniform, Parameter, Study, Uniform
 
 Array = NDArray[np.float64]
 
@@ -154,14 +158,45 @@ def search(seed: int, *, trials: int, is_hidden: bool, explores: bool) -> Found:
     return Found(is_second=max(truths) > FIRST, regret=function.best - truths[best], explored=explored)
 
 
+def search_with_ax(seed: int, *, trials: int, is_hidden: bool, explores: bool) -> Found:
+    """Run one search with the operator's optimizer, one arm at a time."""
+    import torch
+
+    from study_operator.optimizer import ax
+
+    torch.set_num_threads(1)
+    function = draw_function(seed, is_hidden=is_hidden)
+    study = replace(a_study(), parameters=PARAMETERS, num_trials=trials, baseline=None, seed=seed)
+    noise = np.random.default_rng(seed + 10**6).normal(0, NOISE, trials)
+    ledger: list[Trial] = []
+    never = partial(mock.patch.object, ax, "find_stagnation", lambda *_: mock.Mock(is_stagnating=False))
+    with contextlib.nullcontext() if explores else never():
+        for index in range(trials):
+            ((arm, node),) = [(s.arm, s.generation_node) for s in ax.AxDesigner().suggest(study, ledger, 1)]
+            value = function(_find_point(study, arm)) + float(noise[index])
+            measured = a_measurement(0, value, standard_error=NOISE)
+            ledger.append(
+                a_trial(index + 1, arm=arm, state=TrialState.PAUSED, measurements=(measured,), generation_node=node)
+            )
+    truths = [function(_find_point(study, trial.arm)) for trial in ledger]
+    best = max(range(trials), key=lambda i: ledger[i].measurements[0].value)
+    explored = sum(trial.generation_node == STAGNATION_NODE for trial in ledger)
+    return Found(is_second=max(truths) > FIRST, regret=function.best - truths[best], explored=explored)
+
+
+def _find_point(study: Study, arm: Arm) -> Array:
+    return np.array([coordinate for _, coordinate in place(study.parameters, arm)])
+
+
 def _go_away(study: Study, candidates: Array, ledger: list[Trial]) -> Array:
     places = [place(study.parameters, _arm(point)) for point in candidates]
     return candidates[find_farthest(places, [place(study.parameters, trial.arm) for trial in ledger])]
 
 
-def compare(seed: int, *, trials: int, is_hidden: bool) -> tuple[Found, Found]:
+def compare(seed: int, *, trials: int, is_hidden: bool, is_ax: bool) -> tuple[Found, Found]:
     """Run a pair: without and with exploration."""
-    run: Callable[..., Found] = partial(search, seed, trials=trials, is_hidden=is_hidden)
+    chosen: Callable[..., Found] = search_with_ax if is_ax else search
+    run = partial(chosen, seed, trials=trials, is_hidden=is_hidden)
     return run(explores=False), run(explores=True)
 
 
@@ -189,13 +224,14 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=80)
     parser.add_argument("--trials", type=int, nargs="+", default=[24])
     parser.add_argument("--processes", type=int, default=2)
+    parser.add_argument("--ax", action="store_true", help="the operator's own optimizer proposes")
     arguments = parser.parse_args()
     print("| function | trials | explored | found | found, exploring | p | regret | exploring | difference, points |")
     print("|---|---|---|---|---|---|---|---|---|", flush=True)
     with ProcessPoolExecutor(arguments.processes) as pool:
         for is_hidden, name in ((True, "a hidden second basin"), (False, "one basin")):
             for trials in arguments.trials:
-                pair = partial(compare, trials=trials, is_hidden=is_hidden)
+                pair = partial(compare, trials=trials, is_hidden=is_hidden, is_ax=arguments.ax)
                 print(describe(list(pool.map(pair, range(arguments.seeds))), name, trials), flush=True)
 
 
