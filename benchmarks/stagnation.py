@@ -65,12 +65,14 @@ class Function:
 
     first: Array
     second: Array | None
+    narrow: float
+    """Width of the second."""
 
     def __call__(self, point: Array) -> float:
         """Return the true value at a point."""
         values = [self._basin(point, self.first, FIRST, BROAD)]
         if self.second is not None:
-            values.append(self._basin(point, self.second, SECOND, NARROW))
+            values.append(self._basin(point, self.second, SECOND, self.narrow))
         return max(values)
 
     @property
@@ -83,13 +85,13 @@ class Function:
         return LOWEST + (height - LOWEST) * math.exp(-squared / (2 * width**2))
 
 
-def draw_function(seed: int, *, is_hidden: bool) -> Function:
-    """Draw where the basins are, at least 0.6 apart."""
+def draw_function(seed: int, width: float | None) -> Function:
+    """Draw where the basins are, at least 0.6 apart; the second of so much width, None: there is none."""
     chance = np.random.default_rng(seed)
     while True:
         first, second = chance.uniform(0.1, 0.9, (2, len(PARAMETERS)))
         if np.linalg.norm(first - second) >= 0.6:
-            return Function(first=first, second=second if is_hidden else None)
+            return Function(first=first, second=None if width is None else second, narrow=width or NARROW)
 
 
 def _arm(point: Array) -> dict[str, float]:
@@ -129,9 +131,9 @@ class Found:
     explored: int
 
 
-def search(seed: int, *, trials: int, is_hidden: bool, explores: bool) -> Found:
+def search(seed: int, *, trials: int, width: float | None, explores: bool) -> Found:
     """Run one search; everything that is drawn depends on the seed and the number of the trial alone."""
-    function = draw_function(seed, is_hidden=is_hidden)
+    function = draw_function(seed, width)
     study = replace(a_study(), parameters=PARAMETERS, num_trials=trials, baseline=None)
     initial = qmc.Sobol(len(PARAMETERS), seed=seed).random(8)
     noise = np.random.default_rng(seed + 10**6).normal(0, NOISE, trials)
@@ -158,14 +160,14 @@ def search(seed: int, *, trials: int, is_hidden: bool, explores: bool) -> Found:
     return Found(is_second=max(truths) > FIRST, regret=function.best - truths[best], explored=explored)
 
 
-def search_with_ax(seed: int, *, trials: int, is_hidden: bool, explores: bool) -> Found:
+def search_with_ax(seed: int, *, trials: int, width: float | None, explores: bool) -> Found:
     """Run one search with the operator's optimizer, one arm at a time."""
     import torch
 
     from study_operator.optimizer import ax
 
     torch.set_num_threads(1)
-    function = draw_function(seed, is_hidden=is_hidden)
+    function = draw_function(seed, width)
     study = replace(a_study(), parameters=PARAMETERS, num_trials=trials, baseline=None, seed=seed)
     noise = np.random.default_rng(seed + 10**6).normal(0, NOISE, trials)
     ledger: list[Trial] = []
@@ -193,10 +195,10 @@ def _go_away(study: Study, candidates: Array, ledger: list[Trial]) -> Array:
     return candidates[find_farthest(places, [place(study.parameters, trial.arm) for trial in ledger])]
 
 
-def compare(seed: int, *, trials: int, is_hidden: bool, is_ax: bool) -> tuple[Found, Found]:
+def compare(seed: int, *, trials: int, width: float | None, is_ax: bool) -> tuple[Found, Found]:
     """Run a pair: without and with exploration."""
     chosen: Callable[..., Found] = search_with_ax if is_ax else search
-    run = partial(chosen, seed, trials=trials, is_hidden=is_hidden)
+    run = partial(chosen, seed, trials=trials, width=width)
     return run(explores=False), run(explores=True)
 
 
@@ -224,14 +226,17 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=80)
     parser.add_argument("--trials", type=int, nargs="+", default=[24])
     parser.add_argument("--processes", type=int, default=2)
+    parser.add_argument("--widths", type=float, nargs="+", default=[NARROW], help="of the hidden basin")
+    parser.add_argument("--one", action=argparse.BooleanOptionalAction, default=True, help="also with one basin")
     parser.add_argument("--ax", action="store_true", help="the operator's own optimizer proposes")
     arguments = parser.parse_args()
     print("| function | trials | explored | found | found, exploring | p | regret | exploring | difference, points |")
     print("|---|---|---|---|---|---|---|---|---|", flush=True)
     with ProcessPoolExecutor(arguments.processes) as pool:
-        for is_hidden, name in ((True, "a hidden second basin"), (False, "one basin")):
+        widths = [(width, f"a hidden second basin, {width:g} wide") for width in arguments.widths]
+        for width, name in [*widths, (None, "one basin")][: None if arguments.one else len(widths)]:
             for trials in arguments.trials:
-                pair = partial(compare, trials=trials, is_hidden=is_hidden, is_ax=arguments.ax)
+                pair = partial(compare, trials=trials, width=width, is_ax=arguments.ax)
                 print(describe(list(pool.map(pair, range(arguments.seeds))), name, trials), flush=True)
 
 
