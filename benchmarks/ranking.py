@@ -215,9 +215,10 @@ def main() -> None:
     parser.add_argument("--least", type=int, help="arms, of which a recording must have as many")
     given = parser.parse_args()
     draws = given.draws
-    found = [read(name) for name, least in LEAST_RECORDED.items() if count_recorded(name) >= (given.least or least)]
+    least_by_name = {name: given.least or least for name, least in LEAST_RECORDED.items()}
+    found = [read(name) for name, least in least_by_name.items() if count_recorded(name) >= least]
     if not found:
-        wanted = " or ".join(f"{least} arms of {name}" for name, least in LEAST_RECORDED.items())
+        wanted = " or ".join(f"{least} arms of {name}" for name, least in least_by_name.items())
         raise SystemExit(f"{TABLES} must hold {wanted}: record_arms.py records them")
     fitted, _ = found[0].halves
     weight = fit_weight(found[0], 20, fitted, draws)

@@ -233,8 +233,8 @@ def main() -> None:
     print("| function | trials | explored | found | found, exploring | p | regret | exploring | difference, points |")
     print("|---|---|---|---|---|---|---|---|---|", flush=True)
     with ProcessPoolExecutor(arguments.processes) as pool:
-        widths = [(width, f"a hidden second basin, {width:g} wide") for width in arguments.widths]
-        for width, name in [*widths, (None, "one basin")][: None if arguments.one else len(widths)]:
+        for width in [*arguments.widths, *([None] if arguments.one else [])]:
+            name = "one basin" if width is None else f"a hidden second basin, {width:g} wide"
             for trials in arguments.trials:
                 pair = partial(compare, trials=trials, width=width, is_ax=arguments.ax)
                 print(describe(list(pool.map(pair, range(arguments.seeds))), name, trials), flush=True)

@@ -65,8 +65,9 @@ def list_seeds(
     def describe(trial: Trial | None, scores: PredictorScores | None) -> SeedRun | None:
         if trial is None:
             return None
-        test = getattr(scores, mean) if scores is not None and mean is not None else None
-        return SeedRun(trial=trial.name, validation=trial.measurement(study.last_rung), test=test)
+        test: Metric | None = getattr(scores, mean) if scores is not None and mean is not None else None
+        is_known = test is not None and test.n > 0
+        return SeedRun(trial=trial.name, validation=trial.measurement(study.last_rung), test=test if is_known else None)
 
     def find(of: int | None, seed: int) -> SeedRun | None:
         run = next((run for run in ledger.confirmations if (run.repeats, run.seed) == (of, seed)), None)
@@ -93,7 +94,7 @@ def list_seed_rows(study: Study, rows: Sequence[SeedRow]) -> Iterator[list[str]]
     """Yield the rows of the table, as `list_seed_header` has its columns."""
     metric = study.objective.metric
     for row in rows:
-        winner, baseline = (_find_test(run) for run in (row.winner, row.baseline))
+        winner, baseline = (run.test if run is not None else None for run in (row.winner, row.baseline))
         yield [
             f"{row.seed}",
             describe_measurement(metric, row.winner.validation if row.winner is not None else None),
@@ -101,10 +102,6 @@ def list_seed_rows(study: Study, rows: Sequence[SeedRow]) -> Iterator[list[str]]
             *(describe_metric(test) if test is not None else "–" for test in (winner, baseline)),
             f"{(winner.value - baseline.value) * 100:+.1f}" if winner is not None and baseline is not None else "–",
         ]
-
-
-def _find_test(run: SeedRun | None) -> Metric | None:
-    return run.test if run is not None and run.test is not None and run.test.n else None
 
 
 def render_seeds(study: Study, rows: Sequence[SeedRow]) -> Table:
@@ -127,7 +124,7 @@ def render_seeds_json(rows: Sequence[SeedRow]) -> list[dict[str, Any]]:
 def _render_run(run: SeedRun | None) -> dict[str, Any] | None:
     if run is None:
         return None
-    validation, test = run.validation, _find_test(run)
+    validation, test = run.validation, run.test
     return {
         "trial": run.trial,
         "validation": validation.value if validation is not None and not validation.diverged else None,
