@@ -6,8 +6,8 @@ Each search has 24 trials over a learning rate and a dropout, the first five spr
 optimizer proposes, which takes five seconds a search; one of the two is told that it never stagnates. Else a stand-in
 for Ax proposes, the same for both searches of a pair: a Gaussian process in numpy on the measurements' normal scores,
 its length scale and noise chosen by their likelihood, and expected improvement over 512 Sobol points. One of the two
-explores where `ledger.stagnation` says so, as `optimizer.ax` does: every second arm is the candidate that is farthest
-from all arms. Until then both are the same.
+explores where `ledger.stagnation` says so, as `optimizer.ax` does: every second arm is the candidate that best fills
+the gaps between all arms. Until then both are the same.
 
 A measurement is the function's value and normal noise with the standard deviation of 2 points, which it carries as its
 standard error. The functions:
@@ -44,7 +44,7 @@ from builders.ledgers import a_measurement, a_study, a_trial
 from study_operator.ledger.stagnation import find_stagnation
 from study_operator.ledger.trial import Trial, TrialState
 from study_operator.optimizer.designer import STAGNATION_NODE
-from study_operator.optimizer.farthest import find_farthest, place
+from study_operator.optimizer.gaps import find_gap, place
 from study_operator.spec.study import Arm, LogUniform, Parameter, Study, Uniform
 
 Array = NDArray[np.float64]
@@ -146,7 +146,7 @@ def search(seed: int, *, trials: int, width: float | None, explores: bool) -> Fo
         if index < INITIAL:
             point = initial[index]
         elif explores and not was_explored and find_stagnation(study, ledger).is_stagnating:
-            point, was_explored = _go_away(study, candidates, ledger), True
+            point, was_explored = _fill_gap(study, candidates, ledger), True
             explored += 1
         else:
             values = np.array([t.measurements[0].value for t in ledger])
@@ -190,9 +190,9 @@ def _find_point(study: Study, arm: Arm) -> Array:
     return np.array([coordinate for _, coordinate in place(study.parameters, arm)])
 
 
-def _go_away(study: Study, candidates: Array, ledger: list[Trial]) -> Array:
+def _fill_gap(study: Study, candidates: Array, ledger: list[Trial]) -> Array:
     places = [place(study.parameters, _arm(point)) for point in candidates]
-    return candidates[find_farthest(places, [place(study.parameters, trial.arm) for trial in ledger])]
+    return candidates[find_gap(places, [place(study.parameters, trial.arm) for trial in ledger])]
 
 
 def compare(seed: int, *, trials: int, width: float | None, is_ax: bool) -> tuple[Found, Found]:

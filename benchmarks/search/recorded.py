@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from study_operator.optimizer.farthest import place
+from study_operator.optimizer.gaps import place
 from study_operator.spec.metrics import Direction
 from study_operator.spec.study import (
     Arm,

@@ -1,7 +1,7 @@
 """Whether a search stagnates: its best measurement has not risen for so many trials that chance hardly explains it.
 
-Told from the trials alone, by the status and by the optimizer: while a search stagnates, every second arm is tried far
-away from all that were tried.
+Told from the trials alone, by the status and by the optimizer: while a search stagnates, every second arm fills a gap
+between those that were tried.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ def describe_stagnation(study: Study, stand: Stagnation, *, is_over: bool) -> st
     value = f"{stand.value:.1%}" if is_share(metric) else f"{stand.value:.4g}"
     error = f"{stand.error * 100:.1f} points" if is_share(metric) else f"{stand.error:.2g}"
     by = f" by {error}, one standard error of a paired difference" if stand.error else ""
-    away = "" if is_over else "; every second arm is now tried far from all others"
+    away = "" if is_over else "; every second arm now fills a gap between all others"
     return (
         f"{stand.since} trials since {stand.best} were not better than its {metric} of {value} on the first rung"
         f"{by}{away}"

@@ -48,7 +48,7 @@ from study_operator.optimizer.designer import (
     DesignerError,
     Suggestion,
 )
-from study_operator.optimizer.farthest import find_farthest, is_fixed, place
+from study_operator.optimizer.gaps import find_gap, is_fixed, place
 from study_operator.optimizer.outcomes import OutcomeError, find_means, find_scores
 from study_operator.optimizer.reading import Importance, ModelReading, Share, Slice, SlicePoint, digest_question
 from study_operator.optimizer.sensitivity import design, find_indices
@@ -211,7 +211,7 @@ def _propose(study: Study, ledger: Sequence[_Entry], *, is_stagnating: bool) -> 
     with with_rng_seed(study.seed % 2**32):
         if _is_initial(study, ledger):
             return _spread_out(study, ledger, experiment, INITIALIZATION_NODE)
-        # A model that has found nothing better for long has every second arm only; the other is far from all it knows.
+        # A model that has found nothing better for long has every second arm only; the other goes where it knows least.
         if is_stagnating and ledger[-1].generation_node != STAGNATION_NODE:
             return _explore(study, ledger)
         predictors = _fit_earlier(study)
@@ -710,12 +710,12 @@ def _choose(
 
 
 def _explore(study: Study, ledger: Sequence[_Entry]) -> Suggestion | None:
-    """Return the one of some spread-out points that is farthest from all arms that were tried, run, or cannot run."""
+    """Return the one of some spread-out points that fills the gaps between all arms that were tried, or run, best."""
     candidates = _draw_candidates(study, ledger)
     if not candidates:
         return None
     tried = [place(study.parameters, entry.arm) for entry in ledger]
-    found = find_farthest([place(study.parameters, arm) for arm in candidates], tried)
+    found = find_gap([place(study.parameters, arm) for arm in candidates], tried)
     return _checked(study, Suggestion(arm=candidates[found], generation_node=STAGNATION_NODE))
 
 

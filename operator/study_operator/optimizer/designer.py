@@ -17,8 +17,8 @@ EXPLORATION_NODE = "Explore_Sobol"
 WARM_START_NODE = "WarmStart"
 """The generation node of an arm that was the best of an earlier study."""
 
-STAGNATION_NODE = "Explore_Farthest"
-"""The generation node of an arm that lies far from all others because the search stagnates (`ledger.stagnation`)."""
+STAGNATION_NODE = "Explore_Gap"
+"""The generation node of an arm that fills a gap because the search stagnates (`ledger.stagnation`)."""
 
 
 @dataclass(frozen=True, kw_only=True)

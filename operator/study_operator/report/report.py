@@ -526,10 +526,10 @@ def _describe_exploration(trials: Sequence[Trial]) -> Iterator[str]:
             f"Search: {exploring} of {len(trials)} arms {were} spread out because the optimizer's model did not rank "
             "the measured arms better than chance."
         )
-    away = sum(trial.generation_node == STAGNATION_NODE for trial in trials)
-    if away:
-        were = "was" if away == 1 else "were"
-        yield f"Search: {away} of {len(trials)} arms {were} tried far from all others because the best no longer rose."
+    gaps = sum(trial.generation_node == STAGNATION_NODE for trial in trials)
+    if gaps:
+        were = "was" if gaps == 1 else "were"
+        yield f"Search: {gaps} of {len(trials)} arms {were} put where none was near because the best no longer rose."
     carried = [trial.name for trial in trials if trial.generation_node == WARM_START_NODE]
     if carried:
         yield f"Warm start: {', '.join(carried)} tried what was best in earlier studies."

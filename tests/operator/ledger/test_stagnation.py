@@ -80,7 +80,7 @@ def test_the_condition_says_so_with_its_numbers() -> None:
     assert (found["status"], found["reason"]) == ("True", "NoRise")
     assert found["message"] == (
         "6 trials since t001 were not better than its accuracy of 60.0% on the first rung by 2.0 points, one standard "
-        "error of a paired difference; every second arm is now tried far from all others"
+        "error of a paired difference; every second arm now fills a gap between all others"
     )
     unknown = measured(0.6, *[0.5] * 6, standard_error=None)
     sentence = describe_stagnation(

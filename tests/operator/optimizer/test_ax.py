@@ -20,7 +20,7 @@ from study_operator.ledger.trial import Measurement, Origin, Trial, TrialState
 from study_operator.optimizer import ax
 from study_operator.optimizer.ax import AxDesigner
 from study_operator.optimizer.designer import EXPLORATION_NODE, WARM_START_NODE, DesignerError, Suggestion
-from study_operator.optimizer.farthest import find_farthest, place
+from study_operator.optimizer.gaps import find_gap, place
 from study_operator.optimizer.reading import ModelReading
 from study_operator.spec.constraints import parse_linear_constraint, parse_outcome_constraint
 from study_operator.spec.metrics import Direction
@@ -234,19 +234,19 @@ def test_arms_that_stand_rounded_in_the_ledger_are_not_proposed_again(constraint
 # A search that stagnates.
 
 
-def test_a_search_that_stagnates_tries_every_second_arm_far_from_all_others() -> None:
+def test_a_search_that_stagnates_fills_a_gap_with_every_second_arm() -> None:
     study = a_study(num_trials=24)
     best = some_measured(study, 1)[0].arm
     trials = [measured(0, best, 0.9), *(replace(t, index=t.index + 1) for t in some_measured(study, 8, seed=1))]
-    far, near = suggest(study, trials, 2)
-    assert far.generation_node == "Explore_Farthest" and near.generation_node in {"MBM", "Explore_Sobol"}
+    gap, near = suggest(study, trials, 2)
+    assert gap.generation_node == "Explore_Gap" and near.generation_node in {"MBM", "Explore_Sobol"}
     tried = [place(study.parameters, trial.arm) for trial in trials]
     others = [place(study.parameters, arm) for arm in arms(suggest(study, trials[:7], 1))]
-    assert find_farthest([*others, place(study.parameters, far.arm)], tried) == len(others)
+    assert find_gap([*others, place(study.parameters, gap.arm)], tried) == len(others)
     # The best has risen a trial ago: the model goes on.
-    risen = [*trials, measured(9, far.arm, 0.95)]
+    risen = [*trials, measured(9, gap.arm, 0.95)]
     assert suggest(study, risen)[0].generation_node in {"MBM", "Explore_Sobol"}
-    assert suggest(study, trials, 2) == (far, near)
+    assert suggest(study, trials, 2) == (gap, near)
 
 
 # A model that knows nothing.

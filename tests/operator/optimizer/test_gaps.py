@@ -1,11 +1,11 @@
-"""Which arm is farthest from all that were tried."""
+"""Which arm fills the gaps between those that were tried."""
 
 from dataclasses import replace
 
 import pytest
 
 from builders.ledgers import a_study
-from study_operator.optimizer.farthest import find_farthest, place
+from study_operator.optimizer.gaps import find_gap, place
 from study_operator.spec.study import Categorical, LogUniform, Parameter, Uniform
 
 STUDY = replace(
@@ -33,17 +33,30 @@ def test_an_arm_lies_in_the_unit_cube_on_the_scale_of_each_parameter() -> None:
 @pytest.mark.parametrize(
     ("candidates", "expected"),
     [
-        pytest.param([{"learning_rate": 1e-2}, {"learning_rate": 1e-5}, {"learning_rate": 1e-4}], 1, id="a log scale"),
-        pytest.param([{"lora_dropout": 0.2}, {"target": "attention"}], 1, id="another choice is the whole cube away"),
         pytest.param([{"lora_rank": 4}, {"lora_rank": 16}], 0, id="of equals the first"),
+        pytest.param([{"lora_dropout": 0.2}, {"target": "attention"}], 1, id="another choice is the whole cube away"),
+        pytest.param([{"learning_rate": rate} for rate in (1e-3, 1e-1, 3e-2, 1e-2)], 2, id="a log scale"),
     ],
 )
-def test_the_farthest_is_the_one_whose_nearest_neighbour_is_farthest(candidates, expected) -> None:
+def test_the_gap_is_filled_by_the_one_that_leaves_the_others_nearest(candidates, expected) -> None:
     places = [place(STUDY.parameters, an_arm(**changes)) for changes in candidates]
-    assert find_farthest(places, [place(STUDY.parameters, an_arm())]) == expected
+    assert find_gap(places, [place(STUDY.parameters, an_arm())]) == expected
 
 
 def test_every_arm_that_was_tried_counts() -> None:
     tried = [place(STUDY.parameters, an_arm(learning_rate=rate)) for rate in (1e-5, 1e-1)]
     candidates = [place(STUDY.parameters, an_arm(learning_rate=rate)) for rate in (2e-5, 1e-3, 5e-2)]
-    assert find_farthest(candidates, tried) == 1
+    assert find_gap(candidates, tried) == 1
+
+
+def test_a_gap_lies_within_the_space_and_not_in_its_corners() -> None:
+    tried = [place(STUDY.parameters, an_arm(learning_rate=1e-5, lora_dropout=0.0))]
+    grid = [(rate, dropout) for rate in (1e-4, 1e-3, 1e-2, 1e-1) for dropout in (0.05, 0.1, 0.15, 0.2)]
+    places = [place(STUDY.parameters, an_arm(learning_rate=rate, lora_dropout=dropout)) for rate, dropout in grid]
+    # The farthest is the last one.
+    assert grid[find_gap(places, tried)] == (1e-2, 0.15)
+
+
+def test_the_first_arm_of_all_lies_in_the_middle() -> None:
+    rates = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
+    assert find_gap([place(STUDY.parameters, an_arm(learning_rate=rate)) for rate in rates], []) == 2
