@@ -22,9 +22,9 @@ from rich.text import Text
 from study_operator.ledger.early_percents import EarlyPercents, describe_enough
 from study_operator.ledger.failures import Failures, describe_failures
 from study_operator.ledger.gain import Gain, measure_validation_gain
-from study_operator.ledger.merit import LOSS, find_merit, list_ranking_metrics
-from study_operator.ledger.ranking import rank, satisfies_constraints
-from study_operator.ledger.trial import Continuation, Trial, TrialState
+from study_operator.ledger.merit import LOSS, find_merit, find_place, list_ranking_metrics
+from study_operator.ledger.ranking import satisfies_constraints
+from study_operator.ledger.trial import Continuation, Measurement, Trial, TrialState
 from study_operator.optimizer.designer import EXPLORATION_NODE, STAGNATION_NODE, WARM_START_NODE
 from study_operator.optimizer.reading import ModelReading
 from study_operator.report.data_curve import CurveReport, describe_fit, render_curve_json, render_data_curve
@@ -334,8 +334,18 @@ def final_evaluation_rows(final_evaluation: FinalEvaluation) -> Iterator[tuple[s
 
 
 def ranked(study: Study, trials: Sequence[Trial]) -> list[Trial]:
-    """Return the trials in the order a person wants them: as the first rung ranks them, unmeasured ones last."""
-    return [*rank(study, trials, 0), *(trial for trial in trials if trial.measurement(0) is None)]
+    """Return the trials in the order a person wants them: who came furthest first, of these the best; so the winner.
+
+    Below all of them stand those that diverged, and last those that nothing was measured of.
+    """
+    measured = [(t, max(t.measurements, key=lambda m: m.rung)) for t in trials if t.measurements]
+
+    def standing(found: tuple[Trial, Measurement]) -> tuple[Any, ...]:
+        trial, last = found
+        breaks = last.rung == study.last_rung and not satisfies_constraints(study, last)
+        return last.diverged, -last.rung, breaks, find_place(study, last), trial.index
+
+    return [*(trial for trial, _ in sorted(measured, key=standing)), *(t for t in trials if not t.measurements)]
 
 
 def name_measurements(study: Study) -> list[str]:

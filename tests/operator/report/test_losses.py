@@ -19,8 +19,8 @@ def test_the_losses_of_each_measured_trial_are_those_of_its_last_rung(tmp_path: 
     store.write("trials/t002/rungs/0/training-losses.json", json.dumps([9.0]).encode())
     found = read_losses(a_study(), trials, store, KeptLosses())
     assert [(curve.trial, tuple(curve.points)) for curve in found] == [
-        ("t001", ((1, 2.5), (2, 1.0))),
         ("t000", ((1, 3.0), (2, 2.0), (3, 1.0))),
+        ("t001", ((1, 2.5), (2, 1.0))),
     ]
 
 

@@ -516,7 +516,15 @@ def test_trials_are_ranked_by_the_direction_and_unmeasured_ones_stand_last():
     minimized = replace(report.study, objective=replace(report.study.objective, direction="Minimize"))
 
     assert [trial.name for trial in ranked(report.study, report.trials)] == ["t002", "t000", "t001", "t003"]
-    assert [trial.name for trial in ranked(minimized, report.trials)] == ["t001", "t000", "t002", "t003"]
+    assert [trial.name for trial in ranked(minimized, report.trials)] == ["t000", "t002", "t001", "t003"]
+
+
+def test_the_winner_stands_on_top_and_one_that_diverged_late_below_all_that_did_not():
+    paused, second, winner = (measured(a_trial(i), early) for i, early in enumerate((0.9, 0.8, 0.7)))
+    broken = measured(measured(a_trial(3), 0.95), 0.0, rung=1, diverged=True)
+    trials = [paused, measured(second, 0.81, rung=1), measured(winner, 0.85, rung=1), broken]
+
+    assert [trial.name for trial in ranked(a_study(), trials)] == ["t002", "t001", "t000", "t003"]
 
 
 @pytest.mark.parametrize(
