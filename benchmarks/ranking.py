@@ -23,7 +23,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from scipy.stats import kendalltau
 
-from search.recorded import LEAST_RECORDED, count_recorded
+from search.recorded import LEAST_RECORDED, average_over_attributes, count_recorded
 from study_operator.ledger.merit import NAT
 
 TABLES = Path(__file__).resolve().parent / "data" / "lora-arms"
@@ -138,14 +138,9 @@ def read(name: str) -> Recorded:
     return Recorded(
         name=name,
         early={percent: _arrange(found, place) for percent, found in early.items()},
-        final=np.array([_balanced(found) for found in final]),
+        final=np.array([average_over_attributes(found) for found in final]),
         parameters=arms,
     )
-
-
-def _balanced(rows: Sequence[Mapping[str, Any]]) -> float:
-    names = sorted({row["attribute"] for row in rows})
-    return float(np.mean([np.mean([r["is_right"] for r in rows if r["attribute"] == n]) for n in names] or [0.0]))
 
 
 def _arrange(rows: Sequence[Mapping[str, Any]], place: Mapping[int, int]) -> Measured:

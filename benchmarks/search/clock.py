@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -26,6 +27,8 @@ class Finished:
     row: int
     merit: float
     """Its objective on the validation set; the higher, the better."""
+    loss: float = math.inf
+    """Its validation loss there, which tells those of one merit apart; infinite where none was recorded."""
 
 
 @dataclass(kw_only=True)
@@ -52,7 +55,7 @@ class Trace:
         """Yield each full-length arm that is the best by validation when it is finished."""
         best: Finished | None = None
         for found in self.finished:
-            if best is None or found.merit > best.merit:
+            if best is None or (found.merit, -found.loss) > (best.merit, -best.loss):
                 best = found
                 yield found
 
@@ -107,8 +110,14 @@ def replay(table: RecordedArms, search: Search, *, slots: int, budget: float) ->
             return trace
         now, _, order, value = heapq.heappop(running)
         if value is not None and reached[order.index] >= 1.0:
-            trace.finished.append(Finished(at=now, row=order.row, merit=table.objective.merit(value)))
+            trace.finished.append(finish(table, order.row, at=now, value=value))
         search.take(order, value)
+
+
+def finish(table: RecordedArms, row: int, *, at: float, value: float) -> Finished:
+    """Return an arm that measured a value at its full length."""
+    loss = table.runs[row].find_loss(1.0)
+    return Finished(at=at, row=row, merit=table.objective.merit(value), loss=math.inf if loss is None else loss)
 
 
 def find_end(table: RecordedArms, row: int, share: float) -> tuple[float, float | None]:

@@ -15,9 +15,10 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, assert_never
 
-from search.clock import Finished, Span, Trace, find_end
+from search.clock import Span, Trace, find_end, finish
 from search.recorded import RecordedArms
 from study_operator import names
+from study_operator.ledger.merit import LOSS
 from study_operator.ledger.trial import Ledger, Trial
 from study_operator.optimizer.designer import Designer, Suggestion
 from study_operator.reconcile.runner import JobKind, JobPhase, JobSpec, JobStatus
@@ -281,7 +282,10 @@ class _Cluster:
         self._trace.spans.append(Span(start=begin, end=begin + length))
         if value is None:
             return length, ExitCode.DIVERGED, {}
-        return length, ExitCode.STOP_STEP_REACHED, _measurement(config, self._study.objective.metric, value)
+        metrics = {self._study.objective.metric: value}
+        if (loss := run.find_loss(share)) is not None:
+            metrics[LOSS] = loss
+        return length, ExitCode.STOP_STEP_REACHED, _measurement(config, metrics)
 
     def _finish(self, job: _Job) -> None:
         job.is_ended = True
@@ -293,8 +297,7 @@ class _Cluster:
             if job.result["step"] == job.result["total_steps"]:
                 value = job.result["metrics"][self._study.objective.metric]["value"]
                 at = (self.now - START).total_seconds() / UNIT_SECONDS * self._table.mean_length
-                merit = self._study.objective.merit(value)
-                self._trace.finished.append(Finished(at=at, row=self._rows[spec.trial], merit=merit))
+                self._trace.finished.append(finish(self._table, self._rows[spec.trial], at=at, value=value))
 
 
 def _status_of(job: _Job) -> JobStatus:
@@ -311,12 +314,12 @@ def _status_of(job: _Job) -> JobStatus:
     return replace(status, phase=JobPhase.FINISHED, finished_at=job.ends_at, exit_code=job.exit_code)
 
 
-def _measurement(config: Mapping[str, Any], metric: str, value: float) -> Mapping[str, Any]:
+def _measurement(config: Mapping[str, Any], metrics: Mapping[str, float]) -> Mapping[str, Any]:
     return {
         **{key: config[key] for key in ("study", "trial", "rung", "digest", "total_steps")},
         "step": config["stop_step"],
         "checkpoint": f"checkpoints/{config['stop_step']}-a",
-        "metrics": {metric: {"value": value, "standard_error": None, "n": 1}},
+        "metrics": {name: {"value": value, "standard_error": None, "n": 1} for name, value in metrics.items()},
         "samples_seen": 1,
         "tokens_per_second": 1.0,
         "peak_memory_bytes": 1,

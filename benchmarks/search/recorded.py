@@ -59,6 +59,8 @@ class Run:
     """Of the full length, increasing: where it was measured."""
     values: Floats
     """The objective there, on the validation set."""
+    losses: Floats | None = None
+    """Validation loss there, nats per token, where it was recorded beside the objective."""
     evaluated: float
     """The same at full length on data that nothing is chosen by; NaN where the run diverged."""
     length: float
@@ -73,8 +75,16 @@ class Run:
 
         None where the run has diverged by then.
         """
-        at = int(np.searchsorted(self.shares, share - TOLERANCE))
+        at = self._find(share)
         return (float(self.shares[at]), float(self.values[at])) if at < len(self.shares) else None
+
+    def find_loss(self, share: float) -> float | None:
+        """Return the validation loss of the measurement that `measure` finds; None where there is none."""
+        at = self._find(share)
+        return float(self.losses[at]) if self.losses is not None and at < len(self.losses) else None
+
+    def _find(self, share: float) -> int:
+        return int(np.searchsorted(self.shares, share - TOLERANCE))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -318,8 +328,9 @@ def read_taskset(name: str, path: Path) -> RecordedArms:
 def read_lora(recording: str, folder: Path = DATA / "lora-arms") -> RecordedArms:
     """Return LoRA arms that `record_arms.py` recorded, chosen by validation accuracy and evaluated on the test set.
 
-    Compute is seconds: training, by its share of the length; starting and evaluating, once for each job. Of an arm that
-    was trained under several seeds the first counts.
+    All train on as many samples, and are as long: seconds are of several machines. Starting and evaluating, once for
+    each job, cost the part of that which they took of an arm's own training, at the median. Of an arm that was trained
+    under several seeds the first counts.
     """
     import pyarrow.parquet
 
@@ -332,10 +343,10 @@ def read_lora(recording: str, folder: Path = DATA / "lora-arms") -> RecordedArms
     measured: dict[int, list[Mapping[str, Any]]] = {}
     for row in sorted(rows("measurements"), key=lambda row: row["percent"]):
         measured.setdefault(row["arm"], []).append(row)
-    answers: dict[int, list[bool]] = {}
+    answers: dict[int, list[Mapping[str, Any]]] = {}
     for row in rows("answers"):
         if (row["split"], row["percent"], row["has_value"]) == ("test", 100, True):
-            answers.setdefault(row["arm"], []).append(row["is_right"])
+            answers.setdefault(row["arm"], []).append(row)
 
     arms = rows("arms")
     spaces: Mapping[str, SearchSpace] = {
@@ -348,8 +359,11 @@ def read_lora(recording: str, folder: Path = DATA / "lora-arms") -> RecordedArms
     }
     parameters = tuple(Parameter(name=name, search_space=space) for name, space in spaces.items())
     percents = sorted({row["percent"] for of_arm in measured.values() for row in of_arm})
+    fixed = float(np.median([_find_fixed_part(measured[arm]) for arm in answers]))
     runs = tuple(
-        _lora_run({name: arm[name] for name in spaces}, measured[arm["arm"]], answers.get(arm["arm"], []), percents)
+        _lora_run(
+            {name: arm[name] for name in spaces}, measured[arm["arm"]], answers.get(arm["arm"], []), percents, fixed
+        )
         for arm in arms
         if arm["arm"] in measured
     )
@@ -373,21 +387,39 @@ def _ordered(values: Sequence[int]) -> Categorical:
     return Categorical(values=tuple(values), ordered=True)
 
 
-def _lora_run(arm: Arm, rows: Sequence[Mapping[str, Any]], answers: Sequence[bool], percents: Sequence[int]) -> Run:
-    trained = sum(row["train_seconds"] for row in rows)
+def _find_fixed_part(rows: Sequence[Mapping[str, Any]]) -> float:
+    """Return what a job of a whole arm took besides training, as a part of all its training."""
     phases = [key for key in rows[0] if key.endswith("_seconds") and key != "train_seconds"]
-    fixed = float(np.mean([sum(row[key] or 0.0 for key in phases) for row in rows]))
+    besides = float(np.mean([sum(row[key] or 0.0 for key in phases) for row in rows]))
+    return besides / sum(row["train_seconds"] for row in rows)
+
+
+def _lora_run(
+    arm: Arm,
+    rows: Sequence[Mapping[str, Any]],
+    answers: Sequence[Mapping[str, Any]],
+    percents: Sequence[int],
+    fixed: float,
+) -> Run:
     last = rows[-1]["percent"]
     return Run(
         arm=arm,
         shares=np.array([row["percent"] / 100 for row in rows]),
         values=np.array([row["accuracy"] for row in rows]),
-        evaluated=float(np.mean(answers)) if last == 100 else math.nan,
-        length=trained * 100 / last,
+        losses=np.array([row["validation_loss"] for row in rows]),
+        evaluated=average_over_attributes(answers) if last == 100 else math.nan,
+        length=1.0,
         fixed=fixed,
         # Somewhere before the next measurement.
         diverged_at=None if last == 100 else min(percent for percent in percents if percent > last) / 100,
     )
+
+
+def average_over_attributes(answers: Sequence[Mapping[str, Any]]) -> float:
+    """Return the product's accuracy: the mean over attributes of the share of answers that are right; 0 of none."""
+    names = sorted({row["attribute"] for row in answers})
+    shares = [np.mean([row["is_right"] for row in answers if row["attribute"] == name]) for name in names]
+    return float(np.mean(shares or [0.0]))
 
 
 def _read_lines(path: Path) -> Iterator[Mapping[str, Any]]:

@@ -135,19 +135,24 @@ def test_lora_arms_are_read_from_the_tables_that_were_recorded(tmp_path: Path) -
         arms.append(key | parameters | {"batch_size": 4 * (arm + 1), "total_steps": 50, "fate": fates[arm]})
         for percent in (20, 100)[: 2 - arm]:
             seconds = {"train_seconds": 0.8 * percent, "load_seconds": 2.0, "evaluate_seconds": 3.0}
-            measured.append(key | {"percent": percent, "accuracy": percent / 200 + seed} | seconds)
+            metrics = {"accuracy": percent / 200 + seed, "validation_loss": 0.5}
+            measured.append(key | {"percent": percent} | metrics | seconds)
             for split, right in (("validation", 1), ("test", 3)):
                 asked = key | {"percent": percent, "split": split}
-                answers += [asked | {"has_value": True, "is_right": i < right} for i in range(4)]
+                for attribute, rights in (("date", right), ("time", 0)):
+                    given = asked | {"attribute": attribute, "has_value": True}
+                    answers += [given | {"is_right": i < rights} for i in range(4)]
                 # What is said where there is no value is no part of accuracy.
-                answers.append(asked | {"has_value": False, "is_right": True})
+                answers.append(asked | {"attribute": "date", "has_value": False, "is_right": True})
     for name, rows in {"arms": arms, "measurements": measured, "answers": answers}.items():
         pyarrow.parquet.write_table(pa.Table.from_pylist(rows), tmp_path / f"bookings-{name}.parquet")
     table = read_lora("bookings", tmp_path)
     trained, diverged = table.runs
     assert trained.values.tolist() == [0.1, 0.5]
-    assert (trained.evaluated, trained.length, trained.fixed) == (0.75, 96, 5)
-    assert (diverged.shares.tolist(), diverged.diverged_at, diverged.length) == ([0.2], 1.0, 80)
+    # The mean of two attributes; a job's five seconds beside 96 of training.
+    assert (trained.evaluated, trained.length, trained.fixed) == (0.375, 1, pytest.approx(5 / 96))
+    assert (diverged.shares.tolist(), diverged.diverged_at, diverged.length) == ([0.2], 1.0, 1)
+    assert (trained.find_loss(0.15), diverged.find_loss(0.5)) == (0.5, None)
     assert [table.nearest(run.arm) for run in table.runs] == [0, 1]
 
 
