@@ -27,10 +27,10 @@ os.environ.update({"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "OPENBLAS_NUM
 
 import numpy as np
 
-from search.clock import Trace, replay
+from search.clock import Search, Trace, replay
 from search.product import RandomDesigner, RememberingDesigner, a_study, run_study
 from search.recorded import RecordedArms, read_tables
-from search.rivals import FullLength, Optuna, PromotingAsha, StoppingAsha, hyperband, successive_halving
+from search.rivals import Bohb, FullLength, Optuna, PromotingAsha, StoppingAsha, hyperband, successive_halving
 from search.scores import (
     Cell,
     Estimate,
@@ -67,17 +67,19 @@ class Variant:
 
 
 VARIANTS = (
-    Variant(suffix="", title="20 %, 3 promoted", promotion=Promotion(num_promoted=3)),
-    Variant(suffix="-audited", title="20 %, 5 promoted, 3 audited", promotion=Promotion(num_promoted=5, num_audited=3)),
-    Variant(suffix="-8", title="20 %, 8 trials, 3 promoted", num_trials=8, promotion=Promotion(num_promoted=3)),
-    Variant(suffix="-12", title="20 %, 12 trials, 3 promoted", num_trials=12, promotion=Promotion(num_promoted=3)),
+    Variant(suffix="", title="20 %", promotion=Promotion(num_promoted=3)),
+    Variant(
+        suffix="-audited", title="20 %, 5 promoted and 3 audited", promotion=Promotion(num_promoted=5, num_audited=3)
+    ),
+    Variant(suffix="-8", title="20 %, 8 trials", num_trials=8, promotion=Promotion(num_promoted=3)),
+    Variant(suffix="-12", title="20 %, 12 trials", num_trials=12, promotion=Promotion(num_promoted=3)),
 )
 
 # Other early measurements lead to other proposals.
 RUNGS = (
     Variant(
         suffix="-rungs",
-        title="5 and 20 %, 3 promoted",
+        title="5 and 20 %",
         promotion=Promotion(num_promoted=3, promoted_percents=(33,)),
         rungs=(5, 20),
     ),
@@ -87,7 +89,7 @@ RUNGS = (
 def begin_with_typical_arms(variants: Sequence[Variant]) -> tuple[Variant, ...]:
     """Return the studies that try typical arms first."""
     return tuple(
-        replace(v, suffix=f"{v.suffix}-typical", title=f"{v.title}, typical arms first", tries_typical_arms=True)
+        replace(v, suffix=f"{v.suffix}-typical", title=f"{v.title}, typical first", tries_typical_arms=True)
         for v in variants
     )
 
@@ -99,11 +101,12 @@ TITLES = {
     "ax-full": "Ax at full length",
     "random-full": "random at full length",
     **{
-        f"random-promoted{v.suffix}": f"random, our promotion, {v.title}"
+        f"random-promoted{v.suffix}": f"random, promoted, {v.title}"
         for v in (*VARIANTS, *RUNGS, *TYPICAL, *TYPICAL_RUNGS)
     },
     "optuna-hyperband": "Optuna: TPE, Hyperband",
     "optuna-halving": "Optuna: TPE, successive halving",
+    "bohb": "BOHB",
     "asha-promoting": "ASHA, promoting",
     "asha-stopping": "ASHA, stopping",
 }
@@ -160,7 +163,7 @@ def full_length(name: str, designer: Callable[[], Designer]) -> Runs:
     return run
 
 
-def endless(name: str, search: Callable[[RecordedArms, int], Optuna | PromotingAsha | StoppingAsha]) -> Runs:
+def endless(name: str, search: Callable[[RecordedArms, int], Search]) -> Runs:
     """Return a search without an end of its own: it gets the compute of as many full lengths as Ax."""
 
     def run(table: RecordedArms, slots: int, seed: int) -> Iterator[tuple[str, Trace]]:
@@ -190,6 +193,7 @@ METHODS: Mapping[str, Runs] = {
     "random-promoted-rungs-typical": ours("random-promoted", RandomDesigner, TYPICAL_RUNGS),
     "optuna-hyperband": endless("optuna-hyperband", lambda table, seed: Optuna(table, seed, hyperband())),
     "optuna-halving": endless("optuna-halving", lambda table, seed: Optuna(table, seed, successive_halving())),
+    "bohb": endless("bohb", Bohb),
     "asha-promoting": endless("asha-promoting", PromotingAsha),
     "asha-stopping": endless("asha-stopping", StoppingAsha),
 }
@@ -307,7 +311,7 @@ def _say_row(own: Sequence[Cell], ours: Sequence[Cell], targets: Sequence[Mappin
 
 def _say(estimate: Estimate, factor: float = 1, form: str = ".2f") -> str:
     value, low, high = (
-        "∞" if math.isinf(number) else format(factor * number, form)
+        "∞" if math.isinf(number) else format(factor * number, form).replace("-", "−")
         for number in (estimate.value, estimate.low, estimate.high)
     )
     return f"{value} ({low} to {high})"

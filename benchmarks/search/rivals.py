@@ -7,8 +7,12 @@ from __future__ import annotations
 
 import warnings
 from collections import deque
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import ndtr, ndtri
 
 from search.clock import Order
 from search.product import draw_arm
@@ -21,6 +25,8 @@ from study_operator.spec.study import Arm, Categorical, LogUniform, Study, Unifo
 
 if TYPE_CHECKING:
     import optuna
+
+Floats = NDArray[np.float64]
 
 REDUCTION = 3
 """Of arms from a rung to the next; the usual one."""
@@ -131,6 +137,117 @@ class StoppingAsha:
             self._going_on.append(replace(order, share=RUNGS[rung + 1]))
 
 
+@dataclass(kw_only=True)
+class _Bracket:
+    """One successive halving of BOHB's."""
+
+    first: int
+    """Rung at which its arms begin."""
+    sizes: list[int]
+    """Arms on each rung."""
+    rung: int = 0
+    """Counted from the first."""
+    begun: int = 0
+    waiting: deque[int] = field(default_factory=deque)
+    """Arms that were promoted to the rung and do not run yet."""
+    merits: dict[int, float] = field(default_factory=dict)
+    """By arm, on the rung."""
+
+
+class Bohb:
+    """BOHB as published (Falkner et al., 2018, arXiv 1807.01774), with the constants of its authors' HpBandSter.
+
+    Hyperband's brackets, whose arms are drawn by two densities, of the good arms and of the others, on the highest rung
+    that has enough of both; a third of them, and the first, at random. A free slot takes what the eldest bracket has to
+    run; where all wait for what runs, the next one begins. HpBandSter does not know the ConfigSpace of today.
+    """
+
+    good_percent, random_part, num_candidates = 15, 1 / 3, 64
+    widening, least_width = 3.0, 1e-3
+
+    def __init__(self, table: RecordedArms, seed: int) -> None:
+        self._table, self._chance = table, np.random.default_rng(seed)
+        self._points: list[Floats] = []
+        """Of all arms, in the unit cube."""
+        self._rows: list[int] = []
+        self._brackets: list[_Bracket] = []
+        self._bracket_of: list[_Bracket] = []
+        self._merits: list[dict[int, float]] = [{} for _ in RUNGS]
+
+    def next(self) -> Order | None:
+        """Return a promotion, or else a new arm, of the eldest bracket that has one."""
+        for bracket in self._brackets:
+            if bracket.waiting:
+                index = bracket.waiting.popleft()
+                return Order(index=index, row=self._rows[index], share=RUNGS[bracket.first + bracket.rung])
+            if bracket.begun < bracket.sizes[0]:
+                return self._begin_arm(bracket)
+        # As in Hyperband, brackets begin at one rung after the other, the shortest first.
+        rungs = len(RUNGS) - len(self._brackets) % len(RUNGS)
+        most = len(RUNGS) // rungs * REDUCTION ** (rungs - 1)
+        sizes = [max(most // REDUCTION**rung, 1) for rung in range(rungs)]
+        self._brackets.append(_Bracket(first=len(RUNGS) - rungs, sizes=sizes))
+        return self._begin_arm(self._brackets[-1])
+
+    def take(self, order: Order, value: float | None) -> None:
+        """Enter a measurement; once a rung is full, its best third is promoted. A diverged arm is never."""
+        bracket = self._bracket_of[order.index]
+        merit = float("-inf") if value is None else self._table.objective.merit(value)
+        bracket.merits[order.index] = self._merits[bracket.first + bracket.rung][order.index] = merit
+        is_last = bracket.rung + 1 == len(bracket.sizes)
+        if is_last or len(bracket.merits) < bracket.sizes[bracket.rung]:
+            return
+        bracket.rung += 1
+        ranked = sorted(bracket.merits, key=lambda index: (-bracket.merits[index], index))
+        bracket.waiting.extend(i for i in ranked[: bracket.sizes[bracket.rung]] if bracket.merits[i] > float("-inf"))
+        bracket.sizes[bracket.rung], bracket.merits = len(bracket.waiting), {}
+
+    def _begin_arm(self, bracket: _Bracket) -> Order:
+        bracket.begun += 1
+        point = self._draw_point()
+        self._points.append(point)
+        self._rows.append(self._table.nearest(_find_arm(self._table, point)))
+        self._bracket_of.append(bracket)
+        return Order(index=len(self._rows) - 1, row=self._rows[-1], share=RUNGS[bracket.first])
+
+    def _draw_point(self) -> Floats:
+        dimensions = len(self._table.parameters)
+        halves = self._split_measured()
+        if halves is None or self._chance.random() < self.random_part:
+            return self._chance.random(dimensions)
+        good, bad = halves
+        widths = self.widening * self._find_widths(good)
+        centres = good[self._chance.integers(len(good), size=self.num_candidates)]
+        # A normal distribution that is cut off at the cube's sides.
+        low, high = ndtr(-centres / widths), ndtr((1 - centres) / widths)
+        drawn = centres + widths * ndtri(low + (high - low) * self._chance.random(centres.shape))
+        candidates = np.clip(drawn, 0, 1)
+        ratios = np.maximum(self._find_density(bad, candidates), 1e-32)
+        ratios /= np.maximum(self._find_density(good, candidates), 1e-32)
+        return np.asarray(candidates[int(ratios.argmin())])
+
+    def _split_measured(self) -> tuple[Floats, Floats] | None:
+        """Return the good points and the others of the highest rung with enough of both; None where there is none."""
+        least = len(self._table.parameters) + 1
+        for merits in reversed(self._merits):
+            ranked = sorted(merits, key=lambda index: (-merits[index], index))
+            count = max(least, len(ranked) * self.good_percent // 100)
+            if len(ranked) >= count + least:
+                points = np.array([self._points[index] for index in ranked])
+                return points[:count], points[count:]
+        return None
+
+    def _find_widths(self, points: Floats) -> Floats:
+        """Return the kernel's width in each dimension, by the normal reference rule."""
+        count, dimensions = points.shape
+        return np.maximum(1.06 * points.std(axis=0) * count ** (-1 / (4 + dimensions)), self.least_width)
+
+    def _find_density(self, points: Floats, at: Floats) -> Floats:
+        widths = self._find_widths(points)
+        squares = (((at[:, None] - points) / widths) ** 2).sum(axis=2)
+        return np.asarray(np.exp(-squares / 2).mean(axis=1) / widths.prod())
+
+
 class Optuna:
     """Optuna's TPE with one of its pruners, asked and given every measurement on the simulated clock."""
 
@@ -187,6 +304,20 @@ def successive_halving() -> optuna.pruners.BasePruner:
     import optuna
 
     return optuna.pruners.SuccessiveHalvingPruner(min_resource=4, reduction_factor=REDUCTION)
+
+
+def _find_arm(table: RecordedArms, point: Floats) -> Arm:
+    """Return the arm at a point of the unit cube."""
+    arm: dict[str, Any] = {}
+    for parameter, share in zip(table.parameters, point.tolist(), strict=True):
+        match parameter.search_space:
+            case Uniform(min=lower, max=upper):
+                arm[parameter.name] = lower + share * (upper - lower)
+            case LogUniform(min=lower, max=upper):
+                arm[parameter.name] = min(max(lower * (upper / lower) ** share, lower), upper)
+            case Categorical(values=values):
+                arm[parameter.name] = values[min(int(share * len(values)), len(values) - 1)]
+    return arm
 
 
 def _suggest_arm(table: RecordedArms, trial: optuna.Trial) -> Arm:

@@ -14,7 +14,7 @@ import pytest
 from search.clock import Finished, Order, Span, Trace, replay
 from search.product import RandomDesigner, RememberingDesigner, a_study, run_study
 from search.recorded import RecordedArms, Run, read_deberta, read_lora, read_taskset
-from search.rivals import RUNGS, FullLength, PromotingAsha, StoppingAsha
+from search.rivals import RUNGS, Bohb, FullLength, PromotingAsha, StoppingAsha
 from search.scores import (
     Cell,
     average,
@@ -269,7 +269,30 @@ def test_stopping_asha_lets_an_arm_go_on_while_it_is_in_the_best_third(table: Re
     assert search.next().index == 4
 
 
-@pytest.mark.parametrize("rival", [PromotingAsha, StoppingAsha])
+def test_bohb_runs_the_brackets_of_hyperband_and_promotes_when_a_rung_is_full(table: RecordedArms) -> None:
+    search = Bohb(table, seed=0)
+    orders = [search.next() for _ in range(27 + 9)]
+    assert [order.share for order in orders] == [RUNGS[0]] * 27 + [RUNGS[1]] * 9
+    for order in orders[:26]:
+        search.take(order, 0.01 * order.index)
+    assert search.next().share == RUNGS[2]
+    search.take(orders[26], None)
+    promoted = [search.next() for _ in range(9)]
+    assert [(order.index, order.share) for order in promoted] == [(25 - i, RUNGS[1]) for i in range(9)]
+
+
+def test_bohb_draws_arms_where_the_good_ones_are(table: RecordedArms) -> None:
+    search = Bohb(table, seed=0)
+    late = []
+    for _ in range(300):
+        order = search.next()
+        rate = table.runs[order.row].arm["learning_rate"]
+        late.append(rate)
+        search.take(order, rate)
+    assert np.mean(np.log(late[-100:])) > np.mean(np.log([run.arm["learning_rate"] for run in table.runs])) + 1
+
+
+@pytest.mark.parametrize("rival", [Bohb, PromotingAsha, StoppingAsha])
 def test_successive_halving_ends_with_its_budget_and_spends_most_on_the_better_arms(table: RecordedArms, rival) -> None:
     trace = replay(table, rival(table, 0), slots=4, budget=12)
     assert 12 <= trace.spent(trace.wall) < 12 + 4
