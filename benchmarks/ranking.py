@@ -23,7 +23,8 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from scipy.stats import kendalltau
 
-from search.recorded import LEAST_RECORDED, average_over_attributes, count_recorded
+from record_arms import LEAST_ARMS
+from search.recorded import average_over_attributes, count_recorded
 from study_operator.ledger.merit import NAT
 
 TABLES = Path(__file__).resolve().parent / "data" / "lora-arms"
@@ -210,7 +211,7 @@ def main() -> None:
     parser.add_argument("--least", type=int, help="arms, of which a recording must have as many")
     given = parser.parse_args()
     draws = given.draws
-    least_by_name = {name: given.least or least for name, least in LEAST_RECORDED.items()}
+    least_by_name = {name: given.least or least for name, least in LEAST_ARMS.items()}
     found = [read(name) for name, least in least_by_name.items() if count_recorded(name) >= least]
     if not found:
         wanted = " or ".join(f"{least} arms of {name}" for name, least in least_by_name.items())

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+import record_arms
 from study_operator.optimizer.gaps import place
 from study_operator.spec.metrics import Direction
 from study_operator.spec.study import (
@@ -43,9 +44,6 @@ WEIGHTS = (0.0, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0)
 
 TOLERANCE = 1e-3
 """Of the full length: a measurement that lies so little before what was asked for is the one."""
-
-LEAST_RECORDED = {"bookings": 40, "pages": 16}
-"""LoRA arms by recording: of fewer the nearest one is too far away to stand for another."""
 
 Floats = NDArray[np.float64]
 
@@ -209,7 +207,7 @@ def _readers() -> Mapping[str, Callable[[], RecordedArms]]:
     for path in sorted((DATA / "taskset-imdb-arms").glob("*.jsonl.gz")):
         name = path.name.removesuffix(".jsonl.gz").removeprefix("imdb_")
         readers[name] = partial(read_taskset, name, path)
-    for recording, least in LEAST_RECORDED.items():
+    for recording, least in record_arms.LEAST_ARMS.items():
         if count_recorded(recording) >= least:
             readers[f"lora-{recording}"] = partial(read_lora, recording)
     return readers
@@ -333,8 +331,6 @@ def read_lora(recording: str, folder: Path = DATA / "lora-arms") -> RecordedArms
     under several seeds the first counts.
     """
     import pyarrow.parquet
-
-    import record_arms
 
     def rows(table: str) -> list[dict[str, Any]]:
         read: list[dict[str, Any]] = pyarrow.parquet.read_table(folder / f"{recording}-{table}.parquet").to_pylist()
