@@ -106,7 +106,8 @@ class RecordedArms:
     @cached_property
     def best(self) -> int:
         """The row that the validation set would choose among all of them."""
-        return max(range(len(self.runs)), key=lambda row: self._merits[row])
+        losses = [math.inf if (loss := run.find_loss(1.0)) is None else loss for run in self.runs]
+        return max(range(len(self.runs)), key=lambda row: (self._merits[row], -losses[row]))
 
     def distance(self, row: int) -> float:
         """Return how far an arm is from the floor that choosing by the validation set leaves, on the other data.

@@ -16,6 +16,7 @@ import yaml
 from builders import ledgers
 from builders.some_manifests import FULL_MANIFEST, a_manifest
 from builders.studies_on_a_server import CRD, CRD_FILE, Studies
+from study_operator.ledger.agreement import LEAST_AUDITED
 from study_operator.ledger.status import parse_status, render_refusal, render_status
 from study_operator.ledger.trial import Continuation, Ledger
 from study_operator.spec.manifest import read_manifest
@@ -102,6 +103,12 @@ def test_the_api_server_takes_every_sample(studies: Studies, path: Path) -> None
     assert studies.find_refusal(yaml.safe_load(path.read_text())) == ""
     # And with the absolute paths that the command line makes of it.
     assert studies.find_refusal(read_manifest(path)) == ""
+
+
+@pytest.mark.parametrize("path", SAMPLES, ids=lambda path: path.stem)
+def test_a_sample_that_audits_from_several_rungs_audits_enough_to_tell(path: Path) -> None:
+    study = parse_study(read_manifest(path))
+    assert study.last_rung == 1 or study.promotion.num_audited == 0 or study.promotion.num_audited >= LEAST_AUDITED
 
 
 def test_the_api_server_takes_the_study_of_the_first_page(studies: Studies) -> None:

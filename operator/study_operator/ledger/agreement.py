@@ -95,11 +95,13 @@ class Agreement:
     is_only: bool = True
     """Whether the study has no other early rung."""
     ranked_by: str = ""
-    """The metric of the early measurements, where it is not the objective's."""
+    """The metrics that early measurements are ranked by, where it is not the objective alone."""
     audited: int
     """Audited trials that have both measurements, or diverged before."""
     full_length: int
     """Trials that have both measurements and did not diverge: those that pairs are made of."""
+    least_audited: int = 0
+    """Audited ones among these, of the early rung that has the fewest."""
     promoted: int = 0
     has_baseline: bool = False
     """Whether the baseline is one of them."""
@@ -160,9 +162,10 @@ def measure_agreement(study: Study, trials: Sequence[Trial], rung: int = 0) -> A
     known = Agreement(
         percent=study.early_evaluation.rungs[rung],
         is_only=study.last_rung == 1,
-        ranked_by=" and ".join(metrics) if metrics != [study.objective.metric] else "",
+        ranked_by=" with ".join(metrics) if metrics != [study.objective.metric] else "",
         audited=len(audited),
         full_length=len(sound),
+        least_audited=min((s.paired for s in strata.values()), default=0),
         promoted=sum(t.continuation is Continuation.PROMOTED for t in sound),
         has_baseline=any(t.continuation is Continuation.BASELINE for t in sound),
         left_out=_count_left_out(trials),
@@ -235,9 +238,10 @@ def describe_reliability(agreement: Agreement) -> str:
 
 def describe_lack(agreement: Agreement) -> str:
     """Return why an agreement is not estimable."""
-    audited = agreement.full_length - agreement.promoted - agreement.has_baseline
-    of_each = "" if agreement.is_only else " of each early rung"
-    return f"n = {audited} audited (at least {LEAST_AUDITED} are needed{of_each})"
+    if agreement.is_only:
+        audited = agreement.full_length - agreement.promoted - agreement.has_baseline
+        return f"n = {audited} audited (at least {LEAST_AUDITED} are needed)"
+    return f"n = {agreement.least_audited} audited from one early rung (at least {LEAST_AUDITED} are needed from each)"
 
 
 def _describe_concordance(agreement: Agreement) -> str:
@@ -435,12 +439,12 @@ def _missed_winners(
 
 
 def _beats(study: Study, trial: Trial, winner: Trial) -> bool:
-    """Say whether a trial would have been chosen before another: the rule of `ranking.choose_winner`."""
+    """Say whether a trial would have been chosen before another by more than its age, as in `choose_winner`."""
     if trial.has_diverged:
         return False
     last = study.last_rung
     keeps, winner_keeps = (satisfies_constraints(study, t.measurement(last)) for t in (trial, winner))
-    return keeps if keeps != winner_keeps else _merit(study, trial, last) > _merit(study, winner, last)
+    return keeps if keeps != winner_keeps else _final_place(study, trial)[:-1] < _final_place(study, winner)[:-1]
 
 
 def _list_able(trials: Sequence[Trial]) -> list[Trial]:

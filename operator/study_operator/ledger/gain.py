@@ -22,6 +22,7 @@ from enum import StrEnum
 from functools import lru_cache
 from statistics import NormalDist, fmean
 
+from study_operator.ledger.merit import LOSS
 from study_operator.ledger.ranking import choose_winner
 from study_operator.ledger.trial import GainOnTest, Ledger, Measurement, Origin, Trial
 from study_operator.spec.metrics import is_share
@@ -72,10 +73,11 @@ def find_best(study: Study, trials: Sequence[Trial]) -> Trial | None:
         return winner
     sound = [t for t in trials if not t.has_diverged]
     for rung in reversed(range(study.last_rung)):
-        # By the objective, whatever decides who goes on.
-        merits = {t.index: study.objective.merit(m.value) for t in sound if (m := t.measurement(rung)) is not None}
-        if merits:
-            return max((t for t in sound if t.index in merits), key=lambda t: (merits[t.index], -t.index))
+        # By the objective, whatever decides who goes on; the loss tells equals apart here as well.
+        measured = [(t, m) for t in sound if (m := t.measurement(rung)) is not None]
+        places = [(-study.objective.merit(m.value), m.metrics.get(LOSS, math.inf), t.index, t) for t, m in measured]
+        if places:
+            return min(places)[-1]
     return None
 
 

@@ -141,7 +141,9 @@ LEFTOVER_NODE = "Leftover"
 """Drawn by the seed among the arms of a finite space that were not tried yet."""
 
 # Ax logs its own decisions, and its numerics warn a lot. What a user has to know we say ourselves.
-logging.getLogger("ax").setLevel(logging.ERROR)
+for _handler in logging.getLogger("ax").handlers:
+    # Its loggers have levels of their own.
+    _handler.setLevel(logging.ERROR)
 warnings.filterwarnings("ignore", module=r"(ax|botorch|gpytorch|linear_operator)(\.|$)")
 
 

@@ -355,7 +355,8 @@ def _settle_measurement(trial: Trial, job: JobStatus | None, result: RungMeasure
             found = ", ".join(sorted(result.metrics))
             message = f"the measurement must hold the metric {needed} {use}, got {found}"
             return move(_blame(trial, EndReason.STUDY_CANNOT_RUN, seen), TrialState.FAILED, message=message)
-    empty = [name for name in needed_metrics(seen.study) if name in result.metrics and result.metrics[name].n == 0]
+    means = [*uses, *needed_metrics(seen.study)]
+    empty = [name for name in means if name in result.metrics and result.metrics[name].n == 0]
     if empty:
         message = f"the validation set must hold at least 1 question that {empty[0]} is a mean of, got none"
         return move(_blame(trial, EndReason.STUDY_CANNOT_RUN, seen), TrialState.FAILED, message=message)

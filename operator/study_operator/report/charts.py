@@ -44,7 +44,7 @@ MOST_ARMS = 60
 MOST_PARAMETERS = 12
 """Of which each has a small chart of its own."""
 MOST_LINES = 100
-"""A chart with a line for each trial shows those that an early measurement ranks best."""
+"""A chart with a line for each trial shows those on top of the leaderboard."""
 
 WINNER, BASELINE, OTHER = "winner", "baseline", "other trials"
 COLOURS = {WINNER: "var(--winner)", BASELINE: "var(--baseline)", OTHER: "var(--other)"}
@@ -177,7 +177,7 @@ def draw_arms(report: Report, errors: str) -> Chart | None:
     return Chart(
         name="arms",
         title=f"{metric} by arm",
-        sentence=f"{metric} by arm, in the order of the first measurement; orange: baseline; bars: {errors}.{few}",
+        sentence=f"{metric} by arm, who came furthest first, of these the best; orange: baseline; bars: {errors}.{few}",
         table=Table(
             header=["trial", "measured at", metric, "arm"],
             rows=[[v["trial"], v["rung"], v["text"], arms[v["trial"]]] for v in values],

@@ -163,7 +163,7 @@ def render_json(report: Report) -> dict[str, Any]:
 
 
 def render_trials(report: Report) -> Table:
-    """Return the table of all trials, the best first measurement on top."""
+    """Return the table of all trials, in the order of `ranked`."""
     title = f"{report.study.name}: trials ({describe_errors(report)})"
     table = Table(title=title, title_justify="left")
     table.add_column("trial")
@@ -512,7 +512,7 @@ def _describe_ties(study: Study, trials: Sequence[Trial]) -> Iterator[str]:
     """Yield a sentence for each early rung where the last place did not go to the one that measured better."""
     for rung in range(study.last_rung):
         here = [(trial, m) for trial in trials if (m := trial.measurement(rung)) is not None and not m.diverged]
-        promoted = [(t, m) for t, m in here if t.continuation is Continuation.PROMOTED and t.rung > rung]
+        promoted = [(t, m) for t, m in here if t.rung > rung and _was_promoted(t, rung)]
         stopped = [(t, m) for t, m in here if t.state is TrialState.STOPPED and t.rung == rung]
         if not promoted:
             continue
@@ -521,11 +521,19 @@ def _describe_ties(study: Study, trials: Sequence[Trial]) -> Iterator[str]:
         lost = [t for t, m in stopped if find_merit(study, m) == last and satisfies_constraints(study, m)]
         if lost:
             losses = [[m.metrics.get(LOSS, math.inf) for t, m in here if t in of] for of in (tied, lost)]
-            why = "the lower validation loss" if max(losses[0]) < min(losses[1]) else "the elder"
+            by_loss = {loss < min(losses[1]) for loss in losses[0]}
+            names = {True: "the lower validation loss", False: "the elder"}
+            why = " or else ".join(names[is_lower] for is_lower in sorted(by_loss, reverse=True))
             yield (
                 f"Promotion: on rung {rung} {', '.join(t.name for t in tied)} measured the same as "
                 f"{', '.join(t.name for t in lost)}, which stopped: among equals {why} goes on."
             )
+
+
+def _was_promoted(trial: Trial, rung: int) -> bool:
+    """Say whether a trial that has gone on from a rung did so for its measurement there; later it may be audited."""
+    is_audited_later = trial.continuation is Continuation.AUDITED and (trial.stratum or 0) > rung
+    return trial.continuation is Continuation.PROMOTED or is_audited_later
 
 
 def _describe_exploration(trials: Sequence[Trial]) -> Iterator[str]:

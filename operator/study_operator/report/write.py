@@ -188,7 +188,8 @@ def _compare_percents(study: Study, ledger: Ledger, artifacts: ArtifactStore) ->
         for percent, rung, step in list_extra_places(study, trial):
             key = f"{names.rung_key(trial.name, rung)}/{MEASUREMENTS}/{step}.json"
             result = read_result(RungMeasurement, artifacts, key)
-            needed = {study.objective.metric, *list_ranking_metrics(study, rung)}
+            # Whatever rung it was read on, it is looked at as an early measurement.
+            needed = {study.objective.metric, *list_ranking_metrics(study, 0)}
             if result is not None and all(name in result.metrics and result.metrics[name].n for name in needed):
                 extra.setdefault(percent, {})[trial.index] = build_measurement(study, result)
     return compare_percents(study, ledger.trials, extra)

@@ -20,6 +20,7 @@ from study_operator.ledger.agreement import (
     is_reliable,
     measure_agreement,
 )
+from study_operator.ledger.ranking import choose_winner
 from study_operator.ledger.trial import Continuation, Trial, TrialState
 from study_operator.spec.study import OutcomeConstraint, Promotion, RankBy, Study
 
@@ -139,6 +140,20 @@ def test_missed_winners_are_estimated_from_audited_trials_that_beat_the_winner(
     assert (missed.winner, missed.found, missed.population, missed.audited) == (winner, found, 6, 3)
     assert missed.estimate == 6 / 3 * found
     assert (missed.low, missed.high) == hypergeometric_interval(6, 3, found)
+
+
+@pytest.mark.parametrize(("loss", "found"), [(1.0, 1), (2.0, 0), (3.0, 0)])
+def test_of_equals_the_lower_loss_would_have_won(loss: float, found: int) -> None:
+    def losing(trial: Trial, loss: float) -> Trial:
+        final = replace(trial.measurements[-1], metrics={"validation_loss": loss})
+        return replace(trial, measurements=(*trial.measurements[:-1], final))
+
+    drawn = [losing(audited(3, 0.1, 0.6), loss), audited(4, 0.1, 0.2), audited(5, 0.1, 0.3)]
+    trials = [BASELINE, losing(PROMOTED[0], 2.0), PROMOTED[1], *drawn, *REST]
+    missed = measure_agreement(STUDY, trials).missed_winners
+    assert missed is not None
+    assert missed.found == found
+    assert (choose_winner(STUDY, trials) is drawn[0]) is bool(found)
 
 
 def test_an_audited_trial_that_diverged_or_broke_a_constraint_is_not_a_missed_winner() -> None:
@@ -469,7 +484,7 @@ def test_an_audited_trial_that_diverged_on_an_early_rung_is_known_to_be_no_winne
     ("rank_by", "named"),
     [
         pytest.param(RankBy.VALIDATION_LOSS, "validation_loss", id="loss"),
-        pytest.param(RankBy.OBJECTIVE_AND_LOSS, "accuracy and validation_loss", id="both"),
+        pytest.param(RankBy.OBJECTIVE_AND_LOSS, "accuracy with validation_loss", id="both"),
     ],
 )
 def test_early_losses_are_compared_with_the_final_objective(rank_by: RankBy, named: str) -> None:

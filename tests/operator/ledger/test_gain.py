@@ -38,6 +38,11 @@ def gain_of(*trials: Trial, study: Study = STUDY) -> Gain:
     return gain
 
 
+def test_of_equals_the_best_so_far_is_the_one_that_loses_least() -> None:
+    trials = [paused(i, 0.4, metrics={"validation_loss": loss}) for i, loss in ((1, 5.0), (2, 2.0), (3, 3.0))]
+    assert gain_of(BASELINE, *trials).trial == "t002"
+
+
 @pytest.mark.parametrize(
     ("trials", "trial", "uncorrected", "estimate", "best_of"),
     [

@@ -114,22 +114,27 @@ def test_the_ledger_keeps_the_number_of_sites_below_a_thousand(sites: int | None
 
 
 @pytest.mark.parametrize(
-    ("constraints", "empty"),
+    ("study", "empty"),
     [
-        pytest.param((), "accuracy", id="the objective"),
+        pytest.param(a_study(), "accuracy", id="the objective"),
         pytest.param(
-            (OutcomeConstraint(metric="false_value_rate", is_upper=True, bound=0.1),),
+            a_study(outcome_constraints=(OutcomeConstraint(metric="false_value_rate", is_upper=True, bound=0.1),)),
             "false_value_rate",
             id="a constrained metric",
         ),
+        pytest.param(
+            a_study(promotion=Promotion(num_promoted=1, rank_by=RankBy.OBJECTIVE_AND_LOSS)),
+            "validation_loss",
+            id="what trials are ranked by",
+        ),
     ],
 )
-def test_an_objective_or_constraint_measured_on_no_question_is_the_studys_fault(constraints, empty) -> None:
+def test_what_is_needed_but_measured_on_no_question_is_the_studys_fault(study, empty) -> None:
     before = running(a_trial(0))
-    measurement = a_rung_measurement(before, 0, accuracy=0.4, false_value_rate=0.0)
+    measurement = a_rung_measurement(before, 0, accuracy=0.4, false_value_rate=0.0, validation_loss=0.5)
     nothing = replace(measurement.metrics[empty], value=0.0, n=0)
     results = Results(measurements={(0, 0): replace(measurement, metrics={**measurement.metrics, empty: nothing})})
-    trial = settle_one(before, ended(0), results, study=a_study(outcome_constraints=constraints))
+    trial = settle_one(before, ended(0), results, study=study)
     assert trial.state is TrialState.FAILED
     assert trial.attempts[-1].reason == EndReason.STUDY_CANNOT_RUN
     assert trial.message == f"the validation set must hold at least 1 question that {empty} is a mean of, got none"

@@ -5,15 +5,17 @@ import json
 import re
 import shlex
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from markupsafe import escape
 from rich.console import Console
 
+from builders.ledgers import of_three_rungs
 from builders.report_pages import Page
 from builders.some_studies import a_final_evaluation, a_report, a_row, a_study, a_summary, a_trial, measured
 from study_operator.ledger.gain import Gain, GainSource
-from study_operator.ledger.trial import TrialState
+from study_operator.ledger.trial import Continuation, Trial, TrialState
 from study_operator.report.numbers import describe_metric
 from study_operator.report.page import render_page
 from study_operator.report.report import (
@@ -394,6 +396,29 @@ def test_a_promotion_that_a_tie_decided_is_called_so(stopped_at: float, loss: fl
     lines = lines_of(a_report(trials=(promoted, stopped), winner="t001"))
     says = f"Promotion: on rung 0 t001 measured the same as t002, which stopped: among equals {why} goes on."
     assert [line for line in lines if line.startswith("Promotion")] == ([says] if why else [])
+
+
+def test_where_ties_went_by_the_loss_and_by_age_both_are_told() -> None:
+    def tied(index: int, loss: float, **changes: Any) -> Trial:
+        trial = measured(a_trial(index), 0.5)
+        (first,) = trial.measurements
+        return replace(trial, measurements=(replace(first, metrics={"validation_loss": loss}),), **changes)
+
+    promoted = [measured(tied(i, loss, rung=1), 0.6, rung=1) for i, loss in ((1, 2.0), (2, 1.0))]
+    lines = lines_of(a_report(trials=(*promoted, tied(3, 2.0, state=TrialState.STOPPED)), winner="t001"))
+    (line,) = (line for line in lines if line.startswith("Promotion"))
+    assert line.startswith("Promotion: on rung 0 t001, t002 measured the same as t003")
+    assert line.endswith("among equals the lower validation loss or else the elder goes on.")
+
+
+@pytest.mark.parametrize(("stratum", "is_told"), [(0, False), (1, True)])
+def test_a_tie_is_told_of_one_that_was_audited_on_a_later_rung(stratum: int, is_told: bool) -> None:
+    study = of_three_rungs(a_report().study)
+    drawn = measured(measured(a_trial(1), 0.5), 0.5, rung=1)
+    drawn = replace(drawn, rung=2, continuation=Continuation.AUDITED, inclusion_probability=0.5, audited_at=stratum)
+    stopped = replace(measured(a_trial(2), 0.5), state=TrialState.STOPPED)
+    lines = lines_of(a_report(study=study, trials=(drawn, stopped), winner="t001"))
+    assert any(line.startswith("Promotion: on rung 0 t001") for line in lines) is is_told
 
 
 @pytest.mark.parametrize(
