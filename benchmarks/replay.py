@@ -44,7 +44,7 @@ from search.scores import (
     write_cell,
 )
 from study_operator.optimizer.designer import Designer
-from study_operator.spec.study import EarlyEvaluation, Promotion
+from study_operator.spec.study import EarlyEvaluation, Promotion, RankBy
 
 NUM_TRIALS = 24
 TARGETS = (0.05, 0.02)
@@ -69,6 +69,11 @@ class Variant:
 VARIANTS = (
     Variant(suffix="", title="20 %", promotion=Promotion(num_promoted=3)),
     Variant(
+        suffix="-both",
+        title="20 %, by accuracy and loss",
+        promotion=Promotion(num_promoted=3, rank_by=RankBy.OBJECTIVE_AND_LOSS),
+    ),
+    Variant(
         suffix="-audited", title="20 %, 5 promoted and 3 audited", promotion=Promotion(num_promoted=5, num_audited=3)
     ),
     Variant(suffix="-8", title="20 %, 8 trials", num_trials=8, promotion=Promotion(num_promoted=3)),
@@ -81,6 +86,12 @@ RUNGS = (
         suffix="-rungs",
         title="5 and 20 %",
         promotion=Promotion(num_promoted=3, promoted_percents=(33,)),
+        rungs=(5, 20),
+    ),
+    Variant(
+        suffix="-rungs-both",
+        title="5 and 20 %, by accuracy and loss",
+        promotion=Promotion(num_promoted=3, promoted_percents=(33,), rank_by=RankBy.OBJECTIVE_AND_LOSS),
         rungs=(5, 20),
     ),
 )
@@ -99,6 +110,7 @@ TYPICAL, TYPICAL_RUNGS = begin_with_typical_arms(VARIANTS), begin_with_typical_a
 TITLES = {
     **{f"ours{v.suffix}": f"**ours**: Ax, {v.title}" for v in (*TYPICAL, *TYPICAL_RUNGS, *VARIANTS, *RUNGS)},
     "ax-full": "Ax at full length",
+    "ax-full-12": "Ax at full length, 12 trials",
     "random-full": "random at full length",
     **{
         f"random-promoted{v.suffix}": f"random, promoted, {v.title}"
@@ -120,10 +132,17 @@ PAIRS = (
     ("ours-typical", "random-promoted-typical"),
     ("ours-8-typical", "random-promoted-8"),
     ("ours-12-typical", "random-promoted-12"),
+    ("ours-both-typical", "ours-typical"),
+    ("ours-rungs-both-typical", "ours-rungs-typical"),
+    ("ours-rungs-both-typical", "ax-full"),
+    ("ours-8-typical", "ax-full"),
+    ("ours-12-typical", "ax-full"),
+    ("ours-12-typical", "ax-full-12"),
     ("ours-typical", "ax-full"),
     ("ours-rungs-typical", "ax-full"),
     ("ours-rungs-typical", "asha-promoting"),
     ("ours-rungs-typical", "asha-stopping"),
+    ("ours-rungs-typical", "bohb"),
     ("ours-rungs-typical", "optuna-halving"),
     ("ours-rungs-typical", "random-promoted-rungs-typical"),
 )
@@ -139,6 +158,8 @@ def ours(name: str, designer: Callable[[], Designer], variants: Sequence[Variant
     def run(table: RecordedArms, slots: int, seed: int) -> Iterator[tuple[str, Trace]]:
         remembering = RememberingDesigner(designer())
         for variant in variants:
+            if variant.promotion.rank_by is not RankBy.OBJECTIVE and not table.has_losses:
+                continue
             study = a_study(
                 table,
                 seed=seed,
@@ -153,11 +174,11 @@ def ours(name: str, designer: Callable[[], Designer], variants: Sequence[Variant
     return run
 
 
-def full_length(name: str, designer: Callable[[], Designer]) -> Runs:
+def full_length(name: str, designer: Callable[[], Designer], num_trials: int = NUM_TRIALS) -> Runs:
     """Return a designer's arms at full length."""
 
     def run(table: RecordedArms, slots: int, seed: int) -> Iterator[tuple[str, Trace]]:
-        study = a_study(table, seed=seed, slots=slots, num_trials=NUM_TRIALS)
+        study = a_study(table, seed=seed, slots=slots, num_trials=num_trials)
         yield name, replay(table, FullLength(table, study, designer()), slots=slots, budget=math.inf)
 
     return run
@@ -186,6 +207,7 @@ METHODS: Mapping[str, Runs] = {
     "ours-typical": ours("ours", ax, TYPICAL),
     "ours-rungs-typical": ours("ours", ax, TYPICAL_RUNGS),
     "ax-full": full_length("ax-full", ax),
+    "ax-full-12": full_length("ax-full-12", ax, 12),
     "random-full": full_length("random-full", RandomDesigner),
     "random-promoted": ours("random-promoted", RandomDesigner),
     "random-promoted-rungs": ours("random-promoted", RandomDesigner, RUNGS),

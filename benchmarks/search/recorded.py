@@ -98,6 +98,11 @@ class RecordedArms:
     typical_arms: tuple[TypicalArm, ...] = ()
     """What is known to be good for the task, published before and not looked for in the table; and the centre."""
 
+    @property
+    def has_losses(self) -> bool:
+        """Whether a validation loss was recorded beside the objective."""
+        return all(run.losses is not None for run in self.runs)
+
     @cached_property
     def mean_length(self) -> float:
         """The mean length of a run that does not diverge: the unit in which compute is reported."""
