@@ -114,7 +114,7 @@ class RememberingDesigner:
     def suggest(self, study: Study, trials: Sequence[Trial], count: int) -> tuple[Suggestion, ...]:
         """Return the designer's arms."""
         entries = [(tuple(t.arm.items()), t.state, t.measurements) for t in trials]
-        key = (study.seed, study.parallel_trials, count, repr(entries))
+        key = (study.seed, study.parallel_trials, study.promotion.rank_by, count, repr(entries))
         if key not in self._known:
             self._known[key] = self._designer.suggest(study, trials, count)
         return self._known[key]

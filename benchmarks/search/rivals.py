@@ -17,6 +17,7 @@ from scipy.special import ndtr, ndtri
 from search.clock import Order
 from search.product import draw_arm
 from search.recorded import RecordedArms
+from study_operator.ledger.merit import LOSS
 from study_operator.ledger.trial import Measurement, Origin, Trial, TrialState
 from study_operator.optimizer.designer import Designer
 from study_operator.reconcile.settle import give_worst_values
@@ -59,12 +60,13 @@ class FullLength:
 
     def take(self, order: Order, value: float | None) -> None:
         """Give the designer what an arm came to, where the operator gives it the first rung."""
+        loss = self._table.runs[order.row].find_loss(order.share)
         measurement = Measurement(
             rung=0,
             step=100,
             value=WORST_VALUES[self._study.objective.metric] if value is None else value,
             standard_error=None,
-            metrics={},
+            metrics={} if loss is None else {LOSS: loss},
             checkpoint="" if value is None else "checkpoint",
             diverged=value is None,
         )

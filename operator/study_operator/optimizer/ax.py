@@ -98,6 +98,7 @@ with warnings.catch_warnings():
     from botorch.cross_validation import efficient_loo_cv
     from botorch.models.model import ModelList
     from botorch.posteriors.gpytorch import GPyTorchPosterior
+    from scipy.optimize import isotonic_regression
     from scipy.stats import kendalltau
 
 RELATIVE_TOLERANCE = 1e-6
@@ -826,7 +827,8 @@ def _cut_slices(
     """Return what the model predicts as each parameter varies and the others stay.
 
     It predicts what it is told, which is a score of the rank. That stands for the value that was measured at this rank,
-    in between on a straight line, and beyond the best and the worst measurement for these.
+    in between on a straight line, and beyond the best and the worst measurement for these. Where the loss ranks too,
+    a better rank may have measured less: the values are those that rise with the rank and are nearest to what was.
     """
     settings = {p.name: _list_settings(p) for p in study.parameters if not is_fixed(p)}
     arms = [({**through, name: setting}, name, setting) for name, values in settings.items() for setting in values]
@@ -839,6 +841,9 @@ def _cut_slices(
     measured = [(t.index, m) for t in trials if (m := t.measurement(0)) is not None]
     has_scores = all(constraint.metric != metric for constraint in study.outcome_constraints)
     known = sorted((means_by_index[index][metric], m.value) for index, m in measured if not m.diverged)
+    if has_scores and known:
+        rising = isotonic_regression([value for _, value in known]).x
+        known = [(score, float(value)) for (score, _), value in zip(known, rising, strict=True)]
     points: dict[str, list[SlicePoint]] = {name: [] for name in settings}
     for (_, name, setting), mean, variance in zip(arms, means[metric], covariances[metric][metric], strict=True):
         of_ranks = _find_score_variance(float(mean), len(measured)) if has_scores else 0.0

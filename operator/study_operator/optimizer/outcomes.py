@@ -5,6 +5,8 @@ Called by `ax`; knows nothing of Ax.
 * Of the objective it is given normal scores: the quantile of the normal distribution at each trial's rank (Salinas et
   al. 2020, "A Quantile-based Approach for Hyperparameter Transfer Learning"). Losses of arms that learn nothing lie
   close together and others beyond all reason; fitted as they are, a few of them leave no shape to all the others.
+* Trials rank as they do where some of them are promoted (`ledger.merit`): where none has been right once, they still
+  differ by their loss.
 * A diverged trial has the worst value that its metric knows in the ledger, which for a loss is the worst that was read,
   and may be the best. It ranks below all that did not diverge, and all such trials rank the same.
 * Constrained metrics are given as they were measured, since bounds are values; the objective too, where it is one of
@@ -23,14 +25,18 @@ import statistics
 from bisect import bisect_left, bisect_right
 from collections.abc import Mapping, Sequence
 from statistics import NormalDist
+from typing import TypeVar
 
 from study_operator.errors import OperatorError
+from study_operator.ledger.merit import find_place
 from study_operator.ledger.trial import Trial
 from study_operator.spec.metrics import is_share
 from study_operator.spec.study import Study
 
 LEAST_SHARE = 0.1
 LEAST_PART = 0.1
+
+Sortable = TypeVar("Sortable", float, tuple[bool, float, float])
 
 
 class OutcomeError(OperatorError):
@@ -51,12 +57,12 @@ def find_means(study: Study, trials: Sequence[Trial]) -> Mapping[int, Mapping[st
             _check(study, trial)
     means: dict[int, dict[str, float]] = {index: {} for index in measured}
 
-    # The objective, by rank.
+    # The objective, by rank; the lowest place is the best.
     metric = study.objective.metric
-    merits = {i: -math.inf if m.diverged else study.objective.merit(m.value) for i, m in measured.items()}
+    places = {i: (True, 0.0, 0.0) if m.diverged else find_place(study, m) for i, m in measured.items()}
     sign = study.objective.merit(1.0)
-    for index, score in find_scores(merits).items():
-        means[index][metric] = sign * score
+    for index, score in find_scores(places).items():
+        means[index][metric] = -sign * score
 
     # Constrained metrics, as they were measured.
     for constraint in study.outcome_constraints:
@@ -84,10 +90,10 @@ def _check(study: Study, trial: Trial) -> None:
             raise OutcomeError(f"trial {trial.name}: {metric} must be finite, got {value}")
 
 
-def find_scores(merits: Mapping[int, float]) -> dict[int, float]:
-    """Return the normal scores of merits; equal merits have the score of the middle of their ranks."""
-    ordered = sorted(merits.values())
-    ranks = {index: (bisect_left(ordered, m) + bisect_right(ordered, m) + 1) / 2 for index, m in merits.items()}
+def find_scores(values: Mapping[int, Sortable]) -> dict[int, float]:
+    """Return the normal scores of values; equal ones have the score of the middle of their ranks."""
+    ordered = sorted(values.values())
+    ranks = {index: (bisect_left(ordered, v) + bisect_right(ordered, v) + 1) / 2 for index, v in values.items()}
     return {index: NormalDist().inv_cdf(rank / (len(ordered) + 1)) for index, rank in ranks.items()}
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from scipy.stats import fisher_exact
+from scipy.stats import fisher_exact, spearmanr
 
 from study_operator.ledger.trial import Measurement, Origin, Trial, TrialState
 
@@ -20,7 +20,7 @@ from study_operator.ledger.trial import Measurement, Origin, Trial, TrialState
 from study_operator.optimizer import ax
 from study_operator.optimizer.ax import AxDesigner
 from study_operator.optimizer.designer import EXPLORATION_NODE, WARM_START_NODE, DesignerError, Suggestion
-from study_operator.optimizer.gaps import find_gap, place
+from study_operator.optimizer.gaps import place
 from study_operator.optimizer.reading import ModelReading
 from study_operator.spec.constraints import parse_linear_constraint, parse_outcome_constraint
 from study_operator.spec.metrics import Direction
@@ -34,6 +34,7 @@ from study_operator.spec.study import (
     Objective,
     Parameter,
     Promotion,
+    RankBy,
     Storage,
     Study,
     Uniform,
@@ -241,8 +242,13 @@ def test_a_search_that_stagnates_fills_a_gap_with_every_second_arm() -> None:
     gap, near = suggest(study, trials, 2)
     assert gap.generation_node == "Explore_Gap" and near.generation_node in {"MBM", "Explore_Sobol"}
     tried = [place(study.parameters, trial.arm) for trial in trials]
-    others = [place(study.parameters, arm) for arm in arms(suggest(study, trials[:7], 1))]
-    assert find_gap([*others, place(study.parameters, gap.arm)], tried) == len(others)
+    (other,) = arms(suggest(study, trials[:7], 1))
+
+    def nearest(arm: Arm) -> float:
+        here = [value for _, value in place(study.parameters, arm)]
+        return min(math.dist(here, [value for _, value in there]) for there in tried)
+
+    assert nearest(gap.arm) > nearest(other)
     # The best has risen a trial ago: the model goes on.
     risen = [*trials, measured(9, gap.arm, 0.95)]
     assert suggest(study, risen)[0].generation_node in {"MBM", "Explore_Sobol"}
@@ -869,6 +875,22 @@ def test_a_slice_lies_where_the_measured_function_does(direction: Direction) -> 
                 places += 1
                 assert min(values) <= point.low <= point.value <= point.high <= max(values)
     assert covered / places > 0.8
+
+
+def test_a_slice_rises_with_the_rank_also_where_the_loss_ranks_too() -> None:
+    study = a_study(promotion=Promotion(num_promoted=1, rank_by=RankBy.VALIDATION_LOSS))
+    dice = random.Random(0)
+    arms = [a_random_arm(study, dice) for _ in range(16)]
+    # The loss follows the function, and what is measured only roughly.
+    values = [accuracy(arm) + dice.gauss(0, 0.1) for arm in arms]
+    trials = [
+        measured(i, arm, value, validation_loss=-accuracy(arm))
+        for i, (arm, value) in enumerate(zip(arms, values, strict=True))
+    ]
+    reading = read_model(study, trials, min(trials, key=lambda t: t.measurements[0].metrics["validation_loss"]))
+    rates = next(found for found in reading.slices if found.parameter == "learning_rate")
+    truth = [accuracy({**reading.through, "learning_rate": point.setting}) for point in rates.points]
+    assert spearmanr(truth, [point.value for point in rates.points]).statistic > 0.8
 
 
 def test_a_model_that_ranks_no_better_than_chance_says_so_and_nothing_else() -> None:

@@ -13,7 +13,7 @@ from study_operator.ledger.trial import Trial, TrialState
 from study_operator.optimizer.outcomes import OutcomeError, find_means
 from study_operator.spec.constraints import parse_outcome_constraint
 from study_operator.spec.metrics import Direction
-from study_operator.spec.study import Objective, OutcomeConstraint, Study
+from study_operator.spec.study import Objective, OutcomeConstraint, Promotion, RankBy, Study
 
 
 def read(index: int, value: float, **metrics: float) -> Trial:
@@ -78,6 +78,27 @@ def test_a_diverged_trial_is_clearly_worse_than_the_worst(study: Study, healthy:
         )
         assert one == other
         assert all(study.objective.merit(one) < study.objective.merit(score) - 0.3 for score in others)
+
+
+def test_equals_are_told_apart_by_their_loss() -> None:
+    losses = (2.0, 1.0, 3.0)
+    trials = [read(i, 0.0, validation_loss=loss) for i, loss in enumerate(losses)]
+    unknown = read(3, 0.0)
+    third, best, worst, last = scores_of(a_study(), *trials, unknown)
+    assert best > third > worst > last
+    # One that was right for once is better than all of them.
+    *scores, right = scores_of(a_study(), *trials, read(3, 0.1, validation_loss=9.0))
+    assert right > max(scores)
+
+
+@pytest.mark.parametrize(
+    ("rank_by", "is_second_better"),
+    [(RankBy.OBJECTIVE, True), (RankBy.VALIDATION_LOSS, False), (RankBy.OBJECTIVE_AND_LOSS, False)],
+)
+def test_arms_rank_as_they_do_where_some_are_promoted(rank_by: RankBy, is_second_better: bool) -> None:
+    study = a_study(promotion=Promotion(num_promoted=1, rank_by=rank_by))
+    first, second = scores_of(study, read(0, 0.4, validation_loss=1.0), read(1, 0.41, validation_loss=2.0))
+    assert (second > first) is is_second_better
 
 
 @pytest.mark.parametrize("study", STUDIES, ids=lambda study: study.objective.metric)
