@@ -201,7 +201,7 @@ def fit_weight(recorded: Recorded, percent: int, arms: NDArray[np.intp], draws: 
 def describe(values: Floats, scale: float = 1.0, digits: int = 2) -> str:
     """Return the mean with the 90 % interval of the draws."""
     low, high = np.quantile(values, (0.05, 0.95)) * scale
-    return f"{values.mean() * scale:.{digits}f} ({low:.{digits}f} to {high:.{digits}f})"
+    return f"{values.mean() * scale:.{digits}f} ({low:.{digits}f} to {high:.{digits}f})".replace("-", "−")
 
 
 def main() -> None:
@@ -240,6 +240,8 @@ def print_signals(recorded: Recorded, arms: NDArray[np.intp], signals: Mapping[s
     print("| values asked | ranked by | top 5 kept | − accuracy's | tau | − accuracy's | best of three lacks, points |")
     print("|---|---|---|---|---|---|---|")
     for values in VALUES:
+        if values is not None and values >= recorded.early[20].has_value.sum():
+            continue
         plain = score(recorded, 20, accuracy, values=values, arms=arms, draws=draws)
         for name, signal in signals.items():
             of = score(recorded, 20, signal, values=values, arms=arms, draws=draws)
@@ -250,7 +252,7 @@ def print_signals(recorded: Recorded, arms: NDArray[np.intp], signals: Mapping[s
                 describe(of.tau - plain.tau) if name != "accuracy" else "",
                 describe(of.lack, 100, 1),
             ]
-            print(f"| {values or 'all'} | {name} | {' | '.join(cells)} |")
+            print(f"| {values or f'all {recorded.early[20].has_value.sum()}'} | {name} | {' | '.join(cells)} |")
     print()
 
 
