@@ -135,6 +135,9 @@ PAIRS = (
     ("ours-both-typical", "ours-typical"),
     ("ours-rungs-both-typical", "ours-rungs-typical"),
     ("ours-rungs-both-typical", "ax-full"),
+    ("ours-rungs-both-typical", "asha-promoting"),
+    ("ours-rungs-both-typical", "bohb"),
+    ("ours-rungs", "ax-full"),
     ("ours-8-typical", "ax-full"),
     ("ours-12-typical", "ax-full"),
     ("ours-12-typical", "ax-full-12"),
@@ -324,19 +327,20 @@ def _say_row(own: Sequence[Cell], ours: Sequence[Cell], targets: Sequence[Mappin
     ]
     for target in targets:
         measure = time_to(target)
-        columns.append(f"{average(own, measure):.1f}")
+        columns.append(_say_number(average(own, measure), form=".1f"))
         columns.append(_say(compare(ours, own, measure, np.divide)) if ours else "")
-    columns.append(f"{1000 * average(own, distance):.1f}")
+    columns.append(_say_number(average(own, distance), 1000, ".1f"))
     columns.append(_say(compare(ours, own, distance, np.subtract), 1000, "+.1f") if ours else "")
     return " | ".join(columns)
 
 
 def _say(estimate: Estimate, factor: float = 1, form: str = ".2f") -> str:
-    value, low, high = (
-        "∞" if math.isinf(number) else format(factor * number, form).replace("-", "−")
-        for number in (estimate.value, estimate.low, estimate.high)
-    )
+    value, low, high = (_say_number(n, factor, form) for n in (estimate.value, estimate.low, estimate.high))
     return f"{value} ({low} to {high})"
+
+
+def _say_number(number: float, factor: float = 1, form: str = ".2f") -> str:
+    return "∞" if math.isinf(number) else format(factor * number, form).replace("-", "−")
 
 
 if __name__ == "__main__":

@@ -101,7 +101,7 @@ class Agreement:
     full_length: int
     """Trials that have both measurements and did not diverge: those that pairs are made of."""
     least_audited: int = 0
-    """Audited ones among these, of the early rung that has the fewest."""
+    """Audited ones among these, of the early rung that has too few and the fewest; else all of them."""
     promoted: int = 0
     has_baseline: bool = False
     """Whether the baseline is one of them."""
@@ -156,6 +156,7 @@ def measure_agreement(study: Study, trials: Sequence[Trial], rung: int = 0) -> A
     sound = [t for t in ended if not t.has_diverged]
     audited = [t for t in ended if t.stratum is not None]
     strata = _find_strata(trials, sound)
+    too_few = [s.paired for s in strata.values() if s.paired < min(LEAST_AUDITED, s.population)]
     choice, metrics = _find_choice(study, trials, rung), list_ranking_metrics(study, rung)
     is_complete = all(_is_known(study, t) for t in _list_able(trials))
     is_complete = is_complete and all(s.drawn == s.population for s in strata.values())
@@ -165,7 +166,7 @@ def measure_agreement(study: Study, trials: Sequence[Trial], rung: int = 0) -> A
         ranked_by=" with ".join(metrics) if metrics != [study.objective.metric] else "",
         audited=len(audited),
         full_length=len(sound),
-        least_audited=min((s.paired for s in strata.values()), default=0),
+        least_audited=min(too_few, default=sum(s.paired for s in strata.values())),
         promoted=sum(t.continuation is Continuation.PROMOTED for t in sound),
         has_baseline=any(t.continuation is Continuation.BASELINE for t in sound),
         left_out=_count_left_out(trials),

@@ -6,11 +6,13 @@ between those that were tried.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import median
 
-from study_operator.ledger.trial import Trial
+from study_operator.ledger.merit import LOSS
+from study_operator.ledger.trial import Measurement, Trial
 from study_operator.spec.metrics import is_share
 from study_operator.spec.study import Study
 
@@ -44,24 +46,32 @@ def find_stagnation(study: Study, trials: Sequence[Trial]) -> Stagnation:
 
     Arms answer the same questions. Of the noise of two measurements half is taken to be shared, as where gains are
     corrected (`gain.CARRIED`), so that the standard error of their difference is that of one of them: the median is
-    taken. Where none is known any rise counts. One that diverged is measured, and rises never.
+    taken. Where none is known any rise counts. Of equals, such as all that were right nowhere yet, one that loses less
+    has risen. One that diverged is measured, and rises never.
     """
     window = max(LEAST_WINDOW, -(-study.num_trials // 4))
     measured = [(t, m) for t in sorted(trials, key=lambda t: t.index) if (m := t.measurement(0)) is not None]
     error = median([m.standard_error for _, m in measured if m.standard_error] or [0.0])
-    best, last, since = None, None, 0
+    best: tuple[Trial, Measurement] | None = None
+    since = 0
     for trial, measurement in measured:
-        merit = study.objective.merit(measurement.value)
-        is_rise = not measurement.diverged and (last is None or (merit >= last + error and merit > last))
-        best, last, since = (trial, merit, 0) if is_rise else (best, last, since + 1)
+        is_rise = not measurement.diverged and (best is None or _is_rise(study, best[1], measurement, error))
+        best, since = ((trial, measurement), 0) if is_rise else (best, since + 1)
     return Stagnation(
-        best=best.name if best is not None else "",
-        value=study.objective.merit(last) if last is not None else 0.0,
+        best=best[0].name if best is not None else "",
+        value=best[1].value if best is not None else 0.0,
         since=since if best is not None else 0,
         measured=len(measured),
         window=window,
         error=error,
     )
+
+
+def _is_rise(study: Study, best: Measurement, measurement: Measurement, error: float) -> bool:
+    merit, least = (study.objective.merit(m.value) for m in (measurement, best))
+    if merit == least:
+        return measurement.metrics.get(LOSS, math.inf) < best.metrics.get(LOSS, math.inf)
+    return merit > least and merit >= least + error
 
 
 def describe_stagnation(study: Study, stand: Stagnation, *, is_over: bool) -> str:

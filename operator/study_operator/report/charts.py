@@ -173,7 +173,7 @@ def draw_arms(report: Report, errors: str) -> Chart | None:
     role = _roles(report, shown)
     fade = {"condition": {"test": IS_PICKED, "value": 1}, "value": 0.15}
     arms = {trial.name: shorten(describe_arm(trial)) for trial in shown}
-    few = f" The best {MOST_ARMS} of {len(trials)} measured arms are drawn." if len(trials) > MOST_ARMS else ""
+    few = f" The first {MOST_ARMS} of {len(trials)} measured arms are drawn." if len(trials) > MOST_ARMS else ""
     return Chart(
         name="arms",
         title=f"{metric} by arm",

@@ -56,6 +56,13 @@ def test_where_no_error_is_known_any_rise_counts_and_an_equal_value_is_none() ->
     assert (stand.best, stand.since, stand.error) == ("t006", 1, 0.0)
 
 
+@pytest.mark.parametrize(("fall", "best"), [(0.1, "t007"), (0.0, "t000"), (-0.1, "t000")])
+def test_of_equals_one_that_loses_less_has_risen(fall: float, best: str) -> None:
+    trials = [paused(i, 0.0, metrics={"validation_loss": 3 - fall * i}) for i in range(8)]
+    stand = find_stagnation(a_study(num_trials=24), trials)
+    assert (stand.best, stand.value, stand.is_stagnating) == (best, 0.0, best == "t000")
+
+
 def test_of_a_loss_a_fall_is_a_rise() -> None:
     stand = find_stagnation(minimizing(a_study(num_trials=24)), measured(0.6, 0.5, *[0.7] * 6))
     assert (stand.best, stand.value, stand.is_stagnating) == ("t001", 0.5, True)

@@ -153,7 +153,7 @@ def test_of_many_arms_the_best_are_drawn_and_all_are_listed() -> None:
     drawn = [value["trial"] for value in page.charts["arms"]["data"]["values"]]
     assert drawn == [f"t{MOST_ARMS + 39 - i:03d}" for i in range(MOST_ARMS)]
     assert {f"t{i:03d}" for i in range(MOST_ARMS + 40)} <= {text.strip() for text in page.texts}
-    assert f"The best {MOST_ARMS} of {MOST_ARMS + 40} measured arms are drawn." in page.text
+    assert f"The first {MOST_ARMS} of {MOST_ARMS + 40} measured arms are drawn." in page.text
 
 
 def test_the_page_of_the_largest_study_keeps_its_size() -> None:
