@@ -724,8 +724,10 @@ def build_spec() -> Schema:
                     ),
                     "rankBy": choice(
                         "What trials are ranked by on early rungs: the study's objective, the answers' loss on the "
-                        "validation set, or both, a nat per token counting as 0.1 of the objective. The loss may rank "
-                        "better where questions are few. At full length the objective alone decides.",
+                        "validation set, or both, a nat per token counting as 0.1 of the objective; where the "
+                        "objective is that loss, it alone counts. The loss may rank better where questions are few, "
+                        "or most arms are not right yet. Of equals the lower loss goes first. At full length the "
+                        "objective decides.",
                         RankBy,
                         default=str(RankBy.OBJECTIVE),
                     ),
