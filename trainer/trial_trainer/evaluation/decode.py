@@ -12,7 +12,8 @@ logits processors that `generate` itself would use.
 
 So that no answer depends on what is computed beside it, every token of a branch attends in one way, in both passes: its
 page's keys and its own begin at multiples of `ALIGNMENT`, what fills up weighs nothing, and page and branch are two
-products. A CPU then adds the same numbers in the same order.
+products. A CPU then adds the same numbers in the same order, but for the model's own products with AMX, which round by
+how many rows they have (`docs/models.md`).
 """
 
 from __future__ import annotations
