@@ -20,6 +20,7 @@ from search.recorded import RecordedArms
 from study_operator.ledger.merit import LOSS
 from study_operator.ledger.trial import Measurement, Origin, Trial, TrialState
 from study_operator.optimizer.designer import Designer
+from study_operator.optimizer.gaps import find_value
 from study_operator.reconcile.settle import give_worst_values
 from study_operator.spec.metrics import WORST_VALUES, Direction
 from study_operator.spec.study import Arm, Categorical, LogUniform, Study, Uniform
@@ -310,16 +311,7 @@ def successive_halving() -> optuna.pruners.BasePruner:
 
 def _find_arm(table: RecordedArms, point: Floats) -> Arm:
     """Return the arm at a point of the unit cube."""
-    arm: dict[str, Any] = {}
-    for parameter, share in zip(table.parameters, point.tolist(), strict=True):
-        match parameter.search_space:
-            case Uniform(min=lower, max=upper):
-                arm[parameter.name] = lower + share * (upper - lower)
-            case LogUniform(min=lower, max=upper):
-                arm[parameter.name] = min(max(lower * (upper / lower) ** share, lower), upper)
-            case Categorical(values=values):
-                arm[parameter.name] = values[min(int(share * len(values)), len(values) - 1)]
-    return arm
+    return {p.name: find_value(p, share) for p, share in zip(table.parameters, point.tolist(), strict=True)}
 
 
 def _suggest_arm(table: RecordedArms, trial: optuna.Trial) -> Arm:

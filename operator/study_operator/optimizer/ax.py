@@ -48,7 +48,7 @@ from study_operator.optimizer.designer import (
     DesignerError,
     Suggestion,
 )
-from study_operator.optimizer.gaps import find_gap, is_fixed, place
+from study_operator.optimizer.gaps import find_gap, find_value, is_fixed, place
 from study_operator.optimizer.outcomes import OutcomeError, find_means, find_scores
 from study_operator.optimizer.reading import Importance, ModelReading, Share, Slice, SlicePoint, digest_question
 from study_operator.optimizer.sensitivity import design, find_indices
@@ -789,9 +789,9 @@ def _find_importances(study: Study, model: TorchAdapter, predictors: Sequence[_P
     dimensions = len(parameters)
     sobol: Any = torch.quasirandom.SobolEngine(2 * dimensions, scramble=True, seed=study.seed % 2**32)  # type: ignore[no-untyped-call]
     drawn = sobol.draw(_count_sensitivity_points(dimensions)).double().numpy()
-    fixed = {p.name: _value_at(p, 0.0) for p in study.parameters}
+    fixed = {p.name: find_value(p, 0.0) for p in study.parameters}
     arms = [
-        fixed | {p.name: _value_at(p, float(u)) for p, u in zip(parameters, point, strict=True)}
+        fixed | {p.name: find_value(p, float(u)) for p, u in zip(parameters, point, strict=True)}
         for point in design(drawn[:, :dimensions], drawn[:, dimensions:])
     ]
     fitted, column = _find_fitted(study, model)
@@ -872,20 +872,7 @@ def _interpolate(at: float, known: Sequence[tuple[float, float]]) -> float:
 def _list_settings(parameter: Parameter) -> list[ParameterValue]:
     if isinstance(parameter.search_space, Categorical):
         return list(dict.fromkeys(parameter.search_space.values))
-    return [_value_at(parameter, i / (NUM_SLICE_POINTS - 1)) for i in range(NUM_SLICE_POINTS)]
-
-
-def _value_at(parameter: Parameter, share: float) -> ParameterValue:
-    """Return a parameter's value at a share of its range, or of its choices."""
-    match parameter.search_space:
-        case Categorical(values=values):
-            return values[min(int(share * len(values)), len(values) - 1)]
-        case LogUniform(min=lower, max=upper):
-            return min(max(lower * math.exp(share * math.log(upper / lower)), lower), upper)
-        case Uniform(min=lower, max=upper):
-            return lower + (upper - lower) * share
-        case _ as unknown:
-            assert_never(unknown)
+    return [find_value(parameter, i / (NUM_SLICE_POINTS - 1)) for i in range(NUM_SLICE_POINTS)]
 
 
 def _build_features(study: Study, arms: Sequence[Arm], predictors: Sequence[_Predictor]) -> list[ObservationFeatures]:

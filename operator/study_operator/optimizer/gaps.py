@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, assert_never
 
 from study_operator.spec.study import Arm, Categorical, LogUniform, Parameter, Uniform
 from trial_trainer.contract import ParameterValue
@@ -25,6 +25,19 @@ Place = tuple[tuple[bool, float], ...]
 def place(parameters: Sequence[Parameter], arm: Arm) -> Place:
     """Return where an arm lies in the unit cube; values without an order have their number in the list."""
     return tuple(_place_value(parameter, arm[parameter.name]) for parameter in parameters if not is_fixed(parameter))
+
+
+def find_value(parameter: Parameter, share: float) -> ParameterValue:
+    """Return a parameter's value at a share of its range, or of its choices."""
+    match parameter.search_space:
+        case Categorical(values=values):
+            return values[min(int(share * len(values)), len(values) - 1)]
+        case LogUniform(min=lower, max=upper):
+            return min(max(lower * math.exp(share * math.log(upper / lower)), lower), upper)
+        case Uniform(min=lower, max=upper):
+            return lower + (upper - lower) * share
+        case _ as unknown:
+            assert_never(unknown)
 
 
 def find_gap(candidates: Sequence[Place], tried: Sequence[Place]) -> int:
