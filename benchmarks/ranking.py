@@ -239,8 +239,9 @@ def print_signals(recorded: Recorded, arms: NDArray[np.intp], signals: Mapping[s
     print(f"{recorded.name}: {len(arms)} arms at 20 %\n")
     print("| values asked | ranked by | top 5 kept | − accuracy's | tau | − accuracy's | best of three lacks, points |")
     print("|---|---|---|---|---|---|---|")
+    known = int(recorded.early[20].has_value.sum())
     for values in VALUES:
-        if values is not None and values >= recorded.early[20].has_value.sum():
+        if values is not None and values >= known:
             continue
         plain = score(recorded, 20, accuracy, values=values, arms=arms, draws=draws)
         for name, signal in signals.items():
@@ -252,7 +253,7 @@ def print_signals(recorded: Recorded, arms: NDArray[np.intp], signals: Mapping[s
                 describe(of.tau - plain.tau) if name != "accuracy" else "",
                 describe(of.lack, 100, 1),
             ]
-            print(f"| {values or f'all {recorded.early[20].has_value.sum()}'} | {name} | {' | '.join(cells)} |")
+            print(f"| {values or f'all {known}'} | {name} | {' | '.join(cells)} |")
     print()
 
 

@@ -280,7 +280,7 @@ def print_errors(tables: Sequence[RecordedArms]) -> None:
 def print_scores(tables: Sequence[RecordedArms], cells: Sequence[Cell], slots: int) -> None:
     """Print a row for each method and kind of data, with what ours needs next to it: less than 1 is less compute."""
     targets = [{table.name: target_of(table, share) for table in tables} for share in TARGETS]
-    shares = " | ".join(f"to the best {share:.0%} | ours / it" for share in TARGETS)
+    shares = " | ".join(f"to the best {100 * share:.0f} % | ours / it" for share in TARGETS)
     print(f"\n{slots} slots\n\n| data | search | seeds | arms | compute | time | {shares} | distance | ours − it |")
     print("|" + "---|" * (8 + 2 * len(TARGETS)))
     for kind in dict.fromkeys(table.kind for table in tables):
@@ -297,7 +297,7 @@ def print_scores(tables: Sequence[RecordedArms], cells: Sequence[Cell], slots: i
 def print_pairs(tables: Sequence[RecordedArms], cells: Sequence[Cell], slots: int) -> None:
     """Print what one change does: searches on the seeds that both have, seed by seed."""
     measures = [time_to({table.name: target_of(table, share) for table in tables}) for share in TARGETS]
-    shares = " | ".join(f"to the best {share:.0%}" for share in TARGETS)
+    shares = " | ".join(f"to the best {100 * share:.0f} %" for share in TARGETS)
     print(f"\n{slots} slots\n\n| data | search / other | seeds | compute | {shares} | distance − other |")
     print("|" + "---|" * (5 + len(TARGETS)))
     for kind in dict.fromkeys(table.kind for table in tables):
