@@ -172,6 +172,16 @@ class Cluster:
                 if wanted.items() <= found.items():
                     yield event
 
+    def refused(self, user: str) -> Iterator[Object]:
+        """Return the requests that a user had no right to make, oldest first.
+
+        What an API server refuses that has just got to know an API, and does not know yet who may own what, is none.
+        """
+        for event in self.audited(user=user):
+            status = event["responseStatus"]
+            if status.get("code") == 403 and "cannot find RESTMapping" not in status.get("message", ""):
+                yield event
+
 
 class ControlPlane(Cluster):
     """A cluster whose processes are ours. Everything of it lies in one directory.
