@@ -2,6 +2,7 @@
 
     python benchmarks/record_arms.py bookings --runs 72 --minutes 120 --precision Float32
     python benchmarks/record_arms.py pages --runs 24 --minutes 120
+    python benchmarks/record_arms.py bookings-typical --minutes 60
     python benchmarks/record_arms.py data-curve --minutes 120
     python benchmarks/record_arms.py augmentation --minutes 120
     python benchmarks/record_arms.py bookings --collect
@@ -10,9 +11,10 @@ Arm after arm is trained by the trainer itself, one core each, and read at `PERC
 the validation set, and at `TEST_PERCENTS` of the test set, with the answer's rightness and loss. What is done is never
 done again: a call goes on where the last one ended, on this machine from `runs/recorded`, on another one from the
 tables in `benchmarks/data`, to which `--collect` adds the new arms. `benchmarks/data/lora-arms/README.md` says what the
-tables hold. The data curve is one arm on growing parts of the training set, read at its end alone; so is that of
-augmentation, without variants of the messages and with them. Where products in bf16 are slower than those in fp32, as
-with AVX-512 but without AMX, `--precision Float32` takes less time (15 % for one run); each run says which it was.
+tables hold. `bookings-typical` and `pages-typical` are the arms that the operator tries first, on the same data. The
+data curve is one arm on growing parts of the training set, read at its end alone; so is that of augmentation, without
+variants of the messages and with them. Where products in bf16 are slower than those in fp32, as with AVX-512 but
+without AMX, `--precision Float32` takes less time (15 % for one run); each run says which it was.
 """
 
 from __future__ import annotations
@@ -38,6 +40,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from scipy.stats import qmc
 
+from study_operator.spec.limits import DEFAULT_TYPICAL_ARMS
+from study_operator.spec.study import Categorical, LogUniform, Parameter, SearchSpace, Uniform
+from study_operator.spec.typical_arms import find_typical_arms
 from trial_trainer import contract
 from trial_trainer.artifacts import open_store
 from trial_trainer.contract import (
@@ -92,6 +97,10 @@ RANKS = (4, 8, 16, 32, 64)
 ALPHAS = (8, 16, 32, 64, 128)
 LARGEST_DROPOUT = 0.2
 LARGEST_WARMUP_PERCENT = 20
+BATCH_SIZES = {"bookings": (4, 8, 16), "pages": (8, 16)}
+"""By recording."""
+TYPICAL = "-typical"
+"""What the name of a recording of typical arms ends with."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,7 +147,7 @@ def record_bookings() -> Recording:
         name="bookings",
         prepare=replace(_prepare_bookings("bookings", trainer), split=_split_pages(50), max_pages=ARM_MESSAGES),
         trainer=trainer,
-        runs=_draw_runs(batch_sizes=(4, 8, 16), least=LEAST_ARMS["bookings"]),
+        runs=_draw_runs(BATCH_SIZES["bookings"], least=LEAST_ARMS["bookings"]),
     )
 
 
@@ -194,13 +203,28 @@ def record_pages() -> Recording:
             dataset=str(RAW / "pages" / "dataset"),
         ),
         trainer=trainer,
-        runs=_draw_runs(batch_sizes=(8, 16), least=LEAST_ARMS["pages"]),
+        runs=_draw_runs(BATCH_SIZES["pages"], least=LEAST_ARMS["pages"]),
     )
+
+
+def record_typical_arms(of: Recording) -> Recording:
+    """The arms that the operator tries first, on the data of another recording.
+
+    After those that a study tries by itself come the first of them with each other batch size, and the last.
+    """
+    batch_sizes = BATCH_SIZES[of.name]
+    found = [dict(typical.arm) for typical in find_typical_arms(list_parameters(batch_sizes), (), MODEL.uri, ())]
+    others = [{**found[0], "batch_size": size} for size in batch_sizes if size != found[0]["batch_size"]]
+    arms = [*found[:DEFAULT_TYPICAL_ARMS], *others, *found[DEFAULT_TYPICAL_ARMS:]]
+    runs = tuple(Run(arm=number, seed=0, parameters=arm) for number, arm in enumerate(arms))
+    return replace(of, name=f"{of.name}{TYPICAL}", runs=runs)
 
 
 RECORDINGS = {
     "bookings": record_bookings,
     "pages": record_pages,
+    f"bookings{TYPICAL}": lambda: record_typical_arms(record_bookings()),
+    f"pages{TYPICAL}": lambda: record_typical_arms(record_pages()),
     "data-curve": record_data_curve,
     "augmentation": record_augmentation,
 }
@@ -228,7 +252,7 @@ def _split_pages(validation_percent: int) -> Split:
 
 def write_bookings(recording: Recording) -> None:
     """Write the messages that say so many values; of the test set, the first by their digests."""
-    source = RAW / recording.name / "source"
+    source = Path(recording.prepare.source).parent
     source.mkdir(parents=True, exist_ok=True)
     for part, most in (("train", None), ("test", TEST_MESSAGES)):
         lines = gzip.decompress((DATA / "restaurant8k" / f"{part}.jsonl.gz").read_bytes()).splitlines()
@@ -248,6 +272,19 @@ def _draw_runs(batch_sizes: Sequence[int], least: int) -> tuple[Run, ...]:
     runs = [Run(arm=arm, seed=0, parameters=_build_arm(batch_sizes, point)) for arm, point in enumerate(points)]
     again = [replace(run, seed=seed) for run in runs[:SEEDED_ARMS] for seed in range(1, SEEDS)]
     return (*runs[:least], *again, *runs[least:])
+
+
+def list_parameters(batch_sizes: Sequence[int]) -> tuple[Parameter, ...]:
+    """Return the search space that the arms are drawn from."""
+    spaces: Mapping[str, SearchSpace] = {
+        "learning_rate": LogUniform(min=LEARNING_RATES[0], max=LEARNING_RATES[1]),
+        "lora_rank": Categorical(values=RANKS, ordered=True),
+        "lora_alpha": Categorical(values=ALPHAS, ordered=True),
+        "lora_dropout": Uniform(min=0, max=LARGEST_DROPOUT),
+        "batch_size": Categorical(values=tuple(batch_sizes), ordered=True),
+        "warmup_percent": Uniform(min=0, max=LARGEST_WARMUP_PERCENT),
+    }
+    return tuple(Parameter(name=name, search_space=space) for name, space in spaces.items())
 
 
 def _build_arm(batch_sizes: Sequence[int], point: Sequence[float]) -> dict[str, ParameterValue]:
@@ -333,7 +370,8 @@ def record_all(recording: Recording, runs: Sequence[Run], *, minutes: float, wor
     if not Path(recording.dataset, contract.SUMMARY).exists():
         from trial_trainer.dataset.prepare import prepare
 
-        write_bookings(recording)
+        if Path(recording.prepare.source).is_relative_to(RAW):
+            write_bookings(recording)
         prepare(recording.prepare)
     known = {_key(row) for row in _read_table(recording, "arms")}
     missing = [r for r in runs if _key(vars(r)) not in known and not _done(recording, r).exists()]

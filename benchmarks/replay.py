@@ -272,9 +272,9 @@ def print_errors(tables: Sequence[RecordedArms]) -> None:
     print("|---|---|---|---|---|---|")
     for table in tables:
         error, correlation = table.neighbour_error()
-        diverged = sum(run.diverged_at is not None for run in table.runs)
+        diverged = sum(run.diverged_at is not None for run in table.drawn)
         near = " and ".join(f"{1000 * target_of(table, share):.1f}" for share in TARGETS)
-        print(f"| {table.name} | {len(table.runs)} | {diverged} | {near} | {1000 * error:.1f} | {correlation:.2f} |")
+        print(f"| {table.name} | {len(table.drawn)} | {diverged} | {near} | {1000 * error:.1f} | {correlation:.2f} |")
 
 
 def print_scores(tables: Sequence[RecordedArms], cells: Sequence[Cell], slots: int) -> None:

@@ -61,7 +61,7 @@ def an_earlier_study(table: RecordedArms, seed: int, *, is_upside_down: bool = F
 def count_trials(table: RecordedArms, rows: Sequence[int]) -> tuple[int, float]:
     """Return how many trials it takes until one reaches the target, and how far the best is from the floor at last."""
     merits = [
-        -math.inf if r.diverged_at is not None else table.objective.merit(float(r.values[-1])) for r in table.runs
+        -math.inf if r.diverged_at is not None else table.objective.merit(float(r.values[-1])) for r in table.drawn
     ]
     target = np.quantile([m for m in merits if math.isfinite(m)], 1 - TARGET)
     reached = next((place for place, row in enumerate(rows, start=1) if merits[row] >= target), NUM_TRIALS + 1)

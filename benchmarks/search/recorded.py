@@ -28,7 +28,6 @@ from study_operator.spec.study import (
     LogUniform,
     Objective,
     Parameter,
-    SearchSpace,
     TypicalArm,
     Uniform,
 )
@@ -95,8 +94,15 @@ class RecordedArms:
     objective: Objective
     parameters: tuple[Parameter, ...]
     runs: tuple[Run, ...]
+    """Those that were drawn from the space, and then others, each of which stands for its own arm alone."""
+    others: int = 0
     typical_arms: tuple[TypicalArm, ...] = ()
     """What is known to be good for the task, published before and not looked for in the table; and the centre."""
+
+    @property
+    def drawn(self) -> tuple[Run, ...]:
+        """The runs whose arms were drawn from the space: what all that is said of the table is about."""
+        return self.runs[: len(self.runs) - self.others]
 
     @property
     def has_losses(self) -> bool:
@@ -106,13 +112,13 @@ class RecordedArms:
     @cached_property
     def mean_length(self) -> float:
         """The mean length of a run that does not diverge: the unit in which compute is reported."""
-        return float(np.mean([run.length + run.fixed for run in self.runs if run.diverged_at is None]))
+        return float(np.mean([run.length + run.fixed for run in self.drawn if run.diverged_at is None]))
 
     @cached_property
     def best(self) -> int:
         """The row that the validation set would choose among all of them."""
-        losses = [math.inf if (loss := run.find_loss(1.0)) is None else loss for run in self.runs]
-        return max(range(len(self.runs)), key=lambda row: (self._merits[row], -losses[row]))
+        losses = [math.inf if (loss := run.find_loss(1.0)) is None else loss for run in self.drawn]
+        return max(range(len(losses)), key=lambda row: (self._merits[row], -losses[row]))
 
     def distance(self, row: int) -> float:
         """Return how far an arm is from the floor that choosing by the validation set leaves, on the other data.
@@ -123,6 +129,9 @@ class RecordedArms:
 
     def nearest(self, arm: Arm) -> int:
         """Return the row of the recorded arm that stands for an arm."""
+        for row in range(len(self.drawn), len(self.runs)):
+            if self.runs[row].arm == arm:
+                return row
         squares = (self._points - _coordinates(self.parameters, arm)) ** 2
         return int(np.argmin(squares @ self._weights))
 
@@ -144,7 +153,7 @@ class RecordedArms:
         """At full length on the validation set; the higher, the better."""
         return np.array([
             -math.inf if run.diverged_at is not None else self.objective.merit(float(run.values[-1]))
-            for run in self.runs
+            for run in self.drawn
         ])  # fmt: skip
 
     @cached_property
@@ -153,11 +162,11 @@ class RecordedArms:
         distinct, inverse = np.unique(self._merits, return_inverse=True)
         counts = np.bincount(inverse, minlength=len(distinct))
         middle = np.cumsum(counts) - (counts + 1) / 2
-        return middle[inverse] / max(1, len(self.runs) - 1)
+        return middle[inverse] / max(1, len(self.drawn) - 1)
 
     @cached_property
     def _points(self) -> Floats:
-        return np.array([_coordinates(self.parameters, run.arm) for run in self.runs])
+        return np.array([_coordinates(self.parameters, run.arm) for run in self.drawn])
 
     @cached_property
     def _weights(self) -> Floats:
@@ -333,60 +342,53 @@ def read_lora(recording: str, folder: Path = DATA / "lora-arms") -> RecordedArms
     """Return LoRA arms that `record_arms.py` recorded, chosen by validation accuracy and evaluated on the test set.
 
     All train on as many samples, and are as long: seconds are of several machines. Starting and evaluating, once for
-    each job, cost the part of that which they took of an arm's own training, at the median. Of an arm that was trained
-    under several seeds the first counts.
+    each job, cost the part of that which they took of an arm's own training, at the median of those that were drawn. Of
+    an arm that was trained under several seeds the first counts. Typical arms stand for themselves where they were
+    recorded.
     """
-    import pyarrow.parquet
-
-    def rows(table: str) -> list[dict[str, Any]]:
-        read: list[dict[str, Any]] = pyarrow.parquet.read_table(folder / f"{recording}-{table}.parquet").to_pylist()
-        return [row for row in read if row["seed"] == 0]
-
-    measured: dict[int, list[Mapping[str, Any]]] = {}
-    for row in sorted(rows("measurements"), key=lambda row: row["percent"]):
-        measured.setdefault(row["arm"], []).append(row)
-    answers: dict[int, list[Mapping[str, Any]]] = {}
-    for row in rows("answers"):
-        if (row["split"], row["percent"], row["has_value"]) == ("test", 100, True):
-            answers.setdefault(row["arm"], []).append(row)
-
-    arms = rows("arms")
-    spaces: Mapping[str, SearchSpace] = {
-        "learning_rate": LogUniform(min=record_arms.LEARNING_RATES[0], max=record_arms.LEARNING_RATES[1]),
-        "lora_rank": _ordered(record_arms.RANKS),
-        "lora_alpha": _ordered(record_arms.ALPHAS),
-        "lora_dropout": Uniform(min=0, max=record_arms.LARGEST_DROPOUT),
-        "batch_size": _ordered(sorted({arm["batch_size"] for arm in arms})),
-        "warmup_percent": Uniform(min=0, max=record_arms.LARGEST_WARMUP_PERCENT),
-    }
-    parameters = tuple(Parameter(name=name, search_space=space) for name, space in spaces.items())
-    percents = sorted({row["percent"] for of_arm in measured.values() for row in of_arm})
-    fixed = float(np.median([_find_fixed_part(measured[arm]) for arm in answers]))
+    drawn, typical = (_read_lora_tables(folder, name) for name in (recording, recording + record_arms.TYPICAL))
+    parameters = record_arms.list_parameters(sorted({row["batch_size"] for row, _, _ in drawn}))
+    percents = sorted({row["percent"] for _, measured, _ in drawn for row in measured})
+    fixed = float(np.median([_find_fixed_part(measured) for _, measured, answers in drawn if answers]))
     runs = tuple(
-        _lora_run(
-            {name: arm[name] for name in spaces}, measured[arm["arm"]], answers.get(arm["arm"], []), percents, fixed
-        )
-        for arm in arms
-        if arm["arm"] in measured
+        _lora_run({p.name: row[p.name] for p in parameters}, measured, answers, percents, fixed)
+        for row, measured, answers in (*drawn, *typical)
     )
-    objective = Objective(metric="accuracy", direction=Direction.MAXIMIZE)
-    name = f"lora-{recording}"
     return RecordedArms(
-        name=name,
+        name=f"lora-{recording}",
         kind=f"LoRA, {recording}",
-        objective=objective,
+        objective=Objective(metric="accuracy", direction=Direction.MAXIMIZE),
         parameters=parameters,
         runs=runs,
+        others=len(typical),
         typical_arms=tuple(find_typical_arms(parameters, (), record_arms.MODEL.uri, ())),
     )
 
 
+Row = Mapping[str, Any]
+
+
+def _read_lora_tables(folder: Path, recording: str) -> list[tuple[Row, list[Row], list[Row]]]:
+    """Return of each arm that measured anything its row, its measurements, and its test answers at full length."""
+    import pyarrow.parquet
+
+    def read(table: str) -> list[Row]:
+        path = folder / f"{recording}-{table}.parquet"
+        rows: list[Row] = pyarrow.parquet.read_table(path).to_pylist() if path.exists() else []
+        return [row for row in rows if row["seed"] == 0]
+
+    measured: dict[int, list[Row]] = {}
+    for row in sorted(read("measurements"), key=lambda row: row["percent"]):
+        measured.setdefault(row["arm"], []).append(row)
+    answers: dict[int, list[Row]] = {}
+    for row in read("answers"):
+        if (row["split"], row["percent"], row["has_value"]) == ("test", 100, True):
+            answers.setdefault(row["arm"], []).append(row)
+    return [(row, measured[arm], answers.get(arm, [])) for row in read("arms") if (arm := row["arm"]) in measured]
+
+
 def _centre(parameters: Sequence[Parameter]) -> TypicalArm:
     return TypicalArm(arm={parameter.name: find_centre(parameter) for parameter in parameters}, source=CENTRE)
-
-
-def _ordered(values: Sequence[int]) -> Categorical:
-    return Categorical(values=tuple(values), ordered=True)
 
 
 def _find_fixed_part(rows: Sequence[Mapping[str, Any]]) -> float:

@@ -96,8 +96,8 @@ def read_cells(path: Path) -> list[Cell]:
 
 def target_of(table: RecordedArms, share: float) -> float:
     """Return the distance to the floor of the worst arm among a share of the recorded ones."""
-    distances = [table.distance(row) for row in range(len(table.runs)) if table.runs[row].diverged_at is None]
-    return sorted(distances)[max(0, math.ceil(share * len(table.runs)) - 1)]
+    distances = [table.distance(row) for row, run in enumerate(table.drawn) if run.diverged_at is None]
+    return sorted(distances)[max(0, math.ceil(share * len(table.drawn)) - 1)]
 
 
 @dataclass(frozen=True, kw_only=True)

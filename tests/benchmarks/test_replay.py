@@ -85,6 +85,19 @@ def test_an_arm_of_the_table_stands_for_itself_and_what_does_not_matter_does_not
     assert correlation > 0.9
 
 
+def test_an_arm_that_was_not_drawn_stands_for_itself_alone(table: RecordedArms) -> None:
+    typical = a_run(0.999)
+    having = replace(table, runs=(*table.runs, typical), others=1)
+    assert having.nearest(typical.arm) == len(table.runs)
+    near = {**typical.arm, "learning_rate": 0.998}
+    assert having.nearest(near) == table.nearest(near)
+    assert [run.arm for run in having.drawn] == [run.arm for run in table.runs]
+    # What is said of the table stays: only that it is better than all that were drawn.
+    assert (having.best, having.mean_length) == (table.best, table.mean_length)
+    assert (target_of(having, 0.05), having.neighbour_error()) == (target_of(table, 0.05), table.neighbour_error())
+    assert having.distance(len(table.runs)) < 0
+
+
 def test_the_first_measurement_at_or_after_a_share_counts() -> None:
     run = a_run(0.8)
     assert run.measure(0.05) == (0.12, pytest.approx(0.8 * 0.56))
@@ -154,6 +167,14 @@ def test_lora_arms_are_read_from_the_tables_that_were_recorded(tmp_path: Path) -
     assert (diverged.shares.tolist(), diverged.diverged_at, diverged.length) == ([0.2], 1.0, 1)
     assert (trained.find_loss(0.15), diverged.find_loss(0.5)) == (0.5, None)
     assert [table.nearest(run.arm) for run in table.runs] == [0, 1]
+
+    # Those that are tried first, on the same data.
+    (first, *_) = table.typical_arms
+    for name, rows in {"arms": arms, "measurements": measured, "answers": answers}.items():
+        typical = [row | dict(first.arm) if name == "arms" else row for row in rows if row["arm"] == 0]
+        pyarrow.parquet.write_table(pa.Table.from_pylist(typical), tmp_path / f"bookings-typical-{name}.parquet")
+    having = read_lora("bookings", tmp_path)
+    assert (len(having.drawn), having.nearest(first.arm), having.runs[2].evaluated) == (2, 2, 0.375)
 
 
 def test_each_job_costs_its_start_and_its_evaluation(table: RecordedArms) -> None:
