@@ -524,9 +524,12 @@ def _describe_ties(study: Study, trials: Sequence[Trial]) -> Iterator[str]:
             by_loss = {loss < min(losses[1]) for loss in losses[0]}
             names = {True: "the lower validation loss", False: "the elder"}
             why = " or else ".join(names[is_lower] for is_lower in sorted(by_loss, reverse=True))
+            known = [(t, m.metrics[LOSS]) for t, m in here if t in (*tied, *lost) and LOSS in m.metrics]
+            numbers = ", ".join(f"{trial.name} {loss:.4g}" for trial, loss in known)
             yield (
                 f"Promotion: on rung {rung} {', '.join(t.name for t in tied)} measured the same as "
-                f"{', '.join(t.name for t in lost)}, which stopped: among equals {why} goes on."
+                f"{', '.join(t.name for t in lost)}, which stopped: among equals {why} goes on"
+                f"{f' (in nats per token: {numbers})' if True in by_loss else ''}."
             )
 
 

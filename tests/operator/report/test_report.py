@@ -394,7 +394,8 @@ def test_a_promotion_that_a_tie_decided_is_called_so(stopped_at: float, loss: fl
     (first,) = stopped.measurements
     stopped = replace(stopped, measurements=(replace(first, metrics={"validation_loss": loss}),))
     lines = lines_of(a_report(trials=(promoted, stopped), winner="t001"))
-    says = f"Promotion: on rung 0 t001 measured the same as t002, which stopped: among equals {why} goes on."
+    losses = " (in nats per token: t001 1.5, t002 1.6)" if loss == 1.6 else ""
+    says = f"Promotion: on rung 0 t001 measured the same as t002, which stopped: among equals {why} goes on{losses}."
     assert [line for line in lines if line.startswith("Promotion")] == ([says] if why else [])
 
 
@@ -408,7 +409,9 @@ def test_where_ties_went_by_the_loss_and_by_age_both_are_told() -> None:
     lines = lines_of(a_report(trials=(*promoted, tied(3, 2.0, state=TrialState.STOPPED)), winner="t001"))
     (line,) = (line for line in lines if line.startswith("Promotion"))
     assert line.startswith("Promotion: on rung 0 t001, t002 measured the same as t003")
-    assert line.endswith("among equals the lower validation loss or else the elder goes on.")
+    assert line.endswith(
+        "among equals the lower validation loss or else the elder goes on (in nats per token: t001 2, t002 1, t003 2)."
+    )
 
 
 @pytest.mark.parametrize(("stratum", "is_told"), [(0, False), (1, True)])
