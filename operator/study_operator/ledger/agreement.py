@@ -37,6 +37,8 @@ LEAST_CONCORDANCE = 0.7
 """Of pairs: where early measurements order so many as the final ones do, they are called reliable."""
 
 Bounds = tuple[float, float]
+Place = tuple[bool, float, float]
+"""`merit.find_place`: the best first."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,14 +102,14 @@ class Agreement:
     """Audited trials that have both measurements, or diverged before."""
     full_length: int
     """Trials that have both measurements and did not diverge: those that pairs are made of."""
-    least_audited: int = 0
-    """Audited ones among these, of the early rung that has too few and the fewest; else all of them."""
+    least_audited: int | None = None
+    """Audited ones among these, of the early rung that has too few and the fewest; None where none has too few."""
     promoted: int = 0
     has_baseline: bool = False
     """Whether the baseline is one of them."""
     left_out: LeftOut = LeftOut()
     concordance: float | None = None
-    """Share of pairs that both measurements order alike; a tie counts one half."""
+    """Share of pairs that both measurements order alike, as trials rank where some go on; equals count one half."""
     concordance_low: float = 0.0
     concordance_high: float = 1.0
     """Its 95 % interval."""
@@ -166,7 +168,7 @@ def measure_agreement(study: Study, trials: Sequence[Trial], rung: int = 0) -> A
         ranked_by=" with ".join(metrics) if metrics != [study.objective.metric] else "",
         audited=len(audited),
         full_length=len(sound),
-        least_audited=min(too_few, default=sum(s.paired for s in strata.values())),
+        least_audited=min(too_few, default=None),
         promoted=sum(t.continuation is Continuation.PROMOTED for t in sound),
         has_baseline=any(t.continuation is Continuation.BASELINE for t in sound),
         left_out=_count_left_out(trials),
@@ -239,7 +241,7 @@ def describe_reliability(agreement: Agreement) -> str:
 
 def describe_lack(agreement: Agreement) -> str:
     """Return why an agreement is not estimable."""
-    if agreement.is_only:
+    if agreement.is_only or agreement.least_audited is None:
         audited = agreement.full_length - agreement.promoted - agreement.has_baseline
         return f"n = {audited} audited (at least {LEAST_AUDITED} are needed)"
     return f"n = {agreement.least_audited} audited from one early rung (at least {LEAST_AUDITED} are needed from each)"
@@ -357,16 +359,16 @@ def _concordance(study: Study, sound: Sequence[Trial], rung: int, strata: Mappin
     kinds = [None, *strata]
     weights = {(one, other): 1 / _find_probability(strata, one, other) for one in kinds for other in kinds}
     measurements = sorted(
-        ((_merit(study, t, rung), _merit(study, t, study.last_rung), t.stratum) for t in sound),
+        ((_find_place(study, t, rung), _find_place(study, t, study.last_rung), t.stratum) for t in sound),
         key=lambda measurement: measurement[:2],
     )
     agreeing = total = 0.0
-    worse_before: dict[int | None, list[float]] = {kind: [] for kind in kinds}
+    before: dict[int | None, list[Place]] = {kind: [] for kind in kinds}
     for _, tied in itertools.groupby(measurements, key=lambda measurement: measurement[0]):
         alike = list(tied)
-        # Hundreds of trials are tens of thousands of pairs: those with all that began worse are counted at once.
+        # Hundreds of trials are tens of thousands of pairs: those with all that began better are counted at once.
         for _, final, kind in alike:
-            for other, finals in worse_before.items():
+            for other, finals in before.items():
                 weight = weights[kind, other]
                 agreeing += weight * (bisect.bisect_left(finals, final) + bisect.bisect_right(finals, final)) / 2
                 total += weight * len(finals)
@@ -374,7 +376,7 @@ def _concordance(study: Study, sound: Sequence[Trial], rung: int, strata: Mappin
             agreeing += weights[one, other] / 2
             total += weights[one, other]
         for _, final, kind in alike:
-            bisect.insort(worse_before[kind], final)
+            bisect.insort(before[kind], final)
     return agreeing / total, math.comb(len(sound), 2)
 
 
@@ -391,7 +393,7 @@ def _find_probability(strata: Mapping[int, _Stratum], one: int | None, other: in
 def _find_spearman(study: Study, sound: Sequence[Trial], rung: int, strata: Mapping[int, _Stratum]) -> float:
     """Return the correlation of weighted mid-ranks; 0 where all are alike in one of the measurements."""
     weights = [1 / _find_probability(strata, t.stratum, None) for t in sound]
-    early, final = (_rank_midway([_merit(study, t, at) for t in sound], weights) for at in (rung, study.last_rung))
+    early, final = (_rank_midway([_find_place(study, t, at) for t in sound], weights) for at in (rung, study.last_rung))
     together, one, other = (
         math.fsum(w * a * b for w, a, b in zip(weights, *pair, strict=True))
         for pair in ((early, final), (early, early), (final, final))
@@ -399,16 +401,16 @@ def _find_spearman(study: Study, sound: Sequence[Trial], rung: int, strata: Mapp
     return max(-1.0, min(1.0, together / math.sqrt(one * other))) if one > 0 and other > 0 else 0.0
 
 
-def _rank_midway(values: Sequence[float], weights: Sequence[float]) -> list[float]:
-    """Return for each value the weight below it minus the weight above it: twice its mid-rank less the mean's."""
-    weight_by_value: dict[float, float] = {}
-    for value, weight in zip(values, weights, strict=True):
-        weight_by_value[value] = weight_by_value.get(value, 0.0) + weight
-    total, below, ranks = math.fsum(weights), 0.0, dict[float, float]()
-    for value in sorted(weight_by_value):
-        ranks[value] = 2 * below + weight_by_value[value] - total
-        below += weight_by_value[value]
-    return [ranks[value] for value in values]
+def _rank_midway(places: Sequence[Place], weights: Sequence[float]) -> list[float]:
+    """Return for each place the weight before it minus the weight after it: twice its mid-rank less the mean's."""
+    weight_by_place: dict[Place, float] = {}
+    for place, weight in zip(places, weights, strict=True):
+        weight_by_place[place] = weight_by_place.get(place, 0.0) + weight
+    total, before, ranks = math.fsum(weights), 0.0, dict[Place, float]()
+    for place in sorted(weight_by_place):
+        ranks[place] = 2 * before + weight_by_place[place] - total
+        before += weight_by_place[place]
+    return [ranks[place] for place in places]
 
 
 def _missed_winners(
@@ -471,11 +473,10 @@ def _find_choice(study: Study, trials: Sequence[Trial], rung: int) -> list[Trial
 
 
 def _final_place(study: Study, trial: Trial) -> tuple[bool, float, float, int]:
-    """Return what sorts trials as `ranking.rank` does at full length."""
-    measurement = trial.measurement(study.last_rung)
-    if trial.has_diverged or measurement is None:
+    """Return what sorts trials as `ranking.rank` does at full length, those below that never got there."""
+    if trial.has_diverged or not trial.measurement(study.last_rung):
         return True, 0.0, 0.0, trial.index
-    return *find_place(study, measurement), trial.index
+    return *_find_place(study, trial, study.last_rung), trial.index
 
 
 def _count_kept(
@@ -519,14 +520,15 @@ def _find_regret(study: Study, trials: Sequence[Trial], choice: Sequence[Trial],
         choose_winner(study, (t for t in trials if t.index in chosen or t.origin is Origin.BASELINE)),
         choose_winner(study, trials),
     ]
-    chosen_best, best = ([_merit(study, t, study.last_rung)] if t is not None else [] for t in best_of)
-    if not chosen_best or not best:
+    chosen_best, best = (None if trial is None else trial.measurement(study.last_rung) for trial in best_of)
+    if chosen_best is None or best is None:
         return None
-    return Regret(value=max(0.0, best[0] - chosen_best[0]), is_exact=is_exact)
+    lack = find_merit(study, best) - find_merit(study, chosen_best)
+    return Regret(value=max(0.0, lack), is_exact=is_exact)
 
 
-def _merit(study: Study, trial: Trial, rung: int) -> float:
+def _find_place(study: Study, trial: Trial, rung: int) -> Place:
     measurement = trial.measurement(rung)
     if measurement is None:
         raise ValueError(f"trial {trial.name} must be measured at rung {rung}")
-    return find_merit(study, measurement)
+    return find_place(study, measurement)

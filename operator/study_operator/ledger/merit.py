@@ -45,5 +45,10 @@ def find_merit(study: Study, measurement: Measurement) -> float:
 
 
 def find_place(study: Study, measurement: Measurement) -> tuple[bool, float, float]:
-    """Return what sorts the measurements of a rung, best first; only those of no loss, or the same, are equals."""
-    return measurement.diverged, -find_merit(study, measurement), measurement.metrics.get(LOSS, math.inf)
+    """Return what sorts the measurements of a rung, best first.
+
+    Equals are those that diverged, and of the others those that measured the same with no loss, or the same.
+    """
+    if measurement.diverged:
+        return True, 0.0, 0.0
+    return False, -find_merit(study, measurement), measurement.metrics.get(LOSS, math.inf)

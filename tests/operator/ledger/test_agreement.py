@@ -15,13 +15,14 @@ from study_operator.ledger.agreement import (
     bound_spearman,
     concordance_interval,
     describe_agreements,
+    describe_lack,
     describe_reliability,
     hypergeometric_interval,
     is_reliable,
     measure_agreement,
 )
 from study_operator.ledger.ranking import choose_winner
-from study_operator.ledger.trial import Continuation, Trial, TrialState
+from study_operator.ledger.trial import Continuation, Origin, Trial, TrialState
 from study_operator.spec.study import OutcomeConstraint, Promotion, RankBy, Study
 
 STUDY = a_study(promotion=Promotion(num_promoted=2, num_audited=3))
@@ -154,6 +155,53 @@ def test_of_equals_the_lower_loss_would_have_won(loss: float, found: int) -> Non
     assert missed is not None
     assert missed.found == found
     assert (choose_winner(STUDY, trials) is drawn[0]) is bool(found)
+
+
+def ending(index: int, loss: float, final: float, early: float = 0.0) -> Trial:
+    """Return a trial with a loss beside its early measurement, which ran to its end."""
+    trial = paused(index, early, metrics={"validation_loss": loss})
+    return continued(replace(trial, origin=Origin.SUGGESTED), final)
+
+
+@pytest.mark.parametrize(
+    ("step", "concordance", "is_enough"),
+    [
+        pytest.param(-0.1, 1.0, True, id="the loss foretold all"),
+        pytest.param(0.1, 0.0, False, id="it foretold the opposite"),
+        pytest.param(0.0, 0.5, False, id="the loss was the same too"),
+    ],
+)
+def test_equals_are_ordered_by_their_loss_as_where_some_go_on(step: float, concordance: float, is_enough: bool) -> None:
+    study = a_study(num_trials=16, baseline=None, promotion=Promotion(num_promoted=15))
+    agreement = measure_agreement(study, [ending(i, 3 + step * i, 0.05 * i) for i in range(16)])
+    assert (agreement.concordance, agreement.spearman) == (concordance, 2 * concordance - 1)
+    assert agreement.is_reliable is is_enough
+
+
+def test_equals_at_full_length_are_ordered_by_their_loss() -> None:
+    study = a_study(num_trials=16, baseline=None, promotion=Promotion(num_promoted=15))
+    trials = [ending(i, 1.0, 0.5, early=0.01 * i) for i in range(16)]
+    final = [replace(t.measurements[1], metrics={"validation_loss": 3 - 0.1 * t.index}) for t in trials]
+    trials = [replace(t, measurements=(t.measurements[0], m)) for t, m in zip(trials, final, strict=True)]
+    assert measure_agreement(study, trials).concordance == 1.0
+
+
+def test_where_no_rung_has_too_few_audited_all_of_them_are_counted() -> None:
+    def full(index: int, how: Continuation, stratum: int | None = None) -> Trial:
+        trial = replace(paused(index, 0.1 * index), origin=Origin.SUGGESTED)
+        measurements = (*trial.measurements, a_measurement(1, 0.2), a_measurement(2, 0.3))
+        state = TrialState.COMPLETED
+        return replace(
+            trial, rung=2, state=state, continuation=how, audited_at=stratum, inclusion_probability=1.0,
+            measurements=measurements,
+        )  # fmt: skip
+
+    trials = [full(1, Continuation.PROMOTED), full(2, Continuation.AUDITED, 0), full(3, Continuation.AUDITED, 1)]
+    # Whoever went on and failed leaves the study without a count of its own.
+    trials.append(replace(paused(4, 0.9), rung=2, state=TrialState.FAILED, continuation=Continuation.PROMOTED))
+    agreement = measure_agreement(of_three_rungs(num_audited=3), trials)
+    assert agreement.concordance is None
+    assert describe_lack(agreement) == "n = 2 audited (at least 3 are needed)"
 
 
 def test_an_audited_trial_that_diverged_or_broke_a_constraint_is_not_a_missed_winner() -> None:
