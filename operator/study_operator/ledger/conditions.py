@@ -221,7 +221,8 @@ def _search_stagnating(study: Study, ledger: Ledger) -> Condition:
     if stand.is_stagnating:
         reason = ConditionReason.NO_RISE
     else:
-        reason = ConditionReason.RISING if stand.measured > stand.window else ConditionReason.TOO_FEW_TRIALS
+        is_rising = stand.best and stand.measured > stand.window
+        reason = ConditionReason.RISING if is_rising else ConditionReason.TOO_FEW_TRIALS
     is_over = ledger.search_end is not None
     message = describe_stagnation(study, stand, is_over=is_over) if stand.is_stagnating else ""
     return Condition(type=ConditionType.SEARCH_STAGNATING, is_true=stand.is_stagnating, reason=reason, message=message)

@@ -23,7 +23,7 @@ from functools import lru_cache
 from statistics import NormalDist, fmean
 
 from study_operator.ledger.merit import LOSS
-from study_operator.ledger.ranking import choose_winner
+from study_operator.ledger.ranking import choose_winner, satisfies_constraints
 from study_operator.ledger.trial import GainOnTest, Ledger, Measurement, Origin, Trial
 from study_operator.spec.metrics import is_share
 from study_operator.spec.study import Study
@@ -75,10 +75,15 @@ def find_best(study: Study, trials: Sequence[Trial]) -> Trial | None:
     for rung in reversed(range(study.last_rung)):
         # By the objective, whatever decides who goes on; the loss tells equals apart here as well.
         measured = [(t, m) for t in sound if (m := t.measurement(rung)) is not None]
-        places = [(-study.objective.merit(m.value), m.metrics.get(LOSS, math.inf), t.index, t) for t, m in measured]
-        if places:
-            return min(places)[-1]
+        if measured:
+            return min(measured, key=lambda found: _find_standing(study, *found))[0]
     return None
+
+
+def _find_standing(study: Study, trial: Trial, measurement: Measurement) -> tuple[bool, float, float, int]:
+    """Return what sorts trials of a rung, best first; one that breaks a constraint is the best only where all do."""
+    merit, loss = study.objective.merit(measurement.value), measurement.metrics.get(LOSS, math.inf)
+    return not satisfies_constraints(study, measurement), -merit, loss, trial.index
 
 
 def find_gain(study: Study, ledger: Ledger) -> Gain | None:

@@ -11,7 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import median
 
-from study_operator.ledger.merit import LOSS
+from study_operator.ledger.merit import LOSS, find_merit, list_ranking_metrics
+from study_operator.ledger.ranking import satisfies_constraints
 from study_operator.ledger.trial import Measurement, Trial
 from study_operator.spec.metrics import is_share
 from study_operator.spec.study import Study
@@ -25,7 +26,7 @@ class Stagnation:
     """How long the best measurement of the first rung has not risen."""
 
     best: str
-    """Name of the trial that rose last; empty where nothing was measured."""
+    """Name of the trial that rose last; empty where nothing was measured, or all diverged."""
     value: float
     """Its measurement."""
     since: int
@@ -46,12 +47,14 @@ def find_stagnation(study: Study, trials: Sequence[Trial]) -> Stagnation:
 
     Arms answer the same questions. Of the noise of two measurements half is taken to be shared, as where gains are
     corrected (`gain.CARRIED`), so that the standard error of their difference is that of one of them: the median is
-    taken. Where none is known any rise counts. Of equals, such as all that were right nowhere yet, one that loses less
-    has risen. One that diverged is measured, and rises never.
+    taken. A rise is one by what trials are ranked by there; where that has no standard error, as the loss alone has
+    none, any rise counts. Of equals, such as all that were right nowhere yet, one that loses less has risen. One that
+    breaks an outcome constraint rises only above others that do, and one that diverged never.
     """
     window = max(LEAST_WINDOW, -(-study.num_trials // 4))
     measured = [(t, m) for t in sorted(trials, key=lambda t: t.index) if (m := t.measurement(0)) is not None]
-    error = median([m.standard_error for _, m in measured if m.standard_error] or [0.0])
+    is_objective_ranked = study.objective.metric in list_ranking_metrics(study, 0)
+    error = median([m.standard_error for _, m in measured if m.standard_error and is_objective_ranked] or [0.0])
     best: tuple[Trial, Measurement] | None = None
     since = 0
     for trial, measurement in measured:
@@ -68,7 +71,10 @@ def find_stagnation(study: Study, trials: Sequence[Trial]) -> Stagnation:
 
 
 def _is_rise(study: Study, best: Measurement, measurement: Measurement, error: float) -> bool:
-    merit, least = (study.objective.merit(m.value) for m in (measurement, best))
+    keeps, did_keep = (satisfies_constraints(study, m) for m in (measurement, best))
+    if keeps != did_keep:
+        return keeps
+    merit, least = (find_merit(study, m) for m in (measurement, best))
     if merit == least:
         return measurement.metrics.get(LOSS, math.inf) < best.metrics.get(LOSS, math.inf)
     return merit > least and merit >= least + error
@@ -78,10 +84,11 @@ def describe_stagnation(study: Study, stand: Stagnation, *, is_over: bool) -> st
     """Return one sentence on a search that stagnates, or stagnated when it was over."""
     metric = study.objective.metric
     value = f"{stand.value:.1%}" if is_share(metric) else f"{stand.value:.4g}"
+    ranked_by = list_ranking_metrics(study, 0)
+    better = f"were not better than its {metric} of {value}"
+    if ranked_by != [metric]:
+        better = f"did not rank above it by {' and '.join(ranked_by)}"
     error = f"{stand.error * 100:.1f} points" if is_share(metric) else f"{stand.error:.2g}"
     by = f" by {error}, one standard error of a paired difference" if stand.error else ""
     away = "" if is_over else "; every second arm now fills a gap between all others"
-    return (
-        f"{stand.since} trials since {stand.best} were not better than its {metric} of {value} on the first rung"
-        f"{by}{away}"
-    )
+    return f"{stand.since} trials since {stand.best} {better} on the first rung{by}{away}"

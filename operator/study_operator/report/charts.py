@@ -144,7 +144,7 @@ def list_drawn(report: Report) -> list[dict[str, Any]]:
 
 
 def draw_arms(report: Report, errors: str) -> Chart | None:
-    """Draw what the arms that rank best on the first rung measured, with standard errors; None before there is any.
+    """Draw what the arms that stand on top of the leaderboard measured, with standard errors; None before there is one.
 
     Args:
         report: what is drawn.
@@ -177,7 +177,8 @@ def draw_arms(report: Report, errors: str) -> Chart | None:
     return Chart(
         name="arms",
         title=f"{metric} by arm",
-        sentence=f"{metric} by arm, who came furthest first, of these the best; orange: baseline; bars: {errors}.{few}",
+        sentence=f"{metric} by arm, who came furthest first, of these who ranks best there; orange: baseline; "
+        f"bars: {errors}.{few}",
         table=Table(
             header=["trial", "measured at", metric, "arm"],
             rows=[[v["trial"], v["rung"], v["text"], arms[v["trial"]]] for v in values],

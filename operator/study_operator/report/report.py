@@ -334,7 +334,9 @@ def final_evaluation_rows(final_evaluation: FinalEvaluation) -> Iterator[tuple[s
 
 
 def ranked(study: Study, trials: Sequence[Trial]) -> list[Trial]:
-    """Return the trials in the order a person wants them: who came furthest first, of these the best; so the winner.
+    """Return the trials in the order a person wants them: who came furthest first, and of these who ranks best there.
+
+    So the winner first; one that breaks an outcome constraint stands below those on its rung that keep it.
 
     Below all of them stand those that diverged, and last those that nothing was measured of.
     """
@@ -342,8 +344,7 @@ def ranked(study: Study, trials: Sequence[Trial]) -> list[Trial]:
 
     def standing(found: tuple[Trial, Measurement]) -> tuple[Any, ...]:
         trial, last = found
-        breaks = last.rung == study.last_rung and not satisfies_constraints(study, last)
-        return last.diverged, -last.rung, breaks, find_place(study, last), trial.index
+        return last.diverged, -last.rung, not satisfies_constraints(study, last), find_place(study, last), trial.index
 
     return [*(trial for trial, _ in sorted(measured, key=standing)), *(t for t in trials if not t.measurements)]
 

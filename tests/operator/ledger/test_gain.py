@@ -24,7 +24,7 @@ from builders.some_studies import a_final_evaluation, a_gain
 from study_operator.ledger.gain import Gain, GainSource, describe_gain, find_gain, find_test_gain, student_quantile
 from study_operator.ledger.status import parse_status, render_status
 from study_operator.ledger.trial import Continuation, GainOnTest, Ledger, Trial, TrialState
-from study_operator.spec.study import Objective, Promotion, RankBy, Study
+from study_operator.spec.study import Objective, OutcomeConstraint, Promotion, RankBy, Study
 
 STUDY = a_study()
 BASELINE = paused(0, 0.30)
@@ -323,6 +323,14 @@ def test_a_chance_that_chose_at_each_early_rung_is_taken_off_at_each() -> None:
     gain = gain_of(*trials, study=study)
     assert gain.trial == "t001" and gain.uncorrected == pytest.approx(0.02)
     assert gain.estimate < 0.02
+
+
+@pytest.mark.parametrize(("bound", "best"), [(0.05, "t002"), (0.005, "t001"), (0.9, "t001")])
+def test_one_that_breaks_a_constraint_is_the_best_so_far_only_where_all_do(bound: float, best: str) -> None:
+    study = a_study(outcome_constraints=(OutcomeConstraint(metric="invalid_output_rate", is_upper=True, bound=bound),))
+    values = ((0, 0.2, 0.01), (1, 0.9, 0.5), (2, 0.5, 0.01))
+    trials = [paused(i, value, metrics={"invalid_output_rate": rate}) for i, value, rate in values]
+    assert gain_of(*trials, study=study).trial == best
 
 
 def test_the_best_so_far_is_so_by_the_objective_whatever_ranks_early_rungs() -> None:

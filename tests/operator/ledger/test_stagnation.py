@@ -1,5 +1,6 @@
 """A search whose best no longer rises: what counts as a rise, after how many trials it is said, and in which words."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -9,6 +10,7 @@ from builders.ledgers import NOW, a_ledger, a_study, a_trial, minimizing, paused
 from study_operator.ledger.stagnation import describe_stagnation, find_stagnation
 from study_operator.ledger.status import render_status
 from study_operator.ledger.trial import SearchEnd, Trial
+from study_operator.spec.study import OutcomeConstraint, Promotion, RankBy
 
 
 def measured(*values: float, **changes: Any) -> list[Trial]:
@@ -63,6 +65,38 @@ def test_of_equals_one_that_loses_less_has_risen(fall: float, best: str) -> None
     assert (stand.best, stand.value, stand.is_stagnating) == (best, 0.0, best == "t000")
 
 
+@pytest.mark.parametrize(("broken", "best"), [((0,), "t008"), ((), "t000"), (range(9), "t000")])
+def test_one_that_breaks_a_constraint_rises_only_above_others_that_do(broken: Sequence[int], best: str) -> None:
+    constraint = OutcomeConstraint(metric="invalid_output_rate", is_upper=True, bound=0.05)
+    study = a_study(num_trials=24, outcome_constraints=(constraint,))
+    values = [0.9, *(0.3 + 0.05 * i for i in range(8))]
+    trials = [
+        paused(i, value, metrics={"invalid_output_rate": 0.5 if i in broken else 0.0}) for i, value in enumerate(values)
+    ]
+    assert find_stagnation(study, trials).best == best
+
+
+@pytest.mark.parametrize(
+    ("rank_by", "fall", "best", "ranked_by"),
+    [
+        pytest.param(RankBy.VALIDATION_LOSS, 0.001, "t008", "", id="any fall of the loss"),
+        pytest.param(RankBy.VALIDATION_LOSS, -0.001, "t000", "validation_loss", id="the loss rises"),
+        # A nat counts as ten points: from one to the next 2.9 points up, and 0.05 down.
+        pytest.param(RankBy.OBJECTIVE_AND_LOSS, 0.3, "t008", "", id="both together rise by an error"),
+        pytest.param(RankBy.OBJECTIVE_AND_LOSS, 0.005, "t000", "accuracy and validation_loss", id="both together fall"),
+    ],
+)
+def test_a_rise_is_one_by_what_ranks_on_the_first_rung(rank_by: RankBy, fall: float, best: str, ranked_by: str) -> None:
+    study = a_study(num_trials=24, promotion=Promotion(num_promoted=1, rank_by=rank_by))
+    trials = [paused(i, 0.5 - 0.001 * i, metrics={"validation_loss": 3 - fall * i}) for i in range(9)]
+    stand = find_stagnation(study, trials)
+    assert stand.best == best
+    if ranked_by:
+        assert describe_stagnation(study, stand, is_over=True).startswith(
+            f"8 trials since t000 did not rank above it by {ranked_by} on the first rung"
+        )
+
+
 def test_of_a_loss_a_fall_is_a_rise() -> None:
     stand = find_stagnation(minimizing(a_study(num_trials=24)), measured(0.6, 0.5, *[0.7] * 6))
     assert (stand.best, stand.value, stand.is_stagnating) == ("t001", 0.5, True)
@@ -77,12 +111,14 @@ def test_a_trial_that_diverged_was_tried_and_one_that_runs_was_not_yet() -> None
 
 
 def test_the_condition_says_so_with_its_numbers() -> None:
-    def condition(*values: float) -> dict[str, Any]:
-        status = render_status(a_study(num_trials=24), a_ledger(*measured(*values)), now=NOW)
+    def condition(*values: float, **changes: Any) -> dict[str, Any]:
+        status = render_status(a_study(num_trials=24), a_ledger(*measured(*values, **changes)), now=NOW)
         return next(c for c in status["conditions"] if c["type"] == "SearchStagnating")
 
     assert (condition()["status"], condition()["reason"]) == ("False", "TooFewTrials")
     assert condition(*[0.1 * i for i in range(9)])["reason"] == "Rising"
+    # Of trials that all diverged none has risen.
+    assert condition(*[0.0] * 9, diverged=True)["reason"] == "TooFewTrials"
     found = condition(0.4, 0.6, *[0.5] * 6)
     assert (found["status"], found["reason"]) == ("True", "NoRise")
     assert found["message"] == (

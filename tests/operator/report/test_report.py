@@ -33,7 +33,7 @@ from study_operator.report.report import (
     render_trials,
 )
 from study_operator.spec.metrics import Direction
-from study_operator.spec.study import EarlyEvaluation, Objective, Promotion, RankBy, Storage
+from study_operator.spec.study import EarlyEvaluation, Objective, OutcomeConstraint, Promotion, RankBy, Storage
 from trial_trainer.contract import BaseModel, FinalEvaluation, Interval, Metric, Precision, PredictorScores
 
 
@@ -537,6 +537,15 @@ def test_a_line_break_in_a_uri_does_not_end_its_comment():
 
     assert [line for line in lines if "import os" in line] == [lines[0]]
     assert lines[0].startswith("# First: ")
+
+
+def test_a_trial_that_breaks_a_constraint_stands_below_those_on_its_rung_that_keep_it() -> None:
+    constraint = OutcomeConstraint(metric="invalid_output_rate", is_upper=True, bound=0.05)
+    study = replace(a_study(), outcome_constraints=(constraint,))
+    trials = [measured(a_trial(i), value) for i, value in ((1, 0.9), (2, 0.4), (3, 0.5))]
+    rates = [replace(t.measurements[0], metrics={"invalid_output_rate": 0.5 * (t.index == 1)}) for t in trials]
+    trials = [replace(t, measurements=(m,)) for t, m in zip(trials, rates, strict=True)]
+    assert [trial.name for trial in ranked(study, trials)] == ["t003", "t002", "t001"]
 
 
 def test_trials_are_ranked_by_the_direction_and_unmeasured_ones_stand_last():
