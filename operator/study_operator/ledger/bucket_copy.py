@@ -14,7 +14,9 @@ from dataclasses import replace
 from typing import Any
 
 from study_operator.errors import OperatorError, StatusUnreadableError
+from study_operator.ledger.merit import LOSS, find_merit
 from study_operator.ledger.status import Recorded, parse_status
+from study_operator.ledger.trial import Trial
 from study_operator.reasons import ConditionReason
 from study_operator.spec import limits
 from study_operator.spec.study import EarlierStudy, EarlierTrial, Parameter, RankBy, Study, find_broken_rule
@@ -98,17 +100,27 @@ def parse_earlier(study: Study, text: bytes, index: int) -> EarlierStudy:
             f"{place} must hold a ledger that this operator wrote, got {error!r:.200}"
         ) from error
     _refuse_other_objective(study, objective, place)
-    trials = [
-        EarlierTrial(arm=t.arm, merit=-math.inf if m.diverged else study.objective.merit(m.value))
-        for t in ledger.trials
-        if (m := t.measurement(0)) is not None
-    ]
+    trials = _list_earlier_trials(study, ledger.trials)
     if len(trials) < LEAST_EARLIER:
         raise WarmStartRefusedError(f"{place} must have at least {LEAST_EARLIER} measured trials, got {len(trials)}")
     _refuse_other_space(study, trials, place)
     winner = None if ledger.winner is None else ledger.trials[ledger.winner]
-    best = max(trials, key=lambda trial: trial.merit).arm if winner is None else winner.arm
+    best = max(trials, key=lambda trial: trial.standing).arm if winner is None else winner.arm
     return EarlierStudy(best=best, trials=tuple(trials))
+
+
+def _list_earlier_trials(study: Study, trials: Sequence[Trial]) -> list[EarlierTrial]:
+    """Return those measured on the first rung, as this study ranks there; by the objective where losses are missing."""
+    measured = [(t, m) for t in trials if (m := t.measurement(0)) is not None]
+    has_losses = all(LOSS in m.metrics for _, m in measured if not m.diverged)
+    found = []
+    for trial, m in measured:
+        if m.diverged:
+            found.append(EarlierTrial(arm=trial.arm, merit=-math.inf))
+        else:
+            merit = find_merit(study, m) if has_losses else study.objective.merit(m.value)
+            found.append(EarlierTrial(arm=trial.arm, merit=merit, loss=m.metrics.get(LOSS, math.inf)))
+    return found
 
 
 def refuse_unlike(study: Study, other: Study, index: int) -> None:

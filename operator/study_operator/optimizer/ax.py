@@ -570,7 +570,7 @@ def _widen(space: SearchSpace, values: Sequence[ParameterValue]) -> SearchSpace:
 
 def _entries_of_earlier(known: Study, earlier: EarlierStudy) -> list[_Entry]:
     metric, sign = known.objective.metric, known.objective.merit(1.0)
-    scores = find_scores({index: trial.merit for index, trial in enumerate(earlier.trials)})
+    scores = find_scores({index: trial.standing for index, trial in enumerate(earlier.trials)})
     return [
         _Entry(
             arm={p.name: trial.arm[p.name] for p in known.parameters},
@@ -893,12 +893,24 @@ def _leftover(study: Study, ledger: Sequence[_Entry]) -> Suggestion | None:
 
 def _untried_arms(study: Study, ledger: Sequence[_Entry]) -> list[Arm] | None:
     """Return the arms of a finite space that may still be proposed; None where the space does not end."""
-    choices = [p.search_space.values for p in study.parameters if isinstance(p.search_space, Categorical)]
-    if len(choices) < len(study.parameters) or math.prod(map(len, choices)) > MOST_ENUMERATED_ARMS:
+    if not _is_finite(study):
+        return None
+    choices = [_list_choices(parameter) for parameter in study.parameters]
+    if math.prod(map(len, choices)) > MOST_ENUMERATED_ARMS:
         return None
     names = [parameter.name for parameter in study.parameters]
     closed = _closed_keys(study, ledger)
     return [dict(zip(names, key, strict=True)) for key in itertools.product(*choices) if key not in closed]
+
+
+def _is_finite(study: Study) -> bool:
+    return all(isinstance(p.search_space, Categorical) or is_fixed(p) for p in study.parameters)
+
+
+def _list_choices(parameter: Parameter) -> Sequence[ParameterValue]:
+    """Return the values of a parameter that has so many only."""
+    space = parameter.search_space
+    return space.values if isinstance(space, Categorical) else [find_value(parameter, 0.0)]
 
 
 def _closed_keys(study: Study, ledger: Sequence[_Entry]) -> set[tuple[ParameterValue, ...]]:
@@ -911,7 +923,7 @@ def _key(study: Study, arm: Arm) -> tuple[ParameterValue, ...]:
 
 
 def _why_nothing_is_left(study: Study) -> str:
-    if all(isinstance(parameter.search_space, Categorical) for parameter in study.parameters):
+    if _is_finite(study):
         return "every arm of the search space was tried; numTrials must not exceed the number of its arms"
     return "no arm could be proposed and no trial is running"
 

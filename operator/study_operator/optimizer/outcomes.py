@@ -36,7 +36,7 @@ from study_operator.spec.study import Study
 LEAST_SHARE = 0.1
 LEAST_PART = 0.1
 
-Sortable = TypeVar("Sortable", float, tuple[bool, float, float])
+Sortable = TypeVar("Sortable", tuple[float, float], tuple[bool, float, float])
 
 
 class OutcomeError(OperatorError):
@@ -59,7 +59,7 @@ def find_means(study: Study, trials: Sequence[Trial]) -> Mapping[int, Mapping[st
 
     # The objective, by rank; the lowest place is the best.
     metric = study.objective.metric
-    places = {i: (True, 0.0, 0.0) if m.diverged else find_place(study, m) for i, m in measured.items()}
+    places = {i: find_place(study, m) for i, m in measured.items()}
     sign = study.objective.merit(1.0)
     for index, score in find_scores(places).items():
         means[index][metric] = -sign * score

@@ -262,6 +262,13 @@ class EarlierTrial:
     arm: Arm
     merit: float
     """The higher, the better; minus infinity where it diverged."""
+    loss: float = math.inf
+    """Validation loss, which tells those of one merit apart; infinite where it was not measured, or diverged."""
+
+    @property
+    def standing(self) -> tuple[float, float]:
+        """What sorts them, the best last."""
+        return self.merit, -self.loss
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -25,7 +25,7 @@ from study_operator.ledger.bucket_copy import LedgerRefusedError, _identify_rung
 from study_operator.ledger.status import parse_status, render_status
 from study_operator.ledger.trial import Trial
 from study_operator.optimizer.designer import Suggestion
-from study_operator.spec.study import DataCurve, LogUniform, Parameter, Study, Uniform, WarmStart
+from study_operator.spec.study import DataCurve, LogUniform, Parameter, Promotion, RankBy, Study, Uniform, WarmStart
 from trial_trainer.contract import (
     BaseModel,
 )
@@ -165,6 +165,28 @@ def test_an_earlier_study_tells_its_arms_and_how_good_they_were_on_the_first_run
 
     assert [trial.merit for trial in earlier.trials] == [0.3, 0.5, 0.4, -math.inf]
     assert earlier.best == paused(1, 0.5).arm
+
+
+def test_of_equals_in_an_earlier_study_the_best_lost_least() -> None:
+    losses = {"validation_loss": 3.0}, {"validation_loss": 2.0}, {"validation_loss": 2.5}
+    trials = [paused(i, 0.0, metrics=metrics) for i, metrics in enumerate(losses)]
+    earlier = parse_earlier(a_learner(), a_copy(*trials), 0)
+    assert [trial.standing for trial in earlier.trials] == [(0.0, -3.0), (0.0, -2.0), (0.0, -2.5)]
+    assert earlier.best == trials[1].arm
+
+
+@pytest.mark.parametrize(
+    ("without_loss", "merits"),
+    [
+        pytest.param((), [-3.0, -2.0, -2.5], id="as this study ranks"),
+        pytest.param((2,), [0.1, 0.2, 0.3], id="by the objective, where one has no loss"),
+    ],
+)
+def test_an_earlier_study_ranks_as_the_one_that_learns(without_loss: Sequence[int], merits: Sequence[float]) -> None:
+    study = a_learner(promotion=Promotion(num_promoted=1, rank_by=RankBy.VALIDATION_LOSS))
+    losses = [{} if i in without_loss else {"validation_loss": loss} for i, loss in enumerate((3.0, 2.0, 2.5))]
+    earlier = parse_earlier(study, a_copy(*(paused(i, (i + 1) / 10, metrics=m) for i, m in enumerate(losses))), 0)
+    assert [trial.merit for trial in earlier.trials] == pytest.approx(merits)
 
 
 def test_an_earlier_studys_winner_is_its_best_arm() -> None:

@@ -670,6 +670,19 @@ def test_what_is_left_of_a_finite_space_may_be_fewer_than_asked_for() -> None:
     assert sorted(map(str, arms(suggest(SIX, trials, 5)))) == sorted(map(str, SIX_ARMS[4:]))
 
 
+def test_a_space_with_a_range_of_one_value_ends_too() -> None:
+    fixed = Parameter(name="lora_dropout", search_space=Uniform(min=0.1, max=0.1))
+    study = replace(SIX, parameters=(*SIX.parameters, fixed))
+    trials: list[Trial] = []
+    for index in range(6):
+        (suggestion,) = suggest(study, trials)
+        trials.append(measured(index, suggestion.arm, suggestion.arm["rank"] / 100))
+    assert len({str(trial.arm) for trial in trials}) == 6
+    assert suggest(study, [*trials[:5], a_trial(5, trials[5].arm, TrialState.RUNNING)]) == ()
+    with pytest.raises(DesignerError, match="every arm of the search space was tried"):
+        suggest(study, trials)
+
+
 @pytest.mark.parametrize("count", [3, 6])
 def test_an_exhausted_space_with_a_running_trial_is_a_wait(count: int) -> None:
     trials = [a_trial(index, arm, TrialState.RUNNING) for index, arm in enumerate(SIX_ARMS)]
