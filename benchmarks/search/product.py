@@ -35,6 +35,7 @@ from study_operator.spec.study import (
     Study,
     Uniform,
 )
+from study_operator.spec.typical_arms import count_by_default
 from trial_trainer.contract import BaseModel, ExitCode, LabelSource, ParameterValue, Split, TrainerSettings
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
@@ -71,7 +72,7 @@ def a_study(
         max_failed_trials=0,
         seed=seed,
         early_evaluation=early_evaluation or EarlyEvaluation(),
-        typical_arms=table.typical_arms if tries_typical_arms else (),
+        typical_arms=table.typical_arms[: count_by_default(num_trials)] if tries_typical_arms else (),
         promotion=promotion or Promotion(num_promoted=1),
         data=Data(source="pages", attributes=("name",), labels_from=LabelSource.GIVEN, split=Split()),
         base_model=BaseModel(uri="model"),

@@ -27,7 +27,7 @@ from search.scores import (
     write_cell,
 )
 from study_operator.spec.metrics import Direction
-from study_operator.spec.study import EarlyEvaluation, LogUniform, Objective, Parameter, Promotion, Uniform
+from study_operator.spec.study import EarlyEvaluation, LogUniform, Objective, Parameter, Promotion, TypicalArm, Uniform
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 SHARES = np.array([0.04, 0.12, 0.2, 0.34, 0.5, 1.0])
@@ -96,6 +96,17 @@ def test_an_arm_that_was_not_drawn_stands_for_itself_alone(table: RecordedArms) 
     assert (having.best, having.mean_length) == (table.best, table.mean_length)
     assert (target_of(having, 0.05), having.neighbour_error()) == (target_of(table, 0.05), table.neighbour_error())
     assert having.distance(len(table.runs)) < 0
+
+
+@pytest.mark.parametrize(("num_trials", "count"), [(8, 2), (12, 3), (24, 3)])
+def test_a_study_tries_as_many_typical_arms_as_one_that_does_not_say_how_many(
+    table: RecordedArms, num_trials: int, count: int
+) -> None:
+    typical = tuple(TypicalArm(arm=run.arm, source="made") for run in table.runs[:4])
+    having = replace(table, typical_arms=typical)
+    study = a_study(having, seed=0, slots=2, num_trials=num_trials, tries_typical_arms=True)
+    assert study.typical_arms == typical[:count]
+    assert a_study(having, seed=0, slots=2, num_trials=num_trials).typical_arms == ()
 
 
 def test_the_first_measurement_at_or_after_a_share_counts() -> None:

@@ -59,7 +59,7 @@ from study_operator.spec.study import (
     WarmStart,
     find_broken_rule,
 )
-from study_operator.spec.typical_arms import QUARTER, find_typical_arms
+from study_operator.spec.typical_arms import count_by_default, find_typical_arms
 from trial_trainer.artifacts import join
 from trial_trainer.contract import (
     ADAPTER,
@@ -334,7 +334,7 @@ def _choose_typical_arms(
     given = [*([baseline] if baseline is not None else []), *starting]
     count = spec.whole("typicalArms", limits.TYPICAL_ARMS)
     if count is None:
-        count = min(limits.DEFAULT_TYPICAL_ARMS, num_trials // QUARTER)
+        count = count_by_default(num_trials)
     found = find_typical_arms(parameters, constraints, model, given)
     return tuple(itertools.islice(found, max(0, min(count, num_trials - len(given)))))
 

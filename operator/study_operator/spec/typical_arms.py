@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import assert_never
 
+from study_operator.spec.limits import DEFAULT_TYPICAL_ARMS
 from study_operator.spec.study import Arm, Categorical, LinearConstraint, LogUniform, Parameter, TypicalArm, Uniform
 from trial_trainer.contract import ParameterValue
 
@@ -37,6 +38,11 @@ class _Setting:
     def values(self) -> Mapping[str, float]:
         values = {name: value for name, value in vars(self).items() if name != "source"}
         return values | {"lora_alpha_over_rank": self.lora_alpha / self.lora_rank}
+
+
+def count_by_default(num_trials: int) -> int:
+    """Return how many of them a study tries that does not say how many."""
+    return min(DEFAULT_TYPICAL_ARMS, num_trials // QUARTER)
 
 
 def find_typical_arms(
@@ -74,7 +80,8 @@ def _list_settings(model: str) -> Iterator[_Setting]:
         lora_rank=16,
         lora_alpha=32,
         lora_dropout=0.0,
-        batch_size=16,
+        # LoRA loses more by large batches than full fine-tuning does (there too), and few samples make few steps.
+        batch_size=4,
         weight_decay=0.0,
         warmup_percent=10,
     )

@@ -36,6 +36,15 @@ def test_published_settings_and_the_centre_take_the_nearest_values_of_the_search
     assert {arm["learning_rate"] for arm in arms(narrow)} == {1e-3, 1.41e-3}
 
 
+def test_the_first_has_a_small_batch_for_those_who_have_few_samples() -> None:
+    assert [arm["batch_size"] for arm in arms(batches(2, 4, 8, 16, 32))] == [4, 8, 16]
+    assert [arm["batch_size"] for arm in arms(batches(8, 16, 32))] == [8, 16]
+
+
+def batches(*sizes: int) -> Parameter:
+    return Parameter(name="batch_size", search_space=Categorical(values=sizes, ordered=True))
+
+
 def test_each_has_its_source() -> None:
     sources = [typical.source for typical in find_typical_arms([RATE, RANK], (), LLAMA, ())]
     assert [source.partition(" ")[0] for source in sources] == ["Schulman", "the", "Dettmers", "Hu"]
