@@ -182,9 +182,8 @@ def annotate(tree: Path, version: str, registry: str) -> dict[str, str]:
         "images": images,
         "changes": read_changes((tree / "CHANGELOG.md").read_text(), version),
     }
-    texts = {
-        f"artifacthub.io/{name}": yaml.safe_dump(value, sort_keys=False, width=120) for name, value in values.items()
-    }
+    # As JSON, in which a number in quotes keeps them: PyYAML takes them off 1e-4.
+    texts = {f"artifacthub.io/{name}": json.dumps(value, indent=2) for name, value in values.items()}
     return texts | {"artifacthub.io/prerelease": json.dumps("-" in version)}
 
 

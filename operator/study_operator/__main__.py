@@ -256,14 +256,17 @@ def _print_plan(
     study = opened.study
     plan = build_plan(study, summary, calibration)
     _say(output, describe_rungs(study))
+    if study.baseline is None:
+        _say(output, "no `spec.baseline`: the report tells no gain over what you would have typed")
     for line in describe_first_arms(study):
         _say(output, line)
     output.print(_plan_table(plan))
     again = sum(study.count_continuing(study.num_trials))
     _say(
         output,
-        f"training alone: {plan.training_passes:g} passes over the training set instead of {plan.full_passes:g} "
-        f"({plan.saved_training_share:.0%} less); less time is saved, because {again} trials start and evaluate again",
+        f"training of the search alone: {plan.training_passes:g} passes over the training set instead of "
+        f"{plan.full_passes:g} ({plan.saved_training_share:.0%} less); less time is saved, because trials start and "
+        f"evaluate again {again} times",
     )
     for line in describe_teacher(study, summary, session.count_records(opened)):
         _say(output, line)

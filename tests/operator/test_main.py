@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
 from builders import study_command
 from builders.odd_teacher import KEY, Fault, OddTeacher
@@ -80,7 +79,7 @@ class Bench:
         self.write(a_manifest())
 
     def write(self, manifest: dict[str, Any]) -> None:
-        self.manifest.write_text(yaml.safe_dump(manifest))
+        self.manifest.write_text(json.dumps(manifest))
 
     def environment(self) -> dict[str, str]:
         return {**os.environ, "STAND_IN": json.dumps(self.behaviour)}
@@ -450,8 +449,11 @@ def test_the_plan_says_the_arithmetic_before_anything_runs(bench):
 
     assert code == 0
     assert "toy: 6 trials to 20 % of 3 epochs, then 4 to the end (2 promoted, 1 audited, the baseline)" in output
-    assert "training alone: 13.2 passes over the training set instead of 18 (27% less); less time is saved, " in output
-    assert "because 4 trials start and evaluate again" in output
+    assert (
+        "training of the search alone: 13.2 passes over the training set instead of 18 (27% less); less time is saved, "
+        in output
+    )
+    assert "because trials start and evaluate again 4 times" in output
     assert "`finetune-study plan --calibrate` measures it" in output
     assert not (bench.directory / "runs").exists()
 
@@ -610,7 +612,7 @@ def test_the_plan_bounds_what_a_teacher_may_cost(bench, taught):
         ),
         pytest.param(
             changed(numTrials=3),
-            ["`spec.numTrials` must be at least 4, the number of promoted and audited trials and the baseline, got 3"],
+            ["`spec.numTrials` must be at least 4 (2 promoted + 1 audited + the baseline), got 3"],
             id="fewer trials than promotions",
         ),
         pytest.param(

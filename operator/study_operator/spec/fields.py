@@ -77,7 +77,7 @@ class Fields:
         absent = [name for name in self._taken if name not in self.raw]
         for name in self.raw:
             if name not in self._taken and name not in known and self._path != "metadata":
-                nearest = difflib.get_close_matches(str(name), sorted(absent), n=1, cutoff=0.7)
+                nearest = difflib.get_close_matches(str(name), sorted(absent), n=1, cutoff=0.65)
                 meant = f" (did you mean {nearest[0]}?)" if nearest else ""
                 self._note(self._join(str(name)), f"{rule}{meant}", self.raw[name])
 
@@ -176,12 +176,18 @@ class Fields:
         return value
 
     def choice(self, name: str, kind: type[E], default: E) -> E:
-        """Return one of an enumeration's words."""
+        """Return one of an enumeration's words.
+
+        Of another word the one that it is nearly, so that nothing is refused for what only follows from that.
+        """
         value = self.take(name, default)
-        if not isinstance(value, str) or value not in list(kind):
-            self.refuse(name, f"must be one of {', '.join(kind)}")
-            return default
-        return kind(value)
+        if isinstance(value, str) and value in list(kind):
+            return kind(value)
+        words = {word.lower(): word for word in kind}
+        nearest = difflib.get_close_matches(value.lower(), words, n=1) if isinstance(value, str) else []
+        meant = f" (did you mean {words[nearest[0]]}?)" if nearest else ""
+        self.refuse(name, f"must be one of {', '.join(kind)}{meant}")
+        return words[nearest[0]] if nearest else default
 
     def sequence(self, name: str, least: int, most: int, default: Any = _REQUIRED) -> Sequence[Any]:
         """Return a list of bounded length."""

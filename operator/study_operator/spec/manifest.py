@@ -7,6 +7,7 @@ command was started. They leave here absolute; URIs with a scheme leave as they 
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Hashable, Mapping
 from pathlib import Path
 from typing import Any
@@ -82,6 +83,12 @@ class _Loader(yaml.SafeLoader):
             if isinstance(key, Hashable):
                 seen.add(key)
         return super().construct_mapping(node, deep=deep)
+
+
+# For kubectl 1e-4 is a number, as in YAML 1.2. PyYAML would read a string, and accept here what no cluster does.
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)[eE][-+]?[0-9]+$"), list("-+.0123456789")
+)
 
 
 def _describe(error: yaml.YAMLError) -> str:

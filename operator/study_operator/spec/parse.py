@@ -271,7 +271,9 @@ def _parse_search_space(fields: Fields, rule: _Rule | None) -> SearchSpace | Non
 def _parse_range(fields: Fields, rule: _Rule | None, *, is_log: bool) -> SearchSpace | None:
     low, high = fields.number("min"), fields.number("max")
     if rule is not None and rule.is_whole:
-        fields.refuse("", "must be categorical, because its values are whole numbers", sorted(fields.raw))
+        fields.refuse(
+            "", 'must be categorical: {values: ["8", "16"]} in its place, because whole numbers are chosen', fields.raw
+        )
     fields.done()
     if low is None or high is None:
         return None
@@ -727,8 +729,11 @@ def _find_contradictions(study: Study) -> Iterator[str]:
     rungs = study.last_rung
     chosen = study.promotion.num_promoted + study.promotion.num_audited * rungs + (study.baseline is not None)
     if study.num_trials < chosen:
-        each = "" if rungs == 1 else f" of {rungs} early rungs"
-        rule = f"must be at least {chosen}, the number of promoted and audited trials{each} and the baseline"
+        each = "" if rungs == 1 else f" × {rungs} early rungs"
+        parts = [f"{study.promotion.num_promoted} promoted"]
+        parts += [f"{study.promotion.num_audited} audited{each}"] if study.promotion.num_audited else []
+        parts += ["the baseline"] if study.baseline is not None else []
+        rule = f"must be at least {chosen} ({' + '.join(parts)})"
         yield f"`spec.numTrials` {rule}, got {study.num_trials}"
     # A confirmation or a run of the data curve takes as much room as a trial.
     extra = study.extra_runs

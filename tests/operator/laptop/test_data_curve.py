@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
 from builders.report_pages import Page
 from builders.tiny_study import ROOT, save_model, write_pages
@@ -42,7 +41,7 @@ def run_study(place: Path, curve: dict[str, Any], data: dict[str, Any]) -> Path:
     }
     metadata = {"name": "tiny", "uid": "0123456789"}
     manifest = {"apiVersion": "finetune.study/v1alpha1", "kind": "FineTuneStudy", "metadata": metadata, "spec": spec}
-    (place / "study.yaml").write_text(yaml.safe_dump(manifest))
+    (place / "study.yaml").write_text(json.dumps(manifest))
 
     done = subprocess.run(
         [sys.executable, "-m", "study_operator", "run", str(place / "study.yaml"), "--plain"],

@@ -12,7 +12,6 @@ from typing import Any
 
 import boto3
 import pytest
-import yaml
 from moto.server import ThreadedMotoServer
 
 from builders import study_command
@@ -62,7 +61,7 @@ class Bench:
             "metadata": {"name": "toy"},
             "spec": spec,
         }
-        self.manifest.write_text(yaml.safe_dump(raw))
+        self.manifest.write_text(json.dumps(raw))
 
     def start(self, command: str = "run", *flags: str) -> subprocess.Popen[str]:
         behaviour = {"seconds": self.seconds, "starts": str(self.starts)}

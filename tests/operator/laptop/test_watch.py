@@ -1,6 +1,7 @@
 """`finetune-study watch`: pages from a directory and from a bucket, their news, and who is refused."""
 
 import http.client
+import json
 import socket
 import threading
 from collections.abc import Callable, Iterator
@@ -8,7 +9,6 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-import yaml
 
 from builders.some_manifests import a_manifest
 from study_operator.__main__ import UNUSABLE, main
@@ -204,7 +204,7 @@ def test_where_no_study_lies_that_is_said(tmp_path: Path, capsys: pytest.Capture
 def test_a_study_that_was_never_run_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     manifest = a_manifest()
     manifest["spec"]["storage"] = {"uri": str(tmp_path / "runs")}
-    (tmp_path / "study.yaml").write_text(yaml.safe_dump(manifest))
+    (tmp_path / "study.yaml").write_text(json.dumps(manifest))
     assert main(["watch", str(tmp_path / "study.yaml")]) == UNUSABLE
     assert "must have been run: there is no" in capsys.readouterr().err
 

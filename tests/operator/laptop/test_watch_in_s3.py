@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import json
 import os
 import signal
 import subprocess
@@ -15,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
 from builders.ledgers import NOW, a_ledger, paused
 from builders.some_manifests import a_manifest
@@ -54,7 +54,7 @@ class Desk:
             "addressingStyle": "Path",
         }
         self.raw = a_manifest({"spec.storage": storage})
-        self.manifest.write_text(yaml.safe_dump(self.raw))
+        self.manifest.write_text(json.dumps(self.raw))
         self._s3 = s3
 
     def report(self, *values: float) -> str:

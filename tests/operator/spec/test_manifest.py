@@ -36,6 +36,25 @@ def test_a_value_that_is_not_a_path_is_left_for_the_parser(tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("1e-4", 1e-4),
+        ("-2.5E3", -2500.0),
+        (".5e+1", 5.0),
+        ('"1e-4"', "1e-4"),
+        ("1e", "1e"),
+        ("1e-4x", "1e-4x"),
+        ("8", 8),
+    ],
+)
+def test_a_number_without_quotes_is_one_as_for_kubectl(tmp_path: Path, text: str, value: object) -> None:
+    manifest = tmp_path / "study.yaml"
+    manifest.write_text(f"spec: {{min: {text}}}\n")
+    found = read_manifest(manifest)["spec"]["min"]
+    assert (found, type(found)) == (value, type(value))
+
+
+@pytest.mark.parametrize(
     ("content", "sentence"),
     [
         pytest.param(b"", "must hold one manifest, got 0", id="an empty file"),

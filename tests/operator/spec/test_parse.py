@@ -71,6 +71,19 @@ WRONG_MANIFESTS = [
         id="labels from nobody",
     ),
     pytest.param(
+        {"spec.data.labels": {"from": "given", "missing": "Absent"}, "spec.data.attributes": ["people"]},
+        ["`spec.data.labels.from` must be one of Given, Markup, Teacher (did you mean Given?), got 'given'"],
+        id="what only follows from a word in another case is not told",
+    ),
+    pytest.param(
+        {"spec.storage": {"url": "runs"}},
+        [
+            "`spec.storage.uri` must be given: a string",
+            "`spec.storage.url` must not be given, because it is not a field (did you mean uri?), got 'runs'",
+        ],
+        id="a field of three letters, misspelt",
+    ),
+    pytest.param(
         {"spec.data.labels": {"from": "Teacher"}},
         ["`spec.data.labels.teacher` must be given where labels come from a Teacher"],
         id="labels from a teacher that is not named",
@@ -282,7 +295,7 @@ WRONG_MANIFESTS = [
     pytest.param(
         {"spec.parameters[1].searchSpace": {"uniform": {"min": "4", "max": "64"}}},
         [
-            "`spec.parameters[1].searchSpace.uniform` must be categorical, because its values are whole numbers, got ['max', 'min']"
+            "`spec.parameters[1].searchSpace.uniform` must be categorical: {values: [\"8\", \"16\"]} in its place, because whole numbers are chosen, got {'min': '4', 'max': '64'}"
         ],
         id="a rank that is a range",
     ),
@@ -374,7 +387,7 @@ WRONG_MANIFESTS = [
     ),
     pytest.param(
         {"spec.numTrials": 2},
-        ["`spec.numTrials` must be at least 4, the number of promoted and audited trials and the baseline, got 2"],
+        ["`spec.numTrials` must be at least 4 (2 promoted + 1 audited + the baseline), got 2"],
         id="fewer trials than must run to the end",
     ),
     pytest.param(
@@ -485,9 +498,7 @@ WRONG_MANIFESTS = [
             "spec.promotion": {"numPromoted": 2, "numAudited": 2},
             "spec.numTrials": 6,
         },
-        [
-            "`spec.numTrials` must be at least 7, the number of promoted and audited trials of 2 early rungs and the baseline, got 6"
-        ],
+        ["`spec.numTrials` must be at least 7 (2 promoted + 2 audited × 2 early rungs + the baseline), got 6"],
         id="fewer trials than all early rungs pass on",
     ),
     pytest.param(
@@ -567,7 +578,7 @@ WRONG_MANIFESTS = [
     ),
     pytest.param(
         {"spec.trainer.precision": "Float16"},
-        ["`spec.trainer.precision` must be one of BFloat16, Float32, got 'Float16'"],
+        ["`spec.trainer.precision` must be one of BFloat16, Float32 (did you mean BFloat16?), got 'Float16'"],
         id="an unknown precision",
     ),
     pytest.param(
@@ -628,7 +639,7 @@ WRONG_MANIFESTS = [
     ),
     pytest.param(
         {"spec.storage.addressingStyle": "path"},
-        ["`spec.storage.addressingStyle` must be one of Auto, Path, Virtual, got 'path'"],
+        ["`spec.storage.addressingStyle` must be one of Auto, Path, Virtual (did you mean Path?), got 'path'"],
         id="an unknown addressing style",
     ),
     pytest.param(
