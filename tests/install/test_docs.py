@@ -19,6 +19,12 @@ TEXT = (REPOSITORY / "docs/install.md").read_text()
 COMMANDS = [line[2:] for block in re.findall(r"```console\n(.*?)```", TEXT, re.DOTALL) for line in block.splitlines()]
 
 
+def read_values() -> str:
+    """Return the values.yaml that the page shows."""
+    [example] = re.findall(r"```yaml\n(.*?)```", TEXT, re.DOTALL)
+    return str(example)
+
+
 def run(command: str, plane: ControlPlane, helm_program: Path) -> str:
     """Run a command in the repository, with kubectl and Helm at hand."""
     path = os.pathsep.join([str(plane.programs), str(helm_program.parent), os.environ["PATH"]])
@@ -30,7 +36,9 @@ def run(command: str, plane: ControlPlane, helm_program: Path) -> str:
     return result.stdout
 
 
-def test_the_commands_do_what_the_docs_say(plane: ControlPlane, helm_program: Path) -> None:
+def test_the_commands_do_what_the_docs_say(plane: ControlPlane, helm_program: Path, tmp_path: Path) -> None:
+    values = tmp_path / "values.yaml"
+    values.write_text(read_values())
     by_helm = [command for command in COMMANDS if command.startswith("helm ")]
     assert [command.split()[1] for command in by_helm] == ["install", "upgrade", "uninstall"]
     uninstall = by_helm[-1]
@@ -39,7 +47,7 @@ def test_the_commands_do_what_the_docs_say(plane: ControlPlane, helm_program: Pa
     others = COMMANDS[first:]
     with StandIn(plane.kubeconfig, nodes=2, script=lambda pod: scripts.runs()):
         for command in COMMANDS[:first]:
-            run(command, plane, helm_program)
+            run(command.replace("-f values.yaml", f"-f {values}"), plane, helm_program)
         # Two operators would not know of each other.
         second = run(f"! helm install second {CHART} --namespace default 2>&1", plane, helm_program)
         assert "cannot be imported into the current release: invalid ownership metadata" in second
@@ -62,8 +70,7 @@ def test_the_commands_do_what_the_docs_say(plane: ControlPlane, helm_program: Pa
 
 
 def test_the_values_that_the_docs_show_are_taken(helm: Helm) -> None:
-    [example] = re.findall(r"```yaml\n(.*?)```", TEXT, re.DOTALL)
-    values = yaml.safe_load(example)
+    values = yaml.safe_load(read_values())
     rendered = helm.render(values)
     assert f"{values['image']['repository']}@{values['image']['digest']}" in rendered
     for name in re.findall(r"`([a-z][A-Za-z]+(?:\.[A-Za-z]+)*)(?::[^`]*)?`", TEXT):
