@@ -711,8 +711,14 @@ def test_a_manifest_that_does_not_exist_is_said(bench, capsys, command):
 def test_a_study_that_was_never_run_has_nothing_to_read(bench, capsys, command):
     assert main([command, str(bench.manifest)]) == 2
     assert capsys.readouterr().err == (
-        f"finetune-study: the study toy must have been run: there is no {bench.home / 'study.json'}\n"
+        f"finetune-study: the study toy must have been run here: there is no {bench.home / 'study.json'}\n"
     )
+
+
+def test_the_report_of_a_cluster_s_study_is_said_to_be_watched(capsys):
+    manifest = Path(__file__).parents[2] / "manifests" / "samples" / "cluster.yaml"
+    assert main(["report", str(manifest)]) == 2
+    assert capsys.readouterr().err.endswith("study.json; `finetune-study watch` reads those of a cluster\n")
 
 
 def learner_of(bench: Bench, earlier: str) -> None:

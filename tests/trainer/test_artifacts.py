@@ -386,7 +386,8 @@ def test_no_credentials_at_all_are_an_error(s3, file, monkeypatch, use):
     monkeypatch.delenv("AWS_ACCESS_KEY_ID")
     monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
     monkeypatch.setattr(boto3, "DEFAULT_SESSION", None)
-    with pytest.raises(ArtifactError, match=rf"^s3://{BUCKET}/.* cannot be used: .*Unable to locate credentials"):
+    expected = rf"^s3://{BUCKET}/.* cannot be used: it needs credentials: AWS_.*: Unable to locate credentials"
+    with pytest.raises(ArtifactError, match=expected):
         use(open_store(s3), file)
 
 

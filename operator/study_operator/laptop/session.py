@@ -435,7 +435,8 @@ def look(opened: Opened) -> Seen:
         spec = workspace.read_spec()
         if spec is None:
             where = workspace.directory / "study.json"
-            raise UsageError(f"the study {opened.study.name} must have been run: there is no {where}")
+            elsewhere = "; `finetune-study watch` reads those of a cluster" if may_be_for_pods(opened.study) else ""
+            raise UsageError(f"the study {opened.study.name} must have been run here: there is no {where}{elsewhere}")
         # As it runs, which may be an earlier version of the manifest.
         study = replace(parse_study({**opened.raw, "spec": spec}), uid=opened.study.uid)
         set_storage_environment(study)

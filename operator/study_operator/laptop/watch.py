@@ -175,7 +175,7 @@ def find_source(opened: Opened) -> Source:
         return LocalSource(opened)
     if not session.may_be_for_pods(opened.study):
         where = opened.workspace.directory / "study.json"
-        raise UsageError(f"the study {opened.study.name} must have been run: there is no {where}")
+        raise UsageError(f"the study {opened.study.name} must have been run here: there is no {where}")
     session.set_storage_environment(opened.study)
     with session.sentences():
         return BucketSource(open_store(_find_prefix(opened.study), ACCESS))

@@ -206,7 +206,7 @@ def test_a_study_that_was_never_run_is_named(tmp_path: Path, capsys: pytest.Capt
     manifest["spec"]["storage"] = {"uri": str(tmp_path / "runs")}
     (tmp_path / "study.yaml").write_text(json.dumps(manifest))
     assert main(["watch", str(tmp_path / "study.yaml")]) == UNUSABLE
-    assert "must have been run: there is no" in capsys.readouterr().err
+    assert "must have been run here: there is no" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("port", ["-1", "65536", "http", "8 0"])
