@@ -37,6 +37,7 @@ from study_operator.report.estimate import (
     Calibration,
     Plan,
     build_plan,
+    describe_another_rung,
     describe_confirmations,
     describe_curve,
     describe_first_arms,
@@ -268,6 +269,8 @@ def _print_plan(
         f"{plan.full_passes:g} ({plan.saved_training_share:.0%} less); less time is saved, because trials start and "
         f"evaluate again {again} times",
     )
+    if sentence := describe_another_rung(study, opened.raw):
+        _say(output, sentence)
     for line in describe_teacher(study, summary, session.count_records(opened)):
         _say(output, line)
     for line in filter(None, (describe_confirmations(study), describe_curve(study))):

@@ -5,12 +5,14 @@ All in passes over pages, because an arm's steps depend on its batch size and it
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Annotated
+from typing import Annotated, Any
 
+from study_operator.errors import StudyInvalidError
 from study_operator.ledger.merit import list_ranking_metrics
 from study_operator.reconcile.job_specs import count_steps
+from study_operator.spec.parse import parse_study
 from study_operator.spec.study import Categorical, CurveArm, RankBy, Study, complete_arm
 from trial_trainer.codec import at_least
 from trial_trainer.contract import ContractError, DatasetSummary, from_json
@@ -19,6 +21,10 @@ PROMPT_TOKENS = 100
 """Of the words with which a teacher is asked."""
 ATTRIBUTE_TOKENS = 25
 """Of an attribute's name and meaning, with which a teacher is asked for it."""
+
+TWO_RUNGS = (5, 20)
+MOST_OF_ONE_RUNG = 0.8
+"""Of one rung's training; what two need more than that is hardly worth their further starts."""
 
 _Seconds = Annotated[float, at_least(0)]
 
@@ -246,6 +252,28 @@ def describe_rungs(study: Study) -> str:
         f"{study.name}: {study.num_trials} trials to {percents[0]} % of {study.trainer.epochs} epochs, then "
         f"{between}{full} to the end ({promotion.num_promoted} promoted{by}, {audited}{baseline}); "
         f"{study.parallel_trials} at a time"
+    )
+
+
+def describe_another_rung(study: Study, manifest: Mapping[str, Any]) -> str:
+    """Return what a rung at 5 % before the one at 20 % would save, in one sentence; empty where that is little, or not
+    allowed. Recorded runs compare two rungs with one at these two places alone."""
+    if study.early_evaluation.rungs != TWO_RUNGS[1:]:
+        return ""
+    early = {**manifest["spec"].get("earlyEvaluation", {}), "rungs": list(TWO_RUNGS)}
+    early.pop("checkpointPercent", None)
+    try:
+        other = parse_study({**manifest, "spec": {**manifest["spec"], "earlyEvaluation": early}})
+    except StudyInvalidError:
+        return ""
+    plans = [build_plan(each, None, None) for each in (study, other)]
+    passes, less = (plan.training_passes for plan in plans)
+    if less > MOST_OF_ONE_RUNG * passes:
+        return ""
+    again = sum(other.count_continuing(other.num_trials))
+    return (
+        f"`spec.earlyEvaluation: {{rungs: [{', '.join(map(str, TWO_RUNGS))}]}}` would train {less:g} passes "
+        f"({plans[1].saved_training_share:.0%} less), and start and evaluate again {again} times"
     )
 
 

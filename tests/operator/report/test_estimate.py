@@ -4,10 +4,12 @@ from dataclasses import replace
 
 import pytest
 
+from builders.some_manifests import a_manifest
 from builders.some_studies import a_study, a_summary
 from study_operator.report.estimate import (
     Calibration,
     build_plan,
+    describe_another_rung,
     describe_confirmations,
     describe_curve,
     describe_first_arms,
@@ -15,6 +17,7 @@ from study_operator.report.estimate import (
     describe_steps,
     parse_calibration,
 )
+from study_operator.spec.parse import parse_study
 from study_operator.spec.study import DataCurve, EarlyEvaluation, Promotion, TypicalArm
 from trial_trainer.contract import ContractError
 
@@ -124,6 +127,26 @@ def test_each_early_rung_is_a_row_of_the_plan():
         "laptop: 24 trials to 5 % of 3 epochs, then 10 to 20 %, 6 to the end (3 promoted, 2 audited, 1 from each early "
         "rung, the baseline); 1 at a time"
     )
+
+
+@pytest.mark.parametrize(
+    ("changed", "sentence"),
+    [
+        pytest.param({}, "would train 14.85 passes (79% less), and start and evaluate again 12 times", id="saves"),
+        pytest.param({"earlyEvaluation": {"checkpointPercent": 20, "extraPercents": [10]}}, "14.85", id="extra"),
+        pytest.param({"earlyEvaluation": {"extraPercents": [5]}}, "", id="extra where it would end"),
+        pytest.param({"earlyEvaluation": {"checkpointPercent": 30}}, "", id="another place"),
+        pytest.param({"earlyEvaluation": {"rungs": [5, 20]}}, "", id="has both"),
+        pytest.param({"promotion": {"numPromoted": 2, "numAudited": 3}}, "", id="audits on each rung cost more"),
+        pytest.param({"numTrials": 400}, "", id="more trials than two rungs have room for"),
+    ],
+)
+def test_the_plan_says_what_another_rung_would_save(changed, sentence):
+    manifest = a_manifest()
+    manifest["spec"].update({"numTrials": 24, "promotion": {"numPromoted": 2}, "earlyEvaluation": {}} | changed)
+    line = describe_another_rung(parse_study(manifest), manifest)
+    assert sentence in line
+    assert bool(line) == bool(sentence)
 
 
 def test_the_plan_names_the_typical_arms_and_how_to_leave_them_out():
