@@ -28,7 +28,7 @@ os.environ.update({"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "OPENBLAS_NUM
 import numpy as np
 
 from search.clock import Search, Trace, replay
-from search.product import RandomDesigner, RememberingDesigner, a_study, run_study
+from search.product import ChoosingDesigner, RandomDesigner, RememberingDesigner, a_study, run_study
 from search.recorded import RecordedArms, read_tables
 from search.rivals import Bohb, FullLength, Optuna, PromotingAsha, StoppingAsha, hyperband, successive_halving
 from search.scores import (
@@ -159,7 +159,7 @@ def ours(name: str, designer: Callable[[], Designer], variants: Sequence[Variant
     """Return the operator's studies, which share what a designer has proposed."""
 
     def run(table: RecordedArms, slots: int, seed: int) -> Iterator[tuple[str, Trace]]:
-        remembering = RememberingDesigner(designer())
+        remembering = RememberingDesigner(ChoosingDesigner(table=table, designer=designer()))
         for variant in variants:
             if variant.promotion.rank_by is not RankBy.OBJECTIVE and not table.has_losses:
                 continue
@@ -182,7 +182,8 @@ def full_length(name: str, designer: Callable[[], Designer], num_trials: int = N
 
     def run(table: RecordedArms, slots: int, seed: int) -> Iterator[tuple[str, Trace]]:
         study = a_study(table, seed=seed, slots=slots, num_trials=num_trials)
-        yield name, replay(table, FullLength(table, study, designer()), slots=slots, budget=math.inf)
+        chooser = ChoosingDesigner(table=table, designer=designer())
+        yield name, replay(table, FullLength(table, study, chooser), slots=slots, budget=math.inf)
 
     return run
 

@@ -121,6 +121,31 @@ class RememberingDesigner:
         return self._known[key]
 
 
+@dataclass(frozen=True, kw_only=True)
+class ChoosingDesigner:
+    """Proposes the recorded arm that is nearest to each arm of another designer, where a table gives each arm once.
+
+    So what is measured belongs to the arm that is told. An arm of the table that a trial has is not proposed again.
+    """
+
+    table: RecordedArms
+    designer: Designer
+
+    def suggest(self, study: Study, trials: Sequence[Trial], count: int) -> tuple[Suggestion, ...]:
+        """Return the designer's arms, or those that stand for them."""
+        suggestions = self.designer.suggest(study, trials, count)
+        if not self.table.gives_each_once:
+            return suggestions
+        taken: list[int] = []
+        for trial in trials:
+            taken.append(self.table.nearest(trial.arm, taken))
+        chosen = []
+        for suggestion in suggestions:
+            taken.append(self.table.nearest(suggestion.arm, taken))
+            chosen.append(replace(suggestion, arm=self.table.runs[taken[-1]].arm))
+        return tuple(chosen)
+
+
 class RandomDesigner:
     """Proposes points of the space at random, by the study's seed and the number of arms before."""
 
@@ -271,10 +296,10 @@ class _Cluster:
     def _start_trial(self, spec: JobSpec) -> tuple[float, ExitCode, Mapping[str, Any]]:
         config = json.loads(spec.config)
         arm = {parameter.name: config["arm"][parameter.name] for parameter in self._table.parameters}
-        row = self._table.nearest(arm)
         if spec.trial not in self._rows:
-            self._rows[spec.trial] = row
-            self._trace.rows.append(row)
+            self._rows[spec.trial] = self._table.nearest(arm, self._trace.rows)
+            self._trace.rows.append(self._rows[spec.trial])
+        row = self._rows[spec.trial]
         share, value = find_end(self._table, row, config["stop_step"] / config["total_steps"])
         run = self._table.runs[row]
         length = run.fixed + run.length * max(0.0, share - self._reached.get(spec.trial, 0.0))

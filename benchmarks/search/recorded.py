@@ -2,7 +2,8 @@
 
 A search asks for any point of a space. What it gets is the nearest recorded arm, whole: its measurements with their
 noise, its length and its divergence. Near means near in a metric whose weights are fitted so that an arm's neighbour
-ends where it does; how well that succeeds is `RecordedArms.neighbour_error`.
+ends where it does; how well that succeeds is `RecordedArms.neighbour_error`. Where arms are few, several points would
+get the same arm with the same noise, and a search would promote one arm three times: there each arm is given once.
 """
 
 from __future__ import annotations
@@ -96,6 +97,8 @@ class RecordedArms:
     runs: tuple[Run, ...]
     """Those that were drawn from the space, and then others, each of which stands for its own arm alone."""
     others: int = 0
+    gives_each_once: bool = False
+    """Whether a search gets no drawn arm again before it has got all of them."""
     typical_arms: tuple[TypicalArm, ...] = ()
     """What is known to be good for the task, published before and not looked for in the table; and the centre."""
 
@@ -127,13 +130,17 @@ class RecordedArms:
         """
         return self.objective.merit(self.runs[self.best].evaluated) - self.objective.merit(self.runs[row].evaluated)
 
-    def nearest(self, arm: Arm) -> int:
-        """Return the row of the recorded arm that stands for an arm."""
-        for row in range(len(self.drawn), len(self.runs)):
+    def nearest(self, arm: Arm, taken: Sequence[int] = ()) -> int:
+        """Return the row of the recorded arm that stands for an arm, in a search that has taken some rows already."""
+        drawn = len(self.drawn)
+        for row in range(drawn, len(self.runs)):
             if self.runs[row].arm == arm:
                 return row
-        squares = (self._points - _coordinates(self.parameters, arm)) ** 2
-        return int(np.argmin(squares @ self._weights))
+        distances = (self.points - _coordinates(self.parameters, arm)) ** 2 @ self._weights
+        if self.gives_each_once:
+            times = np.bincount([row for row in taken if row < drawn], minlength=drawn)
+            distances[times > times.min()] = np.inf
+        return int(np.argmin(distances))
 
     def neighbour_error(self) -> tuple[float, float]:
         """Return how an arm and its nearest neighbour differ at full length.
@@ -165,7 +172,8 @@ class RecordedArms:
         return middle[inverse] / max(1, len(self.drawn) - 1)
 
     @cached_property
-    def _points(self) -> Floats:
+    def points(self) -> Floats:
+        """Of the drawn arms, in the unit cube."""
         return np.array([_coordinates(self.parameters, run.arm) for run in self.drawn])
 
     @cached_property
@@ -189,7 +197,7 @@ class RecordedArms:
 
     def _find_neighbours(self, weights: Floats) -> NDArray[np.intp]:
         """Return the nearest other row of each row."""
-        scaled = (self._points * np.sqrt(weights)).astype(np.float32)
+        scaled = (self.points * np.sqrt(weights)).astype(np.float32)
         lengths = (scaled**2).sum(axis=1)
         distances = lengths[:, None] + lengths[None, :] - 2 * scaled @ scaled.T
         np.fill_diagonal(distances, np.inf)
@@ -361,6 +369,7 @@ def read_lora(recording: str, folder: Path = DATA / "lora-arms") -> RecordedArms
         parameters=parameters,
         runs=runs,
         others=len(typical),
+        gives_each_once=True,
         typical_arms=tuple(find_typical_arms(parameters, (), record_arms.MODEL.uri, ())),
     )
 

@@ -46,6 +46,7 @@ class FullLength:
     def __init__(self, table: RecordedArms, study: Study, designer: Designer) -> None:
         self._table, self._study, self._designer = table, study, designer
         self._trials: tuple[Trial, ...] = ()
+        self._rows: list[int] = []
 
     def next(self) -> Order | None:
         """Return the next arm, up to the study's number of trials."""
@@ -57,7 +58,8 @@ class FullLength:
         arm, index = suggestions[0].arm, len(self._trials)
         trial = Trial(index=index, arm=arm, origin=Origin.SUGGESTED, state=TrialState.RUNNING, total_steps=100)
         self._trials = (*self._trials, trial)
-        return Order(index=index, row=self._table.nearest(arm), share=1.0)
+        self._rows.append(self._table.nearest(arm, self._rows))
+        return Order(index=index, row=self._rows[-1], share=1.0)
 
     def take(self, order: Order, value: float | None) -> None:
         """Give the designer what an arm came to, where the operator gives it the first rung."""
@@ -99,7 +101,8 @@ class PromotingAsha:
                 if index not in self._promoted[rung] and merits[index] > float("-inf"):
                     self._promoted[rung].add(index)
                     return Order(index=index, row=self._rows[index], share=RUNGS[rung + 1])
-        self._rows.append(self._table.nearest(draw_arm(self._table.parameters, self._seed, len(self._rows))))
+        arm = draw_arm(self._table.parameters, self._seed, len(self._rows))
+        self._rows.append(self._table.nearest(arm, self._rows))
         return Order(index=len(self._rows) - 1, row=self._rows[-1], share=RUNGS[0])
 
     def take(self, order: Order, value: float | None) -> None:
@@ -125,7 +128,8 @@ class StoppingAsha:
         """Return what goes on, or else a new arm."""
         if self._going_on:
             return self._going_on.popleft()
-        self._rows.append(self._table.nearest(draw_arm(self._table.parameters, self._seed, len(self._rows))))
+        arm = draw_arm(self._table.parameters, self._seed, len(self._rows))
+        self._rows.append(self._table.nearest(arm, self._rows))
         return Order(index=len(self._rows) - 1, row=self._rows[-1], share=RUNGS[0])
 
     def take(self, order: Order, value: float | None) -> None:
@@ -208,8 +212,9 @@ class Bohb:
     def _begin_arm(self, bracket: _Bracket) -> Order:
         bracket.begun += 1
         point = self._draw_point()
-        self._points.append(point)
-        self._rows.append(self._table.nearest(_find_arm(self._table, point)))
+        row = self._table.nearest(_find_arm(self._table, point), self._rows)
+        self._points.append(self._table.points[row] if self._table.gives_each_once else point)
+        self._rows.append(row)
         self._bracket_of.append(bracket)
         return Order(index=len(self._rows) - 1, row=self._rows[-1], share=RUNGS[bracket.first])
 
@@ -252,7 +257,10 @@ class Bohb:
 
 
 class Optuna:
-    """Optuna's TPE with one of its pruners, asked and given every measurement on the simulated clock."""
+    """Optuna's TPE with one of its pruners, asked and given every measurement on the simulated clock.
+
+    It takes measurements for the arms that it has proposed alone, and cannot be told of the one that stands for one.
+    """
 
     def __init__(self, table: RecordedArms, seed: int, pruner: optuna.pruners.BasePruner) -> None:
         import optuna
@@ -269,6 +277,7 @@ class Optuna:
             sampler=sampler, pruner=pruner, direction="maximize" if is_larger_better else "minimize"
         )
         self._trials: list[optuna.Trial] = []
+        self._rows: list[int] = []
         self._going_on: deque[Order] = deque()
 
     def next(self) -> Order | None:
@@ -278,7 +287,8 @@ class Optuna:
         trial = self._study.ask()
         arm = _suggest_arm(self._table, trial)
         self._trials.append(trial)
-        return Order(index=len(self._trials) - 1, row=self._table.nearest(arm), share=REPORTS[0])
+        self._rows.append(self._table.nearest(arm, self._rows))
+        return Order(index=len(self._trials) - 1, row=self._rows[-1], share=REPORTS[0])
 
     def take(self, order: Order, value: float | None) -> None:
         """Report; a diverged arm is pruned."""

@@ -12,7 +12,7 @@ import pyarrow.parquet
 import pytest
 
 from search.clock import Finished, Order, Span, Trace, replay
-from search.product import RandomDesigner, RememberingDesigner, a_study, run_study
+from search.product import ChoosingDesigner, RandomDesigner, RememberingDesigner, a_study, run_study
 from search.recorded import RecordedArms, Run, read_deberta, read_lora, read_taskset
 from search.rivals import RUNGS, Bohb, FullLength, PromotingAsha, StoppingAsha
 from search.scores import (
@@ -83,6 +83,36 @@ def test_an_arm_of_the_table_stands_for_itself_and_what_does_not_matter_does_not
     error, correlation = table.neighbour_error()
     assert error < 0.2
     assert correlation > 0.9
+
+
+def test_where_arms_are_few_each_is_given_once_before_any_is_given_again(table: RecordedArms) -> None:
+    few = replace(table, runs=table.runs[:3], gives_each_once=True)
+    arm, rows = few.runs[1].arm, list[int]()
+    while len(rows) < 6:
+        rows.append(few.nearest(arm, rows))
+    assert (rows[0], sorted(rows[:3]), rows[3:]) == (1, [0, 1, 2], rows[:3])
+
+    alone = replace(table, gives_each_once=True)
+    searches = [PromotingAsha(alone, 0), StoppingAsha(alone, 0), Bohb(alone, 0)]
+    traces = [replay(alone, search, slots=4, budget=6.0) for search in searches]
+    study = a_study(alone, seed=3, slots=2, num_trials=30, promotion=Promotion(num_promoted=2))
+    chooser = ChoosingDesigner(table=alone, designer=RandomDesigner())
+    traces.append(run_study(alone, study, RememberingDesigner(chooser)))
+    traces.append(replay(alone, FullLength(alone, study, chooser), slots=2, budget=math.inf))
+    for trace in traces:
+        first = trace.rows[: len(alone.runs)]
+        assert len(set(first)) == len(first) >= 20
+
+
+def test_what_is_told_belongs_to_the_arm_that_was_measured(table: RecordedArms) -> None:
+    study = a_study(table, seed=3, slots=2, num_trials=4)
+    alone = replace(table, gives_each_once=True)
+    ((one, other), (proposed, _)) = (
+        ChoosingDesigner(table=of, designer=RandomDesigner()).suggest(study, (), 2) for of in (alone, table)
+    )
+    assert {id(run.arm) for run in table.runs} >= {id(one.arm), id(other.arm)}
+    assert one.arm == table.runs[table.nearest(proposed.arm)].arm != other.arm
+    assert proposed == RandomDesigner().suggest(study, (), 1)[0]
 
 
 def test_an_arm_that_was_not_drawn_stands_for_itself_alone(table: RecordedArms) -> None:
