@@ -7,14 +7,14 @@ command was started. They leave here absolute; URIs with a scheme leave as they 
 from __future__ import annotations
 
 import os
-import re
-from collections.abc import Hashable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from study_operator.errors import OperatorError
+from study_operator.spec.kubectl_yaml import load_documents
 
 PATH_FIELDS = (("data", "source"), ("data", "testSource"), ("trainer", "baseModel", "uri"), ("storage", "uri"))
 """Fields of the spec that hold a path or a URI."""
@@ -41,7 +41,7 @@ def read_manifest(path: Path) -> dict[str, Any]:
     except (OSError, UnicodeDecodeError) as error:
         raise ManifestError(f"{path} must be a readable text file: {error}") from None
     try:
-        documents = [document for document in yaml.load_all(text, Loader=_Loader) if document is not None]
+        documents = [document for document in load_documents(text) if document is not None]
     except yaml.YAMLError as error:
         raise ManifestError(f"{path} must be YAML: {_describe(error)}") from None
     if len(documents) != 1:
@@ -67,28 +67,6 @@ def _make_absolute(raw: Any, keys: tuple[str, ...], directory: Path) -> None:
     # What is not a string, or empty, is for the parser to refuse.
     if isinstance(value, str) and value and "://" not in value:
         raw[keys[-1]] = os.path.normpath(directory / Path(value).expanduser())
-
-
-class _Loader(yaml.SafeLoader):
-    """Plain YAML that takes no key twice: the second would win without a word."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
-        seen: set[Hashable] = set()
-        for key_node, _ in node.value:
-            key = self.construct_object(key_node, deep=True)
-            if isinstance(key, Hashable) and key in seen:
-                raise yaml.constructor.ConstructorError(
-                    problem=f"the key {key!r} must be given once", problem_mark=key_node.start_mark
-                )
-            if isinstance(key, Hashable):
-                seen.add(key)
-        return super().construct_mapping(node, deep=deep)
-
-
-# For kubectl 1e-4 is a number, as in YAML 1.2. PyYAML would read a string, and accept here what no cluster does.
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)[eE][-+]?[0-9]+$"), list("-+.0123456789")
-)
 
 
 def _describe(error: yaml.YAMLError) -> str:

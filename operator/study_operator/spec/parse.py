@@ -195,11 +195,11 @@ def _parse_objective(fields: Fields, attributes: Sequence[str]) -> Objective:
     known = _direction_of(metric, attributes)
     if known is None:
         fields.refuse("metric", f"must be {_say_metrics(attributes)}")
-    direction = fields.choice("direction", Direction, known or Direction.MAXIMIZE)
-    if known is not None and direction is not known:
+        known = fields.choice("direction", Direction, Direction.MAXIMIZE)
+    elif fields.take("direction", known.value) != known.value:
         fields.refuse("direction", f"must be {known.value!r} for {metric}")
     fields.done()
-    return Objective(metric=metric, direction=direction)
+    return Objective(metric=metric, direction=known)
 
 
 def _direction_of(metric: str, attributes: Sequence[str]) -> Direction | None:

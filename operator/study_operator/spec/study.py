@@ -264,6 +264,8 @@ class EarlierTrial:
     """The higher, the better; minus infinity where it diverged."""
     loss: float = math.inf
     """Validation loss, which tells those of one merit apart; infinite where it was not measured, or diverged."""
+    keeps_constraints: bool = True
+    """Those of the study that learns."""
 
     @property
     def standing(self) -> tuple[float, float]:
@@ -276,7 +278,7 @@ class EarlierStudy:
     """What another study has measured, of which this one learns."""
 
     best: Arm
-    """Its winner; without one the best on the first rung."""
+    """Its winner; without one the best on the first rung, if there is one among those that keep the constraints."""
     trials: tuple[EarlierTrial, ...]
 
 

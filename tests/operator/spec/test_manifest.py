@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from builders.kubectl_values import KUBECTL_VALUES
 from study_operator.spec.manifest import ManifestError, read_manifest
 
 
@@ -35,23 +36,18 @@ def test_a_value_that_is_not_a_path_is_left_for_the_parser(tmp_path):
     assert read_manifest(manifest) == {"spec": {"data": [1], "trainer": {"baseModel": 7}, "storage": {"uri": ""}}}
 
 
-@pytest.mark.parametrize(
-    ("text", "value"),
-    [
-        ("1e-4", 1e-4),
-        ("-2.5E3", -2500.0),
-        (".5e+1", 5.0),
-        ('"1e-4"', "1e-4"),
-        ("1e", "1e"),
-        ("1e-4x", "1e-4x"),
-        ("8", 8),
-    ],
-)
-def test_a_number_without_quotes_is_one_as_for_kubectl(tmp_path: Path, text: str, value: object) -> None:
+@pytest.mark.parametrize(("text", "value"), list(KUBECTL_VALUES.items()))
+def test_a_value_is_what_kubectl_makes_of_it(tmp_path: Path, text: str, value: object) -> None:
     manifest = tmp_path / "study.yaml"
     manifest.write_text(f"spec: {{min: {text}}}\n")
     found = read_manifest(manifest)["spec"]["min"]
     assert (found, type(found)) == (value, type(value))
+
+
+def test_an_alias_is_taken_in(tmp_path: Path) -> None:
+    manifest = tmp_path / "study.yaml"
+    manifest.write_text("spec:\n  one: &one {a: 1, b: 2}\n  other: {<<: *one, b: 3}\n")
+    assert read_manifest(manifest)["spec"]["other"] == {"a": 1, "b": 3}
 
 
 @pytest.mark.parametrize(
