@@ -25,7 +25,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from study_operator.ledger.merit import find_merit, find_place, list_ranking_metrics
-from study_operator.ledger.ranking import choose_winner, rank, satisfies_constraints
+from study_operator.ledger.ranking import choose_winner, satisfies_constraints
 from study_operator.ledger.trial import GIVEN_UP, Continuation, Origin, Trial, TrialState
 from study_operator.spec.study import Study
 
@@ -443,11 +443,7 @@ def _missed_winners(
 
 def _beats(study: Study, trial: Trial, winner: Trial) -> bool:
     """Say whether a trial would have been chosen before another by more than its age, as in `choose_winner`."""
-    if trial.has_diverged:
-        return False
-    last = study.last_rung
-    keeps, winner_keeps = (satisfies_constraints(study, t.measurement(last)) for t in (trial, winner))
-    return keeps if keeps != winner_keeps else _final_place(study, trial)[:-1] < _final_place(study, winner)[:-1]
+    return _choice_place(study, trial, study.last_rung)[:-1] < _choice_place(study, winner, study.last_rung)[:-1]
 
 
 def _list_able(trials: Sequence[Trial]) -> list[Trial]:
@@ -463,20 +459,25 @@ def _is_known(study: Study, trial: Trial) -> bool:
 def _find_choice(study: Study, trials: Sequence[Trial], rung: int) -> list[Trial] | None:
     """Return the early top k, the best at full length first; None where one of them is not known to its end.
 
-    None also where not all were measured on the rung, and where there are no more than k trials.
+    None also where not all were measured on the rung, where there are no more than k trials, and where fewer than k
+    kept the constraints there, so that fewer are promoted.
     """
     able, k = _list_able(trials), study.promotion.num_promoted
-    ranked = rank(study, able, rung)
-    if len(able) <= k or len(ranked) < len(able) or not all(_is_known(study, t) for t in ranked[:k]):
+    ranked = sorted(able, key=lambda trial: _choice_place(study, trial, rung))
+    if len(able) <= k or not all(t.measurement(rung) for t in able):
         return None
-    return sorted(ranked[:k], key=lambda trial: _final_place(study, trial))
+    if not all(_is_known(study, t) and satisfies_constraints(study, t.measurement(rung)) for t in ranked[:k]):
+        return None
+    return sorted(ranked[:k], key=lambda trial: _choice_place(study, trial, study.last_rung))
 
 
-def _final_place(study: Study, trial: Trial) -> tuple[bool, float, float, int]:
-    """Return what sorts trials as `ranking.rank` does at full length, those below that never got there."""
-    if trial.has_diverged or not trial.measurement(study.last_rung):
-        return True, 0.0, 0.0, trial.index
-    return *_find_place(study, trial, study.last_rung), trial.index
+def _choice_place(study: Study, trial: Trial, rung: int) -> tuple[bool, bool, Place, int]:
+    """Return what sorts trials as they are chosen on a rung: those that break a constraint go behind those that keep
+    all, and behind them those that diverged or never got there."""
+    measurement = trial.measurement(rung)
+    if measurement is None or measurement.diverged:
+        return True, True, (True, 0.0, 0.0), trial.index
+    return False, not satisfies_constraints(study, measurement), find_place(study, measurement), trial.index
 
 
 def _count_kept(
@@ -501,10 +502,10 @@ def _count_kept(
     low = high = 0
     is_low_open = True
     for j, threshold in enumerate(reversed(choice), start=1):
-        place = _final_place(study, threshold)
-        least = most = sum(_final_place(study, t) < place for t in certain)
+        place = _choice_place(study, threshold, study.last_rung)
+        least = most = sum(_choice_place(study, t, study.last_rung) < place for t in certain)
         for kind, drawn in seen.items():
-            found = sum(_final_place(study, t) < place for t in drawn)
+            found = sum(_choice_place(study, t, study.last_rung) < place for t in drawn)
             bounds = hypergeometric_interval(populations[kind], len(drawn), found, confidence)
             least, most = least + bounds[0], most + bounds[1]
         is_low_open = is_low_open and least >= j
@@ -514,7 +515,10 @@ def _count_kept(
 
 
 def _find_regret(study: Study, trials: Sequence[Trial], choice: Sequence[Trial], *, is_exact: bool) -> Regret | None:
-    """Return by how much the best of all is better at full length than the best of the choice and the baseline."""
+    """Return by how much the best of all is better at full length than the best of the choice and the baseline.
+
+    None where the one keeps the constraints and the other does not: no objective tells how much worse that is.
+    """
     chosen = {t.index for t in choice}
     best_of = [
         choose_winner(study, (t for t in trials if t.index in chosen or t.origin is Origin.BASELINE)),
@@ -522,6 +526,8 @@ def _find_regret(study: Study, trials: Sequence[Trial], choice: Sequence[Trial],
     ]
     chosen_best, best = (None if trial is None else trial.measurement(study.last_rung) for trial in best_of)
     if chosen_best is None or best is None:
+        return None
+    if satisfies_constraints(study, chosen_best) != satisfies_constraints(study, best):
         return None
     lack = find_merit(study, best) - find_merit(study, chosen_best)
     return Regret(value=max(0.0, lack), is_exact=is_exact)

@@ -15,6 +15,7 @@ from typing import Any
 
 from study_operator.errors import OperatorError, StatusUnreadableError
 from study_operator.ledger.merit import LOSS, find_merit
+from study_operator.ledger.ranking import satisfies_constraints
 from study_operator.ledger.status import Recorded, parse_status
 from study_operator.ledger.trial import Trial
 from study_operator.reasons import ConditionReason
@@ -105,7 +106,9 @@ def parse_earlier(study: Study, text: bytes, index: int) -> EarlierStudy:
         raise WarmStartRefusedError(f"{place} must have at least {LEAST_EARLIER} measured trials, got {len(trials)}")
     _refuse_other_space(study, trials, place)
     winner = None if ledger.winner is None else ledger.trials[ledger.winner]
-    best = max(trials, key=lambda trial: trial.standing).arm if winner is None else winner.arm
+    best = max(trials, key=lambda trial: (trial.keeps_constraints, trial.standing)).arm
+    if winner is not None:
+        best = winner.arm
     return EarlierStudy(best=best, trials=tuple(trials))
 
 
@@ -116,10 +119,11 @@ def _list_earlier_trials(study: Study, trials: Sequence[Trial]) -> list[EarlierT
     found = []
     for trial, m in measured:
         if m.diverged:
-            found.append(EarlierTrial(arm=trial.arm, merit=-math.inf))
+            found.append(EarlierTrial(arm=trial.arm, merit=-math.inf, keeps_constraints=False))
         else:
             merit = find_merit(study, m) if has_losses else study.objective.merit(m.value)
-            found.append(EarlierTrial(arm=trial.arm, merit=merit, loss=m.metrics.get(LOSS, math.inf)))
+            keeps, loss = satisfies_constraints(study, m), m.metrics.get(LOSS, math.inf)
+            found.append(EarlierTrial(arm=trial.arm, merit=merit, loss=loss, keeps_constraints=keeps))
     return found
 
 

@@ -88,6 +88,8 @@ def describe_stagnation(study: Study, stand: Stagnation, *, is_over: bool) -> st
     better = f"were not better than its {metric} of {value}"
     if ranked_by != [metric]:
         better = f"did not rank above it by {' and '.join(ranked_by)}"
+    if study.outcome_constraints:
+        better += ", or broke an outcome constraint,"
     error = f"{stand.error * 100:.1f} points" if is_share(metric) else f"{stand.error:.2g}"
     by = f" by {error}, one standard error of a paired difference" if stand.error else ""
     away = "" if is_over else "; every second arm now fills a gap between all others"

@@ -260,7 +260,7 @@ def describe_another_rung(study: Study, manifest: Mapping[str, Any]) -> str:
     allowed. Recorded runs compare two rungs with one at these two places alone."""
     if study.early_evaluation.rungs != TWO_RUNGS[1:]:
         return ""
-    early = {**manifest["spec"].get("earlyEvaluation", {}), "rungs": list(TWO_RUNGS)}
+    early = {**(manifest["spec"].get("earlyEvaluation") or {}), "rungs": list(TWO_RUNGS)}
     early.pop("checkpointPercent", None)
     try:
         other = parse_study({**manifest, "spec": {**manifest["spec"], "earlyEvaluation": early}})

@@ -526,12 +526,19 @@ def _describe_ties(study: Study, trials: Sequence[Trial]) -> Iterator[str]:
             names = {True: "the lower validation loss", False: "the elder"}
             why = " or else ".join(names[is_lower] for is_lower in sorted(by_loss, reverse=True))
             known = [(t, m.metrics[LOSS]) for t, m in here if t in (*tied, *lost) and LOSS in m.metrics]
-            numbers = ", ".join(f"{trial.name} {loss:.4g}" for trial, loss in known)
+            digits = _count_digits([loss for _, loss in known])
+            numbers = ", ".join(f"{trial.name} {loss:.{digits}g}" for trial, loss in known)
             yield (
                 f"Promotion: on rung {rung} {', '.join(t.name for t in tied)} measured the same as "
                 f"{', '.join(t.name for t in lost)}, which stopped: among equals {why} goes on"
                 f"{f' (in nats per token: {numbers})' if True in by_loss else ''}."
             )
+
+
+def _count_digits(numbers: Sequence[float]) -> int:
+    """Return how many digits tell numbers apart that differ, four or more."""
+    distinct = len(set(numbers))
+    return next((digits for digits in range(4, 17) if len({f"{n:.{digits}g}" for n in numbers}) == distinct), 17)
 
 
 def _was_promoted(trial: Trial, rung: int) -> bool:

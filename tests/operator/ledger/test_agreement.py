@@ -235,6 +235,28 @@ def test_top_k_kept_is_reported_only_if_every_trial_reached_full_length() -> Non
     assert measure_agreement(STUDY, [BASELINE, PROMOTED[0], diverging(PROMOTED[1]), *everyone[3:]]).top_k_kept == 0.5
 
 
+def test_the_early_top_k_are_those_that_keep_the_constraints() -> None:
+    study = replace(
+        a_study(promotion=Promotion(num_promoted=1, num_audited=3)),
+        outcome_constraints=(OutcomeConstraint(metric="invalid_output_rate", is_upper=True, bound=0.2),),
+    )
+
+    def ended(index: int, early: float, final: float, rate: float, *, probability: float | None = 1.0) -> Trial:
+        metrics = {"invalid_output_rate": rate}
+        promotion = Continuation.PROMOTED if probability is None else Continuation.AUDITED
+        trial = continued(paused(index, early, metrics=metrics), final, promotion, probability or 1.0)
+        return replace(trial, measurements=tuple(replace(m, metrics=metrics) for m in trial.measurements))
+
+    # The best breaks the constraint, so the second was promoted; the third ended better.
+    trials = [ended(1, 0.9, 0.9, 0.9), ended(2, 0.5, 0.3, 0.0, probability=None), ended(3, 0.4, 0.7, 0.0)]
+    agreement = measure_agreement(study, [*trials, ended(4, 0.3, 0.2, 0.0)])
+    assert (agreement.top_k_kept, agreement.regret) == (0.0, Regret(value=pytest.approx(0.4), is_exact=True))
+    # Where none keeps it none is promoted, and there is no top k.
+    broken = [ended(i, early, final, 0.9) for i, (early, final) in enumerate([(0.9, 0.9), (0.5, 0.3), (0.4, 0.7)])]
+    agreement = measure_agreement(study, broken)
+    assert (agreement.top_k_kept, agreement.regret) == (None, None)
+
+
 @pytest.mark.parametrize(
     ("concordance", "drawn", "low", "high"),
     [

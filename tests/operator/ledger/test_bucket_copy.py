@@ -25,7 +25,17 @@ from study_operator.ledger.bucket_copy import LedgerRefusedError, _identify_rung
 from study_operator.ledger.status import parse_status, render_status
 from study_operator.ledger.trial import Trial
 from study_operator.optimizer.designer import Suggestion
-from study_operator.spec.study import DataCurve, LogUniform, Parameter, Promotion, RankBy, Study, Uniform, WarmStart
+from study_operator.spec.study import (
+    DataCurve,
+    LogUniform,
+    OutcomeConstraint,
+    Parameter,
+    Promotion,
+    RankBy,
+    Study,
+    Uniform,
+    WarmStart,
+)
 from trial_trainer.contract import (
     BaseModel,
 )
@@ -173,6 +183,15 @@ def test_of_equals_in_an_earlier_study_the_best_lost_least() -> None:
     earlier = parse_earlier(a_learner(), a_copy(*trials), 0)
     assert [trial.standing for trial in earlier.trials] == [(0.0, -3.0), (0.0, -2.0), (0.0, -2.5)]
     assert earlier.best == trials[1].arm
+
+
+def test_the_best_of_an_earlier_study_keeps_the_constraints_of_the_one_that_learns() -> None:
+    rates = [{"invalid_output_rate": rate} for rate in (0.9, 0.1, 0.1)]
+    trials = [paused(i, value, metrics=m) for (i, value), m in zip(enumerate((0.9, 0.5, 0.4)), rates, strict=True)]
+    constraint = OutcomeConstraint(metric="invalid_output_rate", is_upper=True, bound=0.2)
+    for constraints, best in (((), 0), ((constraint,), 1)):
+        learner = a_learner(outcome_constraints=constraints)
+        assert parse_earlier(learner, a_copy(*trials), 0).best == trials[best].arm
 
 
 @pytest.mark.parametrize(

@@ -97,6 +97,16 @@ def test_a_rise_is_one_by_what_ranks_on_the_first_rung(rank_by: RankBy, fall: fl
         )
 
 
+def test_what_broke_a_constraint_is_no_rise_and_the_sentence_says_so() -> None:
+    constraint = OutcomeConstraint(metric="invalid_output_rate", is_upper=True, bound=0.2)
+    study = a_study(num_trials=24, outcome_constraints=(constraint,))
+    broken = [paused(i, 0.6, metrics={"invalid_output_rate": 0.9}) for i in range(1, 9)]
+    stand = find_stagnation(study, [paused(0, 0.2, metrics={"invalid_output_rate": 0.0}), *broken])
+    assert describe_stagnation(study, stand, is_over=True).startswith(
+        "8 trials since t000 were not better than its accuracy of 20.0%, or broke an outcome constraint, "
+    )
+
+
 def test_of_a_loss_a_fall_is_a_rise() -> None:
     stand = find_stagnation(minimizing(a_study(num_trials=24)), measured(0.6, 0.5, *[0.7] * 6))
     assert (stand.best, stand.value, stand.is_stagnating) == ("t001", 0.5, True)

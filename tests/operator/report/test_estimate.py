@@ -135,6 +135,7 @@ def test_each_early_rung_is_a_row_of_the_plan():
         pytest.param({}, "would train 14.85 passes (79% less), and start and evaluate again 12 times", id="saves"),
         pytest.param({"earlyEvaluation": {"checkpointPercent": 20, "extraPercents": [10]}}, "14.85", id="extra"),
         pytest.param({"earlyEvaluation": {"extraPercents": [5]}}, "", id="extra where it would end"),
+        pytest.param({"earlyEvaluation": None}, "14.85", id="nothing given"),
         pytest.param({"earlyEvaluation": {"checkpointPercent": 30}}, "", id="another place"),
         pytest.param({"earlyEvaluation": {"rungs": [5, 20]}}, "", id="has both"),
         pytest.param({"promotion": {"numPromoted": 2, "numAudited": 3}}, "", id="audits on each rung cost more"),
