@@ -3,11 +3,12 @@
     PYTHONPATH=operator:trainer python benchmarks/stagnation.py [--seeds 80] [--trials 24] [--ax]
 
 Each search has 24 trials over a learning rate and a dropout, the first five spread out. With `--ax` the operator's own
-optimizer proposes, which takes five seconds a search; one of the two is told that it never stagnates. Else a stand-in
-for Ax proposes, the same for both searches of a pair: a Gaussian process in numpy on the measurements' normal scores,
-its length scale and noise chosen by their likelihood, and expected improvement over 512 Sobol points. One of the two
-explores where `ledger.stagnation` says so, as `optimizer.ax` does: every second arm is the candidate that best fills
-the gaps between all arms. Until then both are the same.
+optimizer proposes, which takes five seconds a search; one of the two is told that it never stagnates. Those pairs are
+kept in `benchmarks/data/stagnation.jsonl`: what is there is not run again, so that seeds may be added later. After a
+change of the search its lines are deleted. Without `--ax` a stand-in proposes, the same for both searches of a pair: a
+Gaussian process in numpy on the measurements' normal scores, its length scale and noise chosen by their likelihood, and
+expected improvement over 512 Sobol points. One of the two explores where `ledger.stagnation` says so, as `optimizer.ax`
+does: every second arm is the candidate that best fills the gaps between all arms. Until then both are the same.
 
 A measurement is the function's value and normal noise with the standard deviation of 2 points, which it carries as its
 standard error. The functions:
@@ -16,19 +17,22 @@ standard error. The functions:
 * a hidden second one: beside it, far away, another of 85 %, so narrow that 6 % of the space are better than the first.
 
 Found: an arm was tried whose true value is above all of the first basin. Regret: the best there is minus the true value
-of the arm that was measured best. Differences have 95 % intervals over seeds; p is McNemar's exact test.
+of the arm that was measured best. Which one that is, is half chance; so the difference that exploring makes is also
+given as expected over that chance, every arm of a search being measured anew. Differences have 95 % intervals over
+seeds; p is McNemar's exact test.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import json
 import math
 import statistics
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from unittest import mock
@@ -49,7 +53,9 @@ from study_operator.spec.study import Arm, LogUniform, Parameter, Study, Uniform
 
 Array = NDArray[np.float64]
 
+RESULTS = Path(__file__).resolve().parent / "data" / "stagnation.jsonl"
 NOISE, INITIAL, CANDIDATES = 0.02, 5, 512
+MEASURED_ANEW = 2_000
 LOWEST, FIRST, SECOND = 0.3, 0.7, 0.85
 BROAD, NARROW = 0.35, 0.18
 PARAMETERS = (
@@ -128,7 +134,31 @@ class Found:
 
     is_second: bool
     regret: float
+    expected_regret: float
+    """Its mean, were every arm measured anew."""
     explored: int
+
+
+def find(function: Function, truths: Sequence[float], measured: Sequence[float], explored: int) -> Found:
+    """Return what a search found, of its arms' true and measured values."""
+    again = np.array(truths) + np.random.default_rng(0).normal(0, NOISE, (MEASURED_ANEW, len(truths)))
+    return Found(
+        is_second=max(truths) > FIRST,
+        regret=function.best - truths[int(np.argmax(measured))],
+        expected_regret=function.best - float(np.array(truths)[again.argmax(axis=1)].mean()),
+        explored=explored,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pair:
+    """Two searches of one seed."""
+
+    seed: int
+    trials: int
+    width: float | None
+    without: Found
+    exploring: Found
 
 
 def search(seed: int, *, trials: int, width: float | None, explores: bool) -> Found:
@@ -149,15 +179,13 @@ def search(seed: int, *, trials: int, width: float | None, explores: bool) -> Fo
             point, was_explored = _fill_gap(study, candidates, ledger), True
             explored += 1
         else:
-            values = np.array([t.measurements[0].value for t in ledger])
+            values = np.array(_read_values(ledger))
             point = candidates[int(np.argmax(expect_improvement(np.array(points), values, candidates)))]
             was_explored = False
         points.append(point)
         measured = a_measurement(0, function(point) + float(noise[index]), standard_error=NOISE)
         ledger.append(a_trial(index + 1, arm=_arm(point), state=TrialState.PAUSED, measurements=(measured,)))
-    truths = [function(point) for point in points]
-    best = max(range(trials), key=lambda i: ledger[i].measurements[0].value)
-    return Found(is_second=max(truths) > FIRST, regret=function.best - truths[best], explored=explored)
+    return find(function, [function(point) for point in points], _read_values(ledger), explored)
 
 
 def search_with_ax(seed: int, *, trials: int, width: float | None, explores: bool) -> Found:
@@ -180,10 +208,9 @@ def search_with_ax(seed: int, *, trials: int, width: float | None, explores: boo
             ledger.append(
                 a_trial(index + 1, arm=arm, state=TrialState.PAUSED, measurements=(measured,), generation_node=node)
             )
-    truths = [function(_find_point(study, trial.arm)) for trial in ledger]
-    best = max(range(trials), key=lambda i: ledger[i].measurements[0].value)
     explored = sum(trial.generation_node == STAGNATION_NODE for trial in ledger)
-    return Found(is_second=max(truths) > FIRST, regret=function.best - truths[best], explored=explored)
+    truths = [function(_find_point(study, trial.arm)) for trial in ledger]
+    return find(function, truths, _read_values(ledger), explored)
 
 
 def _find_point(study: Study, arm: Arm) -> Array:
@@ -195,29 +222,42 @@ def _fill_gap(study: Study, candidates: Array, ledger: list[Trial]) -> Array:
     return candidates[find_gap(places, [place(study.parameters, trial.arm) for trial in ledger])]
 
 
-def compare(seed: int, *, trials: int, width: float | None, is_ax: bool) -> tuple[Found, Found]:
-    """Run a pair: without and with exploration."""
+def _read_values(ledger: Sequence[Trial]) -> list[float]:
+    return [trial.measurements[0].value for trial in ledger]
+
+
+def compare(seed: int, *, trials: int, width: float | None, is_ax: bool) -> Pair:
+    """Run a pair."""
     chosen: Callable[..., Found] = search_with_ax if is_ax else search
     run = partial(chosen, seed, trials=trials, width=width)
-    return run(explores=False), run(explores=True)
+    return Pair(seed=seed, trials=trials, width=width, without=run(explores=False), exploring=run(explores=True))
 
 
-def describe(pairs: list[tuple[Found, Found]], name: str, trials: int) -> str:
+def read_pairs(path: Path) -> list[Pair]:
+    """Return the pairs that a file holds, one a line."""
+    rows = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    return [Pair(**{**row, "without": Found(**row["without"]), "exploring": Found(**row["exploring"])}) for row in rows]
+
+
+def describe(pairs: Sequence[Pair], name: str, trials: int) -> str:
     """Return one row of the table."""
-    without, having = zip(*pairs, strict=True)
-    gained = sum(b.is_second and not a.is_second for a, b in pairs)
-    lost = sum(a.is_second and not b.is_second for a, b in pairs)
+    without, exploring = [pair.without for pair in pairs], [pair.exploring for pair in pairs]
+    gained = sum(pair.exploring.is_second and not pair.without.is_second for pair in pairs)
+    lost = sum(pair.without.is_second and not pair.exploring.is_second for pair in pairs)
     p = binomtest(gained, gained + lost, alternative="greater").pvalue if gained + lost else 1.0
-    found = [f"{sum(each.is_second for each in side)} of {len(pairs)}" for side in (without, having)]
-    regrets = [statistics.fmean(each.regret for each in side) for side in (without, having)]
-    differences = [b.regret - a.regret for a, b in pairs]
-    error = 1.96 * statistics.stdev(differences) / math.sqrt(len(differences))
-    change = statistics.fmean(differences)
-    cells = [name, str(trials), f"{statistics.fmean(each.explored for each in having):.1f}"]
-    cells += [*found, f"{p:.2g}"] if max(each.is_second for each in (*without, *having)) else ["–", "–", "–"]
-    cells += [f"{100 * regret:.2f}" for regret in regrets]
-    cells.append(f"{100 * change:+.2f} ({100 * (change - error):+.2f} to {100 * (change + error):+.2f})")
+    found = [f"{sum(each.is_second for each in side)} of {len(pairs)}" for side in (without, exploring)]
+    cells = [name, str(trials), f"{statistics.fmean(each.explored for each in exploring):.1f}"]
+    cells += [*found, f"{p:.2g}"] if max(each.is_second for each in (*without, *exploring)) else ["–", "–", "–"]
+    cells += [f"{100 * statistics.fmean(each.regret for each in side):.2f}" for side in (without, exploring)]
+    cells.append(_say_mean([pair.exploring.regret - pair.without.regret for pair in pairs]))
+    cells.append(f"{100 * statistics.fmean(each.expected_regret for each in without):.2f}")
+    cells.append(_say_mean([pair.exploring.expected_regret - pair.without.expected_regret for pair in pairs]))
     return f"| {' | '.join(cells)} |"
+
+
+def _say_mean(differences: Sequence[float]) -> str:
+    mean, error = statistics.fmean(differences), 1.96 * statistics.stdev(differences) / math.sqrt(len(differences))
+    return f"{100 * mean:+.2f} ({100 * (mean - error):+.2f} to {100 * (mean + error):+.2f})"
 
 
 def main() -> None:
@@ -226,18 +266,29 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=80)
     parser.add_argument("--trials", type=int, nargs="+", default=[24])
     parser.add_argument("--processes", type=int, default=2)
-    parser.add_argument("--widths", type=float, nargs="+", default=[NARROW], help="of the hidden basin")
+    parser.add_argument("--widths", type=float, nargs="*", default=[NARROW], help="of the hidden basin")
     parser.add_argument("--one", action=argparse.BooleanOptionalAction, default=True, help="also with one basin")
     parser.add_argument("--ax", action="store_true", help="the operator's own optimizer proposes")
+    parser.add_argument("--results", type=Path, default=RESULTS, help="of Ax: file of what was run, which is added to")
     arguments = parser.parse_args()
-    print("| function | trials | explored | found | found, exploring | p | regret | exploring | difference, points |")
-    print("|---|---|---|---|---|---|---|---|---|", flush=True)
+    print(
+        "| function | trials | explored | found | found, exploring | p | regret | exploring | difference, points "
+        "| expected regret | difference, points |"
+    )
+    print(f"|{'---|' * 11}", flush=True)
     with ProcessPoolExecutor(arguments.processes) as pool:
         for width in [*arguments.widths, *([None] if arguments.one else [])]:
             name = "one basin" if width is None else f"a hidden second basin, {width:g} wide"
             for trials in arguments.trials:
-                pair = partial(compare, trials=trials, width=width, is_ax=arguments.ax)
-                print(describe(list(pool.map(pair, range(arguments.seeds))), name, trials), flush=True)
+                known = read_pairs(arguments.results) if arguments.ax else []
+                pairs = [pair for pair in known if (pair.trials, pair.width) == (trials, width)]
+                missing = [seed for seed in range(arguments.seeds) if seed not in {pair.seed for pair in pairs}]
+                for pair in pool.map(partial(compare, trials=trials, width=width, is_ax=arguments.ax), missing):
+                    pairs.append(pair)
+                    if arguments.ax:
+                        with arguments.results.open("a", encoding="utf-8") as file:
+                            file.write(f"{json.dumps(asdict(pair))}\n")
+                print(describe(pairs, name, trials), flush=True)
 
 
 if __name__ == "__main__":
