@@ -10,6 +10,7 @@ import yaml
 
 from study_operator.errors import OperatorError
 from study_operator.settings import DEFAULTS, Allowance, Endpoint, Settings
+from study_operator.spec.kubectl_yaml import load_documents
 from trial_trainer.codec import Codec, to_camel_case
 
 
@@ -46,10 +47,12 @@ def read_installation(path: Path | None) -> Installation:
     if path is None:
         return Installation()
     try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+        documents = [each for each in load_documents(path.read_text(encoding="utf-8")) if each is not None]
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise ConfigurationError(f"--config must name a YAML file: {error}") from error
-    installation, problems = _YAML.parse(Installation, raw)
+    if len(documents) > 1:
+        raise ConfigurationError(f"{path} must hold one document, got {len(documents)}")
+    installation, problems = _YAML.parse(Installation, documents[0] if documents else {})
     if problems:
         raise ConfigurationError(f"{path}: {'; '.join(map(str, problems))}")
     return replace(

@@ -103,7 +103,7 @@ class _Loader(yaml.SafeLoader):
 
 
 for _kind in ("bool", "int", "float"):
-    _Loader.add_constructor(f"tag:yaml.org,2002:{_kind}", _Loader.construct_scalar_of_json)  # type: ignore[type-var]
+    _Loader.add_constructor(f"tag:yaml.org,2002:{_kind}", _Loader.construct_scalar_of_json)
 for _kind in ("timestamp", "merge"):
     # As a value; as a key `<<` takes in what its alias names.
-    _Loader.add_constructor(f"tag:yaml.org,2002:{_kind}", _Loader.construct_scalar)
+    _Loader.add_constructor(f"tag:yaml.org,2002:{_kind}", _Loader.construct_scalar)  # type: ignore[type-var]

@@ -1,5 +1,6 @@
 """The installation's file: what it may say, and what is refused in which words."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -46,7 +47,6 @@ def test_limits_and_identities_are_taken_as_they_are_said(tmp_path: Path) -> Non
         ("limits: {attemptsLimit: '3'}", "limits.attemptsLimit must be a whole number, got '3'"),
         ("limits: {backoffSeconds: -1}", "limits.backoffSeconds must be at least 0, got -1"),
         ("limits: {backoffSeconds: true}", "limits.backoffSeconds must be a number, got True"),
-        ("limits: {backoffSeconds: .inf}", "limits.backoffSeconds must be finite, got inf"),
         ("image: a", "image is not a field"),
         ("trainerImage: 1.2", "trainerImage must be a string, got 1.2"),
         ("endpoints: https://minio.example", "endpoints must be a list, got 'https://minio.example'"),
@@ -63,6 +63,19 @@ def test_what_cannot_be_used_is_refused_with_its_place(tmp_path: Path, text: str
     with pytest.raises(ConfigurationError) as refusal:
         read(tmp_path, text)
     assert str(refusal.value) == f"{tmp_path / 'operator.yaml'}: {sentence.strip()}"
+
+
+@pytest.mark.parametrize(
+    ("text", "rule"),
+    [
+        ("limits: {backoffSeconds: .inf}", "a value must be one that JSON has, got .inf"),
+        ("trainerImage: a\ntrainerImage: b", "the key 'trainerImage' must be given once"),
+        ("trainerImage: a\n---\ntrainerImage: b", "must hold one document, got 2"),
+    ],
+)
+def test_a_file_that_does_not_say_one_thing_is_refused(tmp_path: Path, text: str, rule: str) -> None:
+    with pytest.raises(ConfigurationError, match=re.escape(rule)):
+        read(tmp_path, text)
 
 
 def test_everything_wrong_is_reported_at_once(tmp_path: Path) -> None:
