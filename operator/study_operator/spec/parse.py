@@ -529,8 +529,10 @@ def _parse_data(fields: Fields) -> Data:
     test_source = fields.place("testSource") if fields.has("testSource") else None
     labels = fields.child("labels", {})
     labels_from = labels.choice("from", LabelSource, LabelSource.MARKUP)
+    # Of another word that is refused nothing follows.
+    is_markup = labels.raw.get("from") in (None, LabelSource.MARKUP)
     missing_labels = labels.choice("missing", MissingLabel, MissingLabel.UNKNOWN)
-    if missing_labels is MissingLabel.ABSENT and (labels_from is LabelSource.MARKUP or not attributes):
+    if missing_labels is MissingLabel.ABSENT and (is_markup or not attributes):
         labels.refuse(
             "missing", "must be Unknown unless attributes are asked and their labels are Given or a Teacher's"
         )
@@ -544,7 +546,7 @@ def _parse_data(fields: Fields) -> Data:
     if is_taught and not attributes:
         labels.refuse("from", "must be Given without attributes: ready samples have their completions")
     labels.done()
-    if labels_from is LabelSource.MARKUP:
+    if is_markup:
         unknown = [a for a in attributes if a not in KNOWN_ATTRIBUTES]
         if unknown:
             rule = f"must be some of {', '.join(KNOWN_ATTRIBUTES)} where labels come from Markup"

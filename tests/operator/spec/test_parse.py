@@ -76,6 +76,11 @@ WRONG_MANIFESTS = [
         id="what only follows from a word in another case is not told",
     ),
     pytest.param(
+        {"spec.data.labels": {"from": "LLM"}, "spec.data.attributes": ["people"]},
+        ["`spec.data.labels.from` must be one of Given, Markup, Teacher, got 'LLM'"],
+        id="nor what follows from a word that is none",
+    ),
+    pytest.param(
         {"spec.storage": {"url": "runs"}},
         [
             "`spec.storage.uri` must be given: a string",
