@@ -196,7 +196,9 @@ def _parse_objective(fields: Fields, attributes: Sequence[str]) -> Objective:
     if known is None:
         fields.refuse("metric", f"must be {_say_metrics(attributes)}")
         known = fields.choice("direction", Direction, Direction.MAXIMIZE)
-    elif fields.take("direction", known.value) != known.value:
+    elif (direction := fields.take("direction", known.value)) not in list(Direction):
+        fields.refuse("direction", f"must be one of {', '.join(Direction)}, {known.value!r} for {metric}")
+    elif direction != known.value:
         fields.refuse("direction", f"must be {known.value!r} for {metric}")
     fields.done()
     return Objective(metric=metric, direction=known)

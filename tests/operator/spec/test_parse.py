@@ -183,7 +183,7 @@ WRONG_MANIFESTS = [
     ),
     pytest.param(
         {"spec.objective.direction": "Up"},
-        ["`spec.objective.direction` must be 'Maximize' for accuracy, got 'Up'"],
+        ["`spec.objective.direction` must be one of Maximize, Minimize, 'Maximize' for accuracy, got 'Up'"],
         id="an unknown direction",
     ),
     pytest.param(
