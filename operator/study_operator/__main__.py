@@ -266,8 +266,8 @@ def _print_plan(
     _say(
         output,
         f"training of the search alone: {plan.training_passes:g} passes over the training set instead of "
-        f"{plan.full_passes:g} ({plan.saved_training_share:.0%} less); less time is saved, because trials start and "
-        f"evaluate again {again} times",
+        f"{plan.full_passes:g} ({max(0.0, plan.saved_training_share):.0%} less); less time is saved, because trials "
+        f"start and evaluate again {again} times",
     )
     if sentence := describe_another_rung(study, opened.raw):
         _say(output, sentence)

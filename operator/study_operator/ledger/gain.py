@@ -67,23 +67,21 @@ class Gain:
 
 
 def find_best(study: Study, trials: Sequence[Trial]) -> Trial | None:
-    """Return the best trial so far: the winner by validation, or else the best measurement on the furthest rung."""
+    """Return the best trial so far: the winner by validation, or else the best measurement on the furthest rung.
+
+    One that breaks a constraint where it was measured last is the best only where all do.
+    """
     winner = choose_winner(study, trials)
     if winner is not None:
         return winner
-    sound = [t for t in trials if not t.has_diverged]
-    for rung in reversed(range(study.last_rung)):
-        # By the objective, whatever decides who goes on; the loss tells equals apart here as well.
-        measured = [(t, m) for t in sound if (m := t.measurement(rung)) is not None]
-        if measured:
-            return min(measured, key=lambda found: _find_standing(study, *found))[0]
-    return None
+    last = [(t, t.measurements[-1]) for t in trials if t.measurements and not t.has_diverged]
+    return min(last, key=lambda found: _find_standing(study, *found))[0] if last else None
 
 
-def _find_standing(study: Study, trial: Trial, measurement: Measurement) -> tuple[bool, float, float, int]:
-    """Return what sorts trials of a rung, best first; one that breaks a constraint is the best only where all do."""
+def _find_standing(study: Study, trial: Trial, measurement: Measurement) -> tuple[bool, int, float, float, int]:
+    """Return what sorts trials, best first: by the objective, whatever decides who goes on, equals by their loss."""
     merit, loss = study.objective.merit(measurement.value), measurement.metrics.get(LOSS, math.inf)
-    return not satisfies_constraints(study, measurement), -merit, loss, trial.index
+    return not satisfies_constraints(study, measurement), -measurement.rung, -merit, loss, trial.index
 
 
 def find_gain(study: Study, ledger: Ledger) -> Gain | None:
@@ -113,7 +111,7 @@ def measure_validation_gain(study: Study, trials: Sequence[Trial], best: Trial, 
     reference = baseline.measurement(measurement.rung)
     if reference is None or reference.diverged:
         return None
-    searched = [t for t in trials if t is not baseline and not t.has_diverged and t.measurements]
+    searched = _list_searched(study, trials, best, baseline)
     uncorrected = measurement.value - reference.value
     estimate, low, high = uncorrected, None, None
     errors = _Errors.of((*searched, baseline))
@@ -137,6 +135,15 @@ def measure_validation_gain(study: Study, trials: Sequence[Trial], best: Trial, 
         best_of=len(searched),
         uncorrected=uncorrected,
     )
+
+
+def _list_searched(study: Study, trials: Sequence[Trial], best: Trial, baseline: Trial) -> list[Trial]:
+    """Return the arms of which the best was chosen. Where that keeps the constraints, those that break one, however
+    good, were no choice."""
+    measured = [t for t in trials if t is not baseline and not t.has_diverged and t.measurements]
+    if not satisfies_constraints(study, best.measurements[-1]):
+        return measured
+    return [t for t in measured if t is best or all(satisfies_constraints(study, m) for m in t.measurements)]
 
 
 def describe_gain(gain: Gain, metric: str) -> str:

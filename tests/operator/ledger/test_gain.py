@@ -21,7 +21,15 @@ from builders.ledgers import (
 )
 from builders.noisy_studies import a_noisy_study, a_study_of_few_sites
 from builders.some_studies import a_final_evaluation, a_gain
-from study_operator.ledger.gain import Gain, GainSource, describe_gain, find_gain, find_test_gain, student_quantile
+from study_operator.ledger.gain import (
+    Gain,
+    GainSource,
+    describe_gain,
+    find_best,
+    find_gain,
+    find_test_gain,
+    student_quantile,
+)
 from study_operator.ledger.status import parse_status, render_status
 from study_operator.ledger.trial import Continuation, GainOnTest, Ledger, Trial, TrialState
 from study_operator.spec.study import Objective, OutcomeConstraint, Promotion, RankBy, Study
@@ -331,6 +339,31 @@ def test_one_that_breaks_a_constraint_is_the_best_so_far_only_where_all_do(bound
     values = ((0, 0.2, 0.01), (1, 0.9, 0.5), (2, 0.5, 0.01))
     trials = [paused(i, value, metrics={"invalid_output_rate": rate}) for i, value, rate in values]
     assert gain_of(*trials, study=study).trial == best
+
+
+def test_an_arm_that_breaks_a_constraint_was_no_choice_and_takes_nothing_off_the_correction() -> None:
+    constraint = OutcomeConstraint(metric="invalid_output_rate", is_upper=True, bound=0.2)
+    study = a_study(num_trials=24, outcome_constraints=(constraint,))
+    keeping = [paused(i, 0.3 if i == 0 else 0.28 + 0.007 * i) for i in range(11)]
+    keeping = [paused(t.index, t.measurements[0].value, metrics={"invalid_output_rate": 0.1}) for t in keeping]
+    breaking = paused(11, 0.6, metrics={"invalid_output_rate": 0.9})
+    alone, gain = gain_of(*keeping, study=study), gain_of(*keeping, breaking, study=study)
+    assert gain == alone
+    assert gain.best_of == 10 and gain.estimate < 0.5 * gain.uncorrected
+    # Where all break it the best of them is the best, and all were a choice.
+    broken = [paused(t.index, t.measurements[0].value, metrics={"invalid_output_rate": 0.9}) for t in keeping]
+    assert gain_of(*broken, breaking, study=study).best_of == 11
+
+
+def test_one_that_breaks_a_constraint_further_on_is_not_the_best_where_another_keeps_it() -> None:
+    constraint = OutcomeConstraint(metric="invalid_output_rate", is_upper=True, bound=0.2)
+    study = replace(of_three_rungs(), outcome_constraints=(constraint,))
+    keeps, breaks = {"invalid_output_rate": 0.1}, {"invalid_output_rate": 0.9}
+    further = continued(paused(1, 0.9, metrics=keeps), None)
+    broken = replace(a_measurement(1, 0.9, step=50), metrics=breaks)
+    further = replace(further, measurements=(*further.measurements, broken))
+    best = find_best(study, [further, paused(2, 0.5, metrics=keeps)])
+    assert best is not None and best.name == "t002"
 
 
 def test_the_best_so_far_is_so_by_the_objective_whatever_ranks_early_rungs() -> None:
