@@ -79,17 +79,36 @@ class _Loader(yaml.SafeLoader):
             return "tag:yaml.org,2002:float"
         return "tag:yaml.org,2002:str"
 
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
-        seen: set[Hashable] = set()
+    def construct_document(self, node: yaml.Node) -> Any:
+        """Return a document's value, at once and not piece by piece: so one that holds itself is refused."""
+        self.deep_construct = True
+        return super().construct_document(node)
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:  # noqa: ARG002
+        """Return an object, its keys as JSON has them."""
+        self._refuse_twins(node)
+        self.flatten_mapping(node)
+        return {self._name_key(key): self.construct_object(value, deep=True) for key, value in node.value}
+
+    def _refuse_twins(self, node: yaml.MappingNode) -> None:
+        seen: set[str] = set()
         for key_node, _ in node.value:
-            key = self.construct_object(key_node, deep=True)
-            if isinstance(key, Hashable) and key in seen:
+            key = self._name_key(key_node)
+            if key in seen:
                 raise yaml.constructor.ConstructorError(
                     problem=f"the key {key!r} must be given once", problem_mark=key_node.start_mark
                 )
-            if isinstance(key, Hashable):
-                seen.add(key)
-        return super().construct_mapping(node, deep=deep)
+            seen.add(key)
+
+    def _name_key(self, node: yaml.Node) -> str:
+        key = self.construct_object(node, deep=True)
+        if isinstance(key, bool):
+            return "true" if key else "false"
+        if isinstance(key, str | int | float):
+            return str(key)
+        raise yaml.constructor.ConstructorError(
+            problem=f"a key must be a string, got {key!r}", problem_mark=node.start_mark
+        )
 
     def construct_scalar_of_json(self, node: yaml.ScalarNode) -> Any:
         """Return a boolean or a number."""

@@ -56,7 +56,6 @@ def test_limits_and_identities_are_taken_as_they_are_said(tmp_path: Path) -> Non
             "identities['a'][0].uri must start with s3:// and name a bucket, got 's3://'",
         ),
         ("identities: {a: [{}]}", "identities['a'][0].uri must be given"),
-        ("identities: {1: []}", "identities[1] must have a string as its key, got 1"),
     ],
 )
 def test_what_cannot_be_used_is_refused_with_its_place(tmp_path: Path, text: str, sentence: str) -> None:

@@ -1,5 +1,6 @@
 """Reading a manifest from a file: relative paths, and what is said of files that are none."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -42,6 +43,29 @@ def test_a_value_is_what_kubectl_makes_of_it(tmp_path: Path, text: str, value: o
     manifest.write_text(f"spec: {{min: {text}}}\n")
     found = read_manifest(manifest)["spec"]["min"]
     assert (found, type(found)) == (value, type(value))
+
+
+def test_keys_are_those_of_json(tmp_path: Path) -> None:
+    manifest = tmp_path / "study.yaml"
+    manifest.write_text("spec: {1: a, y: b, 0.5: c, 'true ': d}\n")
+    assert read_manifest(manifest)["spec"] == {"1": "a", "true": "b", "0.5": "c", "true ": "d"}
+
+
+@pytest.mark.parametrize(
+    ("text", "rule"),
+    [
+        ("spec: &x {a: *x}", "found unconstructable recursive node"),
+        ("spec: {y: a, 'true': b}", "the key 'true' must be given once"),
+        ("spec: {[1]: a}", "a key must be a string, got [1]"),
+        ("spec: {~: a}", "a key must be a string, got None"),
+        ("spec: {a: .nan}", "a value must be one that JSON has, got .nan"),
+    ],
+)
+def test_what_json_has_not_is_refused(tmp_path: Path, text: str, rule: str) -> None:
+    manifest = tmp_path / "study.yaml"
+    manifest.write_text(f"{text}\n")
+    with pytest.raises(ManifestError, match=re.escape(rule)):
+        read_manifest(manifest)
 
 
 def test_an_alias_is_taken_in(tmp_path: Path) -> None:
