@@ -634,7 +634,7 @@ def _explain(error: Exception) -> tuple[str, str]:
     if type(error).__name__ in ("ResponseStreamingError", "IncompleteReadError"):
         return "ObjectTruncated", "the answer was cut off"
     if type(error).__name__ == "NoCredentialsError":
-        return _MISSING
+        return "CredentialsMissing", _NO_CREDENTIALS
     return "StorageUnreachable", ""
 
 
@@ -646,10 +646,7 @@ def _find_cause(error: BaseException | None, kind: type[BaseException]) -> BaseE
 
 
 _DENIED = ("AccessDenied", "the credentials do not allow it")
-_MISSING = (
-    "CredentialsMissing",
-    "it needs credentials: AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, AWS_PROFILE or the pod's identity",
-)
+_NO_CREDENTIALS = "it needs credentials: AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, AWS_PROFILE or the pod's identity"
 _REFUSED = ("CredentialsRefused", "the server does not accept the credentials")
 _HINTS = {
     "AccessDenied": _DENIED,

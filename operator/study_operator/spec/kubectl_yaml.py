@@ -84,8 +84,9 @@ class _Loader(yaml.SafeLoader):
         self.deep_construct = True
         return super().construct_document(node)
 
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:  # noqa: ARG002
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         """Return an object, its keys as JSON has them."""
+        del deep
         self._refuse_twins(node)
         self.flatten_mapping(node)
         return {self._name_key(key): self.construct_object(value, deep=True) for key, value in node.value}
